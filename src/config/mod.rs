@@ -1,0 +1,5 @@
+//! Configuration: TOML text to a checked [`Config`].
+
+pub mod schema;
+
+pub use schema::Config;

@@ -1,0 +1,1 @@
+//! Pre-trained checkpoints of other programs: `.npz` and `.safetensors` files to one backbone.

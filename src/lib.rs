@@ -1,0 +1,27 @@
+//! l2p-engine: Learning to Prompt for continual learning, from the tensor up.
+//!
+//! Modules in reading order; each may use the ones above it (`docs/architecture.md` has the arrows,
+//! `tests/layers.rs` enforces them).
+
+pub mod error;
+pub mod rng;
+
+pub mod device;
+pub mod ops;
+pub mod tensor;
+
+pub mod config;
+pub mod data;
+pub mod import;
+pub mod output;
+
+pub mod cli;
+pub mod l2p;
+pub mod methods;
+pub mod nn;
+pub mod optim;
+pub mod train;
+
+pub mod testing;
+
+pub use error::{Error, Result};
