@@ -1,1 +1,11 @@
-//! (to be written)
+//! Learning to Prompt and DualPrompt: prompts, selection, the prompted network, its loss.
+
+pub mod layout;
+pub mod model;
+pub mod pool;
+pub mod prompts;
+pub mod setup;
+mod workspace;
+
+pub use model::{Model, StepStats, TaskView};
+pub use setup::Setup;

@@ -1,0 +1,593 @@
+//! The prompted network: query pass, selection, prompted pass, head, loss, and all of it backwards.
+
+use super::layout::Layout;
+use super::prompts::{Prompts, Side};
+use super::setup::Setup;
+use super::workspace::{Needs, Workspace};
+use crate::config::schema::{ClipScope, EmbeddingKey, TokenOrder};
+use crate::device::Device;
+use crate::error::Result;
+use crate::nn::block::{Extents, Need};
+use crate::nn::layers::Linear;
+use crate::nn::params::{Declare, Grads, Params};
+use crate::nn::vit::Vit;
+use crate::ops::attention::{Prefix, PrefixMut};
+use crate::ops::axpy::{axpy, scale_in_place};
+use crate::ops::cross_entropy;
+use crate::ops::linear::Ending;
+use crate::ops::match_prompts::Select;
+use crate::ops::matmul::Write;
+use crate::ops::pool_tokens::{self, Kind};
+use crate::ops::row_norm::{self, Form};
+use crate::ops::{gather, layer_norm, sum, tokens};
+use crate::tensor::plan::Plan;
+use crate::tensor::{Tensor, View};
+
+/// What a step needs to know of its task.
+#[derive(Debug, Clone)]
+pub struct TaskView {
+    pub index: usize,
+    /// Classes whose logits take part in the loss.
+    pub mask: Vec<bool>,
+}
+
+/// What a training step reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StepStats {
+    /// ce_loss - λ · pull + l2 penalty.
+    pub loss: f64,
+    pub ce_loss: f64,
+    pub pull: f64,
+    /// Norm of the gradients in the clip scope, before clipping.
+    pub grad_norm: f64,
+    /// Images answered right among the classes of the mask.
+    pub correct: usize,
+}
+
+/// Parameters, gradients and memory of one network.
+#[derive(Debug)]
+pub struct Model {
+    pub setup: Setup,
+    pub layout: Layout,
+    pub vit: Vit,
+    pub prompts: Prompts,
+    pub head: Linear,
+    pub params: Params,
+    /// The pre-trained backbone as it was, for the query pass of a backbone that learns.
+    pub query_params: Option<Params>,
+    pub grads: Grads,
+    limit_last: bool,
+    can_share: bool,
+    ws: Workspace,
+}
+
+impl Model {
+    /// A model with all parameters zero. Every tensor comes from `plan`.
+    pub fn new(setup: Setup, plan: &mut Plan) -> Model {
+        let layout = Layout::new(&setup);
+        let mut declare = Declare::new(&setup.freeze_part);
+        let vit = Vit::declare(&mut declare, setup.dims);
+        let prompts = Prompts::declare(&mut declare, &setup);
+        let (c, classes) = (setup.dims.embed_dim, setup.classes);
+        let head = Linear::declare(&mut declare, "head", c, classes);
+        let params = declare.finish(plan, setup.dtype);
+        let query_params = Self::query_params(&setup, &vit, &params, plan);
+        let all = setup.clip_scope == ClipScope::All;
+        let grads = Grads::new(plan, &params, all && setup.training);
+        let embed_learns = vit.embed_wanted(&params, &grads);
+        let blocks_learn = vit.blocks.iter().any(|b| block_wanted(b, &params, &grads));
+        let last = setup.dims.layers - 1;
+        let limit_last = setup.shortcuts && layout.read.len() < layout.layers[last].tokens;
+        let cls_query = setup.pool.as_ref().is_some_and(|p| p.embedding_key == EmbeddingKey::Cls);
+        let can_share = setup.shortcuts
+            && cls_query
+            && query_params.is_none()
+            && !embed_learns
+            && !blocks_learn
+            && layout.entry.is_some_and(|entry| entry < last);
+        let needs = Needs { limit_last, blocks_learn, embed_learns };
+        let ws = Workspace::new(plan, &setup, &layout, needs);
+        Model { setup, layout, vit, prompts, head, params, query_params, grads, limit_last, can_share, ws }
+    }
+
+    /// A copy of the backbone that never learns, if the model's own does.
+    fn query_params(setup: &Setup, vit: &Vit, params: &Params, plan: &mut Plan) -> Option<Params> {
+        let cls = setup.pool.as_ref().is_some_and(|p| p.embedding_key == EmbeddingKey::Cls);
+        let learns = params.ids().any(|id| {
+            let spec = params.spec(id);
+            spec.trainable && crate::nn::params::is_backbone(&spec.name)
+        });
+        (cls && learns).then(|| {
+            // Every path contains the empty word: all frozen. The order is that of the model, so the
+            // same ids point at the same parameters.
+            let mut declare = Declare::new(&[String::new()]);
+            Vit::declare(&mut declare, vit.dims);
+            declare.finish(plan, setup.dtype)
+        })
+    }
+
+    pub fn dtype(&self) -> crate::tensor::DType {
+        self.setup.dtype
+    }
+
+    /// Query features of `images` (B, S, S, 3): (B, C), valid until the next call.
+    pub fn query(&mut self, dev: &Device, images: View) -> Result<&Tensor> {
+        self.query_pass(dev, images, false)?;
+        Ok(&self.ws.matching.query)
+    }
+
+    /// The query features that the last call of `query` or `step` computed.
+    pub fn last_query(&self) -> &Tensor {
+        &self.ws.matching.query
+    }
+
+    /// Similarities, selected ids and pull term of the last selection.
+    pub fn matching(&self) -> &super::pool::Matching {
+        &self.ws.matching
+    }
+
+    /// What the head read last: (B, C), before `norm_pre_logits`.
+    pub fn pre_logits(&self) -> &Tensor {
+        &self.ws.pooled
+    }
+
+    pub fn logits(&self) -> &Tensor {
+        &self.ws.logits
+    }
+
+    /// Chooses prompts for queries computed earlier, as `how` says.
+    pub fn select(&mut self, dev: &Device, query: View, how: Select) -> Result<&Tensor> {
+        self.ws.matching.set_query(dev, query)?;
+        self.ws.matching.select(dev, &self.params, &self.prompts, &self.setup, how)?;
+        Ok(&self.ws.matching.ids)
+    }
+
+    /// Logits (B, K) of `images` with the prompts `ids` (B, N), whatever was selected before.
+    pub fn logits_with(&mut self, dev: &Device, images: View, ids: &[u32]) -> Result<&Tensor> {
+        let n = self.setup.pool.as_ref().map_or(0, |p| p.top_k);
+        self.ws.matching.ids = Tensor::from_vec(ids.to_vec(), [images.dims()[0], n]);
+        self.embed(dev, images)?;
+        self.forward(dev, images.dims()[0], false)?;
+        Ok(&self.ws.logits)
+    }
+
+    /// How the images of a training step choose their prompts.
+    pub fn train_select(&self, task: usize, batch: usize) -> Select {
+        let Some(pool) = &self.setup.pool else { return Select::PerImage };
+        if pool.use_prompt_mask && (task + 1) * pool.top_k <= pool.pool_size {
+            return Select::Fixed { start: task * pool.top_k };
+        }
+        let group = if pool.vote_group == 0 { batch } else { pool.vote_group };
+        if pool.batchwise_prompt { Select::Vote { group } } else { Select::PerImage }
+    }
+
+    /// Forward and backward of one training batch: fills `grads`, changes no parameter.
+    /// images: (B, S, S, 3), labels: (B) u32.
+    pub fn step(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<StepStats> {
+        let batch = images.dims()[0];
+        let share = self.can_share;
+        if self.has_cls_query() {
+            self.query_pass(dev, images, share)?;
+        }
+        if !share {
+            self.embed(dev, images)?;
+        }
+        let how = self.train_select(task.index, batch);
+        self.ws.matching.select(dev, &self.params, &self.prompts, &self.setup, how)?;
+        self.forward(dev, batch, share)?;
+        let ws = &mut self.ws;
+        ws.dlogits.reshape([batch, self.setup.classes]);
+        let (dlogits, smoothing) = (Some(ws.dlogits.view_mut()), self.setup.label_smoothing);
+        let (logits, mask) = (ws.logits.view(), &task.mask);
+        let outcome = cross_entropy::forward_backward(dev, dlogits, logits, labels, mask, smoothing)?;
+        let (pull, weight) = match &self.setup.pool {
+            Some(pool) => (ws.matching.pull(dev)?, pool.pull_constraint_coeff),
+            None => (0.0, 0.0),
+        };
+        self.grads.zero();
+        self.backward(dev, batch, share, weight)?;
+        let penalty = self.weight_decay(dev)?;
+        let mut squares = sum::squares(dev, self.grads.trainable.view())?;
+        if let Some(frozen) = &self.grads.frozen {
+            squares += sum::squares(dev, frozen.view())?;
+        }
+        Ok(StepStats {
+            loss: outcome.loss - weight * pull + penalty,
+            ce_loss: outcome.loss,
+            pull,
+            grad_norm: squares.sqrt(),
+            correct: outcome.correct,
+        })
+    }
+
+    fn has_cls_query(&self) -> bool {
+        self.setup.pool.as_ref().is_some_and(|p| p.embedding_key == EmbeddingKey::Cls)
+    }
+
+    /// 0.5 · decay · Σ p² over parameters with more than one axis, and its gradient.
+    fn weight_decay(&mut self, dev: &Device) -> Result<f64> {
+        let decay = self.setup.weight_decay;
+        if decay == 0.0 {
+            return Ok(0.0);
+        }
+        let mut squares = 0.0;
+        for id in self.params.ids().filter(|&id| self.params.spec(id).decays) {
+            let value = self.params.get(id);
+            squares += sum::squares(dev, value)?;
+            if let Some(grad) = self.grads.get_mut(&self.params, id) {
+                axpy(dev, grad, value, decay)?;
+            }
+        }
+        Ok(0.5 * decay * squares)
+    }
+
+    /// The plain network on the frozen backbone, class row after the final norm. With `share`, what
+    /// the prompted pass needs of it is copied on the way.
+    fn query_pass(&mut self, dev: &Device, images: View, share: bool) -> Result<()> {
+        let (batch, dims, last) = (images.dims()[0], self.setup.dims, self.setup.dims.layers - 1);
+        let t0 = dims.tokens();
+        let p = self.query_params.as_ref().unwrap_or(&self.params);
+        let ws = &mut self.ws;
+        let [x, next] = &mut ws.query_x;
+        self.vit.embed(dev, p, x, &mut ws.embedded, images)?;
+        let Some(acts) = &mut ws.query_acts else { return Ok(()) };
+        for (l, block) in self.vit.blocks.iter().enumerate() {
+            let only_cls = l == last && self.setup.shortcuts && t0 > 1;
+            let read = if only_cls { 0..1 } else { 0..t0 };
+            let extents = Extents { batch, tokens: t0, read };
+            block.project(dev, p, acts, x, &extents, &mut ws.temp)?;
+            if share && self.layout.entry == Some(l) {
+                let layer = &self.layout.layers[l];
+                let (at, target) = (layer.tokens_in, &mut ws.acts[l]);
+                target.shape(&Extents::all(batch, layer.tokens), &dims.block());
+                tokens::copy(dev, target.qkv.view_mut(), at, acts.qkv.view(), 0..t0, Write::Set)?;
+                ws.xs[l].reshape([batch, layer.tokens, dims.embed_dim]);
+                tokens::copy(dev, ws.xs[l].view_mut(), at, x.view(), 0..t0, Write::Set)?;
+            }
+            block.attend(dev, p, next, acts, x, None, &mut ws.temp)?;
+            std::mem::swap(x, next);
+        }
+        // The class row is row 0 of what the last block gave.
+        let (rows, c) = (x.dims()[1], dims.embed_dim);
+        next.reshape([batch, 1, c]);
+        tokens::copy(dev, next.view_mut(), 0, x.view().reshaped([batch, rows, c]), 0..1, Write::Set)?;
+        ws.query_stats.reshape([batch, 2]);
+        ws.matching.query.reshape([batch, c]);
+        let (query, cls) = (ws.matching.query.view_mut(), next.view().reshaped([batch, c]));
+        self.vit.norm.forward(dev, p, query, ws.query_stats.view_mut(), cls)
+    }
+
+    /// Tokens of the prompted pass before any prompt; and the query, where patches make it.
+    fn embed(&mut self, dev: &Device, images: View) -> Result<()> {
+        let patch_query = self.patch_query();
+        let ws = &mut self.ws;
+        let direct = self.layout.layers[0].tokens_in == 0;
+        let x = if direct { &mut ws.xs[0] } else { &mut ws.stage };
+        self.vit.embed(dev, &self.params, x, &mut ws.embedded, images)?;
+        if let Some(kind) = patch_query {
+            let (patches, n) = (ws.embedded.patches.view(), self.setup.dims.patches());
+            ws.matching.query.reshape([images.dims()[0], self.setup.dims.embed_dim]);
+            pool_tokens::forward(dev, ws.matching.query.view_mut(), patches, 0..n, kind)?;
+        }
+        Ok(())
+    }
+
+    fn patch_query(&self) -> Option<Kind> {
+        match self.setup.pool.as_ref()?.embedding_key {
+            EmbeddingKey::Cls => None,
+            EmbeddingKey::Mean => Some(Kind::Mean),
+            EmbeddingKey::Max => Some(Kind::Max),
+            EmbeddingKey::MeanMax => Some(Kind::MeanMax),
+        }
+    }
+
+    /// From tokens and selected ids to logits. `shared`: the query pass has left the entry layer's
+    /// input and projections of the image tokens.
+    fn forward(&mut self, dev: &Device, batch: usize, shared: bool) -> Result<()> {
+        let (c, last) = (self.setup.dims.embed_dim, self.setup.dims.layers - 1);
+        let first = if shared { self.layout.entry.unwrap_or(0) } else { 0 };
+        for l in first..=last {
+            let reused = shared && l == first;
+            self.insert_prompts(dev, batch, l, reused)?;
+            let layer = &self.layout.layers[l];
+            let (block, p, ws) = (&self.vit.blocks[l], &self.params, &mut self.ws);
+            let limit = l == last && self.limit_last;
+            let read = if limit { self.layout.read.clone() } else { 0..layer.tokens };
+            let extents = Extents { batch, tokens: layer.tokens, read };
+            let prefix = (layer.prefix_rows > 0)
+                .then(|| Prefix { k: ws.prefixes[l][0].view(), v: ws.prefixes[l][1].view() });
+            let (here, after) = ws.xs.split_at_mut(l + 1);
+            let direct = after.first_mut().filter(|_| self.layout.layers[l + 1].tokens_in == 0);
+            let y = match direct {
+                Some(next) => next,
+                None if l == last => &mut ws.last,
+                None => &mut ws.stage,
+            };
+            let (x, acts) = (&here[l], &mut ws.acts[l]);
+            if !reused {
+                block.project(dev, p, acts, x, &extents, &mut ws.temp)?;
+            }
+            block.attend(dev, p, y, acts, x, prefix.as_ref(), &mut ws.temp)?;
+        }
+        self.head_forward(dev, batch, c)
+    }
+
+    /// Puts the prompts of layer `l` in front of its input, and fills its prefixes. `reused`: the
+    /// image rows are in place already, and the prompt rows are projected here, once per pool row.
+    fn insert_prompts(&mut self, dev: &Device, batch: usize, l: usize, reused: bool) -> Result<()> {
+        let (layer, c) = (&self.layout.layers[l], self.setup.dims.embed_dim);
+        let (p, ws) = (&self.params, &mut self.ws);
+        for (side, out) in [Side::Key, Side::Value].into_iter().zip(&mut ws.prefixes[l]) {
+            if layer.prefix_rows > 0 {
+                out.reshape([batch, layer.prefix_rows, c]);
+                let parts = &layer.prefix_parts;
+                self.prompts.fill_prefix(dev, p, out, l, parts, side, &ws.matching.ids)?;
+            }
+        }
+        if layer.tokens_in == 0 {
+            return Ok(());
+        }
+        ws.xs[l].reshape([batch, layer.tokens, c]);
+        if !reused {
+            let before = layer.tokens - layer.tokens_in;
+            let stage = ws.stage.view().reshaped([batch, before, c]);
+            tokens::copy(dev, ws.xs[l].view_mut(), layer.tokens_in, stage, 0..before, Write::Set)?;
+        }
+        for part in &layer.token_parts {
+            let Some(rows) = self.prompts.rows(p, l, part, Side::Key) else { continue };
+            let cls_first = self.setup.token_order == TokenOrder::ClsFirst;
+            let position = cls_first.then(|| p.get(self.vit.positions).part(0, [c]));
+            fill_table(dev, &mut ws.table, rows, position)?;
+            let n = rows.dims()[0];
+            let ids = self.prompts.row_ids(part, &ws.matching.ids, batch)?;
+            gather::forward(dev, ws.xs[l].view_mut(), part.at, ws.table.view(), ids.view())?;
+            if reused {
+                let block = &self.vit.blocks[l];
+                ws.table_stats.reshape([n, 2]);
+                ws.table_qkv.reshape([n, 3 * c]);
+                ws.temp.a.reshape([n, c]);
+                let (a, stats) = (ws.temp.a.view_mut(), ws.table_stats.view_mut());
+                block.ln1.forward(dev, p, a, stats, ws.table.view())?;
+                block.qkv.forward(dev, p, ws.table_qkv.view_mut(), ws.temp.a.view(), Ending::Plain)?;
+                let qkv = ws.acts[l].qkv.view_mut();
+                gather::forward(dev, qkv, part.at, ws.table_qkv.view(), ids.view())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of `last` that the head reads, and how many there are per image.
+    fn read_rows(&self) -> (std::ops::Range<usize>, usize) {
+        let read = &self.layout.read;
+        if self.limit_last { (0..read.len(), read.len()) } else { (read.clone(), self.layout.max_tokens()) }
+    }
+
+    fn head_forward(&mut self, dev: &Device, batch: usize, c: usize) -> Result<()> {
+        let (read, rows) = self.read_rows();
+        let (p, ws, classes) = (&self.params, &mut self.ws, self.setup.classes);
+        ws.normed.reshape([batch * rows, c]);
+        ws.norm_stats.reshape([batch * rows, 2]);
+        for tensor in [&mut ws.pooled, &mut ws.features] {
+            tensor.reshape([batch, c]);
+        }
+        ws.logits.reshape([batch, classes]);
+        /* 1 */
+        let last = ws.last.view().reshaped([batch * rows, c]);
+        self.vit.norm.forward(dev, p, ws.normed.view_mut(), ws.norm_stats.view_mut(), last)?;
+        /* 2 */
+        let normed = ws.normed.view().reshaped([batch, rows, c]);
+        pool_tokens::forward(dev, ws.pooled.view_mut(), normed, read, Kind::Mean)?;
+        /* 3 */
+        let features = if self.setup.norm_pre_logits {
+            row_norm::forward(dev, ws.features.view_mut(), ws.pooled.view(), Form::Plus)?;
+            ws.features.view()
+        } else {
+            ws.pooled.view()
+        };
+        /* 4 */
+        self.head.forward(dev, p, ws.logits.view_mut(), features, Ending::Plain)?;
+        scale_in_place(dev, ws.logits.view_mut(), 1.0 / self.setup.temperature)
+    }
+
+    fn head_backward(&mut self, dev: &Device, batch: usize, c: usize) -> Result<()> {
+        let (read, rows) = self.read_rows();
+        let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
+        for tensor in [&mut ws.dfeatures, &mut ws.dpooled] {
+            tensor.reshape([batch, c]);
+        }
+        /* 4 */
+        scale_in_place(dev, ws.dlogits.view_mut(), 1.0 / self.setup.temperature)?;
+        let dlogits = ws.dlogits.view();
+        let features = if self.setup.norm_pre_logits { &ws.features } else { &ws.pooled };
+        self.head.backward_params_acc(dev, p, grads, features.view(), dlogits, None)?;
+        self.head.backward_input(dev, p, ws.dfeatures.view_mut(), dlogits, None, Write::Set)?;
+        /* 3 */
+        if self.setup.norm_pre_logits {
+            ws.dpooled.fill(0.0);
+            let (dy, x) = (ws.dfeatures.view(), ws.pooled.view());
+            row_norm::backward_acc(dev, ws.dpooled.view_mut(), dy, x, Form::Plus)?;
+        } else {
+            std::mem::swap(&mut ws.dpooled, &mut ws.dfeatures);
+        }
+        /* 2 */
+        ws.temp.a.reshape([batch, rows, c]);
+        let normed = ws.normed.view().reshaped([batch, rows, c]);
+        pool_tokens::backward(dev, ws.temp.a.view_mut(), ws.dpooled.view(), normed, read, Kind::Mean)?;
+        /* 1 */
+        ws.d.reshape([batch * rows, c]);
+        ws.d.fill(0.0);
+        let dy = ws.temp.a.view().reshaped([batch * rows, c]);
+        let (x, stats) = (ws.last.view().reshaped([batch * rows, c]), ws.norm_stats.view());
+        self.vit.norm.backward_acc(dev, p, grads, Some(ws.d.view_mut()), dy, x, stats)
+    }
+
+    /// What the gradient of layer `l`'s input is needed for.
+    fn need(&self, l: usize, shared: bool) -> Option<Need> {
+        let (p, grads) = (&self.params, &self.grads);
+        let layer = &self.layout.layers[l];
+        let tokens = |l: usize| self.prompts.wanted(p, grads, &self.layout.layers[l].token_parts);
+        let prefix = |l: usize| self.prompts.wanted(p, grads, &self.layout.layers[l].prefix_parts);
+        let block = |l: usize| block_wanted(&self.vit.blocks[l], p, grads);
+        let below = self.vit.embed_wanted(p, grads) || (0..l).any(|l| tokens(l) || prefix(l) || block(l));
+        if below || block(l) {
+            return Some(Need::All);
+        }
+        match (tokens(l), prefix(l)) {
+            (true, _) if shared && self.layout.entry == Some(l) => Some(Need::Rows(0..layer.tokens_in)),
+            (true, _) => Some(Need::All),
+            (false, true) => Some(Need::Nothing),
+            (false, false) => None,
+        }
+    }
+
+    /// All gradients, from `dlogits` on. `weight`: λ of the pull term.
+    fn backward(&mut self, dev: &Device, batch: usize, shared: bool, weight: f64) -> Result<()> {
+        let c = self.setup.dims.embed_dim;
+        self.head_backward(dev, batch, c)?;
+        let mut reached_embedding = true;
+        for l in (0..self.setup.dims.layers).rev() {
+            let Some(need) = self.need(l, shared) else {
+                reached_embedding = false;
+                break;
+            };
+            self.backward_block(dev, batch, l, need.clone())?;
+            match need {
+                Need::All => self.backward_insert(dev, batch, l)?,
+                Need::Rows(_) => self.backward_shared_prompts(dev, batch, l)?,
+                Need::Nothing => {}
+            }
+            if need != Need::All {
+                reached_embedding = false;
+                break;
+            }
+        }
+        let patch_query = self.patch_query();
+        let learns = self.vit.embedding.wanted(&self.params, &self.grads);
+        let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
+        let [dpatches, dpatches_query] = &mut ws.dpatches;
+        let from_query = patch_query.filter(|_| learns);
+        let mut extra = None;
+        if let Some(kind) = from_query {
+            let mut dquery = Tensor::zeros([batch, c], p.dtype());
+            let (prompts, setup) = (&self.prompts, &self.setup);
+            ws.matching.backward_pull(dev, p, grads, prompts, setup, -weight, Some(&mut dquery))?;
+            let (patches, n) = (ws.embedded.patches.view(), self.setup.dims.patches());
+            dpatches_query.reshape([batch, n, c]);
+            pool_tokens::backward(dev, dpatches_query.view_mut(), dquery.view(), patches, 0..n, kind)?;
+            extra = Some(dpatches_query.view());
+        } else {
+            ws.matching.backward_pull(dev, p, grads, &self.prompts, &self.setup, -weight, None)?;
+        }
+        if reached_embedding && self.vit.embed_wanted(p, grads) {
+            let dx = ws.d.view().reshaped([batch, self.setup.dims.tokens(), c]);
+            self.vit.backward_embed(dev, p, grads, dx, dpatches, extra, &ws.embedded)?;
+        }
+        Ok(())
+    }
+
+    fn backward_block(&mut self, dev: &Device, batch: usize, l: usize, need: Need) -> Result<()> {
+        let (layer, c) = (&self.layout.layers[l], self.setup.dims.embed_dim);
+        let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
+        let has_prefix = layer.prefix_rows > 0;
+        let [dk, dv] = &mut ws.dprefix;
+        if has_prefix {
+            dk.reshape([batch, layer.prefix_rows, c]);
+            dv.reshape([batch, layer.prefix_rows, c]);
+        }
+        let [k, v] = &ws.prefixes[l];
+        let prefix = has_prefix.then(|| Prefix { k: k.view(), v: v.view() });
+        let dprefix = has_prefix.then(|| PrefixMut { k: dk.view_mut(), v: dv.view_mut() });
+        let (acts, x) = (&ws.acts[l], &ws.xs[l]);
+        let (d, temp, block) = (&mut ws.d, &mut ws.temp, &self.vit.blocks[l]);
+        block.backward(dev, p, grads, d, acts, x, prefix.as_ref(), dprefix, need, temp)?;
+        if has_prefix {
+            for (side, d) in [(Side::Key, &ws.dprefix[0]), (Side::Value, &ws.dprefix[1])] {
+                let (parts, ids) = (&layer.prefix_parts, &ws.matching.ids);
+                self.prompts.backward_prefix(dev, p, grads, d, l, parts, side, ids)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From dL/dx of layer `l` in `d` to the gradients of its prompts, leaving in `d` the gradient
+    /// of the tokens behind them.
+    fn backward_insert(&mut self, dev: &Device, batch: usize, l: usize) -> Result<()> {
+        let (layer, c) = (&self.layout.layers[l], self.setup.dims.embed_dim);
+        if layer.tokens_in == 0 {
+            return Ok(());
+        }
+        let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
+        let d = ws.d.view().reshaped([batch, layer.tokens, c]);
+        for part in &layer.token_parts {
+            let ids = self.prompts.row_ids(part, &ws.matching.ids, batch)?;
+            if let Some(dtable) = self.prompts.rows_grad(p, grads, l, part, Side::Key) {
+                gather::backward_acc(dev, dtable, d, part.at, ids.view())?;
+            }
+        }
+        if self.setup.token_order == TokenOrder::ClsFirst
+            && let Some(dpositions) = grads.get_mut(p, self.vit.positions)
+        {
+            let mut rows = Tensor::zeros([layer.tokens_in, c], p.dtype());
+            tokens::sum_images_acc(dev, rows.view_mut(), d, 0..layer.tokens_in)?;
+            sum::columns_acc(dev, dpositions.part(0, [c]), rows.view())?;
+        }
+        let before = layer.tokens - layer.tokens_in;
+        ws.stage.reshape([batch, before, c]);
+        tokens::copy(dev, ws.stage.view_mut(), 0, d, layer.tokens_in..layer.tokens, Write::Set)?;
+        std::mem::swap(&mut ws.d, &mut ws.stage);
+        Ok(())
+    }
+
+    /// The rest of the entry layer's backward pass, once per pool row instead of once per image:
+    /// norm and projection act on each row alone, so their gradients may be summed first.
+    fn backward_shared_prompts(&mut self, dev: &Device, batch: usize, l: usize) -> Result<()> {
+        let (layer, c) = (&self.layout.layers[l], self.setup.dims.embed_dim);
+        let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
+        let block = &self.vit.blocks[l];
+        let d = ws.d.view().reshaped([batch, layer.tokens, c]);
+        for part in &layer.token_parts {
+            let Some(rows) = self.prompts.rows(p, l, part, Side::Key) else { continue };
+            let n = rows.dims()[0];
+            let ids = self.prompts.row_ids(part, &ws.matching.ids, batch)?;
+            for (tensor, width) in [(&mut ws.dtable, c), (&mut ws.dtable_qkv, 3 * c)] {
+                tensor.reshape([n, width]);
+                tensor.fill(0.0);
+            }
+            gather::backward_acc(dev, ws.dtable.view_mut(), d, part.at, ids.view())?;
+            let dqkv = ws.temp.dqkv.view();
+            gather::backward_acc(dev, ws.dtable_qkv.view_mut(), dqkv, part.at, ids.view())?;
+            // The table and its statistics again: the forward pass may have used them for more parts.
+            let cls_first = self.setup.token_order == TokenOrder::ClsFirst;
+            let position = cls_first.then(|| p.get(self.vit.positions).part(0, [c]));
+            fill_table(dev, &mut ws.table, rows, position)?;
+            ws.table_stats.reshape([n, 2]);
+            ws.temp.a.reshape([n, c]);
+            let (a, stats) = (ws.temp.a.view_mut(), ws.table_stats.view_mut());
+            block.ln1.forward(dev, p, a, stats, ws.table.view())?;
+            let a = ws.temp.a.view_mut();
+            block.qkv.backward_input(dev, p, a, ws.dtable_qkv.view(), None, Write::Set)?;
+            let (x, stats, scale) = (ws.table.view(), ws.table_stats.view(), p.get(block.ln1.scale));
+            layer_norm::backward_input_acc(dev, ws.dtable.view_mut(), ws.temp.a.view(), x, stats, scale)?;
+            if let Some(grad) = self.prompts.rows_grad(p, grads, l, part, Side::Key) {
+                axpy(dev, grad, ws.dtable.view(), 1.0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// table = the rows of a source, with the class token's position embedding where prompts carry it.
+fn fill_table(dev: &Device, table: &mut Tensor, rows: View, position: Option<View>) -> Result<()> {
+    table.reshape(rows.shape());
+    table.fill(0.0);
+    axpy(dev, table.view_mut(), rows, 1.0)?;
+    match position {
+        Some(position) => tokens::add_row_in_place(dev, table.view_mut(), position),
+        None => Ok(()),
+    }
+}
+
+fn block_wanted(b: &crate::nn::block::Block, p: &Params, grads: &Grads) -> bool {
+    [&b.qkv, &b.proj, &b.fc1, &b.fc2].iter().any(|l| l.wanted(p, grads))
+        || [&b.ln1, &b.ln2].iter().any(|n| grads.wants(p, n.scale) || grads.wants(p, n.bias))
+}

@@ -1,0 +1,168 @@
+//! Queries against keys: similarity, selection, the pull term and its gradients.
+//! Source: google-research/l2p `models/prompt.py`.
+
+use super::prompts::Prompts;
+use super::setup::Setup;
+use crate::device::Device;
+use crate::error::Result;
+use crate::nn::params::{Grads, Params};
+use crate::ops::match_prompts::{self, Select};
+use crate::ops::matmul::{self, Layout, Write};
+use crate::ops::axpy::axpy;
+use crate::ops::pool_tokens;
+use crate::ops::row_norm::{self, Form};
+use crate::tensor::plan::Plan;
+use crate::tensor::{DType, Tensor, View};
+
+/// What selection writes and the pull term's backward reads. M prompts, N of them selected.
+#[derive(Debug)]
+pub struct Matching {
+    /// (B, C), as the network made it.
+    pub query: Tensor,
+    /// (B, C), rows of unit length.
+    pub query_unit: Tensor,
+    /// (M, C), learned or means of the prompts.
+    pub keys: Tensor,
+    /// (M, C), rows of unit length.
+    pub keys_unit: Tensor,
+    /// (B, M)
+    pub similarity: Tensor,
+    /// (B, N)
+    pub ids: Tensor,
+    /// The selection before vote and mask, (B, N).
+    pub own_ids: Tensor,
+}
+
+impl Matching {
+    pub fn new(plan: &mut Plan, setup: &Setup, dtype: DType) -> Matching {
+        let (b, c) = (setup.max_batch, setup.dims.embed_dim);
+        let (m, n) = setup.pool.as_ref().map_or((0, 0), |p| (p.pool_size, p.top_k));
+        Matching {
+            query: plan.tensor("query", [b, c], dtype),
+            query_unit: plan.tensor("unit query", [b, c], dtype),
+            keys: plan.tensor("keys", [m, c], dtype),
+            keys_unit: plan.tensor("unit keys", [m, c], dtype),
+            similarity: plan.tensor("similarity", [b, m], dtype),
+            ids: plan.tensor("prompt ids", [b, n], DType::U32),
+            own_ids: plan.tensor("own prompt ids", [b, n], DType::U32),
+        }
+    }
+
+    /// Fills everything after `query` for its current batch.
+    pub fn select(
+        &mut self,
+        dev: &Device,
+        p: &Params,
+        prompts: &Prompts,
+        setup: &Setup,
+        how: Select,
+    ) -> Result<()> {
+        let Some(pool) = &setup.pool else { return Ok(()) };
+        let (b, m, c) = (self.query.dims()[0], pool.pool_size, setup.dims.embed_dim);
+        for (tensor, width) in
+            [(&mut self.query_unit, c), (&mut self.similarity, m), (&mut self.ids, pool.top_k)]
+        {
+            tensor.reshape([b, width]);
+        }
+        self.own_ids.reshape([b, pool.top_k]);
+        /* 1 */
+        self.fill_keys(dev, p, prompts, setup)?;
+        /* 2 */
+        row_norm::forward(dev, self.query_unit.view_mut(), self.query.view(), Form::Rsqrt)?;
+        row_norm::forward(dev, self.keys_unit.view_mut(), self.keys.view(), Form::Rsqrt)?;
+        /* 3 */
+        let query = (self.query_unit.view(), Layout::dense(b, c));
+        let keys = (self.keys_unit.view(), Layout::dense(m, c));
+        let similarity = (self.similarity.view_mut(), Layout::dense(b, m));
+        matmul::backward_input(dev, similarity, query, keys, Write::Set)?;
+        let similarity = self.similarity.view();
+        match_prompts::select(dev, self.own_ids.view_mut(), similarity, Select::PerImage)?;
+        match_prompts::select(dev, self.ids.view_mut(), similarity, how)
+    }
+
+    fn fill_keys(&mut self, dev: &Device, p: &Params, prompts: &Prompts, setup: &Setup) -> Result<()> {
+        let Some(pool) = &setup.pool else { return Ok(()) };
+        self.keys.fill(0.0);
+        if let Some(key) = prompts.key {
+            return axpy(dev, self.keys.view_mut(), p.get(key), 1.0);
+        }
+        // The mean over slices and positions of each prompt.
+        let Some(prompt) = prompts.prompt else { return Ok(()) };
+        let (slices, m, n) = (pool.e_prompt_layer_idx.len(), pool.pool_size, pool.length);
+        let c = setup.dims.embed_dim;
+        let mut mean = Tensor::zeros([m, c], p.dtype());
+        for slice in 0..slices {
+            let rows = p.get(prompt).part(slice * m * n * c, [m, n, c]);
+            pool_tokens::forward(dev, mean.view_mut(), rows, 0..n, pool_tokens::Kind::Mean)?;
+            axpy(dev, self.keys.view_mut(), mean.view(), 1.0 / slices as f64)?;
+        }
+        Ok(())
+    }
+
+    /// Σ of the selected similarities / B.
+    pub fn pull(&self, dev: &Device) -> Result<f64> {
+        match_prompts::pull(dev, self.similarity.view(), self.ids.view())
+    }
+
+    /// Adds the gradient of `weight` · pull to the keys (or prompts); overwrites `dquery` (B, C) with
+    /// that of the query if it is asked for.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward_pull(
+        &self,
+        dev: &Device,
+        p: &Params,
+        grads: &mut Grads,
+        prompts: &Prompts,
+        setup: &Setup,
+        weight: f64,
+        dquery: Option<&mut Tensor>,
+    ) -> Result<()> {
+        let Some(pool) = &setup.pool else { return Ok(()) };
+        let (b, m, c) = (self.query.dims()[0], pool.pool_size, setup.dims.embed_dim);
+        let mut dsimilarity = Tensor::zeros([b, m], p.dtype());
+        match_prompts::backward_pull(dev, dsimilarity.view_mut(), self.ids.view(), weight)?;
+        let ds = (dsimilarity.view(), Layout::dense(b, m));
+        /* 3, keys */
+        let mut dunit = Tensor::zeros([m, c], p.dtype());
+        let query = (self.query_unit.view(), Layout::dense(b, c));
+        matmul::backward_weight_acc(dev, (dunit.view_mut(), Layout::dense(m, c)), ds, query)?;
+        if let Some(key) = prompts.key {
+            /* 2, 1 */
+            if let Some(dkey) = grads.get_mut(p, key) {
+                row_norm::backward_acc(dev, dkey, dunit.view(), self.keys.view(), Form::Rsqrt)?;
+            }
+        } else if let Some(prompt) = prompts.prompt
+            && let Some(mut dprompt) = grads.get_mut(p, prompt)
+        {
+            let mut dkeys = Tensor::zeros([m, c], p.dtype());
+            /* 2 */
+            row_norm::backward_acc(dev, dkeys.view_mut(), dunit.view(), self.keys.view(), Form::Rsqrt)?;
+            /* 1 */
+            let (slices, n) = (pool.e_prompt_layer_idx.len(), pool.length);
+            let mut drows = Tensor::zeros([m, n, c], p.dtype());
+            for slice in 0..slices {
+                let start = slice * m * n * c;
+                let rows = p.get(prompt).part(start, [m, n, c]);
+                let kind = pool_tokens::Kind::Mean;
+                pool_tokens::backward(dev, drows.view_mut(), dkeys.view(), rows, 0..n, kind)?;
+                let target = dprompt.reborrow().part(start, [m * n * c]);
+                axpy(dev, target, drows.view(), 1.0 / slices as f64)?;
+            }
+        }
+        let Some(dquery) = dquery else { return Ok(()) };
+        /* 3, 2, query */
+        let mut dunit = Tensor::zeros([b, c], p.dtype());
+        let keys = (self.keys_unit.view(), Layout::dense(m, c));
+        matmul::forward(dev, (dunit.view_mut(), Layout::dense(b, c)), ds, keys, Write::Set)?;
+        dquery.reshape([b, c]);
+        dquery.fill(0.0);
+        row_norm::backward_acc(dev, dquery.view_mut(), dunit.view(), self.query.view(), Form::Rsqrt)
+    }
+
+    /// Query features computed earlier, instead of a query pass.
+    pub fn set_query(&mut self, dev: &Device, query: View) -> Result<()> {
+        self.query.reshape(query.shape());
+        self.query.fill(0.0);
+        axpy(dev, self.query.view_mut(), query, 1.0)
+    }
+}

@@ -1,0 +1,136 @@
+//! Weights plus an op: the two layers a block is made of.
+
+use super::params::{Declare, Grads, ParamId, Params};
+use crate::device::Device;
+use crate::error::Result;
+use crate::ops::linear::{self, Ending, Weights};
+use crate::ops::axpy::axpy;
+use crate::ops::{layer_norm, matmul::Write};
+use crate::tensor::{Tensor, View, ViewMut};
+use std::ops::Range;
+
+/// Scale and bias, (C) each.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerNorm {
+    pub scale: ParamId,
+    pub bias: ParamId,
+    pub eps: f64,
+}
+
+impl LayerNorm {
+    pub fn declare(declare: &mut Declare, name: &str, c: usize, eps: f64) -> LayerNorm {
+        let scale = declare.add(format!("{name}/scale"), [c]);
+        LayerNorm { scale, bias: declare.add(format!("{name}/bias"), [c]), eps }
+    }
+
+    /// See [`layer_norm::forward`].
+    pub fn forward(&self, dev: &Device, p: &Params, y: ViewMut, stats: ViewMut, x: View) -> Result<()> {
+        layer_norm::forward(dev, y, stats, x, p.get(self.scale), p.get(self.bias), self.eps)
+    }
+
+    /// See [`layer_norm::again`].
+    pub fn again(&self, dev: &Device, p: &Params, y: ViewMut, x: View, stats: View) -> Result<()> {
+        layer_norm::again(dev, y, x, stats, p.get(self.scale), p.get(self.bias))
+    }
+
+    /// dx += …; the gradients of scale and bias too, where they are wanted.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward_acc(
+        &self,
+        dev: &Device,
+        p: &Params,
+        grads: &mut Grads,
+        dx: Option<ViewMut>,
+        dy: View,
+        x: View,
+        stats: View,
+    ) -> Result<()> {
+        if grads.wants(p, self.scale) || grads.wants(p, self.bias) {
+            let c = p.spec(self.scale).shape;
+            let (mut scale, mut bias) = (Tensor::zeros(c, p.dtype()), Tensor::zeros(c, p.dtype()));
+            layer_norm::backward_params_acc(dev, scale.view_mut(), bias.view_mut(), dy, x, stats)?;
+            for (id, sum) in [(self.scale, scale), (self.bias, bias)] {
+                if let Some(g) = grads.get_mut(p, id) {
+                    axpy(dev, g, sum.view(), 1.0)?;
+                }
+            }
+        }
+        match dx {
+            Some(dx) => layer_norm::backward_input_acc(dev, dx, dy, x, stats, p.get(self.scale)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Kernel (K, N) and bias (N).
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    pub kernel: ParamId,
+    pub bias: ParamId,
+}
+
+impl Linear {
+    pub fn declare(declare: &mut Declare, name: &str, k: usize, n: usize) -> Linear {
+        let kernel = declare.add(format!("{name}/kernel"), [k, n]);
+        Linear { kernel, bias: declare.add(format!("{name}/bias"), [n]) }
+    }
+
+    fn weights<'a>(&self, p: &'a Params, columns: Option<Range<usize>>) -> Weights<'a> {
+        let all = Weights::all(p.get(self.kernel), p.get(self.bias));
+        Weights { columns: columns.unwrap_or(all.columns.clone()), ..all }
+    }
+
+    /// y = ending(x W + b) with all columns. x: (rows, K), y: (rows, N).
+    pub fn forward(&self, dev: &Device, p: &Params, y: ViewMut, x: View, ending: Ending) -> Result<()> {
+        linear::forward(dev, y, x, &self.weights(p, None), ending)
+    }
+
+    /// The same with some columns of W only.
+    pub fn forward_columns(
+        &self,
+        dev: &Device,
+        p: &Params,
+        y: ViewMut,
+        x: View,
+        columns: Range<usize>,
+    ) -> Result<()> {
+        linear::forward(dev, y, x, &self.weights(p, Some(columns)), Ending::Plain)
+    }
+
+    /// dx = dy Wᵀ (or +=), over the columns `columns` of W.
+    pub fn backward_input(
+        &self,
+        dev: &Device,
+        p: &Params,
+        dx: ViewMut,
+        dy: View,
+        columns: Option<Range<usize>>,
+        write: Write,
+    ) -> Result<()> {
+        linear::backward_input(dev, dx, dy, &self.weights(p, columns), write)
+    }
+
+    /// Whether the kernel's or the bias' gradient is computed, so that x must be at hand.
+    pub fn wanted(&self, p: &Params, grads: &Grads) -> bool {
+        grads.wants(p, self.kernel) || grads.wants(p, self.bias)
+    }
+
+    pub fn backward_params_acc(
+        &self,
+        dev: &Device,
+        p: &Params,
+        grads: &mut Grads,
+        x: View,
+        dy: View,
+        columns: Option<Range<usize>>,
+    ) -> Result<()> {
+        let columns = columns.unwrap_or(0..p.spec(self.bias).shape.len());
+        if let Some(dkernel) = grads.get_mut(p, self.kernel) {
+            linear::backward_params_acc(dev, Some(dkernel), None, x, dy, columns.clone())?;
+        }
+        if let Some(dbias) = grads.get_mut(p, self.bias) {
+            linear::backward_params_acc(dev, None, Some(dbias), x, dy, columns)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! Parameters by name in two flat buffers: what learns and what is frozen. One clip, one optimizer
+//! launch and one all-reduce then serve every method.
+
+use crate::error::{Error, Result};
+use crate::tensor::plan::Plan;
+use crate::tensor::{DType, Shape, Tensor, View, ViewMut};
+
+/// A parameter's place in [`Params`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParamId(usize);
+
+/// One parameter.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub name: String,
+    pub shape: Shape,
+    pub trainable: bool,
+    /// Takes part in weight decay: more than one axis in the official layout.
+    pub decays: bool,
+    /// First element within its buffer.
+    pub offset: usize,
+}
+
+/// The list of parameters while a model is being put together.
+#[derive(Debug, Default)]
+pub struct Declare {
+    specs: Vec<Spec>,
+    freeze_part: Vec<String>,
+}
+
+impl Declare {
+    /// A parameter is frozen when its official path contains one of these words
+    /// (google-research/l2p `train_continual.py:89-103`).
+    pub fn new(freeze_part: &[String]) -> Declare {
+        Declare { specs: Vec::new(), freeze_part: freeze_part.to_vec() }
+    }
+
+    pub fn add(&mut self, name: impl Into<String>, shape: impl Into<Shape>) -> ParamId {
+        let (name, shape) = (name.into(), shape.into());
+        let path = official_path(&name);
+        let trainable = !self.freeze_part.iter().any(|part| path.contains(part.as_str()));
+        // The official q, k and v biases are [heads, width]; here they are one row.
+        let decays = shape.dims().len() > 1 || name.ends_with("qkv/bias");
+        self.specs.push(Spec { name, shape, trainable, decays, offset: 0 });
+        ParamId(self.specs.len() - 1)
+    }
+
+    pub fn finish(mut self, plan: &mut Plan, dtype: DType) -> Params {
+        let mut lens = [0, 0];
+        for spec in &mut self.specs {
+            let len = &mut lens[usize::from(spec.trainable)];
+            spec.offset = *len;
+            *len += spec.shape.len();
+        }
+        plan.group("parameters");
+        let frozen = plan.tensor("frozen parameters", [lens[0]], dtype);
+        let trainable = plan.tensor("trainable parameters", [lens[1]], dtype);
+        Params { specs: self.specs, frozen, trainable }
+    }
+}
+
+/// The name a parameter has in the official code, in its pre-linen numbering.
+pub fn official_path(name: &str) -> String {
+    if let Some(rest) = name.strip_prefix("block_")
+        && let Some((layer, rest)) = rest.split_once('/')
+        && let Some((module, leaf)) = rest.split_once('/')
+    {
+        let module = match module {
+            "ln1" => "LayerNorm_0",
+            "qkv" => "MultiHeadDotProductAttention_1/qkv",
+            "proj" => "MultiHeadDotProductAttention_1/out",
+            "ln2" => "LayerNorm_2",
+            "fc1" => "MlpBlock_3/Dense_0",
+            "fc2" => "MlpBlock_3/Dense_1",
+            other => other,
+        };
+        return format!("Transformer/encoderblock_{layer}/{module}/{leaf}");
+    }
+    match name {
+        "pos_embedding" => "Transformer/posembed_input/pos_embedding".into(),
+        "norm/scale" => "Transformer/encoder_norm/scale".into(),
+        "norm/bias" => "Transformer/encoder_norm/bias".into(),
+        other => other.into(),
+    }
+}
+
+/// Whether a parameter belongs to the backbone, not to head or prompts.
+pub fn is_backbone(name: &str) -> bool {
+    !(name.starts_with("head/") || name.starts_with("prompt_pool/") || name == "prefix")
+}
+
+/// All parameters of a model.
+#[derive(Debug, Clone)]
+pub struct Params {
+    pub specs: Vec<Spec>,
+    pub frozen: Tensor,
+    pub trainable: Tensor,
+}
+
+impl Params {
+    pub fn get(&self, id: ParamId) -> View<'_> {
+        let spec = &self.specs[id.0];
+        let flat = if spec.trainable { &self.trainable } else { &self.frozen };
+        flat.view().part(spec.offset, spec.shape)
+    }
+
+    pub fn get_mut(&mut self, id: ParamId) -> ViewMut<'_> {
+        let spec = &self.specs[id.0];
+        let flat = if spec.trainable { &mut self.trainable } else { &mut self.frozen };
+        flat.view_mut().part(spec.offset, spec.shape)
+    }
+
+    pub fn spec(&self, id: ParamId) -> &Spec {
+        &self.specs[id.0]
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
+        (0..self.specs.len()).map(ParamId)
+    }
+
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.specs.iter().position(|s| s.name == name).map(ParamId)
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.trainable.dtype()
+    }
+
+    /// Overwrites a parameter with values of any float type.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the number of values is another.
+    pub fn set(&mut self, id: ParamId, values: &[f64]) -> Result<()> {
+        let name = self.spec(id).name.clone();
+        let target = self.get_mut(id);
+        if values.len() != target.len() {
+            let wanted = format!("{:?} = {} values", target.shape(), target.len());
+            return Err(Error::failed(format!("{name}: wanted {wanted}, found {}", values.len())));
+        }
+        match target.dtype() {
+            DType::F32 => {
+                let target = target.get::<f32>("params", "value")?;
+                target.iter_mut().zip(values).for_each(|(t, &v)| *t = v as f32);
+            }
+            _ => target.get::<f64>("params", "value")?.copy_from_slice(values),
+        }
+        Ok(())
+    }
+
+    /// The same for f32 values, without a detour through f64.
+    pub fn set_f32(&mut self, id: ParamId, values: &[f32]) -> Result<()> {
+        if self.dtype() == DType::F32 && self.spec(id).shape.len() == values.len() {
+            self.get_mut(id).get::<f32>("params", "value")?.copy_from_slice(values);
+            return Ok(());
+        }
+        self.set(id, &values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())
+    }
+}
+
+/// Gradients of what learns and, for clip scope `all`, of what is frozen.
+#[derive(Debug)]
+pub struct Grads {
+    pub trainable: Tensor,
+    pub frozen: Option<Tensor>,
+}
+
+impl Grads {
+    pub fn new(plan: &mut Plan, params: &Params, with_frozen: bool) -> Grads {
+        plan.group("gradients");
+        let dtype = params.dtype();
+        let trainable = plan.tensor("trainable gradients", params.trainable.shape(), dtype);
+        let frozen = with_frozen.then(|| plan.tensor("frozen gradients", params.frozen.shape(), dtype));
+        Grads { trainable, frozen }
+    }
+
+    pub fn zero(&mut self) {
+        self.trainable.fill(0.0);
+        if let Some(frozen) = &mut self.frozen {
+            frozen.fill(0.0);
+        }
+    }
+
+    /// Whether this parameter's gradient is computed.
+    pub fn wants(&self, params: &Params, id: ParamId) -> bool {
+        params.spec(id).trainable || self.frozen.is_some()
+    }
+
+    pub fn get(&self, params: &Params, id: ParamId) -> Option<View<'_>> {
+        let spec = params.spec(id);
+        let flat = if spec.trainable { &self.trainable } else { self.frozen.as_ref()? };
+        Some(flat.view().part(spec.offset, spec.shape))
+    }
+
+    pub fn get_mut(&mut self, params: &Params, id: ParamId) -> Option<ViewMut<'_>> {
+        let spec = params.spec(id);
+        let flat = if spec.trainable { &mut self.trainable } else { self.frozen.as_mut()? };
+        Some(flat.view_mut().part(spec.offset, spec.shape))
+    }
+}

@@ -1,0 +1,168 @@
+//! The Vision Transformer: patch embedding, class token, positions, blocks, final norm.
+//! Source: Dosovitskiy et al. 2021, arXiv:2010.11929.
+
+use super::block::{Block, BlockDims};
+use super::layers::{LayerNorm, Linear};
+use super::params::{Declare, Grads, ParamId, Params};
+use crate::device::Device;
+use crate::error::Result;
+use crate::ops::linear::Ending;
+use crate::ops::{gelu, patches, tokens};
+use crate::tensor::plan::Plan;
+use crate::tensor::{DType, Tensor, View};
+
+/// Extents of a Vision Transformer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dims {
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub embed_dim: usize,
+    pub heads: usize,
+    pub mlp_dim: usize,
+    pub layers: usize,
+    pub eps: f64,
+    pub gelu: gelu::Form,
+}
+
+/// Colour channels of every input.
+pub const CHANNELS: usize = 3;
+
+impl Dims {
+    /// Patches per side.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    pub fn patches(&self) -> usize {
+        self.grid() * self.grid()
+    }
+
+    /// Class token and patches.
+    pub fn tokens(&self) -> usize {
+        1 + self.patches()
+    }
+
+    /// Values per patch.
+    pub fn patch_len(&self) -> usize {
+        self.patch_size * self.patch_size * CHANNELS
+    }
+
+    pub fn block(&self) -> BlockDims {
+        BlockDims {
+            embed_dim: self.embed_dim,
+            heads: self.heads,
+            mlp_dim: self.mlp_dim,
+            eps: self.eps,
+            gelu: self.gelu,
+        }
+    }
+}
+
+/// The parameters of a backbone.
+#[derive(Debug, Clone)]
+pub struct Vit {
+    pub dims: Dims,
+    pub embedding: Linear,
+    pub cls: ParamId,
+    pub positions: ParamId,
+    pub blocks: Vec<Block>,
+    pub norm: LayerNorm,
+}
+
+/// Pixels as patch rows, and the embedded patches before class token and positions.
+#[derive(Debug)]
+pub struct Embedded {
+    /// (B·N, P·P·3)
+    pub rows: Tensor,
+    /// (B, N, C)
+    pub patches: Tensor,
+}
+
+impl Embedded {
+    pub fn new(plan: &mut Plan, dims: &Dims, batch: usize, dtype: DType) -> Embedded {
+        let n = dims.patches();
+        Embedded {
+            rows: plan.tensor("patch rows", [batch * n, dims.patch_len()], dtype),
+            patches: plan.tensor("embedded patches", [batch, n, dims.embed_dim], dtype),
+        }
+    }
+}
+
+impl Vit {
+    pub fn declare(declare: &mut Declare, dims: Dims) -> Vit {
+        let (c, t, p) = (dims.embed_dim, dims.tokens(), dims.patch_size);
+        let kernel = declare.add("embedding/kernel", [p, p, CHANNELS, c]);
+        let embedding = Linear { kernel, bias: declare.add("embedding/bias", [c]) };
+        Vit {
+            dims,
+            embedding,
+            cls: declare.add("cls", [1, 1, c]),
+            positions: declare.add("pos_embedding", [1, t, c]),
+            blocks: (0..dims.layers).map(|l| Block::declare(declare, l, dims.block())).collect(),
+            norm: LayerNorm::declare(declare, "norm", c, dims.eps),
+        }
+    }
+
+    /// x = [cls; patches] + positions. images: (B, S, S, 3), x: (B, 1+N, C).
+    pub fn embed(
+        &self,
+        dev: &Device,
+        p: &Params,
+        x: &mut Tensor,
+        embedded: &mut Embedded,
+        images: View,
+    ) -> Result<()> {
+        let (b, n, c) = (images.dims()[0], self.dims.patches(), self.dims.embed_dim);
+        embedded.rows.reshape([b * n, self.dims.patch_len()]);
+        embedded.patches.reshape([b * n, c]);
+        /* 1 */
+        patches::forward(dev, embedded.rows.view_mut(), images, self.dims.patch_size)?;
+        /* 2 */
+        let out = embedded.patches.view_mut();
+        self.embedding.forward(dev, p, out, embedded.rows.view(), Ending::Plain)?;
+        embedded.patches.reshape([b, n, c]);
+        x.reshape([b, 1 + n, c]);
+        /* 3 */
+        tokens::embed(dev, x.view_mut(), embedded.patches.view(), p.get(self.cls), p.get(self.positions))
+    }
+
+    /// Whether anything in front of the blocks has a gradient to compute.
+    pub fn embed_wanted(&self, p: &Params, grads: &Grads) -> bool {
+        self.embedding.wanted(p, grads) || grads.wants(p, self.cls) || grads.wants(p, self.positions)
+    }
+
+    /// The parameter gradients of `embed`. dx: (B, 1+N, C); `dpatches` is scratch of (B, N, C), to
+    /// which `extra`, a further gradient of the embedded patches (B, N, C), is added.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward_embed(
+        &self,
+        dev: &Device,
+        p: &Params,
+        grads: &mut Grads,
+        dx: View,
+        dpatches: &mut Tensor,
+        extra: Option<View>,
+        embedded: &Embedded,
+    ) -> Result<()> {
+        let (b, t, c) = (dx.dims()[0], dx.dims()[1], dx.dims()[2]);
+        /* 3 */
+        if let Some(dcls) = grads.get_mut(p, self.cls) {
+            tokens::sum_images_acc(dev, dcls, dx, 0..1)?;
+        }
+        if let Some(dpositions) = grads.get_mut(p, self.positions) {
+            tokens::sum_images_acc(dev, dpositions, dx, 0..t)?;
+        }
+        if !self.embedding.wanted(p, grads) {
+            return Ok(());
+        }
+        dpatches.reshape([b, t - 1, c]);
+        tokens::copy(dev, dpatches.view_mut(), 0, dx, 1..t, crate::ops::matmul::Write::Set)?;
+        if let Some(extra) = extra {
+            crate::ops::axpy::axpy(dev, dpatches.view_mut(), extra, 1.0)?;
+        }
+        /* 2 */
+        let dy = dpatches.view().reshaped([b * (t - 1), c]);
+        self.embedding.backward_params_acc(dev, p, grads, embedded.rows.view(), dy, None)
+        /* 1 */ // images are data
+    }
+}

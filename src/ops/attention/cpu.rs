@@ -1,0 +1,292 @@
+//! Attention on slices: one task per (image, head), the products through `matmul::cpu`.
+
+use super::{Extents, Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
+use crate::error::Result;
+use crate::ops::float::{Float, Shared, simd};
+use crate::ops::matmul::cpu::{Strided, product};
+use crate::ops::sum::cpu::lanes;
+use gemm::Parallelism;
+use rayon::prelude::*;
+use crate::tensor::ViewMut;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// One of q, k, v: values, rows per image, distance of rows, first column.
+#[derive(Clone, Copy)]
+struct Side<'a, T> {
+    data: &'a [T],
+    tokens: usize,
+    stride: usize,
+    offset: usize,
+}
+
+impl<'a, T: Float> Side<'a, T> {
+    fn new(rows: Rows<'a>, arg: &'static str) -> Result<Self> {
+        let Rows { data, tokens, stride, offset } = rows;
+        Ok(Side { data: data.get::<T>(super::OP, arg)?, tokens, stride, offset })
+    }
+
+    /// Rows from `row` on, of one head of one image.
+    fn head(&self, b: usize, h: usize, d: usize, row: usize) -> Strided<*const T> {
+        let start = (b * self.tokens + row) * self.stride + self.offset + h * d;
+        Strided { at: self.data[start..].as_ptr(), row_stride: self.stride, col_stride: 1 }
+    }
+}
+
+pub struct Inputs<'a, T> {
+    q: Side<'a, T>,
+    k: Side<'a, T>,
+    v: Side<'a, T>,
+    /// Keys and values in front; (B, n, C) each.
+    prefix: Option<(Side<'a, T>, Side<'a, T>)>,
+    e: Extents,
+}
+
+impl<'a, T: Float> Inputs<'a, T> {
+    pub fn new(qkv: &Qkv<'a>, prefix: Option<&Prefix<'a>>, e: Extents) -> Result<Self> {
+        let c = e.heads * e.head_dim;
+        let dense = |data, arg| Side::new(Rows { data, tokens: e.prefix, stride: c, offset: 0 }, arg);
+        let prefix = match prefix {
+            Some(p) if e.prefix > 0 => Some((dense(p.k, "prefix.k")?, dense(p.v, "prefix.v")?)),
+            _ => None,
+        };
+        Ok(Inputs {
+            q: Side::new(qkv.q, "q")?,
+            k: Side::new(qkv.k, "k")?,
+            v: Side::new(qkv.v, "v")?,
+            prefix,
+            e,
+        })
+    }
+
+    fn scale(&self) -> T {
+        T::of(1.0 / (self.e.head_dim as f64).sqrt())
+    }
+
+    /// Number of keys, the prefix included.
+    fn keys(&self) -> usize {
+        self.e.prefix + self.k.tokens
+    }
+
+    fn tasks(&self) -> usize {
+        self.e.batch * self.e.heads
+    }
+
+    /// out (Tq, keys) = scale · q (Tq, D) [prefix; rows]ᵀ for rows = k, or with q := dout for rows = v.
+    fn scores(&self, out: &mut [T], q: Strided<*const T>, b: usize, h: usize, of_values: bool, scale: T) {
+        let (d, n, keys) = (self.e.head_dim, self.e.prefix, self.keys());
+        let side = if of_values { &self.v } else { &self.k };
+        if let Some((pk, pv)) = &self.prefix {
+            let rows = transposed(if of_values { pv } else { pk }.head(b, h, d, 0));
+            // SAFETY: all rows lie within their slices (checked in mod.rs); `out` is this task's own.
+            unsafe { product((self.q.tokens, n, d), whole(out, keys), q, rows, scale, false, SERIAL) };
+        }
+        let rows = transposed(side.head(b, h, d, 0));
+        let right = whole(&mut out[n..], keys);
+        // SAFETY: as above.
+        unsafe { product((self.q.tokens, side.tokens, d), right, q, rows, scale, false, SERIAL) };
+    }
+}
+
+const SERIAL: Parallelism = Parallelism::None;
+
+fn whole<T>(s: &mut [T], stride: usize) -> Strided<*mut T> {
+    Strided { at: s.as_mut_ptr(), row_stride: stride, col_stride: 1 }
+}
+
+fn read<T>(s: &[T], stride: usize) -> Strided<*const T> {
+    Strided { at: s.as_ptr(), row_stride: stride, col_stride: 1 }
+}
+
+fn transposed<P>(m: Strided<P>) -> Strided<P> {
+    Strided { row_stride: m.col_stride, col_stride: m.row_stride, ..m }
+}
+
+/// Scratch of one thread, kept between tasks.
+fn with_scratch<T: Float, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|bytes| {
+        let words = (len * size_of::<T>()).div_ceil(8);
+        if bytes.len() < words {
+            bytes.resize(words, 0);
+        }
+        // SAFETY: u64 is at least as aligned as T, the length fits, and any bits are a valid float.
+        f(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<T>(), len) })
+    })
+}
+
+pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
+    let e = inputs.e;
+    let (d, tq, keys) = (e.head_dim, inputs.q.tokens, inputs.keys());
+    let c = e.heads * d;
+    let out = Shared(out.as_mut_ptr());
+    lse.par_chunks_mut(tq).enumerate().for_each(|(task, lse)| {
+        let (b, h) = (task / e.heads, task % e.heads);
+        with_scratch(tq * keys, |p: &mut [T]| {
+            inputs.scores(p, inputs.q.head(b, h, d, 0), b, h, false, inputs.scale());
+            simd(|| softmax_rows(p, lse, keys));
+            // SAFETY: this task alone writes the columns of head h of image b; rows lie within `out`.
+            let dst = Strided { at: unsafe { out.at(b * tq * c + h * d) }, row_stride: c, col_stride: 1 };
+            let mut add = false;
+            if let Some((_, pv)) = &inputs.prefix {
+                // SAFETY: as above; the prefix has e.prefix rows per image.
+                unsafe {
+                    product((tq, d, e.prefix), dst, read(p, keys), pv.head(b, h, d, 0), T::ONE, false, SERIAL)
+                };
+                add = true;
+            }
+            let (rest, v) = (read(&p[e.prefix..], keys), inputs.v.head(b, h, d, 0));
+            // SAFETY: as above.
+            unsafe { product((tq, d, inputs.v.tokens), dst, rest, v, T::ONE, add, SERIAL) };
+        });
+    });
+}
+
+#[inline(always)]
+fn softmax_rows<T: Float>(p: &mut [T], lse: &mut [T], keys: usize) {
+    for (p, lse) in p.chunks_exact_mut(keys).zip(lse) {
+        let mut max = p[0];
+        for &x in p.iter() {
+            max = if x > max { x } else { max };
+        }
+        for x in p.iter_mut() {
+            *x = (*x - max).exp();
+        }
+        let sum = lanes(keys, |j| p[j]);
+        let inverse = T::ONE / sum;
+        for x in p.iter_mut() {
+            *x *= inverse;
+        }
+        *lse = max + sum.ln();
+    }
+}
+
+/// Where the tasks write one of dq, dk, dv.
+#[derive(Clone, Copy)]
+struct Target<T> {
+    data: Shared<T>,
+    tokens: usize,
+    stride: usize,
+    offset: usize,
+}
+
+impl<T: Float> Target<T> {
+    fn new(data: ViewMut, arg: &'static str, tokens: usize, stride: usize) -> Result<Self> {
+        Ok(Target { data: Shared(data.get::<T>(super::OP, arg)?.as_mut_ptr()), tokens, stride, offset: 0 })
+    }
+
+    fn from_column(self, offset: usize) -> Self {
+        Target { offset, ..self }
+    }
+
+    /// # Safety
+    /// The task owns head `h` of image `b`.
+    unsafe fn head(&self, b: usize, h: usize, d: usize) -> Strided<*mut T> {
+        let start = b * self.tokens * self.stride + self.offset + h * d;
+        // SAFETY: the caller's promise; mod.rs has checked the extents.
+        Strided { at: unsafe { self.data.at(start) }, row_stride: self.stride, col_stride: 1 }
+    }
+}
+
+struct Targets<T> {
+    q: Target<T>,
+    k: Target<T>,
+    v: Target<T>,
+    q_rows: Range<usize>,
+    kv_rows: Range<usize>,
+}
+
+pub fn backward_input<T: Float>(
+    gradients: Option<Gradients>,
+    dprefix: Option<PrefixMut>,
+    dout: &[T],
+    lse: &[T],
+    inputs: &Inputs<T>,
+) -> Result<()> {
+    let e = inputs.e;
+    let (d, n, tq, keys) = (e.head_dim, e.prefix, inputs.q.tokens, inputs.keys());
+    let c = e.heads * d;
+    let targets = match gradients {
+        None => None,
+        Some(Gradients { into, q_rows, kv_rows }) => {
+            let rows = kv_rows.len();
+            let (q, k, v) = match into {
+                Into::Packed(dqkv) => {
+                    let all = Target::new(dqkv, "dqkv", rows, 3 * c)?;
+                    (all, all.from_column(c), all.from_column(2 * c))
+                }
+                Into::Apart { q, kv } => {
+                    let kv = Target::new(kv, "dkv", rows, 2 * c)?;
+                    (Target::new(q, "dq", q_rows.len(), c)?, kv, kv.from_column(c))
+                }
+            };
+            Some(Targets { q, k, v, q_rows, kv_rows })
+        }
+    };
+    let dprefix = match dprefix {
+        Some(p) if n > 0 => {
+            Some((Target::<T>::new(p.k, "dprefix.k", n, c)?, Target::<T>::new(p.v, "dprefix.v", n, c)?))
+        }
+        _ => None,
+    };
+    let dout = Side { data: dout, tokens: tq, stride: c, offset: 0 };
+    (0..inputs.tasks()).into_par_iter().for_each(|task| {
+        let (b, h) = (task / e.heads, task % e.heads);
+        let (q, dout) = (inputs.q.head(b, h, d, 0), dout.head(b, h, d, 0));
+        with_scratch(2 * tq * keys, |scratch: &mut [T]| {
+            let (p, ds) = scratch.split_at_mut(tq * keys);
+            inputs.scores(p, q, b, h, false, inputs.scale());
+            inputs.scores(ds, dout, b, h, true, T::ONE);
+            simd(|| dscore_rows(p, ds, &lse[task * tq..][..tq], keys, inputs.scale()));
+            if let Some(t) = &targets {
+                let (first, rows) = (t.q_rows.start, t.q_rows.len());
+                let ds_rows = &ds[(first * keys).min(ds.len())..];
+                let (kv, m) = (t.kv_rows.start, t.kv_rows.len());
+                // SAFETY (all products below): this task owns head h of image b in every target; the
+                // sources lie within their slices (checked in mod.rs).
+                unsafe {
+                    let dq = t.q.head(b, h, d);
+                    let mut add = false;
+                    if let Some((pk, _)) = &inputs.prefix {
+                        let pk = pk.head(b, h, d, 0);
+                        product((rows, d, n), dq, read(ds_rows, keys), pk, T::ONE, false, SERIAL);
+                        add = true;
+                    }
+                    let (rest, k) = (read(&ds_rows[n.min(ds_rows.len())..], keys), inputs.k.head(b, h, d, 0));
+                    product((rows, d, inputs.k.tokens), dq, rest, k, T::ONE, add, SERIAL);
+                    if m > 0 {
+                        let ds_cols = transposed(read(&ds[n + kv..], keys));
+                        product((m, d, tq), t.k.head(b, h, d), ds_cols, q, T::ONE, false, SERIAL);
+                        let p_cols = transposed(read(&p[n + kv..], keys));
+                        product((m, d, tq), t.v.head(b, h, d), p_cols, dout, T::ONE, false, SERIAL);
+                    }
+                }
+            }
+            if let Some((dpk, dpv)) = &dprefix {
+                // SAFETY: as above.
+                unsafe {
+                    let (ds, p) = (transposed(read(ds, keys)), transposed(read(p, keys)));
+                    product((n, d, tq), dpk.head(b, h, d), ds, q, T::ONE, false, SERIAL);
+                    product((n, d, tq), dpv.head(b, h, d), p, dout, T::ONE, false, SERIAL);
+                }
+            }
+        });
+    });
+    Ok(())
+}
+
+/// p: scores to probabilities; ds: dP to dS, times the scale of the scores.
+#[inline(always)]
+fn dscore_rows<T: Float>(p: &mut [T], ds: &mut [T], lse: &[T], keys: usize, scale: T) {
+    for ((p, ds), &lse) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).zip(lse) {
+        for x in p.iter_mut() {
+            *x = (*x - lse).exp();
+        }
+        let mean = lanes(keys, |j| p[j] * ds[j]);
+        for j in 0..keys {
+            ds[j] = p[j] * (ds[j] - mean) * scale;
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Multi-head attention: out = softmax(q kᵀ / √D) v per head, with optional prefix rows in front of
+//! k and v. Source: Vaswani et al. 2017, arXiv:1706.03762; prefixes: Li & Liang 2021,
+//! arXiv:2101.00190, as DualPrompt (arXiv:2204.04799) uses them.
+//!
+//! Shapes: B batch, H heads, D head width, C = H·D; queries and keys may have different numbers of
+//! rows, so that a last layer can ask for the rows it reads only. `lse` (B, H, Tq) keeps the
+//! logarithm of each softmax denominator; the backward pass computes the probabilities again.
+
+mod cpu;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::{View, ViewMut, expect_shape};
+use std::ops::Range;
+
+const OP: &str = "attention";
+
+/// Rows of C values inside wider rows: row t of image b is at `(b * tokens + t) * stride + offset`.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    pub data: View<'a>,
+    pub tokens: usize,
+    pub stride: usize,
+    pub offset: usize,
+}
+
+/// Where q, k and v lie: packed (B, T, 3C), or q apart as (B, Tq, C) and kv as (B, T, 2C).
+#[derive(Debug, Clone, Copy)]
+pub struct Qkv<'a> {
+    pub q: Rows<'a>,
+    pub k: Rows<'a>,
+    pub v: Rows<'a>,
+}
+
+impl<'a> Qkv<'a> {
+    /// qkv: (B, T, 3C).
+    pub fn packed(qkv: View<'a>) -> Qkv<'a> {
+        let (t, c) = (qkv.dims()[1], qkv.dims()[2] / 3);
+        let rows = |i| Rows { data: qkv, tokens: t, stride: 3 * c, offset: i * c };
+        Qkv { q: rows(0), k: rows(1), v: rows(2) }
+    }
+
+    /// q: (B, Tq, C), kv: (B, T, 2C).
+    pub fn apart(q: View<'a>, kv: View<'a>) -> Qkv<'a> {
+        let (t, c) = (kv.dims()[1], q.dims()[2]);
+        let rows = |i| Rows { data: kv, tokens: t, stride: 2 * c, offset: i * c };
+        Qkv { q: Rows { data: q, tokens: q.dims()[1], stride: c, offset: 0 }, k: rows(0), v: rows(1) }
+    }
+}
+
+/// Keys and values in front of the projected ones. k, v: (B, n, C).
+#[derive(Debug, Clone, Copy)]
+pub struct Prefix<'a> {
+    pub k: View<'a>,
+    pub v: View<'a>,
+}
+
+/// Gradients of a [`Prefix`]. k, v: (B, n, C).
+#[derive(Debug)]
+pub struct PrefixMut<'a> {
+    pub k: ViewMut<'a>,
+    pub v: ViewMut<'a>,
+}
+
+/// Where the gradients of q, k and v go, in the layouts of [`Qkv`].
+#[derive(Debug)]
+pub enum Into<'a> {
+    /// (B, n, 3C)
+    Packed(ViewMut<'a>),
+    /// q: (B, nq, C), kv: (B, n, 2C).
+    Apart { q: ViewMut<'a>, kv: ViewMut<'a> },
+}
+
+/// Gradients to write; the rows that are not asked for are not computed.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    pub into: Into<'a>,
+    /// The rows of q, and of k and v, whose gradient is wanted, written in that order.
+    pub q_rows: Range<usize>,
+    pub kv_rows: Range<usize>,
+}
+
+/// B, H, D, and the extent of the prefix.
+#[derive(Debug, Clone, Copy)]
+struct Extents {
+    batch: usize,
+    heads: usize,
+    head_dim: usize,
+    prefix: usize,
+}
+
+fn bad(arg: &'static str, wanted: String, got: String) -> Error {
+    Error::Shape { op: OP, arg, wanted, got }
+}
+
+fn extents(qkv: &Qkv, prefix: Option<&Prefix>, batch: usize, channels: usize, heads: usize) -> Result<Extents> {
+    if heads == 0 || !channels.is_multiple_of(heads) {
+        return Err(bad("heads", format!("a divisor of {channels}"), heads.to_string()));
+    }
+    for (arg, rows) in [("q", &qkv.q), ("k", &qkv.k), ("v", &qkv.v)] {
+        if rows.data.len() != batch * rows.tokens * rows.stride || rows.offset + channels > rows.stride {
+            return Err(bad(arg, format!("{batch} images of {channels} channels"), format!("{rows:?}")));
+        }
+    }
+    let mut n = 0;
+    if let Some(prefix) = prefix {
+        n = prefix.k.dims()[1];
+        expect_shape(OP, "prefix.k", prefix.k.shape(), [batch, n, channels])?;
+        expect_shape(OP, "prefix.v", prefix.v.shape(), [batch, n, channels])?;
+    }
+    Ok(Extents { batch, heads, head_dim: channels / heads, prefix: n })
+}
+
+/// Overwrites `out` (B, Tq, C) and `lse` (B, H, Tq).
+pub fn forward(
+    dev: &Device,
+    out: ViewMut,
+    lse: ViewMut,
+    qkv: &Qkv,
+    prefix: Option<&Prefix>,
+    heads: usize,
+) -> Result<()> {
+    let (batch, tq, c) = (out.dims()[0], out.dims()[1], out.dims()[2]);
+    let e = extents(qkv, prefix, batch, c, heads)?;
+    expect_shape(OP, "out", out.shape(), [batch, qkv.q.tokens, c])?;
+    expect_shape(OP, "lse", lse.shape(), [batch, heads, tq])?;
+    match dev {
+        Device::Cpu => float!("attention", "out", out.dtype(), T => {
+            let (out, lse) = (out.get::<T>(OP, "out")?, lse.get::<T>(OP, "lse")?);
+            cpu::forward(out, lse, &cpu::Inputs::new(qkv, prefix, e)?);
+            Ok(())
+        }),
+    }
+}
+
+/// Overwrites the gradients that are asked for: of q, k, v if `gradients` is there, of the prefix if
+/// `dprefix` is there. dout: (B, Tq, C).
+///
+/// With P = softmax(S), dP = dout vᵀ: dS = P ∘ (dP - Σ P dP), dq = dS k / √D, dk = dSᵀ q / √D,
+/// dv = Pᵀ dout.
+#[allow(clippy::too_many_arguments)]
+pub fn backward_input(
+    dev: &Device,
+    gradients: Option<Gradients>,
+    dprefix: Option<PrefixMut>,
+    dout: View,
+    lse: View,
+    qkv: &Qkv,
+    prefix: Option<&Prefix>,
+    heads: usize,
+) -> Result<()> {
+    let (batch, tq, c) = (dout.dims()[0], dout.dims()[1], dout.dims()[2]);
+    let e = extents(qkv, prefix, batch, c, heads)?;
+    expect_shape(OP, "dout", dout.shape(), [batch, qkv.q.tokens, c])?;
+    expect_shape(OP, "lse", lse.shape(), [batch, heads, tq])?;
+    if let Some(g) = &gradients {
+        for (arg, rows, of) in [("q_rows", &g.q_rows, tq), ("kv_rows", &g.kv_rows, qkv.k.tokens)] {
+            if rows.start > rows.end || rows.end > of {
+                return Err(bad(arg, format!("within {of} rows"), format!("{rows:?}")));
+            }
+        }
+        let (nq, n) = (g.q_rows.len(), g.kv_rows.len());
+        match &g.into {
+            Into::Packed(dqkv) if nq != n => {
+                return Err(bad("into", format!("{nq} query rows apart"), format!("packed {:?}", dqkv.shape())));
+            }
+            Into::Packed(dqkv) => expect_shape(OP, "dqkv", dqkv.shape(), [batch, n, 3 * c])?,
+            Into::Apart { q, kv } => {
+                expect_shape(OP, "dq", q.shape(), [batch, nq, c])?;
+                expect_shape(OP, "dkv", kv.shape(), [batch, n, 2 * c])?;
+            }
+        }
+    }
+    if let Some(d) = &dprefix {
+        expect_shape(OP, "dprefix.k", d.k.shape(), [batch, e.prefix, c])?;
+        expect_shape(OP, "dprefix.v", d.v.shape(), [batch, e.prefix, c])?;
+    }
+    match dev {
+        Device::Cpu => float!("attention", "dout", dout.dtype(), T => {
+            let inputs = cpu::Inputs::<T>::new(qkv, prefix, e)?;
+            let (dout, lse) = (dout.get::<T>(OP, "dout")?, lse.get::<T>(OP, "lse")?);
+            cpu::backward_input(gradients, dprefix, dout, lse, &inputs)
+        }),
+    }
+}

@@ -1,0 +1,58 @@
+//! GELU on slices. With s = sigmoid(2 u), the tanh form is x s, because 1 + tanh(u) = 2 s.
+
+use super::Form;
+use crate::ops::float::{Float, for_rows};
+
+/// 2 √(2/π)
+const TWICE_ROOT: f64 = 1.595_769_121_605_730_7;
+const CUBIC: f64 = 0.044_715;
+
+#[inline(always)]
+fn sigmoid<T: Float>(z: T) -> T {
+    T::ONE / (T::ONE + (-z).exp())
+}
+
+/// Φ(x), the normal distribution function.
+#[inline(always)]
+fn phi<T: Float>(x: T) -> T {
+    T::of(0.5) * (T::ONE + (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
+}
+
+#[inline(always)]
+pub fn value<T: Float>(x: T, form: Form) -> T {
+    match form {
+        Form::Tanh => x * sigmoid(T::of(TWICE_ROOT) * (x + T::of(CUBIC) * x * x * x)),
+        Form::Erf => x * phi(x),
+    }
+}
+
+#[inline(always)]
+pub fn slope<T: Float>(x: T, form: Form) -> T {
+    match form {
+        Form::Tanh => {
+            let s = sigmoid(T::of(TWICE_ROOT) * (x + T::of(CUBIC) * x * x * x));
+            let inner = T::of(TWICE_ROOT) * (T::ONE + T::of(3.0 * CUBIC) * x * x);
+            s + x * s * (T::ONE - s) * inner
+        }
+        Form::Erf => {
+            let density = T::of(0.398_942_280_401_432_7) * (T::of(-0.5) * x * x).exp();
+            phi(x) + x * density
+        }
+    }
+}
+
+pub fn forward<T: Float>(y: &mut [T], x: &[T], form: Form) {
+    for_rows(y, 1, |start, y| {
+        for (y, &x) in y.iter_mut().zip(&x[start..]) {
+            *y = value(x, form);
+        }
+    });
+}
+
+pub fn backward_in_place<T: Float>(d: &mut [T], x: &[T], form: Form) {
+    for_rows(d, 1, |start, d| {
+        for (d, &x) in d.iter_mut().zip(&x[start..]) {
+            *d *= slope(x, form);
+        }
+    });
+}

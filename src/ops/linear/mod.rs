@@ -1,0 +1,110 @@
+//! Fully connected layer with fused endings: y = x W + b, y = residual + x W + b, y = gelu(x W + b).
+
+pub(crate) mod cpu;
+
+use crate::device::Device;
+use crate::error::Result;
+use crate::ops::gelu;
+use crate::ops::matmul::{self, Layout, Write};
+use crate::tensor::{View, ViewMut, expect_shape};
+use std::ops::Range;
+
+/// Kernel (K, N) and bias (N), of which the columns `columns` are used.
+#[derive(Debug, Clone)]
+pub struct Weights<'a> {
+    pub kernel: View<'a>,
+    pub bias: View<'a>,
+    pub columns: Range<usize>,
+}
+
+impl<'a> Weights<'a> {
+    /// All columns. kernel: (K, N); more axes are folded as (K, rest).
+    pub fn all(kernel: View<'a>, bias: View<'a>) -> Weights<'a> {
+        let n = bias.len();
+        Weights { kernel, bias, columns: 0..n }
+    }
+
+    fn layout(&self) -> Layout {
+        let n = self.bias.len();
+        Layout::dense(self.kernel.len() / n.max(1), n).columns(self.columns.start, self.columns.len())
+    }
+}
+
+/// What happens to x W + b before it is stored.
+pub enum Ending<'a> {
+    Plain,
+    /// residual: (M, N), added.
+    Residual(View<'a>),
+    /// pre: (M, N) keeps the value before the activation.
+    Gelu {
+        pre: ViewMut<'a>,
+        form: gelu::Form,
+    },
+}
+
+fn matrix(view: View) -> Layout {
+    Layout::dense(view.dims()[0], view.dims()[1])
+}
+
+/// Overwrites y. x: (M, K), y: (M, N) with N the number of columns used.
+pub fn forward(dev: &Device, mut y: ViewMut, x: View, w: &Weights, ending: Ending) -> Result<()> {
+    let at = matrix(y.as_view());
+    match ending {
+        Ending::Gelu { mut pre, form } => {
+            expect_shape("linear", "pre", pre.shape(), y.shape())?;
+            let product = (pre.reborrow(), at);
+            matmul::forward(dev, product, (x, matrix(x)), (w.kernel, w.layout()), Write::Set)?;
+            match dev {
+                Device::Cpu => float!("linear", "y", y.dtype(), T => {
+                    let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
+                    cpu::bias_gelu(y.get::<T>("linear", "y")?, pre.get::<T>("linear", "pre")?, bias, form);
+                    Ok(())
+                }),
+            }
+        }
+        Ending::Plain | Ending::Residual(_) => {
+            let product = (y.reborrow(), at);
+            matmul::forward(dev, product, (x, matrix(x)), (w.kernel, w.layout()), Write::Set)?;
+            match dev {
+                Device::Cpu => float!("linear", "y", y.dtype(), T => {
+                    let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
+                    if let Ending::Residual(residual) = ending {
+                        expect_shape("linear", "residual", residual.shape(), y.shape())?;
+                        let residual = residual.get::<T>("linear", "residual")?;
+                        cpu::bias_residual(y.get::<T>("linear", "y")?, residual, bias);
+                    } else {
+                        cpu::bias(y.get::<T>("linear", "y")?, bias);
+                    }
+                    Ok(())
+                }),
+            }
+        }
+    }
+}
+
+/// dx = dy Wᵀ, or dx += with `Write::Add`. dy: (M, N), dx: (M, K).
+pub fn backward_input(dev: &Device, dx: ViewMut, dy: View, w: &Weights, write: Write) -> Result<()> {
+    let at = matrix(dx.as_view());
+    matmul::backward_input(dev, (dx, at), (dy, matrix(dy)), (w.kernel, w.layout()), write)
+}
+
+/// dW += xᵀ dy and db += Σ_rows dy, in the columns used. dkernel: (K, N), dbias: (N).
+pub fn backward_params_acc(
+    dev: &Device,
+    dkernel: Option<ViewMut>,
+    dbias: Option<ViewMut>,
+    x: View,
+    dy: View,
+    columns: Range<usize>,
+) -> Result<()> {
+    if let Some(dkernel) = dkernel {
+        let k = x.dims()[1];
+        let n = dkernel.len() / k.max(1);
+        let at = Layout::dense(k, n).columns(columns.start, columns.len());
+        matmul::backward_weight_acc(dev, (dkernel, at), (x, matrix(x)), (dy, matrix(dy)))?;
+    }
+    if let Some(dbias) = dbias {
+        crate::ops::sum::columns_acc(dev, dbias.part(columns.start, [columns.len()]), dy)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Which prompts an image uses, and the pull term between its query and their keys.
+//! Source: Wang et al. 2022, arXiv:2112.08654, section 4.1; google-research/l2p `models/prompt.py`.
+//!
+//! Names: query (B, C), keys (M, C), both as rows of unit length; similarity (B, M); ids (B, N).
+
+mod cpu;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::{View, ViewMut, expect_shape};
+
+const OP: &str = "match_prompts";
+
+/// How the N prompts of an image are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Select {
+    /// The N most similar keys, most similar first; ties to the lower id.
+    PerImage,
+    /// The images of each group of `group` vote with their N most similar keys; all use the N ids
+    /// with the most votes, most votes first, ties to the lower id.
+    Vote { group: usize },
+    /// Every image uses ids `start..start + N`.
+    Fixed { start: usize },
+}
+
+/// Overwrites `ids` (B, N) from `similarity` (B, M).
+///
+/// # Errors
+/// `Error::Shape` if fewer than N prompts exist or a vote group is empty.
+pub fn select(dev: &Device, ids: ViewMut, similarity: View, how: Select) -> Result<()> {
+    let (b, m) = (similarity.dims()[0], similarity.dims()[1]);
+    let n = ids.dims()[1];
+    expect_shape(OP, "ids", ids.shape(), [b, n])?;
+    let (arg, needed, has) = match how {
+        Select::PerImage => ("similarity", n, m),
+        Select::Vote { group } => ("group", usize::from(group == 0).max(n), if group == 0 { 0 } else { m }),
+        Select::Fixed { start } => ("start", start + n, m),
+    };
+    if needed > has {
+        let wanted = format!("at least {needed}");
+        return Err(Error::Shape { op: OP, arg, wanted, got: has.to_string() });
+    }
+    match dev {
+        Device::Cpu => float!("match_prompts", "similarity", similarity.dtype(), T => {
+            let similarity = similarity.get::<T>(OP, "similarity")?;
+            cpu::select(ids.get::<u32>(OP, "ids")?, similarity, n, m, how);
+            Ok(())
+        }),
+    }
+}
+
+/// Pull term: Σ_b Σ_{j in ids[b]} similarity[b, j] / B. Summed over the N prompts, not averaged.
+pub fn pull(dev: &Device, similarity: View, ids: View) -> Result<f64> {
+    let (b, m) = (similarity.dims()[0], similarity.dims()[1]);
+    expect_shape(OP, "ids", ids.shape(), [b, ids.dims()[1]])?;
+    match dev {
+        Device::Cpu => float!("match_prompts", "similarity", similarity.dtype(), T => {
+            let (s, ids) = (similarity.get::<T>(OP, "similarity")?, ids.get::<u32>(OP, "ids")?);
+            Ok(cpu::pull(s, ids, b, m))
+        }),
+    }
+}
+
+/// Overwrites `dsimilarity` (B, M): `weight` / B where an id was selected, 0 elsewhere. With
+/// weight = -λ it is the gradient of -λ · pull.
+pub fn backward_pull(dev: &Device, dsimilarity: ViewMut, ids: View, weight: f64) -> Result<()> {
+    let (b, m) = (dsimilarity.dims()[0], dsimilarity.dims()[1]);
+    expect_shape(OP, "ids", ids.shape(), [b, ids.dims()[1]])?;
+    match dev {
+        Device::Cpu => float!("match_prompts", "dsimilarity", dsimilarity.dtype(), T => {
+            let ids = ids.get::<u32>(OP, "ids")?;
+            cpu::backward_pull(dsimilarity.get::<T>(OP, "dsimilarity")?, ids, b, m, weight);
+            Ok(())
+        }),
+    }
+}

@@ -1,0 +1,114 @@
+//! Matrix products on strided matrices: y = x w and the two products of its backward pass.
+//!
+//! A row of `y` has the same bits however many rows there are, so that a batch of one gives what a
+//! batch of a thousand gives (tested in `tests/ops.rs`).
+
+pub(crate) mod cpu;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::{View, ViewMut};
+
+/// Where a matrix lies in a tensor: element (i, j) is at `offset + i * stride + j`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    pub rows: usize,
+    pub cols: usize,
+    pub offset: usize,
+    pub stride: usize,
+}
+
+impl Layout {
+    pub fn dense(rows: usize, cols: usize) -> Layout {
+        Layout { rows, cols, offset: 0, stride: cols }
+    }
+
+    /// The columns `start..start + cols` of this matrix.
+    pub fn columns(self, start: usize, cols: usize) -> Layout {
+        Layout { cols, offset: self.offset + start, ..self }
+    }
+
+    fn end(&self) -> usize {
+        if self.rows == 0 || self.cols == 0 {
+            return 0;
+        }
+        self.offset + (self.rows - 1) * self.stride + self.cols
+    }
+}
+
+/// Whether a product replaces its destination or is added to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    Set,
+    Add,
+}
+
+fn check(op: &'static str, arg: &'static str, len: usize, at: Layout, rows: usize, cols: usize) -> Result<()> {
+    let wanted = || format!("{rows} x {cols} within {len} elements");
+    if at.rows != rows || at.cols != cols || at.end() > len || (at.rows > 1 && at.stride < at.cols) {
+        return Err(Error::Shape { op, arg, wanted: wanted(), got: format!("{at:?}") });
+    }
+    Ok(())
+}
+
+/// y = x w (or y += x w). x: (M, K), w: (K, N), y: (M, N).
+pub fn forward(
+    dev: &Device,
+    y: (ViewMut, Layout),
+    x: (View, Layout),
+    w: (View, Layout),
+    write: Write,
+) -> Result<()> {
+    let (m, k, n) = (x.1.rows, x.1.cols, w.1.cols);
+    check("matmul", "y", y.0.len(), y.1, m, n)?;
+    check("matmul", "x", x.0.len(), x.1, m, k)?;
+    check("matmul", "w", w.0.len(), w.1, k, n)?;
+    match dev {
+        Device::Cpu => float!("matmul", "y", y.0.dtype(), T => {
+            let (x, w) = ((x.0.get::<T>("matmul", "x")?, x.1), (w.0.get::<T>("matmul", "w")?, w.1));
+            cpu::forward((y.0.get::<T>("matmul", "y")?, y.1), x, w, write);
+            Ok(())
+        }),
+    }
+}
+
+/// dx = dy wᵀ (or dx += dy wᵀ). dy: (M, N), w: (K, N), dx: (M, K).
+pub fn backward_input(
+    dev: &Device,
+    dx: (ViewMut, Layout),
+    dy: (View, Layout),
+    w: (View, Layout),
+    write: Write,
+) -> Result<()> {
+    let (m, n, k) = (dy.1.rows, dy.1.cols, w.1.rows);
+    check("matmul", "dx", dx.0.len(), dx.1, m, k)?;
+    check("matmul", "dy", dy.0.len(), dy.1, m, n)?;
+    check("matmul", "w", w.0.len(), w.1, k, n)?;
+    match dev {
+        Device::Cpu => float!("matmul", "dx", dx.0.dtype(), T => {
+            let (dy, w) = ((dy.0.get::<T>("matmul", "dy")?, dy.1), (w.0.get::<T>("matmul", "w")?, w.1));
+            cpu::backward_input((dx.0.get::<T>("matmul", "dx")?, dx.1), dy, w, write);
+            Ok(())
+        }),
+    }
+}
+
+/// dw += xᵀ dy. x: (M, K), dy: (M, N), dw: (K, N). Adds, because a weight may be used twice.
+pub fn backward_weight_acc(
+    dev: &Device,
+    dw: (ViewMut, Layout),
+    x: (View, Layout),
+    dy: (View, Layout),
+) -> Result<()> {
+    let (m, k, n) = (x.1.rows, x.1.cols, dy.1.cols);
+    check("matmul", "dw", dw.0.len(), dw.1, k, n)?;
+    check("matmul", "x", x.0.len(), x.1, m, k)?;
+    check("matmul", "dy", dy.0.len(), dy.1, m, n)?;
+    match dev {
+        Device::Cpu => float!("matmul", "dw", dw.0.dtype(), T => {
+            let (x, dy) = ((x.0.get::<T>("matmul", "x")?, x.1), (dy.0.get::<T>("matmul", "dy")?, dy.1));
+            cpu::backward_weight_acc((dw.0.get::<T>("matmul", "dw")?, dw.1), x, dy);
+            Ok(())
+        }),
+    }
+}

@@ -1,0 +1,54 @@
+//! Row normalisation on slices.
+
+use super::Form;
+use crate::ops::float::{Float, for_rows};
+use crate::ops::sum::cpu::lanes;
+
+/// (1 / length, d(1 / length) / d(Σx²)).
+#[inline(always)]
+fn inverse<T: Float>(x: &[T], form: Form) -> (T, T) {
+    let squares = lanes(x.len(), |j| x[j] * x[j]);
+    match form {
+        Form::Rsqrt => {
+            let floor = T::of(1e-12);
+            if squares > floor {
+                let inv = T::ONE / squares.sqrt();
+                (inv, T::of(-0.5) * inv * inv * inv)
+            } else {
+                (T::ONE / floor.sqrt(), T::ZERO)
+            }
+        }
+        Form::Plus => {
+            let norm = squares.sqrt();
+            let inv = T::ONE / (norm + T::of(1e-10));
+            let slope = if norm > T::ZERO { T::of(-0.5) * inv * inv / norm } else { T::ZERO };
+            (inv, slope)
+        }
+    }
+}
+
+pub fn forward<T: Float>(y: &mut [T], x: &[T], c: usize, form: Form) {
+    for_rows(y, c, |first, y| {
+        for (i, y) in y.chunks_exact_mut(c).enumerate() {
+            let x = &x[(first + i) * c..][..c];
+            let (inv, _) = inverse(x, form);
+            for j in 0..c {
+                y[j] = x[j] * inv;
+            }
+        }
+    });
+}
+
+pub fn backward_acc<T: Float>(dx: &mut [T], dy: &[T], x: &[T], c: usize, form: Form) {
+    for_rows(dx, c, |first, dx| {
+        for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
+            let row = first + i;
+            let (x, dy) = (&x[row * c..][..c], &dy[row * c..][..c]);
+            let (inv, slope) = inverse(x, form);
+            let along = T::of(2.0) * slope * lanes(c, |j| dy[j] * x[j]);
+            for j in 0..c {
+                dx[j] += dy[j] * inv + x[j] * along;
+            }
+        }
+    });
+}

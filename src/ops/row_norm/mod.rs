@@ -1,0 +1,43 @@
+//! Rows of unit length, in the two forms of the official code:
+//! `Rsqrt`: y = x / √max(Σx², 1e-12) (queries and keys, `models/prompt.py`);
+//! `Plus`: y = x / (‖x‖ + 1e-10) (classifier input with `norm_pre_logits`).
+
+mod cpu;
+
+use crate::device::Device;
+use crate::error::Result;
+use crate::tensor::{View, ViewMut, expect_shape};
+
+const OP: &str = "row_norm";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Rsqrt,
+    Plus,
+}
+
+/// Overwrites y. x, y: (rows, C).
+pub fn forward(dev: &Device, y: ViewMut, x: View, form: Form) -> Result<()> {
+    expect_shape(OP, "y", y.shape(), x.shape())?;
+    let c = x.dims()[1];
+    match dev {
+        Device::Cpu => float!("row_norm", "y", y.dtype(), T => {
+            cpu::forward(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, c, form);
+            Ok(())
+        }),
+    }
+}
+
+/// dx += dL/dx. dx, dy, x: (rows, C).
+pub fn backward_acc(dev: &Device, dx: ViewMut, dy: View, x: View, form: Form) -> Result<()> {
+    expect_shape(OP, "dx", dx.as_view().reshaped([dx.len()]).shape(), [x.len()])?;
+    expect_shape(OP, "dy", dy.shape(), x.shape())?;
+    let c = x.dims()[1];
+    match dev {
+        Device::Cpu => float!("row_norm", "dx", dx.dtype(), T => {
+            let (dy, x) = (dy.get::<T>(OP, "dy")?, x.get::<T>(OP, "x")?);
+            cpu::backward_acc(dx.get::<T>(OP, "dx")?, dy, x, c, form);
+            Ok(())
+        }),
+    }
+}

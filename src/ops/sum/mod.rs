@@ -1,0 +1,26 @@
+//! Sums in a fixed order: columns of a matrix, and the squares of a vector for the global norm.
+
+pub mod cpu;
+
+use crate::device::Device;
+use crate::error::Result;
+use crate::tensor::{View, ViewMut, expect_shape};
+
+/// out += Σ_rows x. x: (rows, C), out: (C). The gradient of a bias.
+pub fn columns_acc(dev: &Device, out: ViewMut, x: View) -> Result<()> {
+    let c = x.dims()[1];
+    expect_shape("sum", "out", out.shape(), [c])?;
+    match dev {
+        Device::Cpu => float!("sum", "out", out.dtype(), T => {
+            cpu::columns_acc(out.get::<T>("sum", "out")?, x.get::<T>("sum", "x")?);
+            Ok(())
+        }),
+    }
+}
+
+/// Σ x², in f64. x: any shape.
+pub fn squares(dev: &Device, x: View) -> Result<f64> {
+    match dev {
+        Device::Cpu => float!("sum", "x", x.dtype(), T => Ok(cpu::squares(x.get::<T>("sum", "x")?))),
+    }
+}

@@ -1,0 +1,52 @@
+//! Learning rate by step. Source: google-research/l2p `libml/utils.py` as `train_continual.py`
+//! calls it; steps are counted from 1 within a task.
+
+use crate::config::schema::{Optim, Schedule};
+
+/// The schedule of one task.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LearningRate {
+    /// Already scaled by the batch.
+    pub base: f64,
+    pub schedule: Schedule,
+    pub warmup_epochs: f64,
+    pub min: f64,
+    pub steps_per_epoch: usize,
+    pub num_epochs: usize,
+}
+
+impl LearningRate {
+    pub fn new(config: &Optim, global_batch: usize, steps_per_epoch: usize, num_epochs: usize) -> LearningRate {
+        LearningRate {
+            base: base(config, global_batch),
+            schedule: config.learning_rate_schedule,
+            warmup_epochs: config.warmup_epochs,
+            min: config.min_learning_rate,
+            steps_per_epoch,
+            num_epochs,
+        }
+    }
+
+    /// With epoch = step / steps_per_epoch and r = max(0, (epoch - warmup) / (epochs - warmup)):
+    /// constant: base; cosine: base · (1 + cos πr) / 2; linear: base · (1 - r); times
+    /// min(1, epoch / warmup); after the warm-up never below `min`.
+    pub fn at(&self, step: usize) -> f64 {
+        let epoch = step as f64 / self.steps_per_epoch as f64;
+        let r = ((epoch - self.warmup_epochs) / (self.num_epochs as f64 - self.warmup_epochs)).max(0.0);
+        let lr = match self.schedule {
+            Schedule::Constant => self.base,
+            Schedule::Cosine => self.base * 0.5 * (1.0 + (std::f64::consts::PI * r).cos()),
+            Schedule::Linear => self.base * (1.0 - r),
+        };
+        let warm = if self.warmup_epochs > 0.0 { (epoch / self.warmup_epochs).min(1.0) } else { 1.0 };
+        if warm < 1.0 { lr * warm } else { (lr * warm).max(self.min) }
+    }
+}
+
+/// learning_rate · global_batch / lr_batch (256 in the official code); `lr_batch` 0: as it is.
+pub fn base(config: &Optim, global_batch: usize) -> f64 {
+    match config.lr_batch {
+        0 => config.learning_rate,
+        per => config.learning_rate * global_batch as f64 / per as f64,
+    }
+}
