@@ -1,1 +1,2 @@
 //! Data sets, tasks, preprocessing and batches.
+pub mod loader;

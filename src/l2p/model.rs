@@ -110,6 +110,11 @@ impl Model {
         self.setup.dtype
     }
 
+    /// What happens to the prompts when task `index` starts.
+    pub fn begin_task(&mut self, index: usize) -> Result<()> {
+        self.prompts.transfer(&mut self.params, &self.setup, index)
+    }
+
     /// Query features of `images` (B, S, S, 3): (B, C), valid until the next call.
     pub fn query(&mut self, dev: &Device, images: View) -> Result<&Tensor> {
         self.query_pass(dev, images, false)?;

@@ -174,4 +174,30 @@ impl Prompts {
         }
         Ok(())
     }
+
+    /// At the start of task t > 0: prompts [t N, (t+1) N) start as a copy of [(t-1) N, t N), while
+    /// they exist; the same for the keys, where the configuration shares them.
+    /// Source: google-research/l2p `train_continual.py:551-570`.
+    pub fn transfer(&self, p: &mut Params, setup: &Setup, task: usize) -> Result<()> {
+        let Some(pool) = &setup.pool else { return Ok(()) };
+        let n = pool.top_k;
+        if task == 0 || (task + 1) * n > pool.pool_size {
+            return Ok(());
+        }
+        let shared = [
+            (self.prompt.filter(|_| pool.shared_prompt_pool), self.pool_rows * self.channels),
+            (self.key.filter(|_| pool.shared_prompt_key), pool.pool_size * self.channels),
+        ];
+        for (id, slice) in shared {
+            let Some(id) = id else { continue };
+            let mut values = p.get(id).to_f64();
+            // Values per prompt within one slice of the pool axis.
+            let each = slice / pool.pool_size;
+            for slice in values.chunks_exact_mut(slice) {
+                slice.copy_within((task - 1) * n * each..task * n * each, task * n * each);
+            }
+            p.set(id, &values)?;
+        }
+        Ok(())
+    }
 }

@@ -73,7 +73,10 @@ impl Setup {
             check_layers("prompt_pool.e_prompt_layer_idx", &pool.e_prompt_layer_idx, layers)?;
             if pool.top_k == 0 || pool.top_k > pool.pool_size {
                 let wanted = format!("between 1 and prompt_pool.pool_size = {}", pool.pool_size);
-                return Err(Error::config(format!("prompt_pool.top_k: wanted {wanted}, found {}", pool.top_k)));
+                return Err(Error::config(format!(
+                    "prompt_pool.top_k: wanted {wanted}, found {}",
+                    pool.top_k
+                )));
             }
             if !pool.prompt_key && pool.use_prefix_tune_for_e_prompt {
                 return Err(Error::config(

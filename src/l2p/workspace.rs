@@ -81,8 +81,8 @@ impl Workspace {
         let has_query = setup.pool.is_some() || !setup.training;
         let q = if has_query { b } else { 0 };
         // With shortcuts the last query block computes one row, but the others need all of them.
-        let query_acts =
-            has_query.then(|| BlockActs::new(plan, "query", block, (b, t0, t0), false, dtype).with_room_for_q(plan));
+        let query_acts = has_query
+            .then(|| BlockActs::new(plan, "query", block, (b, t0, t0), false, dtype).with_room_for_q(plan));
         let query_x = [
             plan.tensor("query stream", [q, t0, c], dtype),
             plan.tensor("query stream, next", [q, t0, c], dtype),

@@ -3,8 +3,8 @@
 use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::linear::{self, Ending, Weights};
 use crate::ops::axpy::axpy;
+use crate::ops::linear::{self, Ending, Weights};
 use crate::ops::{layer_norm, matmul::Write};
 use crate::tensor::{Tensor, View, ViewMut};
 use std::ops::Range;

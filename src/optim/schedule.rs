@@ -16,7 +16,12 @@ pub struct LearningRate {
 }
 
 impl LearningRate {
-    pub fn new(config: &Optim, global_batch: usize, steps_per_epoch: usize, num_epochs: usize) -> LearningRate {
+    pub fn new(
+        config: &Optim,
+        global_batch: usize,
+        steps_per_epoch: usize,
+        num_epochs: usize,
+    ) -> LearningRate {
         LearningRate {
             base: base(config, global_batch),
             schedule: config.learning_rate_schedule,

@@ -5,9 +5,9 @@ use crate::error::Result;
 use crate::ops::float::{Float, Shared, simd};
 use crate::ops::matmul::cpu::{Strided, product};
 use crate::ops::sum::cpu::lanes;
+use crate::tensor::ViewMut;
 use gemm::Parallelism;
 use rayon::prelude::*;
-use crate::tensor::ViewMut;
 use std::cell::RefCell;
 use std::ops::Range;
 

@@ -93,7 +93,13 @@ fn bad(arg: &'static str, wanted: String, got: String) -> Error {
     Error::Shape { op: OP, arg, wanted, got }
 }
 
-fn extents(qkv: &Qkv, prefix: Option<&Prefix>, batch: usize, channels: usize, heads: usize) -> Result<Extents> {
+fn extents(
+    qkv: &Qkv,
+    prefix: Option<&Prefix>,
+    batch: usize,
+    channels: usize,
+    heads: usize,
+) -> Result<Extents> {
     if heads == 0 || !channels.is_multiple_of(heads) {
         return Err(bad("heads", format!("a divisor of {channels}"), heads.to_string()));
     }
@@ -162,7 +168,11 @@ pub fn backward_input(
         let (nq, n) = (g.q_rows.len(), g.kv_rows.len());
         match &g.into {
             Into::Packed(dqkv) if nq != n => {
-                return Err(bad("into", format!("{nq} query rows apart"), format!("packed {:?}", dqkv.shape())));
+                return Err(bad(
+                    "into",
+                    format!("{nq} query rows apart"),
+                    format!("packed {:?}", dqkv.shape()),
+                ));
             }
             Into::Packed(dqkv) => expect_shape(OP, "dqkv", dqkv.shape(), [batch, n, 3 * c])?,
             Into::Apart { q, kv } => {

@@ -26,9 +26,7 @@ pub fn forward_backward<T: Float>(
         let max = z[best].to_f64();
         let sum: f64 = classes().map(|j| (z[j].to_f64() - max).exp()).sum();
         let lse = max + sum.ln();
-        let target = |j: usize| {
-            smoothing / allowed + if j == label as usize { 1.0 - smoothing } else { 0.0 }
-        };
+        let target = |j: usize| smoothing / allowed + if j == label as usize { 1.0 - smoothing } else { 0.0 };
         outcome.loss += classes().map(|j| target(j) * (lse - z[j].to_f64())).sum::<f64>() / b as f64;
         if let Some(d) = dlogits.as_deref_mut() {
             let d = &mut d[i * k..][..k];

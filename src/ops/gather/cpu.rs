@@ -18,7 +18,13 @@ pub fn forward<T: Float>(tokens: (&mut [T], usize, usize), table: &[T], ids: &[u
     });
 }
 
-pub fn backward_acc<T: Float>(dtable: &mut [T], dtokens: (&[T], usize, usize), ids: &[u32], n: usize, c: usize) {
+pub fn backward_acc<T: Float>(
+    dtable: &mut [T],
+    dtokens: (&[T], usize, usize),
+    ids: &[u32],
+    n: usize,
+    c: usize,
+) {
     let (dtokens, t, at) = dtokens;
     let mut users: Vec<Vec<usize>> = vec![Vec::new(); dtable.len() / c];
     for (place, &id) in ids.iter().enumerate() {

@@ -43,7 +43,14 @@ pub enum Write {
     Add,
 }
 
-fn check(op: &'static str, arg: &'static str, len: usize, at: Layout, rows: usize, cols: usize) -> Result<()> {
+fn check(
+    op: &'static str,
+    arg: &'static str,
+    len: usize,
+    at: Layout,
+    rows: usize,
+    cols: usize,
+) -> Result<()> {
     let wanted = || format!("{rows} x {cols} within {len} elements");
     if at.rows != rows || at.cols != cols || at.end() > len || (at.rows > 1 && at.stride < at.cols) {
         return Err(Error::Shape { op, arg, wanted: wanted(), got: format!("{at:?}") });

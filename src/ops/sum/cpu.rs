@@ -49,9 +49,7 @@ pub fn columns_acc<T: Float>(out: &mut [T], x: &[T]) {
 }
 
 pub fn squares<T: Float>(x: &[T]) -> f64 {
-    let partials: Vec<f64> = x
-        .par_chunks(16 * 1024)
-        .map(|x| simd(|| lanes(x.len(), |j| x[j].to_f64() * x[j].to_f64())))
-        .collect();
+    let partials: Vec<f64> =
+        x.par_chunks(16 * 1024).map(|x| simd(|| lanes(x.len(), |j| x[j].to_f64() * x[j].to_f64()))).collect();
     partials.into_iter().sum()
 }
