@@ -31,16 +31,6 @@ impl fmt::Display for Kind {
 }
 
 impl Kind {
-    /// Bytes per element; `None` for types that are never read.
-    pub(super) fn size(&self) -> Option<usize> {
-        match self {
-            Kind::F16 | Kind::Bf16 => Some(2),
-            Kind::F32 => Some(4),
-            Kind::F64 => Some(8),
-            Kind::Other(_) => None,
-        }
-    }
-
     /// Little-endian elements as f32.
     pub(super) fn decode(&self, bytes: &[u8]) -> Vec<f32> {
         match self {

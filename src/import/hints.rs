@@ -4,7 +4,7 @@
 //! `config.json` and `preprocessor_config.json` as transformers and timm write them.
 
 use super::Gelu;
-use super::plan::Plan;
+use super::plan::{Beside, Plan};
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::path::Path;
@@ -19,18 +19,20 @@ pub(super) struct Hints {
     pub files: Vec<String>,
 }
 
-/// A JSON file for another model would otherwise be read without a word.
+/// A description is short; a longer file is data and not read.
 const SIDE_LEN_MAX: u64 = 1 << 20;
 
 impl Hints {
     /// Reads the files that exist beside `path`.
     pub(super) fn beside(path: &Path, plan: &Plan) -> Result<Hints> {
         let mut hints = Hints::default();
-        if plan.has_config {
+        if plan.beside == Beside::StemAndConfig {
             hints.read(&path.with_file_name("preprocessor_config.json"), plan)?;
             hints.read(&path.with_file_name("config.json"), plan)?;
         }
-        hints.read(&path.with_extension("json"), plan)?;
+        if plan.beside != Beside::Nothing {
+            hints.read(&path.with_extension("json"), plan)?;
+        }
         Ok(hints)
     }
 
@@ -53,9 +55,10 @@ impl Hints {
             ("image_size", dims.image_size),
             ("num_hidden_layers", dims.layers),
             ("layers", dims.layers),
+            ("heads", dims.heads),
         ] {
             let said = json.get(key).and_then(Value::as_u64);
-            if let Some(said) = said.filter(|&said| said != found as u64) {
+            if let Some(said) = said.filter(|&said| found != 0 && said != found as u64) {
                 return Err(bad(format!(
                     "says {key} {said}, but the checkpoint beside it has {found}; is it that of another model?"
                 )));

@@ -5,7 +5,7 @@
 //! `convert_pre_linen` does, the children of each class are taken in the order of their numbers.
 
 use super::archive::Archive;
-use super::plan::{Layout, Plan, Row, UNIT_NORM, count_blocks, grid_of_table, shape_of};
+use super::plan::{Beside, Layout, Plan, Row, UNIT_NORM, count_blocks, grid_of_table, shape_of};
 use super::{Gelu, VitDims};
 use crate::error::Result;
 use std::collections::BTreeSet;
@@ -67,7 +67,7 @@ pub(super) fn plan(archive: &Archive) -> Result<Plan> {
         norm: UNIT_NORM,
         rows: rows.collect(),
         dropped: ["head/", "pre_logits/"].map(String::from).to_vec(),
-        has_config: false,
+        beside: Beside::Stem,
         notes: Vec::new(),
     })
 }

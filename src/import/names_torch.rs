@@ -1,7 +1,7 @@
 //! What timm and Hugging Face have in common: PyTorch layouts, several names for one thing.
 
 use super::archive::Archive;
-use super::plan::{Layout, Plan, Row, count_blocks, grid_of_table, shape_of};
+use super::plan::{Beside, Layout, Plan, Row, count_blocks, grid_of_table, shape_of};
 use super::{Gelu, VitDims};
 use crate::error::Result;
 
@@ -162,7 +162,7 @@ pub(super) fn plan(
         norm,
         rows,
         dropped: family.dropped.iter().flat_map(|name| [name.to_string(), top(name)]).collect(),
-        has_config: true,
+        beside: Beside::StemAndConfig,
         notes,
     })
 }

@@ -1,7 +1,7 @@
 //! Our own backbone files: safetensors with the engine's names, and the rest as text in the header.
 
 use super::archive::Archive;
-use super::plan::{Layout, Plan, Row, count_blocks, grid_of_table, shape_of};
+use super::plan::{Beside, Layout, Plan, Row, count_blocks, grid_of_table, shape_of};
 use super::{Backbone, Gelu, VitDims};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -81,7 +81,7 @@ pub(super) fn plan(archive: &Archive) -> Result<Plan> {
         norm: (three("mean")?, three("std")?),
         rows: dims.tensors().into_iter().map(row).collect(),
         dropped: Vec::new(),
-        has_config: false,
+        beside: Beside::Nothing,
         notes: Vec::new(),
     })
 }

@@ -67,13 +67,14 @@ pub(super) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Npz<'a>, BTreeMa
         let shape = shape.ok_or_else(|| bad(&"its shape is too large"))?;
         let kind = kind(&header.dtype());
         let count = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
-        let data_len = match kind.size() {
-            None => 0,
+        let (data_len, shape) = match header.dtype().num_bytes() {
+            // Pickled objects and empty strings: no sizes to compare, so the shape means nothing.
+            None | Some(0) => (0, Vec::new()),
             Some(item) => {
                 let wanted = count.and_then(|n| n.checked_mul(item));
                 let found = size.checked_sub(header_len as u64);
                 match (wanted, found) {
-                    (Some(wanted), Some(found)) if wanted as u64 == found => wanted,
+                    (Some(wanted), Some(found)) if wanted as u64 == found => (wanted, shape),
                     _ => {
                         return Err(bad(&format!(
                             "its header says {shape:?} of {kind}, but {} bytes of data follow",

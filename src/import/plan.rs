@@ -39,6 +39,17 @@ pub(super) struct Row {
     pub scale: Option<String>,
 }
 
+/// The JSON files that may lie beside a file and say more about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// The file says everything itself.
+    Nothing,
+    /// `<stem>.json`.
+    Stem,
+    /// Also those of PyTorch programs.
+    StemAndConfig,
+}
+
 /// What a file is and how it becomes a backbone.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -51,8 +62,7 @@ pub(super) struct Plan {
     pub rows: Vec<Row>,
     /// Tensors whose name starts with one of these are known and not needed.
     pub dropped: Vec<String>,
-    /// JSON files of PyTorch programs may lie beside this format.
-    pub has_config: bool,
+    pub beside: Beside,
     /// Remarks for the source sentence.
     pub notes: Vec<String>,
 }
