@@ -89,8 +89,9 @@ impl<'a> Pickle<'a> {
         let Node::Dict(items) = self.node(self.root) else {
             return Err("a pickled dictionary was wanted, found another value".into());
         };
+        // Keys are ASCII, where UTF-8 and Latin-1 agree.
         let is_key =
-            |id: Id| matches!(self.node(id), Node::Bytes(r) if &self.file[r.clone()] == key.as_bytes());
+            |id: Id| matches!(self.text(id), Some((r, _)) if &self.file[r.clone()] == key.as_bytes());
         // As in Python, the last of equal keys counts.
         match items.iter().rev().find(|item| is_key(item.0)) {
             Some(item) => Ok(item.1),
@@ -119,8 +120,8 @@ impl<'a> Pickle<'a> {
 
     /// A list of byte strings or texts.
     pub fn texts(&self, id: Id, what: &str) -> Parsed<Vec<String>> {
-        let text = |&item: &Id| match self.node(item) {
-            Node::Bytes(range) if range.len() <= 200 => {
+        let text = |&item: &Id| match self.text(item) {
+            Some((range, _)) if range.len() <= 200 => {
                 Ok(String::from_utf8_lossy(&self.file[range.clone()]).into_owned())
             }
             _ => Err(format!("`{what}`: names of at most 200 bytes were wanted, found another value")),
@@ -168,22 +169,33 @@ impl<'a> Pickle<'a> {
         Ok(ByteArray { rows, columns, data })
     }
 
-    /// Bytes, or `_codecs.encode(text, 'latin1')`, which is how Python 3 writes bytes in protocol 2.
+    /// Where a byte string or text lies, and whether it is `_codecs.encode(text, 'latin1')`, which is how
+    /// Python 3 writes bytes in protocol 2.
+    fn text(&self, id: Id) -> Option<(&Range<usize>, bool)> {
+        let Node::Object { callable, args, .. } = self.node(id) else {
+            return match self.node(id) {
+                Node::Bytes(range) => Some((range, false)),
+                _ => None,
+            };
+        };
+        let (Node::Global(name), Node::Sequence(args)) = (self.node(*callable), self.node(*args)) else {
+            return None;
+        };
+        match self.node(*args.first()?) {
+            Node::Bytes(range) if name == "_codecs encode" => Some((range, true)),
+            _ => None,
+        }
+    }
+
     fn raw(&self, id: Id, what: &str) -> Parsed<Vec<u8>> {
         let bad = || format!("`{what}`: the bytes of the array were wanted, found another value");
-        match self.node(id) {
-            Node::Bytes(range) => Ok(self.file[range.clone()].to_vec()),
-            Node::Object { callable, args, .. } => {
-                let encode = matches!(self.node(*callable), Node::Global(name) if name == "_codecs encode");
-                let text = self.sequence(*args, what)?.first().map(|&first| self.node(first));
-                let (true, Some(Node::Bytes(range))) = (encode, text) else {
-                    return Err(bad());
-                };
-                let text = std::str::from_utf8(&self.file[range.clone()]).map_err(|_| bad())?;
-                text.chars().map(|c| u8::try_from(u32::from(c)).map_err(|_| bad())).collect()
-            }
-            _ => Err(bad()),
+        let (range, encoded) = self.text(id).ok_or_else(bad)?;
+        let bytes = &self.file[range.clone()];
+        if !encoded {
+            return Ok(bytes.to_vec());
         }
+        let text = std::str::from_utf8(bytes).map_err(|_| bad())?;
+        text.chars().map(|c| u8::try_from(u32::from(c)).map_err(|_| bad())).collect()
     }
 }
 
