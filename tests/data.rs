@@ -298,7 +298,9 @@ fn crop_boxes_are_distributed_as_tensorflows() {
         statistics[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
     };
     let quantiles = list("quantiles");
-    let measures: [(&str, fn(&CropBox) -> f64, f64); 4] = [
+    /// Key, measure, rounding of the stored values.
+    type Measure = (&'static str, fn(&CropBox) -> f64, f64);
+    let measures: [Measure; 4] = [
         // Stored with five decimals.
         ("aspect_width_over_height", |b| b.width as f64 / b.height as f64, 1e-5),
         ("area_fraction", |b| (b.width * b.height) as f64 / 65_536.0, 1e-5),
