@@ -8,10 +8,33 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// CIFAR-100's training file has about 150,000 values.
-const VALUES_MAX: usize = 2_000_000;
+const VALUES_MAX: usize = 500_000;
 
 /// Position of a value in the arena.
 type Id = u32;
+
+/// The functions and classes that CIFAR's files name. None is called: `Object` records that it would be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Global {
+    /// `numpy.core.multiarray._reconstruct`, an array to be filled by its state.
+    Reconstruct,
+    /// `numpy.dtype`.
+    Dtype,
+    /// `_codecs.encode`.
+    Encode,
+    Other,
+}
+
+impl Global {
+    fn named(module: &[u8], name: &[u8]) -> Global {
+        match (module, name) {
+            (b"numpy.core.multiarray" | b"numpy._core.multiarray", b"_reconstruct") => Global::Reconstruct,
+            (b"numpy", b"dtype") => Global::Dtype,
+            (b"_codecs", b"encode") => Global::Encode,
+            _ => Global::Other,
+        }
+    }
+}
 
 enum Node {
     None,
@@ -20,8 +43,7 @@ enum Node {
     Bytes(Range<usize>),
     Sequence(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    /// `module name`
-    Global(String),
+    Global(Global),
     /// The result of calling a global, with what `__setstate__` received.
     Object {
         callable: Id,
@@ -137,7 +159,7 @@ impl<'a> Pickle<'a> {
             return Err(wanted("found another value"));
         };
         match self.node(*callable) {
-            Node::Global(name) if name.ends_with("multiarray _reconstruct") => {}
+            Node::Global(Global::Reconstruct) => {}
             _ => return Err(wanted("found another object")),
         }
         let &[_, shape, dtype, fortran, data] = self.sequence(*state, what)? else {
@@ -148,7 +170,7 @@ impl<'a> Pickle<'a> {
         };
         let name = self.sequence(*args, what)?.first().map(|&first| self.node(first));
         let is_u1 = matches!(name, Some(Node::Bytes(r)) if matches!(&self.file[r.clone()], b"u1" | b"|u1"));
-        if !matches!(self.node(*callable), Node::Global(name) if name == "numpy dtype") || !is_u1 {
+        if !matches!(self.node(*callable), Node::Global(Global::Dtype)) || !is_u1 {
             return Err(wanted("found another element type"));
         }
         let shape = self.ints(shape, what)?;
@@ -178,11 +200,12 @@ impl<'a> Pickle<'a> {
                 _ => None,
             };
         };
-        let (Node::Global(name), Node::Sequence(args)) = (self.node(*callable), self.node(*args)) else {
+        let (Node::Global(Global::Encode), Node::Sequence(args)) = (self.node(*callable), self.node(*args))
+        else {
             return None;
         };
         match self.node(*args.first()?) {
-            Node::Bytes(range) if name == "_codecs encode" => Some((range, true)),
+            Node::Bytes(range) => Some((range, true)),
             _ => None,
         }
     }
@@ -235,12 +258,6 @@ impl Machine<'_> {
             b'U' | b'C' | 0x8c => self.push_bytes(1)?,
             b'T' | b'X' | b'B' => self.push_bytes(4)?,
             0x8d | 0x8e => self.push_bytes(8)?,
-            b'I' => {
-                let line = self.line()?;
-                let text = line.trim();
-                let value = text.parse().map_err(|_| format!("an integer was wanted, found {text:?}"))?;
-                self.push(Node::Int(value));
-            }
             b']' | b')' => self.push(Node::Sequence(Vec::new())),
             b'}' => self.push(Node::Dict(Vec::new())),
             b'l' | b't' => {
@@ -273,8 +290,9 @@ impl Machine<'_> {
                 self.set_items(items)?;
             }
             b'c' => {
-                let name = format!("{} {}", self.line()?, self.line()?);
-                self.push(Node::Global(name));
+                let (module, name) = (self.line()?, self.line()?);
+                let global = Global::named(&self.file[module], &self.file[name]);
+                self.push(Node::Global(global));
             }
             0x93 => {
                 let name = self.pop()?;
@@ -284,12 +302,8 @@ impl Machine<'_> {
                 else {
                     return Err("the name of a global was wanted, found another value".into());
                 };
-                if m.len() + n.len() > 200 {
-                    return Err("a name of at most 200 bytes was wanted".into());
-                }
-                let text = |r: &Range<usize>| String::from_utf8_lossy(&self.file[r.clone()]).into_owned();
-                let name = format!("{} {}", text(m), text(n));
-                self.push(Node::Global(name));
+                let global = Global::named(&self.file[m.clone()], &self.file[n.clone()]);
+                self.push(Node::Global(global));
             }
             b'R' => {
                 let args = self.pop()?;
@@ -339,13 +353,13 @@ impl Machine<'_> {
         Ok(self.file[range].iter().rev().fold(0, |value, &b| value << 8 | u64::from(b)))
     }
 
-    fn line(&mut self) -> Parsed<String> {
-        let rest = &self.file[self.at..];
-        let Some(n) = rest.iter().take(200).position(|&b| b == b'\n') else {
+    fn line(&mut self) -> Parsed<Range<usize>> {
+        let Some(n) = self.file[self.at..].iter().take(200).position(|&b| b == b'\n') else {
             return Err("a line of at most 200 bytes was wanted".into());
         };
-        self.at += n + 1;
-        Ok(String::from_utf8_lossy(&rest[..n]).into_owned())
+        let line = self.bytes(n)?;
+        self.at += 1;
+        Ok(line)
     }
 
     fn push(&mut self, node: Node) {

@@ -107,6 +107,7 @@ impl Preprocess {
     /// # Shapes
     /// out: (S, S, 3).
     pub fn eval(&self, image: ImageView, out: &mut [f32]) {
+        assert_eq!(out.len(), self.output_len());
         let mut bytes = vec![0; self.output_len()];
         self.eval_u8(image, &mut bytes);
         for (rgb, from) in out.chunks_exact_mut(3).zip(bytes.chunks_exact(3)) {
