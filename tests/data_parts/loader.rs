@@ -71,13 +71,15 @@ fn a_step_does_not_depend_on_what_came_before_or_on_threads() {
             assert!(split.tasks[1].classes.contains(&label));
         }
     }
-    // The same image looks different each time.
-    let first = loader.batch_indices(0)[0];
-    let (step, at) = (2..10)
-        .find_map(|s| loader.batch_indices(s).iter().position(|&i| i == first).map(|at| (s, at)))
-        .unwrap();
+    // The documented index of the box and the flip: the position in the task's stream.
     let size = loader.preprocess().output_len();
-    assert_ne!(wanted[0].0[..size], wanted[step].0[at * size..(at + 1) * size]);
+    for (step, at) in [(0, 0), (0, 49), (3, 7), (9, 49)] {
+        let image = data.train.view(loader.batch_indices(step)[at] as usize);
+        let mut rng = Rng::new(4, Stream::Augment, 1 << 40 | (step * 50 + at) as u64);
+        let mut one = vec![f32::NAN; size];
+        loader.preprocess().train(image, &mut rng, &mut one);
+        assert!(one == wanted[step].0[at * size..(at + 1) * size], "step {step}, image {at}");
+    }
 }
 
 #[test]
