@@ -19,6 +19,8 @@ pub enum Stream {
     ClassOrder = 4,
     /// Numbers that only tests draw.
     Test = 5,
+    /// Patterns and noise of the synthetic data set.
+    Synthetic = 6,
 }
 
 const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -1,4 +1,212 @@
-/// placeholder until merge
-pub fn steps_per_task(n_train: usize, epochs: usize, batch: usize) -> usize {
-    n_train * epochs / batch / epochs * epochs
+//! Batches as a pure function of (seed, task, step): shuffle, repeat, batch without remainder.
+//! Source: clu 0.0.6, `deterministic_data.py`, as google-research/l2p @ dd8836e uses it; there a
+//! buffer of 10,000 images is shuffled, here the whole epoch.
+//!
+//! Position p = step * B + i of a task's stream belongs to epoch p / n and is image
+//! permutation[epoch][p % n] of the task's n training images. Batches cross epochs, and no image of
+//! an epoch is skipped. The permutation of an epoch comes from stream `Shuffle`, index
+//! task << 32 | epoch; box and flip of position p from stream `Augment`, index task << 40 | p.
+
+use std::sync::{Arc, Mutex};
+
+use rayon::prelude::*;
+
+use super::image_set::{DataSet, ImageSet};
+use super::preprocess::Preprocess;
+use super::tasks::{Split, Task};
+use crate::error::{Error, Result};
+use crate::rng::{Rng, Stream};
+
+/// Which part of the data set indices refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Images {
+    Train,
+    Test,
+}
+
+/// Steps of a task: floor(floor(n_train * epochs / batch) / epochs) * epochs, so that every epoch has
+/// as many. Source: google-research/l2p @ dd8836e, `train_continual.py`, lines 603-607.
+///
+/// # Errors
+/// `Error::Config` when that is 0.
+pub fn steps_per_task(n_train: usize, epochs: usize, batch: usize) -> Result<usize> {
+    if epochs == 0 || batch == 0 {
+        return Err(Error::config(format!(
+            "train.num_epochs and train.per_device_batch_size must be at least 1, got {epochs} and {batch}"
+        )));
+    }
+    let batches = n_train.checked_mul(epochs).map(|images| images / batch);
+    match batches.map(|n| n / epochs * epochs) {
+        Some(0) => Err(Error::config(format!(
+            "a task with {n_train} training images does not fill one batch of {batch} per epoch; use a smaller batch"
+        ))),
+        Some(steps) => Ok(steps),
+        None => Err(Error::config(format!("train.num_epochs = {epochs} is too large"))),
+    }
+}
+
+/// The batches of one task.
+#[derive(Debug)]
+pub struct Loader {
+    data: Arc<DataSet>,
+    preprocess: Preprocess,
+    /// Position of the task, for the random streams.
+    task: u64,
+    train: Vec<u32>,
+    label_to_class: Vec<u32>,
+    seed: u64,
+    batch: usize,
+    epochs: usize,
+    steps: usize,
+    /// The epoch used last and its permutation of `train`.
+    epoch: Mutex<Option<(usize, Arc<Vec<u32>>)>>,
+}
+
+impl Loader {
+    /// Batches of `batch` images of `task` for `epochs` epochs.
+    ///
+    /// # Errors
+    /// As [`steps_per_task`].
+    pub fn new(
+        data: Arc<DataSet>,
+        split: &Split,
+        task: &Task,
+        preprocess: Preprocess,
+        seed: u64,
+        batch: usize,
+        epochs: usize,
+    ) -> Result<Loader> {
+        let steps = steps_per_task(task.train.len(), epochs, batch)?;
+        Ok(Loader {
+            data,
+            preprocess,
+            task: task.index as u64,
+            train: task.train.clone(),
+            label_to_class: split.label_to_class.clone(),
+            seed,
+            batch,
+            epochs,
+            steps,
+            epoch: Mutex::new(None),
+        })
+    }
+
+    /// Steps of the task.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    pub fn steps_per_epoch(&self) -> usize {
+        self.steps / self.epochs
+    }
+
+    /// B, images per step.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// Positions in `DataSet::train` of the images of a step, counted from 0 within the task. Steps
+    /// past `steps()` continue the stream.
+    pub fn batch_indices(&self, step: usize) -> Vec<u32> {
+        let n = self.train.len();
+        let mut indices = Vec::with_capacity(self.batch);
+        let mut position = step * self.batch;
+        while indices.len() < self.batch {
+            let order = self.order(position / n);
+            let rest = &order[position % n..];
+            let taken = rest.len().min(self.batch - indices.len());
+            indices.extend_from_slice(&rest[..taken]);
+            position += taken;
+        }
+        indices
+    }
+
+    fn order(&self, epoch: usize) -> Arc<Vec<u32>> {
+        // A panic elsewhere cannot leave the cache half-written: the pair is replaced as a whole.
+        let mut cached = self.epoch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((of, order)) = &*cached
+            && *of == epoch
+        {
+            return order.clone();
+        }
+        let mut order = self.train.clone();
+        Rng::new(self.seed, Stream::Shuffle, self.task << 32 | epoch as u64).shuffle(&mut order);
+        let order = Arc::new(order);
+        *cached = Some((epoch, order.clone()));
+        order
+    }
+
+    /// Training images of a step and their engine class ids. Overwrites both.
+    ///
+    /// # Shapes
+    /// out: (B, S, S, 3); labels: (B).
+    ///
+    /// # Errors
+    /// `Error::Shape`, naming the argument.
+    pub fn fill_train(&self, step: usize, out: &mut [f32], labels: &mut [u32]) -> Result<()> {
+        let indices = self.batch_indices(step);
+        let first = (step * self.batch) as u64;
+        self.fill(&self.data.train, &indices, out, labels, |i, view, out| {
+            let mut rng = Rng::new(self.seed, Stream::Augment, self.task << 40 | (first + i as u64));
+            self.preprocess.train(view, &mut rng, out);
+        })
+    }
+
+    /// The images `indices` without augmentation and their engine class ids. Overwrites both.
+    ///
+    /// # Shapes
+    /// out: (n, S, S, 3) for n indices; labels: (n).
+    ///
+    /// # Errors
+    /// `Error::Shape`, naming the argument; an index past the last image is one.
+    pub fn fill_eval(
+        &self,
+        images: Images,
+        indices: &[u32],
+        out: &mut [f32],
+        labels: &mut [u32],
+    ) -> Result<()> {
+        let set = match images {
+            Images::Train => &self.data.train,
+            Images::Test => &self.data.test,
+        };
+        self.fill(set, indices, out, labels, |_, view, out| self.preprocess.eval(view, out))
+    }
+
+    fn fill(
+        &self,
+        set: &ImageSet,
+        indices: &[u32],
+        out: &mut [f32],
+        labels: &mut [u32],
+        one: impl Fn(usize, super::ImageView, &mut [f32]) + Sync,
+    ) -> Result<()> {
+        let shape = |arg, wanted: usize, got: usize| {
+            let (wanted, got) = (format!("{wanted} values"), got.to_string());
+            Err(Error::Shape { op: "loader", arg, wanted, got })
+        };
+        let size = self.preprocess.output_len();
+        if out.len() != indices.len() * size {
+            return shape("out", indices.len() * size, out.len());
+        }
+        if labels.len() != indices.len() {
+            return shape("labels", indices.len(), labels.len());
+        }
+        if let Some(&i) = indices.iter().find(|&&i| i as usize >= set.len()) {
+            let (wanted, got) = (format!("below {}", set.len()), i.to_string());
+            return Err(Error::Shape { op: "loader", arg: "indices", wanted, got });
+        }
+        for (label, &i) in labels.iter_mut().zip(indices) {
+            *label = self.label_to_class[set.labels[i as usize] as usize];
+        }
+        out.par_chunks_exact_mut(size)
+            .zip(indices)
+            .enumerate()
+            .for_each(|(at, (out, &i))| one(at, set.view(i as usize), out));
+        Ok(())
+    }
 }

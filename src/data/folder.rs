@@ -1,0 +1,106 @@
+//! Finding and reading the files of a data set; messages that say what was looked for and what is there.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// No file of the supported data sets comes near this size.
+const FILE_BYTES_MAX: u64 = 2 << 30;
+
+/// One layout in which a data set is published.
+pub struct Layout<'a> {
+    /// Sub-folders of the given folder to look in; the empty one is the folder itself.
+    pub folders: &'a [&'a str],
+    pub files: &'a [&'a str],
+    /// Each file may also have `.gz` appended.
+    pub or_gz: bool,
+}
+
+impl Layout<'_> {
+    /// Paths of all files, in the order of `files`, from the first sub-folder that has them all.
+    pub fn find(&self, dir: &Path) -> Option<Vec<PathBuf>> {
+        let found = |folder: &Path, name: &str| {
+            let plain = folder.join(name);
+            let packed = folder.join(format!("{name}.gz"));
+            if plain.is_file() { Some(plain) } else { (self.or_gz && packed.is_file()).then_some(packed) }
+        };
+        self.folders.iter().find_map(|sub| {
+            let folder = if sub.is_empty() { dir.to_path_buf() } else { dir.join(sub) };
+            self.files.iter().map(|name| found(&folder, name)).collect()
+        })
+    }
+
+    fn describe(&self) -> String {
+        let folders: Vec<String> = self
+            .folders
+            .iter()
+            .map(|sub| if sub.is_empty() { "the folder itself".into() } else { format!("{sub}/") })
+            .collect();
+        let gz = if self.or_gz { " (plain or .gz)" } else { "" };
+        format!("{}{gz} in {}", self.files.join(", "), folders.join(" or "))
+    }
+}
+
+/// The folder of `data.dir`.
+///
+/// # Errors
+/// `Error::Config` when it is not set; `Error::File` when it is not a folder.
+pub fn open<'a>(dir: &'a str, data_set: &str) -> Result<&'a Path> {
+    if dir.is_empty() {
+        return Err(Error::config(format!(
+            "data.dir is not set: data set {data_set} needs the folder of its files (`data.dir` or `--data-dir`)"
+        )));
+    }
+    let path = Path::new(dir);
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => Ok(path),
+        Ok(_) => Err(Error::file(path, format!("the folder of {data_set} was wanted, found a file"))),
+        Err(e) => Err(Error::file(path, format!("cannot open the folder of {data_set}: {e}"))),
+    }
+}
+
+/// The error for a folder in which none of `layouts` is complete.
+pub fn not_found(dir: &Path, data_set: &str, layouts: &[&Layout]) -> Error {
+    const SHOWN: usize = 12;
+    let wanted: Vec<String> = layouts.iter().map(|layout| layout.describe()).collect();
+    let mut names: Vec<String> = match std::fs::read_dir(dir) {
+        Ok(entries) => entries
+            .flatten()
+            .map(|entry| {
+                let slash = if entry.path().is_dir() { "/" } else { "" };
+                format!("{}{slash}", entry.file_name().to_string_lossy())
+            })
+            .collect(),
+        Err(_) => Vec::new(),
+    };
+    names.sort();
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let mut there = if names.is_empty() { "nothing".into() } else { names.join(", ") };
+    if more > 0 {
+        there += &format!(" and {more} more");
+    }
+    Error::file(
+        dir,
+        format!("no {data_set} here. Looked for {}. The folder holds: {there}", wanted.join("; or ")),
+    )
+}
+
+/// The whole of a regular file.
+///
+/// # Errors
+/// `Error::File` when it cannot be read, is not a regular file, or is larger than any file of the
+/// supported data sets.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let meta = std::fs::metadata(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
+    if !meta.is_file() {
+        return Err(Error::file(path, "a file was wanted, found a folder or a device"));
+    }
+    if meta.len() > FILE_BYTES_MAX {
+        return Err(Error::file(
+            path,
+            format!("at most {FILE_BYTES_MAX} bytes are read, the file has {}", meta.len()),
+        ));
+    }
+    std::fs::read(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))
+}

@@ -1,0 +1,101 @@
+//! A thread that prepares the next batches while the current one is computed. The batches are those
+//! of [`Loader::fill_train`]; only the time at which they are made differs.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::thread::JoinHandle;
+
+use super::loader::Loader;
+use crate::error::{Error, Result};
+
+/// Batches prepared ahead of the one in use.
+const DEPTH: usize = 2;
+
+/// The images of one training step.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Batch {
+    pub step: usize,
+    /// (B, S, S, 3).
+    pub images: Vec<f32>,
+    /// (B): engine class ids.
+    pub labels: Vec<u32>,
+}
+
+/// Iterates over the batches of a range of steps; dropping it stops the thread.
+#[derive(Debug)]
+pub struct Prefetch {
+    /// `None` once the last batch or an error was handed out.
+    batches: Option<Receiver<Result<Batch>>>,
+    used: Sender<Batch>,
+    thread: Option<JoinHandle<()>>,
+    /// The next step to hand out.
+    steps: Range<usize>,
+}
+
+impl Prefetch {
+    /// Starts with the first of `steps`.
+    ///
+    /// # Errors
+    /// `Error::Failed` when the system gives no thread.
+    pub fn start(loader: Arc<Loader>, steps: Range<usize>) -> Result<Prefetch> {
+        let (batch_sender, batches) = sync_channel(DEPTH);
+        let (used, used_receiver) = channel::<Batch>();
+        let todo = steps.clone();
+        let work = move || {
+            for step in todo {
+                let mut batch = used_receiver.try_recv().unwrap_or_default();
+                batch.step = step;
+                batch.images.resize(loader.batch() * loader.preprocess().output_len(), 0.0);
+                batch.labels.resize(loader.batch(), 0);
+                let result = loader.fill_train(step, &mut batch.images, &mut batch.labels);
+                let stop = result.is_err();
+                // Sending fails when the receiver was dropped: nobody wants more batches.
+                if batch_sender.send(result.map(|()| batch)).is_err() || stop {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("loader".into())
+            .spawn(work)
+            .map_err(|e| Error::failed(format!("cannot start the loader thread: {e}")))?;
+        Ok(Prefetch { batches: Some(batches), used, thread: Some(thread), steps })
+    }
+
+    /// Gives the memory of a batch back for a later one.
+    pub fn recycle(&self, batch: Batch) {
+        // After the last batch there is no one to take it.
+        let _ = self.used.send(batch);
+    }
+}
+
+impl Iterator for Prefetch {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        let batches = self.batches.as_ref()?;
+        let Some(step) = self.steps.next() else {
+            self.batches = None;
+            return None;
+        };
+        let result = batches
+            .recv()
+            .unwrap_or_else(|_| Err(Error::failed(format!("the loader thread stopped before step {step}"))));
+        if result.is_err() {
+            self.batches = None;
+        }
+        Some(result)
+    }
+}
+
+impl Drop for Prefetch {
+    fn drop(&mut self) {
+        // A thread that waits to send must see the receiver gone before it is joined.
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported as a missing batch.
+            let _ = thread.join();
+        }
+    }
+}

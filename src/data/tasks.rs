@@ -1,0 +1,207 @@
+//! Splits a data set into tasks by class.
+//!
+//! The class order is a permutation of the labels; engine class k is label `class_order[k]`, and task
+//! t has the engine classes [t n, (t + 1) n), n = `num_classes_per_task`.
+
+use std::path::Path;
+
+use super::folder;
+use super::image_set::{DataSet, ImageSet};
+use crate::config::schema::Continual;
+use crate::error::{Error, Result};
+use crate::rng::{Rng, Stream};
+
+/// One step of the continual-learning sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// From 0.
+    pub index: usize,
+    /// Its first classes, for people.
+    pub name: String,
+    /// Engine class ids, ascending.
+    pub classes: Vec<u32>,
+    /// Positions in `DataSet::train`, ascending.
+    pub train: Vec<u32>,
+    /// Positions in `DataSet::test`, ascending.
+    pub test: Vec<u32>,
+}
+
+/// All tasks and the numbering of the classes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    pub tasks: Vec<Task>,
+    /// Engine class id to data-set label. All classes, also those that no task uses.
+    pub class_order: Vec<u32>,
+    /// By engine class id.
+    pub class_names: Vec<String>,
+    /// Data-set label to engine class id; the inverse of `class_order`.
+    pub label_to_class: Vec<u32>,
+}
+
+/// The tasks of `continual`; `seed` is not used by any class order so far: `seed:N` carries its own,
+/// so that the same tasks can be run with other seeds.
+///
+/// # Errors
+/// `Error::Config` for zero or too many classes, a bad class order, or a class without images;
+/// `Error::File` for a bad class-order file, with the line.
+pub fn split(data: &DataSet, continual: &Continual, _seed: u64) -> Result<Split> {
+    let (num_tasks, per_task) = (continual.num_tasks, continual.num_classes_per_task);
+    if num_tasks == 0 || per_task == 0 {
+        return Err(Error::config(format!(
+            "continual.num_tasks and continual.num_classes_per_task must be at least 1, got {num_tasks} and {per_task}"
+        )));
+    }
+    let classes = data.class_names.len();
+    if num_tasks.checked_mul(per_task).is_none_or(|wanted| wanted > classes) {
+        return Err(Error::config(format!(
+            "continual.num_tasks * continual.num_classes_per_task = {num_tasks} * {per_task} is more than the {classes} classes of {}",
+            data.name
+        )));
+    }
+    let class_order = class_order(&continual.class_order, &data.class_names)?;
+    let mut label_to_class = vec![0; classes];
+    for (class, &label) in class_order.iter().enumerate() {
+        label_to_class[label as usize] = class as u32;
+    }
+    let class_names: Vec<String> =
+        class_order.iter().map(|&label| data.class_names[label as usize].clone()).collect();
+    let mut tasks: Vec<Task> = (0..num_tasks)
+        .map(|index| {
+            let classes: Vec<u32> = (index * per_task..(index + 1) * per_task).map(|c| c as u32).collect();
+            let name = name(&classes, &class_names);
+            Task { index, name, classes, train: Vec::new(), test: Vec::new() }
+        })
+        .collect();
+    let fill = |set: &ImageSet, what: &str, tasks: &mut [Task], list: fn(&mut Task) -> &mut Vec<u32>| {
+        let mut seen = vec![false; classes];
+        for (i, &label) in set.labels.iter().enumerate() {
+            let class = label_to_class[label as usize] as usize;
+            seen[class] = true;
+            if let Some(task) = tasks.get_mut(class / per_task) {
+                list(task).push(i as u32);
+            }
+        }
+        match seen[..num_tasks * per_task].iter().position(|&has| !has) {
+            Some(class) => Err(Error::config(format!(
+                "class `{}` of {} has no {what} images",
+                class_names[class], data.name
+            ))),
+            None => Ok(()),
+        }
+    };
+    fill(&data.train, "training", &mut tasks, |task| &mut task.train)?;
+    fill(&data.test, "test", &mut tasks, |task| &mut task.test)?;
+    Ok(Split { tasks, class_order, class_names, label_to_class })
+}
+
+/// One task with the classes and images of all.
+pub fn joint(split: &Split) -> Task {
+    let all = |list: fn(&Task) -> &[u32]| {
+        let mut items: Vec<u32> = split.tasks.iter().flat_map(|task| list(task).iter().copied()).collect();
+        items.sort_unstable();
+        items
+    };
+    let classes = all(|task| &task.classes);
+    Task {
+        index: 0,
+        name: name(&classes, &split.class_names),
+        train: all(|task| &task.train),
+        test: all(|task| &task.test),
+        classes,
+    }
+}
+
+fn name(classes: &[u32], class_names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<&str> = classes.iter().take(SHOWN).map(|&c| class_names[c as usize].as_str()).collect();
+    let more = classes.len() - shown.len();
+    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+}
+
+/// Labels in the order in which they are learned.
+fn class_order(text: &str, class_names: &[String]) -> Result<Vec<u32>> {
+    let mut order: Vec<u32> = (0..class_names.len() as u32).collect();
+    if text == "natural" {
+        return Ok(order);
+    }
+    if let Some(number) = text.strip_prefix("seed:") {
+        let seed: u64 = number.parse().map_err(|_| {
+            Error::config(format!(
+                "continual.class_order: a whole number was wanted after `seed:`, got `{number}`"
+            ))
+        })?;
+        Rng::new(seed, Stream::ClassOrder, 0).shuffle(&mut order);
+        return Ok(order);
+    }
+    let path = Path::new(text);
+    if !path.exists() {
+        return Err(Error::config(format!(
+            "continual.class_order: `natural`, `seed:N` or the path of a file was wanted, got `{text}`, which does not exist"
+        )));
+    }
+    let bytes = folder::read(path)?;
+    let lines = String::from_utf8(bytes)
+        .map_err(|e| Error::file(path, format!("offset {}: not UTF-8 text", e.utf8_error().valid_up_to())))?;
+    parse_class_order(&lines, path, class_names)
+}
+
+/// The labels in a class-order file: one class per line, as a name or else as the data set's label;
+/// empty lines and lines starting with `#` are skipped. `path` is only for messages.
+///
+/// # Errors
+/// `Error::File` with the line number for an unknown or repeated class; naming the missing ones.
+pub fn parse_class_order(text: &str, path: &Path, class_names: &[String]) -> Result<Vec<u32>> {
+    let mut order = Vec::new();
+    let mut line_of = vec![0; class_names.len()];
+    for (i, line) in text.lines().enumerate() {
+        let (number, word) = (i + 1, line.trim());
+        if word.is_empty() || word.starts_with('#') {
+            continue;
+        }
+        let label = class_names
+            .iter()
+            .position(|name| name == word)
+            .or_else(|| word.parse().ok().filter(|&label: &usize| label < class_names.len()));
+        let Some(label) = label else {
+            return Err(Error::file(path, format!("line {number}: {}", unknown(word, class_names))));
+        };
+        if line_of[label] != 0 {
+            return Err(Error::file(
+                path,
+                format!("line {number}: class `{word}` is already on line {}", line_of[label]),
+            ));
+        }
+        line_of[label] = number;
+        order.push(label as u32);
+    }
+    let missing: Vec<&str> =
+        class_names.iter().zip(&line_of).filter(|(_, line)| **line == 0).map(|(n, _)| n.as_str()).collect();
+    if !missing.is_empty() {
+        let shown = missing[..missing.len().min(5)].join("`, `");
+        return Err(Error::file(
+            path,
+            format!(
+                "all {} classes were wanted, found {}; missing: `{shown}`{}",
+                class_names.len(),
+                order.len(),
+                if missing.len() > 5 { " and others" } else { "" }
+            ),
+        ));
+    }
+    Ok(order)
+}
+
+fn unknown(word: &str, class_names: &[String]) -> String {
+    let word: String = word.chars().take(60).collect();
+    let last = class_names.len().saturating_sub(1);
+    let wanted = format!("a class name or a number from 0 to {last} was wanted, got `{word}`");
+    let near = class_names
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(name, &word), name))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, name)| *distance <= 1 + name.chars().count() / 3);
+    match near {
+        Some((_, name)) if word.parse::<f64>().is_err() => format!("{wanted}; did you mean `{name}`?"),
+        _ => wanted,
+    }
+}

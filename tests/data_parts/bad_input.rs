@@ -1,0 +1,141 @@
+//! Damaged and hostile files.
+
+use super::*;
+
+/// A change to a file: cut, overwritten bytes, doubled bytes.
+fn damage() -> impl Strategy<Value = (Option<usize>, Vec<(usize, u8)>)> {
+    (proptest::option::of(0usize..100_000), proptest::collection::vec((0usize..100_000, any::<u8>()), 0..6))
+}
+
+fn damaged(bytes: &[u8], (cut, flips): &(Option<usize>, Vec<(usize, u8)>), head: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if let Some(cut) = cut {
+        bytes.truncate(cut % (bytes.len() + 1));
+    }
+    for &(at, value) in flips {
+        // Half of the changes hit the head, where the structure is.
+        let range = if value % 2 == 0 { bytes.len().min(head) } else { bytes.len() };
+        if range > 0 {
+            bytes[at % range] ^= value;
+        }
+    }
+    bytes
+}
+
+fn is_sentence(error: &Error) {
+    let text = error.to_string();
+    assert!(text.starts_with("bad file: ") && text.len() > 30 && text.len() < 500, "{text}");
+}
+
+fn encoded(format: image::ImageFormat) -> Vec<u8> {
+    let picture = image::RgbImage::from_fn(24, 17, |x, y| image::Rgb([x as u8 * 9, y as u8 * 11, 77]));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_files_give_a_value_or_a_sentence(damage in damage()) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let bad = Path::new("bad file");
+        let read = |path: &str| std::fs::read(root.join(path)).unwrap();
+
+        let labels = read("assets/mnist_subset/t10k-labels-idx1-ubyte.gz");
+        let mut images = vec![0, 0, 8, 3, 0, 0, 3, 232, 0, 0, 0, 2, 0, 0, 0, 2];
+        images.resize(16 + 4000, 9);
+        for (a, b) in [
+            (damaged(&images, &damage, 20), labels.clone()),
+            (images.clone(), damaged(&labels, &damage, 20)),
+        ] {
+            if let Err(e) = idx::read_pair((&a, bad), (&b, bad)) { is_sentence(&e) }
+        }
+        for (name, set) in [
+            ("cifar-10-batches-py/data_batch_1", &cifar::CIFAR10),
+            ("cifar-10-batches-py/test_batch", &cifar::CIFAR10),
+            ("cifar-100-python/train", &cifar::CIFAR100),
+        ] {
+            let bytes = damaged(&read(&format!("tests/data/{name}")), &damage, 300);
+            if let Err(e) = cifar::read_python(&bytes, bad, set, &mut Default::default()) { is_sentence(&e) }
+        }
+        let bytes = damaged(&read("tests/data/cifar-100-binary/train.bin"), &damage, 2);
+        if let Err(e) = cifar::read_binary(&bytes, bad, &cifar::CIFAR100, &mut Default::default()) {
+            is_sentence(&e)
+        }
+        let names: Vec<String> = ["cat", "dog", "ship"].map(String::from).to_vec();
+        let text = damaged(b"# order\ndog\n0\nship\n", &damage, 20);
+        if let Err(e) = parse_class_order(&String::from_utf8_lossy(&text), bad, &names) { is_sentence(&e) }
+        for format in [image::ImageFormat::Png, image::ImageFormat::Jpeg] {
+            let bytes = damaged(&encoded(format), &damage, 60);
+            if let Err(e) = image_file::decode_rgb(&bytes, bad) { is_sentence(&e) }
+        }
+    }
+
+    #[test]
+    fn random_bytes_are_no_pickle(tail in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let mut bytes = vec![0x80, 2, b'}'];
+        bytes.extend(tail);
+        let result = cifar::read_python(&bytes, Path::new("bad file"), &cifar::CIFAR10, &mut Default::default());
+        is_sentence(&result.unwrap_err());
+    }
+}
+
+/// Files that announce much and hold little, nest deeply, or refer to themselves.
+#[test]
+fn hostile_files_cost_nothing() {
+    let bad = Path::new("bad file");
+    let labels = [0, 0, 8, 1, 0xff, 0xff, 0xff, 0xff];
+    let images = [0, 0, 8, 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+    let error = idx::read_pair((&images, bad), (&labels, bad)).unwrap_err();
+    assert!(error.to_string().contains("more than a file of 16 bytes can hold"), "{error}");
+    for (header, other) in [(&labels[..], false), (&images[..], true)] {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut packed, header).unwrap();
+        let packed = packed.finish().unwrap();
+        let one = [0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 7];
+        let pair =
+            if other { (packed.as_slice(), labels.as_slice()) } else { (one.as_slice(), packed.as_slice()) };
+        let error = idx::read_pair((pair.0, bad), (pair.1, bad)).unwrap_err();
+        assert!(error.to_string().contains("bytes can hold"), "{error}");
+    }
+
+    let nested = [vec![0x80, 2, b'N'], vec![0x85; 1_000_000], vec![b'.']].concat();
+    let doubled: Vec<u8> = [vec![0x80, 2, b']'], b"q\0(h\0h\0t".repeat(100), vec![b'.']].concat();
+    let own = b"\x80\x02]q\0h\0a.".to_vec();
+    let many = [vec![0x80, 2], vec![b'N'; 3_000_000], vec![b'.']].concat();
+    for file in [nested, doubled, own, many] {
+        let result = cifar::read_python(&file, bad, &cifar::CIFAR10, &mut Default::default());
+        is_sentence(&result.unwrap_err());
+    }
+
+    // A PNG header of 9,999 x 9,999 pixels with a correct checksum and nothing behind it.
+    let mut png = encoded(image::ImageFormat::Png);
+    png[16..24].copy_from_slice(&[0, 0, 0x27, 0x0f, 0, 0, 0x27, 0x0f]);
+    let mut crc = flate2::Crc::new();
+    crc.update(&png[12..29]);
+    png[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+    let error = image_file::decode_rgb(&png, bad).unwrap_err();
+    assert!(error.to_string().contains("cannot hold"), "{error}");
+    is_sentence(&image_file::decode_rgb(b"GIF89a, not a supported kind", bad).unwrap_err());
+}
+
+#[test]
+fn pictures_are_read_as_rgb() {
+    let (pixels, height, width) =
+        image_file::decode_rgb(&encoded(image::ImageFormat::Png), Path::new("x")).unwrap();
+    assert_eq!((height, width, pixels.len()), (17, 24, 17 * 24 * 3));
+    assert_eq!(pixels[(16 * 24 + 23) * 3..], [207, 176, 77]);
+    // The stored JPEG decodes to what TensorFlow decoded, up to the decoders' rounding.
+    let golden = Golden::open();
+    let (_, jpeg) = golden.get::<u8>("train0/jpeg").unwrap();
+    let (shape, wanted) = golden.get::<u8>("train0/jpeg_decoded").unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("picture");
+    std::fs::write(&path, jpeg).unwrap();
+    let (pixels, height, width) = image_file::read_rgb(&path).unwrap();
+    assert_eq!([height, width, 3], shape[..]);
+    let mean = pixels.iter().zip(&wanted).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>();
+    assert!(mean / (wanted.len() as f64) < 2.0, "{}", mean / wanted.len() as f64);
+}

@@ -1,0 +1,130 @@
+//! Batches as a function of (seed, task, step).
+
+use super::*;
+
+const SIZE: usize = 16;
+
+fn small_loader(task: usize, seed: u64, batch: usize, epochs: usize) -> (Loader, Split, Arc<DataSet>) {
+    let data = synthetic();
+    let split = tasks::split(&data, &continual(5, 2, "seed:1"), 0).unwrap();
+    let p = preprocess(SIZE, 20, Augment::CropFlip, Normalize::UNIT);
+    let loader = Loader::new(data.clone(), &split, &split.tasks[task], p, seed, batch, epochs).unwrap();
+    (loader, split, data)
+}
+
+fn filled(loader: &Loader, step: usize) -> (Vec<f32>, Vec<u32>) {
+    let mut out = vec![f32::NAN; loader.batch() * loader.preprocess().output_len()];
+    let mut labels = vec![u32::MAX; loader.batch()];
+    loader.fill_train(step, &mut out, &mut labels).unwrap();
+    (out, labels)
+}
+
+#[test]
+fn steps_follow_the_official_formula() {
+    // Split CIFAR-100 in the official configuration: 5,000 images, 5 epochs, batch 128.
+    assert_eq!(loader::steps_per_task(5000, 5, 128).unwrap(), 195);
+    assert_eq!(loader::steps_per_task(120, 3, 50).unwrap(), 6);
+    let text = loader::steps_per_task(10, 3, 16).unwrap_err().to_string();
+    assert!(text.contains("10 training images") && text.contains("batch of 16"), "{text}");
+    assert!(loader::steps_per_task(10, 0, 1).is_err());
+    assert!(loader::steps_per_task(usize::MAX, 3, 1).is_err());
+}
+
+#[test]
+fn every_epoch_holds_every_image_once_and_batches_cross_epochs() {
+    let (loader, split, _) = small_loader(2, 9, 50, 5);
+    let n = split.tasks[2].train.len();
+    assert_eq!((n, loader.steps(), loader.steps_per_epoch()), (120, 10, 2));
+    let stream: Vec<u32> = (0..12).flat_map(|step| loader.batch_indices(step)).collect();
+    let mut epochs: Vec<Vec<u32>> = stream.chunks(n).map(<[u32]>::to_vec).collect();
+    // Batch 2 has the last 20 images of epoch 0 and the first 30 of epoch 1.
+    assert_eq!(loader.batch_indices(2), [&epochs[0][100..], &epochs[1][..30]].concat());
+    assert_ne!(epochs[0], epochs[1]);
+    for epoch in &mut epochs {
+        epoch.sort_unstable();
+        assert_eq!(*epoch, split.tasks[2].train);
+    }
+    // The order is that of the stream, whatever the batch; a whole epoch is the largest.
+    for batch in [90, 120] {
+        let (large, ..) = small_loader(2, 9, batch, 5);
+        assert!((0..5).flat_map(|step| large.batch_indices(step)).eq(stream[..5 * batch].iter().copied()));
+    }
+    assert_ne!(small_loader(2, 10, 50, 5).0.batch_indices(0), loader.batch_indices(0));
+}
+
+#[test]
+fn a_step_does_not_depend_on_what_came_before_or_on_threads() {
+    let (loader, split, data) = small_loader(1, 4, 50, 5);
+    let wanted: Vec<_> = (0..loader.steps()).map(|step| filled(&loader, step)).collect();
+    for step in [7, 0, 9, 3, 3] {
+        assert!(filled(&loader, step) == wanted[step], "step {step}");
+    }
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (fresh, ..) = small_loader(1, 4, 50, 5);
+        assert!(pool.install(|| filled(&fresh, 6)) == wanted[6]);
+    }
+    for (step, (images, labels)) in wanted.iter().enumerate() {
+        assert!(images.iter().all(|x| (0.0..=1.0).contains(x)));
+        for (&label, i) in labels.iter().zip(loader.batch_indices(step)) {
+            assert_eq!(label, split.label_to_class[data.train.labels[i as usize] as usize]);
+            assert!(split.tasks[1].classes.contains(&label));
+        }
+    }
+    // The documented index of the box and the flip: the position in the task's stream.
+    let size = loader.preprocess().output_len();
+    for (step, at) in [(0, 0), (0, 49), (3, 7), (9, 49)] {
+        let image = data.train.view(loader.batch_indices(step)[at] as usize);
+        let mut rng = Rng::new(4, Stream::Augment, 1 << 40 | (step * 50 + at) as u64);
+        let mut one = vec![f32::NAN; size];
+        loader.preprocess().train(image, &mut rng, &mut one);
+        assert!(one == wanted[step].0[at * size..(at + 1) * size], "step {step}, image {at}");
+    }
+}
+
+#[test]
+fn prefetching_changes_nothing_and_stops_when_dropped() {
+    let (loader, ..) = small_loader(0, 4, 40, 4);
+    let loader = Arc::new(loader);
+    for range in [0..loader.steps(), 5..8, 3..3] {
+        let mut prefetch = Prefetch::start(loader.clone(), range.clone()).unwrap();
+        for step in range {
+            let batch = prefetch.next().unwrap().unwrap();
+            assert_eq!(batch.step, step);
+            assert!((batch.images.clone(), batch.labels.clone()) == filled(&loader, step), "step {step}");
+            if step % 2 == 0 {
+                prefetch.recycle(batch);
+            }
+        }
+        assert!(prefetch.next().is_none());
+    }
+    // Never read, read once, and asked for more than fits the queue.
+    drop(Prefetch::start(loader.clone(), 0..usize::MAX).unwrap());
+    let mut prefetch = Prefetch::start(loader.clone(), 0..1000).unwrap();
+    prefetch.next().unwrap().unwrap();
+    drop(prefetch);
+    assert_eq!(Arc::strong_count(&loader), 1, "a thread still holds the loader");
+}
+
+#[test]
+fn evaluation_batches_and_wrong_buffers() {
+    let (loader, split, data) = small_loader(0, 4, 40, 4);
+    let size = loader.preprocess().output_len();
+    let indices = &split.tasks[3].test[..7];
+    let (mut out, mut labels) = (vec![f32::NAN; 7 * size], vec![0; 7]);
+    loader.fill_eval(Images::Test, indices, &mut out, &mut labels).unwrap();
+    for (at, &i) in indices.iter().enumerate() {
+        let mut one = vec![0.0; size];
+        loader.preprocess().eval(data.test.view(i as usize), &mut one);
+        assert_eq!(one, out[at * size..(at + 1) * size]);
+        assert!(split.tasks[3].classes.contains(&labels[at]));
+    }
+    loader.fill_eval(Images::Train, &[599], &mut out[..size], &mut labels[..1]).unwrap();
+    for result in [
+        loader.fill_eval(Images::Test, &[200], &mut out[..size], &mut labels[..1]),
+        loader.fill_eval(Images::Test, indices, &mut out[1..], &mut labels),
+        loader.fill_train(0, &mut out, &mut labels),
+    ] {
+        assert!(matches!(result, Err(Error::Shape { .. })));
+    }
+}
