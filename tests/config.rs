@@ -46,7 +46,8 @@ fn cifar100_has_the_official_values() {
     assert_eq!((pool.pool_size, pool.length, pool.top_k, pool.vote_group), (10, 10, 4, 16));
     assert_eq!(pool.pull_constraint_coeff, 1.0);
     // The learning rate at the global batch: 0.03 * 128 / 256 = 0.015.
-    let rate = config.optim.learning_rate * config.train.per_device_batch_size as f64 / config.optim.lr_batch as f64;
+    let rate =
+        config.optim.learning_rate * config.train.per_device_batch_size as f64 / config.optim.lr_batch as f64;
     assert_eq!(rate, 0.015);
     config.check_with_layers(12).unwrap();
 }
@@ -95,7 +96,10 @@ fn wrong_values_say_wanted_and_found() {
         ("seed = -1", "found `-1`"),
         ("seed = 99999999999999999999", "found `99999999999999999999`"),
         ("seed = 1.5", "found `1.5`"),
-        ("method = 'dualpromt'", "one of `l2p`, `dualprompt`, `finetune`, `linear`, `ncm`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?"),
+        (
+            "method = 'dualpromt'",
+            "one of `l2p`, `dualprompt`, `finetune`, `linear`, `ncm`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
+        ),
         ("model.temperature = nan", "a finite number, found `nan`"),
         ("model.temperature = inf", "a finite number"),
         ("model.temperature = 1e999", "a finite number"),
@@ -139,7 +143,10 @@ fn set_takes_toml_and_bare_words() {
     assert_eq!(config.continual.class_order, "seed:3");
     for (set, wanted) in [
         ("seed", "--set wants KEY=VALUE such as `prompt_pool.length=5`, found `seed`"),
-        ("prompt_pool.lenght=5", "--set: unknown key `prompt_pool.lenght`; did you mean `prompt_pool.length`?"),
+        (
+            "prompt_pool.lenght=5",
+            "--set: unknown key `prompt_pool.lenght`; did you mean `prompt_pool.length`?",
+        ),
         ("batch_size=5", "`train.per_device_batch_size`"),
         ("seed=abc", "must be a whole number"),
         ("seed=1\nmethod='ncm'", "must be a whole number"),
@@ -163,7 +170,13 @@ fn every_key_has_a_comment_and_changes_the_hash() {
     // Every field of every struct is listed: the text of the schema holds as many `name: type = value`.
     let fields = include_str!("../src/config/schema.rs")
         .lines()
-        .filter(|l| l.starts_with("    ") && !l.starts_with("     ") && l.ends_with(',') && l.contains(": ") && l.contains(" = "))
+        .filter(|l| {
+            l.starts_with("    ")
+                && !l.starts_with("     ")
+                && l.ends_with(',')
+                && l.contains(": ")
+                && l.contains(" = ")
+        })
         .count();
     assert_eq!(fields, paths.len() + 9, "nine of the fields are tables");
     for ((path, key), (_, now)) in paths.iter().zip(&pairs) {
@@ -184,9 +197,15 @@ fn every_key_has_a_comment_and_changes_the_hash() {
 #[test]
 fn checks_name_keys_wanted_and_found() {
     for (sets, wanted) in [
-        (&["prompt_pool.top_k=11"][..], "prompt_pool.top_k = 11 must not be above prompt_pool.pool_size = 10"),
+        (
+            &["prompt_pool.top_k=11"][..],
+            "prompt_pool.top_k = 11 must not be above prompt_pool.pool_size = 10",
+        ),
         (&["prompt_pool.pool_size=0"], "method = \"l2p\" needs prompt_pool.pool_size"),
-        (&["prompt_pool.use_prefix_tune_for_e_prompt=true"], "method = \"l2p\" puts prompts in front of the tokens"),
+        (
+            &["prompt_pool.use_prefix_tune_for_e_prompt=true"],
+            "method = \"l2p\" puts prompts in front of the tokens",
+        ),
         (&["prompt_pool.length=0"], "prompt_pool.length must be at least 1, found 0"),
         (&["prompt_pool.length=65537"], "prompt_pool.length must be at most 65536, found 65537"),
         (&["prompt_pool.e_prompt_layer_idx=[]"], "must name at least one layer"),
@@ -201,9 +220,18 @@ fn checks_name_keys_wanted_and_found() {
         (&["continual.num_tasks=6"], "wants 12 classes, data.dataset = \"mnist_subset\" has 10"),
         (&["continual.class_order=seed:x"], "wants a whole number for N, found `x`"),
         (&["model.freeze_part=[\"\"]"], "must not hold an empty text"),
-        (&["prompt_pool.prompt_key=false", "prompt_pool.shared_prompt_key=true"], "needs prompt_pool.prompt_key = true"),
-        (&["g_prompt.g_prompt_length=2", "g_prompt.use_prefix_tune_for_g_prompt=false"], "layer 1 of g_prompt.g_prompt_layer_idx"),
-        (&["method=joint", "prompt_pool.pool_size=0"], "model.vit_classifier = \"prompt\" needs prompt tokens"),
+        (
+            &["prompt_pool.prompt_key=false", "prompt_pool.shared_prompt_key=true"],
+            "needs prompt_pool.prompt_key = true",
+        ),
+        (
+            &["g_prompt.g_prompt_length=2", "g_prompt.use_prefix_tune_for_g_prompt=false"],
+            "layer 1 of g_prompt.g_prompt_layer_idx",
+        ),
+        (
+            &["method=joint", "prompt_pool.pool_size=0"],
+            "model.vit_classifier = \"prompt\" needs prompt tokens",
+        ),
         (&["method=dualprompt", "prompt_pool.pool_size=0"], "method = \"dualprompt\" needs"),
     ] {
         let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
@@ -229,7 +257,9 @@ fn checks_name_keys_wanted_and_found() {
 
 #[test]
 fn methods_imply_values_and_say_so() {
-    for (method, notes) in [("finetune", 3), ("linear", 2), ("ncm", 2), ("dualprompt", 2), ("l2p", 0), ("joint", 0)] {
+    for (method, notes) in
+        [("finetune", 3), ("linear", 2), ("ncm", 2), ("dualprompt", 2), ("l2p", 0), ("joint", 0)]
+    {
         let loaded = load_with_notes(None, &[format!("method={method}")], None, None, None).unwrap();
         assert_eq!(loaded.notes.len(), notes, "{method}: {:?}", loaded.notes);
         let mut again = loaded.config.clone();

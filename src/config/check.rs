@@ -18,7 +18,13 @@ impl Config {
         match method {
             Method::FineTune | Method::Linear | Method::Ncm => {
                 imply(&mut notes, &because, "prompt_pool.pool_size", &mut self.prompt_pool.pool_size, 0);
-                imply(&mut notes, &because, "g_prompt.g_prompt_length", &mut self.g_prompt.g_prompt_length, 0);
+                imply(
+                    &mut notes,
+                    &because,
+                    "g_prompt.g_prompt_length",
+                    &mut self.g_prompt.g_prompt_length,
+                    0,
+                );
                 self.imply_token(&mut notes, &because);
             }
             Method::DualPrompt => {
@@ -32,7 +38,11 @@ impl Config {
             imply(&mut notes, &because, "model.freeze_part", &mut self.model.freeze_part, Vec::new());
         }
         let (group, batch) = (self.prompt_pool.vote_group, self.train.per_device_batch_size);
-        if self.prompt_pool.pool_size > 0 && self.prompt_pool.batchwise_prompt && group > 0 && batch % group != 0 {
+        if self.prompt_pool.pool_size > 0
+            && self.prompt_pool.batchwise_prompt
+            && group > 0
+            && batch % group != 0
+        {
             notes.push(format!(
                 "prompt_pool.vote_group = {group} does not divide train.per_device_batch_size = {batch}: \
                  the last vote of every batch is among {} images",
@@ -119,7 +129,10 @@ impl Config {
             format!("pretrain.heads = {} must divide pretrain.embed_dim = {}", p.heads, p.embed_dim)
         });
         complaints.unless(p.patch_size == 0 || self.data.input_size % p.patch_size == 0, || {
-            format!("pretrain.patch_size = {} must divide data.input_size = {}", p.patch_size, self.data.input_size)
+            format!(
+                "pretrain.patch_size = {} must divide data.input_size = {}",
+                p.patch_size, self.data.input_size
+            )
         });
         complaints.into_result()
     }
@@ -164,7 +177,10 @@ impl Config {
             c.unless(value <= MAX_SIZE, || format!("{key} must be at most {MAX_SIZE}, found {value}"));
         }
         c.unless(train.checkpoint_every_steps <= MAX_STEPS, || {
-            format!("train.checkpoint_every_steps must be at most {MAX_STEPS}, found {}", train.checkpoint_every_steps)
+            format!(
+                "train.checkpoint_every_steps must be at most {MAX_STEPS}, found {}",
+                train.checkpoint_every_steps
+            )
         });
 
         let positive = "a finite number above 0";
@@ -238,7 +254,8 @@ impl Config {
         });
         c.unless(self.model.freeze_part.iter().all(|part| !part.is_empty()), || {
             "model.freeze_part must not hold an empty text: it would match every parameter; \
-             method = \"linear\" trains the head only".into()
+             method = \"linear\" trains the head only"
+                .into()
         });
     }
 
@@ -247,7 +264,10 @@ impl Config {
         c.unless(pool.length > 0, || "prompt_pool.length must be at least 1, found 0".into());
         c.unless(pool.top_k > 0, || "prompt_pool.top_k must be at least 1, found 0".into());
         c.unless(pool.top_k <= pool.pool_size, || {
-            format!("prompt_pool.top_k = {} must not be above prompt_pool.pool_size = {}", pool.top_k, pool.pool_size)
+            format!(
+                "prompt_pool.top_k = {} must not be above prompt_pool.pool_size = {}",
+                pool.top_k, pool.pool_size
+            )
         });
         c.ascending("prompt_pool.e_prompt_layer_idx", &pool.e_prompt_layer_idx);
         c.unless(!pool.e_prompt_layer_idx.is_empty(), || {
@@ -307,7 +327,10 @@ impl Config {
             }
             Method::FineTune | Method::Linear | Method::Ncm => {
                 c.unless(pool.pool_size == 0, || {
-                    format!("method = \"{method}\" has no prompts and needs prompt_pool.pool_size = 0, found {}", pool.pool_size)
+                    format!(
+                        "method = \"{method}\" has no prompts and needs prompt_pool.pool_size = 0, found {}",
+                        pool.pool_size
+                    )
                 });
                 let g = self.g_prompt.g_prompt_length;
                 c.unless(g == 0, || {
@@ -336,7 +359,9 @@ impl Config {
 /// Classes of a data set; `None`: as many as asked for.
 fn classes_of(dataset: DatasetName) -> Option<usize> {
     match dataset {
-        DatasetName::MnistSubset | DatasetName::Mnist | DatasetName::FashionMnist | DatasetName::Cifar10 => Some(10),
+        DatasetName::MnistSubset | DatasetName::Mnist | DatasetName::FashionMnist | DatasetName::Cifar10 => {
+            Some(10)
+        }
         DatasetName::Cifar100 => Some(100),
         DatasetName::Synthetic => None,
     }
@@ -378,7 +403,9 @@ impl Complaints {
         self.unless(idx.is_sorted_by(|a, b| a < b), || {
             format!("{key} must name each layer once, in ascending order, found {idx:?}")
         });
-        self.unless(idx.iter().all(|l| *l <= MAX_SIZE), || format!("{key} must be at most {MAX_SIZE}, found {idx:?}"));
+        self.unless(idx.iter().all(|l| *l <= MAX_SIZE), || {
+            format!("{key} must be at most {MAX_SIZE}, found {idx:?}")
+        });
     }
 
     fn into_result(self) -> Result<()> {

@@ -112,12 +112,18 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("rand_seed", "set `continual.class_order` to \"natural\" or \"seed:N\""),
     ("shuffle", "set `continual.class_order` to \"natural\" or \"seed:N\""),
     ("task_inc", "evaluation is always over all classes seen; training masks with `continual.train_mask`"),
-    ("eval_task_inc", "evaluation is always over all classes seen; training masks with `continual.train_mask`"),
+    (
+        "eval_task_inc",
+        "evaluation is always over all classes seen; training masks with `continual.train_mask`",
+    ),
     ("norm_01", "set `model.input_norm = \"unit\"`"),
     ("use_e_prompt", "set `prompt_pool.pool_size = 0` for no pool"),
     ("use_g_prompt", "set `g_prompt.g_prompt_length = 0` for no general prompt"),
     ("same_key_value_for_g", "did you mean `g_prompt.same_key_value`?"),
-    ("same_key_value_for_pool", "pool prefixes always have separate keys and values, as the official code runs"),
+    (
+        "same_key_value_for_pool",
+        "pool prefixes always have separate keys and values, as the official code runs",
+    ),
     ("mask_first_epoch", "it has no effect in the official code; leave it out"),
     ("predefined_key_path", "it has no effect in the official code; leave it out"),
     ("offline_eval", "it has no effect in the official code; leave it out"),
@@ -147,8 +153,7 @@ pub fn hint(path: &str) -> String {
         let known = name(full);
         let known_table = full.rsplit_once('.').map_or("", |(t, _)| t);
         let away = if known_table == table { 0 } else { 1 };
-        (strsim::damerau_levenshtein(last, &known) + away)
-            .min(strsim::damerau_levenshtein(path, full))
+        (strsim::damerau_levenshtein(last, &known) + away).min(strsim::damerau_levenshtein(path, full))
     };
     let nearest = all.iter().map(|(p, _)| (distance(p), p)).min();
     match nearest {

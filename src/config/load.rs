@@ -100,12 +100,8 @@ impl Config {
             let line = e.span().map_or(1, |s| line_of(text, s.start));
             Error::config(format!("{origin}, line {line}: this is not TOML: {}", e.message().trim()))
         })?;
-        let mut builder = Builder {
-            text,
-            origin,
-            values: as_map(&Config::default()),
-            complaints: Vec::new(),
-        };
+        let mut builder =
+            Builder { text, origin, values: as_map(&Config::default()), complaints: Vec::new() };
         builder.table(document.get_ref(), "");
         builder.finish()
     }
@@ -163,15 +159,18 @@ impl Builder<'_> {
                 "" => name.get_ref().to_string(),
                 _ => format!("{prefix}.{}", name.get_ref()),
             };
+            // A quoted name with a dot in it is not the path it reads like.
+            if name.get_ref().contains('.') {
+                let what = format!("unknown key `\"{}\"`; write it without quotes", short(name.get_ref()));
+                self.complaints.push((at, what));
+                continue;
+            }
             self.value(&path, at, value);
         }
     }
 
     fn value(&mut self, path: &str, at: usize, value: &Spanned<DeValue>) {
-        // A name with a dot or a line break in it would read like another key.
-        let known = path.chars().filter(|c| *c == '.').count() <= 1;
-        let key = if known { keys::find(path) } else { None };
-        match (key.map(|k| k.kind), value.get_ref()) {
+        match (keys::find(path).map(|k| k.kind), value.get_ref()) {
             (None, DeValue::Table(inner)) if !path.contains('.') && !inner.is_empty() => {
                 self.table(inner, path);
             }
@@ -255,10 +254,12 @@ fn describe(found: &DeValue) -> String {
         DeValue::Float(f) => format!("`{}`", short(f.as_str())),
         DeValue::Boolean(b) => format!("`{b}`"),
         DeValue::Datetime(d) => format!("the date `{d}`"),
-        DeValue::Array(items) => match items.iter().map(|i| describe_item(i.get_ref())).collect::<Option<Vec<_>>>() {
-            Some(items) if items.len() <= 8 => format!("`[{}]`", items.join(", ")),
-            _ => format!("a list of {} items", items.len()),
-        },
+        DeValue::Array(items) => {
+            match items.iter().map(|i| describe_item(i.get_ref())).collect::<Option<Vec<_>>>() {
+                Some(items) if items.len() <= 8 => format!("`[{}]`", items.join(", ")),
+                _ => format!("a list of {} items", items.len()),
+            }
+        }
         DeValue::Table(_) => "a table".into(),
     }
 }
