@@ -37,8 +37,8 @@ fn framing_is_tfrecord() {
     // The check value of CRC-32C (RFC 3720), then a record as TensorBoard 2.21's own writer makes it.
     assert_eq!(crc(b"123456789"), 0xe306_9283);
     let wanted = [
-        0x0d, 0, 0, 0, 0, 0, 0, 0, 0x3c, 0x37, 0xb8, 0x34, b'b', b'r', b'a', b'i', b'n', b'.', b'E', b'v', b'e',
-        b'n', b't', b':', b'2', 0xee, 0x01, 0x06, 0x7c,
+        0x0d, 0, 0, 0, 0, 0, 0, 0, 0x3c, 0x37, 0xb8, 0x34, b'b', b'r', b'a', b'i', b'n', b'.', b'E', b'v',
+        b'e', b'n', b't', b':', b'2', 0xee, 0x01, 0x06, 0x7c,
     ];
     assert_eq!(frame(b"brain.Event:2"), wanted);
 }
@@ -64,8 +64,16 @@ fn tags_are_the_official_ones() {
     assert_eq!((tags::accuracy(3), tags::eval_loss(0)), ("accuracy_3".into(), "eval_loss_0".into()));
     assert_eq!((tags::histogram(9), tags::ours("x/y")), ("histogram_9".into(), "l2p_engine/x/y".into()));
     let fixed = [
-        tags::AVG_ACC, tags::FORGETTING, tags::BACKWARD, tags::LEARNING_ACC, tags::TRAIN_ACCURACY, tags::LOSS,
-        tags::LOSS_STD, tags::LEARNING_RATE, tags::L2_GRADS, tags::TASK_ID,
+        tags::AVG_ACC,
+        tags::FORGETTING,
+        tags::BACKWARD,
+        tags::LEARNING_ACC,
+        tags::TRAIN_ACCURACY,
+        tags::LOSS,
+        tags::LOSS_STD,
+        tags::LEARNING_RATE,
+        tags::L2_GRADS,
+        tags::TASK_ID,
     ];
     assert_eq!(
         fixed.join(" "),
@@ -76,14 +84,15 @@ fn tags_are_the_official_ones() {
 #[test]
 fn event_files_of_a_folder_are_read_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let names: Vec<_> = (0..3).map(|_| Writer::create(dir.path(), None).unwrap().path().to_path_buf()).collect();
+    let names: Vec<_> =
+        (0..3).map(|_| Writer::create(dir.path(), None).unwrap().path().to_path_buf()).collect();
     assert!(names.is_sorted() && names[0] != names[1] && names[1] != names[2], "{names:?}");
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     assert!(Writer::create(&file, None).unwrap_err().to_string().contains("cannot be made"));
 }
 
-const READ_BACK: &str = r#"
+const READ_BACK: &str = r##"
 import sys, math
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -114,7 +123,7 @@ assert {h.name: h.type for h in data.hparam_infos} == {"lr": 3, "method": 1, "ma
 content = acc.SummaryMetadata("_hparams_/session_end_info").plugin_data.content
 assert plugin_data_pb2.HParamsPluginData.FromString(content).session_end_info.status == 1
 print("read back")
-"#;
+"##;
 
 #[test]
 fn tensorboard_reads_it_back() {
