@@ -271,6 +271,28 @@ fn methods_imply_values_and_say_so() {
 }
 
 #[test]
+fn absurd_nesting_and_length_are_refused() {
+    for n in [100, 100_000] {
+        for text in [
+            format!("seed = {}", "[".repeat(n)),
+            format!("seed = {}{}", "[".repeat(n), "]".repeat(n)),
+            format!("a = {}", "{a = ".repeat(n)),
+            format!("{}a = 1", "a.".repeat(n)),
+            format!("[{}a]", "a.".repeat(n)),
+            format!("seed = {}", "9".repeat(n)),
+            format!("{} = 1", "x".repeat(n)),
+            (0..n).map(|i| format!("x{i} = 1\n")).collect(),
+        ] {
+            let said = error(&text);
+            assert!(said.len() < 5000, "{}", &said[..1000]);
+            let value = text.split_once('=').map_or("", |(_, v)| v);
+            assert!(set_error(&format!("prompt_pool.e_prompt_layer_idx={value}")).len() < 5000);
+            assert!(set_error(&format!("{}=1", text.replace('=', ""))).len() < 5000);
+        }
+    }
+}
+
+#[test]
 fn unreadable_files_are_sentences() {
     let dir = tempfile::tempdir().unwrap();
     let said = |p: &Path| load(Some(p), &[], None, None, None).unwrap_err().to_string();

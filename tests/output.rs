@@ -240,7 +240,12 @@ fn a_work_directory_belongs_to_one_run() {
         Workdir::create(&file.join("x"), false, &config).unwrap_err().to_string().contains("cannot be made")
     );
     // `--resume` where nothing is starts a run.
-    assert!(!Workdir::create(&dir.path().join("new"), true, &config).unwrap().resumed());
+    let new = Workdir::create(&dir.path().join("new"), true, &config).unwrap();
+    assert!(!new.resumed());
+    new.write_config(&config, &[("checkpoint_sha256", "abc\nseed = 3")]).unwrap();
+    let text = std::fs::read_to_string(new.config_toml()).unwrap();
+    assert!(text.starts_with("# checkpoint_sha256: abc seed = 3\n"), "{text}");
+    assert_eq!(Workdir::saved_config(new.path()).unwrap().unwrap(), config);
 }
 
 #[test]

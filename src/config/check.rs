@@ -41,7 +41,7 @@ impl Config {
         if self.prompt_pool.pool_size > 0
             && self.prompt_pool.batchwise_prompt
             && group > 0
-            && batch % group != 0
+            && !batch.is_multiple_of(group)
         {
             notes.push(format!(
                 "prompt_pool.vote_group = {group} does not divide train.per_device_batch_size = {batch}: \
@@ -125,10 +125,10 @@ impl Config {
         ] {
             complaints.unless(value > 0, || format!("{key} must be at least 1, found 0"));
         }
-        complaints.unless(p.heads == 0 || p.embed_dim % p.heads == 0, || {
+        complaints.unless(p.heads == 0 || p.embed_dim.is_multiple_of(p.heads), || {
             format!("pretrain.heads = {} must divide pretrain.embed_dim = {}", p.heads, p.embed_dim)
         });
-        complaints.unless(p.patch_size == 0 || self.data.input_size % p.patch_size == 0, || {
+        complaints.unless(p.patch_size == 0 || self.data.input_size.is_multiple_of(p.patch_size), || {
             format!(
                 "pretrain.patch_size = {} must divide data.input_size = {}",
                 p.patch_size, self.data.input_size
@@ -204,13 +204,13 @@ impl Config {
         ] {
             c.float(key, value, below_one, |v| (0.0..1.0).contains(&v));
         }
-        c.unless(!(optim.min_learning_rate > optim.learning_rate), || {
+        c.unless(optim.min_learning_rate.is_nan() || optim.min_learning_rate <= optim.learning_rate, || {
             format!(
                 "optim.min_learning_rate = {} must not be above optim.learning_rate = {}",
                 optim.min_learning_rate, optim.learning_rate
             )
         });
-        c.unless(!(optim.warmup_epochs > train.num_epochs as f64), || {
+        c.unless(optim.warmup_epochs.is_nan() || optim.warmup_epochs <= train.num_epochs as f64, || {
             format!(
                 "optim.warmup_epochs = {} must not be more than train.num_epochs = {}",
                 optim.warmup_epochs, train.num_epochs

@@ -135,6 +135,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
 
 /// A sentence for somebody who wrote the unknown key `path`: what they may have meant.
 pub fn hint(path: &str) -> String {
+    let path = start(path);
     let (table, last) = path.rsplit_once('.').unwrap_or(("", path));
     if let Some(Key { kind: Kind::Table(_), .. }) = find(path) {
         return format!("`{path}` is a table: give its keys one by one");
@@ -173,9 +174,14 @@ pub fn hint(path: &str) -> String {
 
 /// The word of `words` that is nearest to `found`, if it is near at all.
 pub fn nearest_word(found: &str, words: &[&'static str]) -> Option<&'static str> {
-    let found = found.to_lowercase();
+    let found = start(found).to_lowercase();
     let (distance, word) = words.iter().map(|w| (strsim::damerau_levenshtein(&found, w), *w)).min()?;
     (distance <= 2.max(word.len() / 3) && distance < word.len()).then_some(word)
+}
+
+/// No name is longer; comparing a whole file of text to each of them would take long.
+fn start(text: &str) -> &str {
+    text.char_indices().nth(80).map_or(text, |(end, _)| &text[..end])
 }
 
 fn or(names: &[&str]) -> String {

@@ -114,12 +114,17 @@ impl Config {
         let origin = "--set";
         let Some((path, value)) = assignment.split_once('=') else {
             return Err(Error::config(format!(
-                "{origin} wants KEY=VALUE such as `prompt_pool.length=5`, found `{assignment}`"
+                "{origin} wants KEY=VALUE such as `prompt_pool.length=5`, found `{}`",
+                short(assignment)
             )));
         };
         let (path, value) = (path.trim(), value.trim());
         let Some(key) = keys::find(path) else {
-            return Err(Error::config(format!("{origin}: unknown key `{path}`; {}", keys::hint(path))));
+            return Err(Error::config(format!(
+                "{origin}: unknown key `{}`; {}",
+                short(path),
+                keys::hint(path)
+            )));
         };
         let quoted = value.starts_with(['"', '\'']);
         let found = match key.kind {
@@ -130,7 +135,7 @@ impl Config {
                 Ok(parsed) => convert(kind, parsed.get_ref()),
                 Err(_) => match DeValue::parse(&quote_items(value)) {
                     Ok(parsed) if matches!(kind, Kind::Texts) => convert(kind, parsed.get_ref()),
-                    _ => Err(format!("must be {}, found `{value}`", kind.wanted())),
+                    _ => Err(format!("must be {}, found `{}`", kind.wanted(), short(value))),
                 },
             },
         };
@@ -142,13 +147,21 @@ impl Config {
     }
 }
 
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Complaint {
+    /// Byte position in the text.
+    at: usize,
+    what: String,
+    /// The unknown key for which a hint is looked up, if the complaint is listed at all.
+    unknown: Option<String>,
+}
+
 /// Walks a document and puts each value in its place.
 struct Builder<'a> {
     text: &'a str,
     origin: &'a str,
     values: Map<String, Value>,
-    /// Byte position and sentence.
-    complaints: Vec<(usize, String)>,
+    complaints: Vec<Complaint>,
 }
 
 impl Builder<'_> {
@@ -162,7 +175,7 @@ impl Builder<'_> {
             // A quoted name with a dot in it is not the path it reads like.
             if name.get_ref().contains('.') {
                 let what = format!("unknown key `\"{}\"`; write it without quotes", short(name.get_ref()));
-                self.complaints.push((at, what));
+                self.complain(at, what);
                 continue;
             }
             self.value(&path, at, value);
@@ -175,8 +188,8 @@ impl Builder<'_> {
                 self.table(inner, path);
             }
             (None, _) => {
-                let what = format!("unknown key `{}`; {}", short(path), keys::hint(path));
-                self.complaints.push((at, what));
+                let what = format!("unknown key `{}`", short(path));
+                self.complaints.push(Complaint { at, what, unknown: Some(path.to_string()) });
             }
             (Some(Kind::Table(_)), DeValue::Table(inner)) => self.table(inner, path),
             (Some(Kind::Table(_)), other) => {
@@ -184,13 +197,17 @@ impl Builder<'_> {
                     "`{path}` must be a table, found {}: write `[{path}]` and its keys below",
                     describe(other)
                 );
-                self.complaints.push((at, what));
+                self.complain(at, what);
             }
             (Some(kind), found) => match convert(kind, found) {
                 Ok(found) => insert(&mut self.values, path, found),
-                Err(what) => self.complaints.push((at, format!("`{path}` {what}"))),
+                Err(what) => self.complain(at, format!("`{path}` {what}")),
             },
         }
+    }
+
+    fn complain(&mut self, at: usize, what: String) {
+        self.complaints.push(Complaint { at, what, unknown: None });
     }
 
     fn finish(mut self) -> Result<Config> {
@@ -202,7 +219,10 @@ impl Builder<'_> {
             .complaints
             .iter()
             .take(MAX_COMPLAINTS)
-            .map(|(at, what)| format!("{}, line {}: {what}", self.origin, line_of(self.text, *at)))
+            .map(|c| {
+                let hint = c.unknown.as_ref().map_or(String::new(), |path| format!("; {}", keys::hint(path)));
+                format!("{}, line {}: {}{hint}", self.origin, line_of(self.text, c.at), c.what)
+            })
             .collect();
         if self.complaints.len() > MAX_COMPLAINTS {
             lines.push(format!("and {} more", self.complaints.len() - MAX_COMPLAINTS));

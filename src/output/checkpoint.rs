@@ -134,7 +134,13 @@ impl Store {
             tensors: state.tensors.iter().map(|(name, _, _)| name.clone()).collect(),
             meta: state.meta.clone(),
         };
-        atomic::write(&path.with_extension("json"), manifest.to_text()?.as_bytes())?;
+        let described =
+            manifest.to_text().and_then(|text| atomic::write(&path.with_extension("json"), text.as_bytes()));
+        if described.is_err() {
+            // On a full disk, data without a description is only in the way.
+            let _ = std::fs::remove_file(&path);
+        }
+        described?;
         self.prune(state.step);
         Ok(path)
     }

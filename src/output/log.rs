@@ -77,6 +77,14 @@ impl Log {
         Ok(())
     }
 
+    /// Waits until every line is on the disk: before a checkpoint records the length.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the disk refuses.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::file(&self.path, atomic::explain(&e, "written")))
+    }
+
     /// Length in bytes, for the checkpoint.
     pub fn len(&self) -> u64 {
         self.bytes

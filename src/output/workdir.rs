@@ -81,6 +81,21 @@ impl Workdir {
         &self.path
     }
 
+    /// Writes `config.toml` again with facts as comments on top, such as the checksum of the backbone.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written; the old file is then untouched.
+    pub fn write_config(&self, config: &Config, facts: &[(&str, &str)]) -> Result<()> {
+        let mut text = String::new();
+        for (name, value) in facts {
+            // Whatever the value holds, it stays within its comment.
+            let value: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            text += &format!("# {name}: {value}\n");
+        }
+        text += &config.to_toml();
+        atomic::write(&self.config_toml(), text.as_bytes())
+    }
+
     /// Whether a run was there already.
     pub fn resumed(&self) -> bool {
         self.resumed
