@@ -173,6 +173,47 @@ fn a_failed_save_leaves_the_one_before() {
     assert!(store.save(&state(5)).unwrap_err().to_string().contains("does not exist"));
 }
 
+/// A file system of 256 KiB, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = std::process::Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", "size=256k", "l2p-test"]).arg(dir.path());
+        let mounted = command.output().is_ok_and(|o| o.status.success());
+        mounted.then(|| SmallDisk(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).output();
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_sentence_and_costs_nothing() {
+    let Some(disk) = SmallDisk::mount() else {
+        println!("skipped: a file system cannot be mounted here");
+        return;
+    };
+    let store = store(disk.0.path());
+    store.save(&state(1)).unwrap();
+    let mut large = state(2);
+    large.tensors.push(("large".into(), vec![100_000], TensorData::F32(vec![1.0; 100_000])));
+    let said = store.save(&large).unwrap_err().to_string();
+    assert!(said.contains("step_000002.safetensors: cannot be written: the disk is full"), "{said}");
+    assert_eq!(names(disk.0.path()), ["step_000001.json", "step_000001.safetensors"]);
+    same(&store.load_latest(&mut Vec::new()).unwrap().unwrap(), &state(1));
+    // The data fits, its description does not.
+    let mut large = state(3);
+    large.meta = json!("x".repeat(400_000));
+    let said = store.save(&large).unwrap_err().to_string();
+    assert!(said.contains("step_000003.json: cannot be written: the disk is full"), "{said}");
+    assert_eq!(names(disk.0.path()), ["step_000001.json", "step_000001.safetensors"]);
+}
+
 /// 350 MB, the size of a whole ViT-B/16 in f32: `cargo test --release -- --ignored --nocapture`.
 #[test]
 #[ignore = "writes 350 MB"]

@@ -356,3 +356,14 @@ proptest! {
         prop_assert_eq!(again.seed, seed);
     }
 }
+
+#[test]
+fn hints_name_keys_that_exist() {
+    for (foreign, says) in keys::ELSEWHERE {
+        assert!(keys::find(foreign).is_none(), "{foreign} is a key");
+        for quoted in says.split('`').skip(1).step_by(2).filter(|q| !q.starts_with("--")) {
+            let path = quoted.split(' ').next().unwrap();
+            assert!(keys::find(path).is_some(), "{foreign}: `{path}` is no key");
+        }
+    }
+}

@@ -6,11 +6,12 @@ use l2p_engine::output::log::Log;
 use l2p_engine::output::progress::{Clock, span};
 use l2p_engine::output::results::{Floors, Results, Score, Speed};
 use l2p_engine::output::table::{self, Style};
-use l2p_engine::output::{Metrics, Workdir, atomic};
+use l2p_engine::output::{Metrics, Workdir, atomic, signal};
 use l2p_engine::tensor::{DType, plan::Plan};
 use serde_json::{Value, json};
-use std::io;
+use std::io::{self, BufRead};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 fn close(found: Option<f64>, wanted: &Value, what: &str) {
@@ -270,4 +271,41 @@ fn a_stale_lock_does_not_block() {
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("run.lock"), "1\n").unwrap();
     assert!(Workdir::create(&path, false, &config).unwrap_err().to_string().contains("process 1 is running"));
+}
+
+/// Not a test: the process that `two_signals_end_a_run` sends signals to.
+#[test]
+#[ignore = "run by two_signals_end_a_run"]
+fn waits_for_signals() {
+    signal::install().unwrap();
+    signal::install().unwrap();
+    assert!(!signal::stop_requested());
+    eprintln!("ready");
+    while !signal::stop_requested() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    eprintln!("saving");
+    std::thread::sleep(Duration::from_secs(20));
+    std::process::exit(7);
+}
+
+#[test]
+fn two_signals_end_a_run() {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "waits_for_signals", "--ignored", "--nocapture"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = io::BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let send = |name: &str| {
+        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+    };
+    assert_eq!(lines.next().unwrap(), "ready");
+    send("-TERM");
+    let said: Vec<String> = lines.by_ref().take(2).collect();
+    assert!(said.contains(&"saving".to_string()), "{said:?}");
+    assert!(said.iter().any(|l| l.contains("once more to stop at once")), "{said:?}");
+    send("-INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }

@@ -84,7 +84,7 @@ pub fn find(path: &str) -> Option<&'static Key> {
 }
 
 /// Keys of the official and the PyTorch configurations and of earlier habits, and what to write here.
-const ELSEWHERE: &[(&str, &str)] = &[
+pub const ELSEWHERE: &[(&str, &str)] = &[
     ("batch_size", "did you mean `train.per_device_batch_size`?"),
     ("size", "did you mean `prompt_pool.pool_size`?"),
     ("lr", "did you mean `optim.learning_rate`?"),
