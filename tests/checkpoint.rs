@@ -98,7 +98,8 @@ fn the_last_two_are_kept() {
 
 #[test]
 fn damage_is_noticed_and_the_one_before_is_used() {
-    let damage: [(&str, fn(&Path)); 7] = [
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 7] = [
         ("was changed: its checksum does not match", |p| {
             let mut bytes = fs::read(p).unwrap();
             *bytes.last_mut().unwrap() ^= 1;

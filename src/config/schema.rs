@@ -227,9 +227,9 @@ table! {
 Floors {
     /// Nearest class mean of the frozen features.
     ncm: bool = true,
-    /// A linear classifier on the frozen features, task after task.
+    /// A linear classifier on the frozen features.
     linear_probe: bool = true,
-    /// A head without the class mask.
+    /// A head trained naively, task after task, on the frozen features.
     naive_head: bool = true,
     /// Trains once more with a pool of one prompt: as long as the run itself.
     pool_of_one: bool = false,

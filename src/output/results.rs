@@ -87,7 +87,7 @@ impl Floors {
         [
             ("nearest class mean", &self.ncm),
             ("linear probe", &self.linear_probe),
-            ("head without class mask", &self.naive_head),
+            ("naive head", &self.naive_head),
             ("pool of one prompt", &self.pool_of_one),
         ]
         .into_iter()
