@@ -1,0 +1,170 @@
+//! The words a configuration value can be: one enum per key that takes a word.
+
+use super::keys::{Field, Kind};
+use serde::{Deserialize, Serialize};
+
+/// Defines an enum whose values are written in lower case in TOML.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? } default $default:ident) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vmeta])* #[serde(rename = $word)] $variant),+ }
+        impl $name {
+            /// Every accepted word.
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+            pub fn word(self) -> &'static str {
+                match self { $($name::$variant => $word),+ }
+            }
+        }
+        impl Default for $name { fn default() -> Self { $name::$default } }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result { f.write_str(self.word()) }
+        }
+        impl Field for $name { const KIND: Kind = Kind::Word(Self::WORDS); }
+    };
+}
+
+words! {
+    /// Which of the published "L2P"s a configuration follows. A label with provenance: everything
+    /// that differs is a value below, never a fork in the code.
+    RuleSet {
+        /// google-research/l2p, last commit (2022-12).
+        Official = "official",
+        /// google-research/l2p before July 2022.
+        OfficialV1 = "official-v1",
+        /// Wang et al. 2022, arXiv:2112.08654, as printed.
+        Paper = "paper",
+        /// JH-LEE-KR/l2p-pytorch.
+        PyTorch = "pytorch",
+    } default Official
+}
+
+words! {
+    /// What learns, and how tasks are presented.
+    Method {
+        /// Prompt pool in front of the tokens.
+        L2p = "l2p",
+        /// G- and E-prompts as key/value prefixes.
+        DualPrompt = "dualprompt",
+        /// No prompts; the whole network learns.
+        FineTune = "finetune",
+        /// No prompts; only the head learns, on frozen features.
+        Linear = "linear",
+        /// Nearest class mean of the frozen features; nothing learns by gradient.
+        Ncm = "ncm",
+        /// The configured prompts, all tasks at once: the upper bound.
+        Joint = "joint",
+    } default L2p
+}
+
+words! {
+/// The images and labels of a run.
+DatasetName {
+    /// 5,000 images of MNIST that come with the program.
+    MnistSubset = "mnist_subset",
+    Mnist = "mnist", FashionMnist = "fashion_mnist", Cifar10 = "cifar10", Cifar100 = "cifar100",
+    /// Random class-dependent images, for tests and for trying a configuration without data.
+    Synthetic = "synthetic",
+} default MnistSubset }
+
+words! {
+/// What happens to a training image between the file and the network.
+Augment {
+    /// Training images are resized like test images.
+    None = "none",
+    /// TensorFlow's random resized crop (area 0.05 to 1, aspect 0.75 to 1.33) and a flip.
+    CropFlip = "crop_flip",
+    /// The same crop without the flip (digits and letters have a handedness).
+    Crop = "crop",
+} default CropFlip }
+
+words! {
+/// The range in which pixels enter the network.
+InputNorm {
+    /// What the checkpoint was trained with, as far as its format tells.
+    Auto = "auto",
+    /// [0, 1], as the official code feeds it.
+    Unit = "unit",
+    /// [-1, 1], as ViT checkpoints of the JAX repository were trained.
+    Half = "half",
+    /// Mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225.
+    ImageNet = "imagenet",
+} default Auto }
+
+words! {
+/// The form of the activation x Phi(x).
+GeluChoice {
+    /// What the checkpoint was trained with, as far as its format tells.
+    Auto = "auto",
+    /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), as JAX checkpoints.
+    Tanh = "tanh",
+    /// 0.5 x (1 + erf(x / sqrt 2)), as PyTorch checkpoints.
+    Erf = "erf",
+} default Auto }
+
+words! {
+/// The rows of the last layer that the head classifies.
+Classifier {
+    /// Mean over all prompt rows of the last layer.
+    Prompt = "prompt",
+    /// The class token.
+    Token = "token",
+    /// Mean over all rows.
+    Gap = "gap",
+    /// Mean over the prompt rows and the class token.
+    TokenPrompt = "token+prompt",
+} default Prompt }
+
+words! {
+/// Where the prompts stand.
+TokenOrder {
+    /// [prompts, class token, patches]; prompts carry no position embedding.
+    PromptsFirst = "prompts_first",
+    /// [class token, prompts, patches]; prompts carry the class token's position embedding.
+    ClsFirst = "cls_first",
+} default PromptsFirst }
+
+words! {
+/// The query that is compared with the keys.
+EmbeddingKey {
+    /// The class token of the frozen network without prompts.
+    Cls = "cls",
+    /// Mean of the patch embeddings.
+    Mean = "mean",
+    /// Maximum of the patch embeddings.
+    Max = "max",
+    /// Maximum plus twice the mean.
+    MeanMax = "mean_max",
+} default Cls }
+
+words! {
+/// Values that prompts and keys start with.
+Initializer {
+    /// Uniform in [0, 0.01).
+    Uniform = "uniform",
+    /// Uniform in [-1, 1).
+    UniformSymmetric = "uniform_symmetric",
+    /// Normal with deviation 0.01.
+    Normal = "normal",
+    Zero = "zero",
+} default Uniform }
+
+words! {
+/// The update rule.
+OptimizerName { Adam = "adam", AdamW = "adamw", Sgd = "sgd" } default Adam }
+words! {
+/// The learning rate over the steps of a task.
+Schedule { Constant = "constant", Cosine = "cosine", Linear = "linear" } default Constant }
+
+words! {
+/// Which gradients the clip norm runs over.
+ClipScope {
+    /// Norm over the gradients of what learns.
+    Trainable = "trainable",
+    /// Norm over all gradients, frozen ones included, as the official code has it (+35 % work).
+    All = "all",
+} default Trainable }
+
+words! {
+/// Element type of activations and weights.
+Precision { F32 = "f32", F64 = "f64" } default F32 }

@@ -1,0 +1,295 @@
+//! Checkpoints: `step_000123.safetensors` and its description `step_000123.json`.
+//!
+//! The data is written first, then the description that holds its checksum, then older ones are
+//! deleted; so at every moment there is a whole checkpoint on the disk, and a damaged one is noticed.
+
+use super::atomic;
+use super::manifest::{FORMAT, Manifest, hex};
+use crate::error::{Error, Result};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Checkpoints kept on the disk.
+pub const KEPT: usize = 2;
+
+/// The elements of a saved tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TensorData {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    U32(Vec<u32>),
+}
+
+impl TensorData {
+    pub fn len(&self) -> usize {
+        match self {
+            TensorData::F32(v) => v.len(),
+            TensorData::F64(v) => v.len(),
+            TensorData::U32(v) => v.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn dtype(&self) -> &'static str {
+        match self {
+            TensorData::F32(_) => "F32",
+            TensorData::F64(_) => "F64",
+            TensorData::U32(_) => "U32",
+        }
+    }
+
+    /// The elements as they lie in the file, little-endian.
+    #[cfg(target_endian = "little")]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            TensorData::F32(v) => bytemuck::cast_slice(v),
+            TensorData::F64(v) => bytemuck::cast_slice(v),
+            TensorData::U32(v) => bytemuck::cast_slice(v),
+        }
+    }
+
+    fn from_bytes(dtype: Dtype, bytes: &[u8]) -> Option<TensorData> {
+        let (fours, _) = bytes.as_chunks::<4>();
+        let (eights, _) = bytes.as_chunks::<8>();
+        match dtype {
+            Dtype::F32 => {
+                Some(TensorData::F32(fours.iter().map(|b| f32::from_bits(u32::from_le_bytes(*b))).collect()))
+            }
+            Dtype::F64 => {
+                Some(TensorData::F64(eights.iter().map(|b| f64::from_bits(u64::from_le_bytes(*b))).collect()))
+            }
+            Dtype::U32 => Some(TensorData::U32(fours.iter().map(|b| u32::from_le_bytes(*b)).collect())),
+            _ => None,
+        }
+    }
+}
+
+/// Everything that a run needs to go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// Steps done since the start of the run, over all tasks.
+    pub step: u64,
+    /// Positions, counters, results so far.
+    pub meta: Value,
+    /// Name, shape and elements of each tensor, in the order in which they were saved.
+    pub tensors: Vec<(String, Vec<usize>, TensorData)>,
+}
+
+/// The checkpoints of one run.
+#[derive(Debug, Clone)]
+pub struct Store {
+    dir: PathBuf,
+    config_hash: String,
+}
+
+impl Store {
+    /// The checkpoints in `dir`, which is made if it does not exist. Leftovers of a save that was
+    /// killed are removed.
+    ///
+    /// # Errors
+    /// [`Error::File`] if `dir` cannot be made.
+    pub fn open(dir: &Path, config_hash: &str) -> Result<Store> {
+        std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, atomic::explain(&e, "made")))?;
+        atomic::sweep(dir);
+        Ok(Store { dir: dir.to_path_buf(), config_hash: config_hash.to_string() })
+    }
+
+    /// Writes `state` and deletes all but the last two checkpoints up to it, and any beyond it (they
+    /// belong to a course that was given up). Returns the path of the data file.
+    ///
+    /// # Errors
+    /// [`Error::File`] if writing fails; earlier checkpoints are then untouched.
+    /// [`Error::Failed`] if two tensors have one name or a shape does not fit its elements.
+    pub fn save(&self, state: &State) -> Result<PathBuf> {
+        let header = header_of(state)?;
+        let name = format!("step_{:06}.safetensors", state.step);
+        let path = self.dir.join(&name);
+        let mut digest = Sha256::new();
+        let mut bytes = 0u64;
+        atomic::write_with(&path, |out| {
+            let mut put = |part: &[u8]| -> io::Result<()> {
+                digest.update(part);
+                bytes += part.len() as u64;
+                out.write_all(part)
+            };
+            put(&(header.len() as u64).to_le_bytes())?;
+            put(header.as_bytes())?;
+            state.tensors.iter().try_for_each(|(_, _, data)| put(data.bytes()))
+        })?;
+        let manifest = Manifest {
+            format: FORMAT.into(),
+            step: state.step,
+            data: name,
+            bytes,
+            sha256: hex(&digest.finalize()),
+            engine_version: env!("CARGO_PKG_VERSION").into(),
+            config_hash: self.config_hash.clone(),
+            tensors: state.tensors.iter().map(|(name, _, _)| name.clone()).collect(),
+            meta: state.meta.clone(),
+        };
+        let described =
+            manifest.to_text().and_then(|text| atomic::write(&path.with_extension("json"), text.as_bytes()));
+        if described.is_err() {
+            // On a full disk, data without a description is only in the way.
+            let _ = std::fs::remove_file(&path);
+        }
+        described?;
+        self.prune(state.step);
+        Ok(path)
+    }
+
+    /// The newest whole checkpoint. Each one that is damaged is skipped with a sentence in
+    /// `warnings`; `None` if none was ever completed.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there are checkpoints and none of them is whole, or the folder cannot be read.
+    pub fn load_latest(&self, warnings: &mut Vec<String>) -> Result<Option<State>> {
+        let mut descriptions = 0;
+        for (step, kinds) in self.steps()?.into_iter().rev() {
+            let path = self.dir.join(format!("step_{step:06}.json"));
+            if !kinds.description {
+                warnings.push(format!(
+                    "{}: skipped: its description {} is missing, so it was not saved to the end",
+                    path.with_extension("safetensors").display(),
+                    path.display()
+                ));
+                continue;
+            }
+            descriptions += 1;
+            match self.load(step, &path) {
+                Ok(state) => return Ok(Some(state)),
+                Err(e) => warnings.push(format!("checkpoint of step {step} skipped: {e}")),
+            }
+        }
+        if descriptions == 0 {
+            return Ok(None);
+        }
+        Err(Error::file(
+            &self.dir,
+            format!(
+                "none of the {descriptions} checkpoints can be used: {}; start again with another `--workdir`",
+                warnings.join("; ")
+            ),
+        ))
+    }
+
+    fn load(&self, step: u64, path: &Path) -> Result<State> {
+        let manifest = Manifest::read(path)?;
+        let data = path.with_extension("safetensors");
+        let same_name = data.file_name().is_some_and(|n| n.to_str() == Some(manifest.data.as_str()));
+        if manifest.step != step || !same_name {
+            return Err(Error::file(
+                path,
+                format!(
+                    "describes step {} in `{}`, which is another checkpoint",
+                    manifest.step, manifest.data
+                ),
+            ));
+        }
+        let length =
+            std::fs::metadata(&data).map_err(|e| Error::file(&data, atomic::explain(&e, "read")))?.len();
+        if length != manifest.bytes {
+            return Err(Error::file(&data, format!("must have {} bytes, found {length}", manifest.bytes)));
+        }
+        let bytes = std::fs::read(&data).map_err(|e| Error::file(&data, atomic::explain(&e, "read")))?;
+        if hex(&Sha256::digest(&bytes)) != manifest.sha256 {
+            return Err(Error::file(&data, "was changed: its checksum does not match the description"));
+        }
+        let tensors = parse(&bytes, &manifest.tensors).map_err(|what| Error::file(&data, what))?;
+        Ok(State { step, meta: manifest.meta, tensors })
+    }
+
+    /// Which of the two files each step has, in ascending order.
+    fn steps(&self) -> Result<Vec<(u64, Kinds)>> {
+        let mut found = std::collections::BTreeMap::<u64, Kinds>::new();
+        let entries =
+            std::fs::read_dir(&self.dir).map_err(|e| Error::file(&self.dir, atomic::explain(&e, "read")))?;
+        for entry in entries {
+            let entry = entry.map_err(|e| Error::file(&self.dir, atomic::explain(&e, "read")))?;
+            let name = entry.file_name();
+            let Some((stem, ending)) = name.to_str().and_then(|n| n.rsplit_once('.')) else { continue };
+            let Some(step) = stem.strip_prefix("step_").and_then(|s| s.parse::<u64>().ok()) else { continue };
+            if stem != format!("step_{step:06}") {
+                continue;
+            }
+            match ending {
+                "json" => found.entry(step).or_default().description = true,
+                "safetensors" => found.entry(step).or_default().data = true,
+                _ => {}
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// Deletes all but the last two up to `newest`, descriptions first. What cannot be deleted stays.
+    fn prune(&self, newest: u64) {
+        let Ok(steps) = self.steps() else { return };
+        let whole = |kinds: &Kinds| kinds.description && kinds.data;
+        let kept: Vec<u64> = steps
+            .iter()
+            .rev()
+            .filter(|(s, k)| *s <= newest && whole(k))
+            .map(|(s, _)| *s)
+            .take(KEPT)
+            .collect();
+        for (step, _) in steps.iter().filter(|(s, _)| !kept.contains(s)) {
+            let path = self.dir.join(format!("step_{step:06}.json"));
+            let _ = std::fs::remove_file(&path);
+            let _ = std::fs::remove_file(path.with_extension("safetensors"));
+        }
+    }
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Kinds {
+    description: bool,
+    data: bool,
+}
+
+/// The safetensors header: name to type, shape and byte range; padded so that the data is aligned.
+fn header_of(state: &State) -> Result<String> {
+    let mut names = HashSet::new();
+    let mut header = Map::new();
+    let mut at = 0usize;
+    for (name, shape, data) in &state.tensors {
+        if name == "__metadata__" || !names.insert(name) {
+            return Err(Error::failed(format!("a checkpoint cannot hold two tensors named `{name}`")));
+        }
+        if shape.iter().product::<usize>() != data.len() {
+            return Err(Error::failed(format!("`{name}` has shape {shape:?} and {} elements", data.len())));
+        }
+        let end = at + data.bytes().len();
+        header
+            .insert(name.clone(), json!({"dtype": data.dtype(), "shape": shape, "data_offsets": [at, end]}));
+        at = end;
+    }
+    let mut text = Value::Object(header).to_string();
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    Ok(text)
+}
+
+type Tensors = Vec<(String, Vec<usize>, TensorData)>;
+
+fn parse(bytes: &[u8], names: &[String]) -> std::result::Result<Tensors, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|e| format!("is not a safetensors file: {e}"))?;
+    if file.len() != names.len() {
+        return Err(format!("holds {} tensors, its description lists {}", file.len(), names.len()));
+    }
+    names
+        .iter()
+        .map(|name| {
+            let view = file.tensor(name).map_err(|e| format!("tensor `{name}`: {e}"))?;
+            let data = TensorData::from_bytes(view.dtype(), view.data()).ok_or_else(|| {
+                format!("tensor `{name}` must be F32, F64 or U32, found {:?}", view.dtype())
+            })?;
+            Ok((name.clone(), view.shape().to_vec(), data))
+        })
+        .collect()
+}

@@ -1,0 +1,138 @@
+//! How far the run is: a bar on a terminal, a line now and then elsewhere, nothing with `--quiet`.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// Between two plain lines.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Progress over all steps of a run.
+#[derive(Debug)]
+pub struct Progress {
+    show: Show,
+    clock: Clock,
+    started: Instant,
+    last_line: Instant,
+}
+
+#[derive(Debug)]
+enum Show {
+    Bar(ProgressBar),
+    Lines,
+    Nothing,
+}
+
+/// What a line says, apart from where it goes.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    tasks: usize,
+    total_steps: u64,
+    /// Steps done before this process started; the rate does not count them.
+    first_step: u64,
+    task: usize,
+    step: u64,
+    loss: f64,
+    images: u64,
+}
+
+impl Clock {
+    pub fn new(tasks: usize, total_steps: u64, first_step: u64) -> Clock {
+        Clock { tasks, total_steps, first_step, task: 0, step: first_step, loss: f64::NAN, images: 0 }
+    }
+
+    pub fn task(&mut self, task: usize) {
+        self.task = task;
+    }
+
+    pub fn step(&mut self, step: u64, loss: f64, images: usize) {
+        self.step = step;
+        self.loss = loss;
+        self.images += images as u64;
+    }
+
+    /// `task 2/5  step 120/400  loss 0.4321  1234 images/s  1m 05s left`.
+    pub fn line(&self, elapsed: Duration) -> String {
+        let seconds = elapsed.as_secs_f64();
+        let done = self.step.saturating_sub(self.first_step);
+        let mut line =
+            format!("task {}/{}  step {}/{}", self.task + 1, self.tasks, self.step, self.total_steps);
+        if self.loss.is_finite() {
+            line += &format!("  loss {:.4}", self.loss);
+        } else if done > 0 {
+            line += &format!("  loss {}", self.loss);
+        }
+        if done > 0 && seconds > 0.0 {
+            let left = self.total_steps.saturating_sub(self.step) as f64 * seconds / done as f64;
+            line += &format!("  {:.0} images/s  {} left", self.images as f64 / seconds, span(left));
+        }
+        line
+    }
+}
+
+/// `42s`, `1m 05s`, `2h 03m`.
+pub fn span(seconds: f64) -> String {
+    let s = seconds.round() as u64;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m {:02}s", s / 60, s % 60),
+        _ => format!("{}h {:02}m", s / 3600, s / 60 % 60),
+    }
+}
+
+impl Progress {
+    /// `first_step` is the step a resumed run goes on from.
+    pub fn new(quiet: bool, tasks: usize, total_steps: u64, first_step: u64) -> Progress {
+        let show = if quiet {
+            Show::Nothing
+        } else if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::with_draw_target(Some(total_steps), ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("[{bar:24}] {msg}") {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_position(first_step);
+            Show::Bar(bar)
+        } else {
+            Show::Lines
+        };
+        let now = Instant::now();
+        Progress { show, clock: Clock::new(tasks, total_steps, first_step), started: now, last_line: now }
+    }
+
+    /// The task that the following steps belong to, from 0.
+    pub fn task(&mut self, task: usize) {
+        self.clock.task(task);
+    }
+
+    /// Step `step` of the run is done, on so many images.
+    pub fn step(&mut self, step: u64, loss: f64, images: usize) {
+        self.clock.step(step, loss, images);
+        match &self.show {
+            Show::Bar(bar) => {
+                bar.set_position(step);
+                bar.set_message(self.clock.line(self.started.elapsed()));
+            }
+            Show::Lines if self.last_line.elapsed() >= LINE_EVERY => {
+                self.last_line = Instant::now();
+                eprintln!("{}", self.clock.line(self.started.elapsed()));
+            }
+            Show::Lines | Show::Nothing => {}
+        }
+    }
+
+    /// A line above the bar, on standard error; nothing with `--quiet`.
+    pub fn say(&self, text: &str) {
+        match &self.show {
+            Show::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
+            Show::Lines => eprintln!("{text}"),
+            Show::Nothing => {}
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Show::Bar(bar) = &self.show {
+            bar.finish_and_clear();
+        }
+    }
+}

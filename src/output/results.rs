@@ -1,0 +1,187 @@
+//! `results.json` and `accuracy_matrix.csv`.
+
+use super::atomic;
+use super::metrics::Metrics;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write;
+use std::path::Path;
+
+/// Everything that a run found. Accuracies are fractions; what is not finite is `null` in the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Results {
+    pub engine_version: String,
+    pub rule_set: String,
+    pub method: String,
+    pub dataset: String,
+    pub seed: u64,
+    /// In words, such as `cpu (2 threads)` or `cuda:0 NVIDIA H200`.
+    pub device: String,
+    pub precision: String,
+    pub config_hash: String,
+    /// Path or name of the backbone.
+    pub checkpoint: String,
+    pub checkpoint_sha256: String,
+    pub num_tasks: usize,
+    /// All tasks are done.
+    pub complete: bool,
+    /// Each test image selects its own prompts: the headline.
+    pub per_image: Score,
+    /// The test images of a vote group select together, as the official evaluation does.
+    pub per_batch: Score,
+    pub floors: Floors,
+    pub images_per_second: Speed,
+    /// Wall time of the run so far, resumed parts included.
+    #[serde(with = "nullable")]
+    pub seconds: f64,
+}
+
+/// An accuracy matrix and what follows from it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Score {
+    /// Row: after task t; column: task i <= t.
+    #[serde(with = "nullable_matrix")]
+    pub accuracy_matrix: Vec<Vec<f64>>,
+    /// The metrics after the last row.
+    #[serde(with = "nullable")]
+    pub avg_acc: f64,
+    pub forgetting: Option<f64>,
+    pub backward: Option<f64>,
+    #[serde(with = "nullable")]
+    pub learning_acc: f64,
+    pub after_each_task: Vec<Metrics>,
+}
+
+impl Score {
+    /// # Errors
+    /// Those of [`Metrics::from_matrix`].
+    pub fn from_matrix(accuracy_matrix: Vec<Vec<f64>>) -> Result<Score> {
+        let after_each_task = Metrics::from_matrix(&accuracy_matrix)?;
+        let Some(last) = after_each_task.last().cloned() else { return Ok(Score::default()) };
+        Ok(Score {
+            accuracy_matrix,
+            avg_acc: last.avg_acc,
+            forgetting: last.forgetting,
+            backward: last.backward,
+            learning_acc: last.learning_acc,
+            after_each_task,
+        })
+    }
+}
+
+/// What needs no prompts, from the same features in the same run. `None`: not computed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Floors {
+    pub ncm: Option<Score>,
+    pub linear_probe: Option<Score>,
+    pub naive_head: Option<Score>,
+    pub pool_of_one: Option<Score>,
+}
+
+impl Floors {
+    /// The computed ones with a name for a table.
+    pub fn named(&self) -> Vec<(&'static str, &Score)> {
+        [
+            ("nearest class mean", &self.ncm),
+            ("linear probe", &self.linear_probe),
+            ("naive head", &self.naive_head),
+            ("pool of one prompt", &self.pool_of_one),
+        ]
+        .into_iter()
+        .filter_map(|(name, score)| score.as_ref().map(|s| (name, s)))
+        .collect()
+    }
+}
+
+/// Images per second.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
+pub struct Speed {
+    #[serde(with = "nullable")]
+    pub train: f64,
+    #[serde(with = "nullable")]
+    pub eval: f64,
+}
+
+impl Results {
+    /// Replaces `path` with these results.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written; the old file is then untouched.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::file(path, e))?;
+        atomic::write(path, format!("{text}\n").as_bytes())
+    }
+
+    /// # Errors
+    /// [`Error::File`] if the file cannot be read or is not a `results.json`.
+    pub fn read(path: &Path) -> Result<Results> {
+        let text =
+            std::fs::read_to_string(path).map_err(|e| Error::file(path, atomic::explain(&e, "read")))?;
+        serde_json::from_str(&text)
+            .map_err(|e| Error::file(path, format!("is not a results.json of this engine: {e}")))
+    }
+
+    /// Replaces `path` with both accuracy matrices as CSV: `selection,after_task,task_0,…`, one row
+    /// per selection and task; tasks not yet learned are empty.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written.
+    pub fn write_csv(&self, path: &Path) -> Result<()> {
+        atomic::write(path, self.csv().as_bytes())
+    }
+
+    pub fn csv(&self) -> String {
+        let widest = |score: &Score| score.accuracy_matrix.iter().map(Vec::len).max().unwrap_or(0);
+        let tasks = self.num_tasks.max(widest(&self.per_image)).max(widest(&self.per_batch));
+        let mut out = String::from("selection,after_task");
+        for task in 0..tasks {
+            let _ = write!(out, ",task_{task}");
+        }
+        out.push('\n');
+        for (selection, score) in [("per_image", &self.per_image), ("per_batch", &self.per_batch)] {
+            for (after, row) in score.accuracy_matrix.iter().enumerate() {
+                let _ = write!(out, "{selection},{after}");
+                for task in 0..tasks {
+                    out.push(',');
+                    if let Some(value) = row.get(task).filter(|v| v.is_finite()) {
+                        let _ = write!(out, "{value}");
+                    }
+                }
+                out.push('\n');
+            }
+        }
+        out
+    }
+}
+
+/// A float that is `null` in JSON when it is not finite.
+pub mod nullable {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        if value.is_finite() { to.serialize_f64(*value) } else { to.serialize_none() }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+    }
+}
+
+/// The same for a matrix.
+mod nullable_matrix {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(rows: &[Vec<f64>], to: S) -> Result<S::Ok, S::Error> {
+        let finite = |row: &Vec<f64>| row.iter().map(|v| v.is_finite().then_some(*v)).collect::<Vec<_>>();
+        rows.iter().map(finite).collect::<Vec<_>>().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<f64>>, D::Error> {
+        let rows = Vec::<Vec<Option<f64>>>::deserialize(from)?;
+        let known = |row: Vec<Option<f64>>| row.into_iter().map(|v| v.unwrap_or(f64::NAN)).collect();
+        Ok(rows.into_iter().map(known).collect())
+    }
+}

@@ -1,0 +1,127 @@
+//! Tables for the terminal: accuracies, floors, memory plan.
+
+use super::results::{Floors, Score};
+use crate::tensor::plan::Plan;
+use comfy_table::{CellAlignment, Table, presets};
+use std::io::IsTerminal;
+
+/// How tables are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    /// Lines from Unicode instead of + - |.
+    pub unicode: bool,
+    /// Columns of the terminal; two tables stand side by side when they fit.
+    pub width: usize,
+}
+
+impl Style {
+    /// For standard output: Unicode only on a terminal with a UTF-8 locale.
+    pub fn detect() -> Style {
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .into_iter()
+            .filter_map(|name| std::env::var(name).ok())
+            .find(|value| !value.is_empty())
+            .unwrap_or_default()
+            .to_lowercase();
+        let utf8 = locale.contains("utf-8") || locale.contains("utf8");
+        let width = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(100);
+        Style { unicode: utf8 && std::io::stdout().is_terminal(), width }
+    }
+
+    /// For files and pipes.
+    pub fn plain() -> Style {
+        Style { unicode: false, width: 100 }
+    }
+}
+
+/// Percent with two decimals.
+pub fn percent(fraction: f64) -> String {
+    if fraction.is_finite() { format!("{:.2}", 100.0 * fraction) } else { "-".into() }
+}
+
+fn percent_or_dash(fraction: Option<f64>) -> String {
+    fraction.map_or("-".into(), percent)
+}
+
+/// The accuracy matrices of both selections in percent, row after task t, column task, each with its
+/// average and forgetting; side by side if they fit.
+pub fn accuracy(per_image: &Score, per_batch: Option<&Score>, style: Style) -> String {
+    let left = matrix("each image selects", per_image, style);
+    match per_batch {
+        Some(score) => beside(&left, &matrix("batch vote", score, style), style.width),
+        None => left,
+    }
+}
+
+fn matrix(title: &str, score: &Score, style: Style) -> String {
+    let tasks = score.accuracy_matrix.iter().map(Vec::len).max().unwrap_or(0);
+    let mut header = vec!["after task".to_string()];
+    header.extend((0..tasks).map(|t| t.to_string()));
+    header.extend(["avg".to_string(), "forgetting".to_string()]);
+    let rows = score.accuracy_matrix.iter().enumerate().map(|(t, row)| {
+        let metrics = score.after_each_task.get(t);
+        let mut cells = vec![t.to_string()];
+        cells.extend((0..tasks).map(|i| row.get(i).map_or(String::new(), |a| percent(*a))));
+        cells.push(metrics.map_or("-".into(), |m| percent(m.avg_acc)));
+        cells.push(percent_or_dash(metrics.and_then(|m| m.forgetting)));
+        cells
+    });
+    format!("accuracy in %, {title}\n{}", draw(header, rows, style))
+}
+
+/// The run's own result above its floors, in percent.
+pub fn floors(per_image: &Score, per_batch: Option<&Score>, floors: &Floors, style: Style) -> String {
+    let mut rows = vec![("each image selects", per_image)];
+    rows.extend(per_batch.map(|score| ("batch vote", score)));
+    rows.extend(floors.named());
+    let header = ["", "avg accuracy %", "forgetting %"].map(String::from).to_vec();
+    let rows = rows.into_iter().map(|(name, score)| {
+        vec![name.to_string(), percent(score.avg_acc), percent_or_dash(score.forgetting)]
+    });
+    draw(header, rows, style)
+}
+
+/// The memory plan: MiB per group and in total.
+pub fn memory(plan: &Plan, style: Style) -> String {
+    let mib = |bytes: usize| format!("{:.2}", bytes as f64 / f64::from(1 << 20));
+    let tensors = |group: &str| plan.rows().iter().filter(|r| r.group == group).count().to_string();
+    let mut rows: Vec<Vec<String>> = plan
+        .by_group()
+        .into_iter()
+        .map(|(group, bytes)| vec![group.to_string(), tensors(group), mib(bytes)])
+        .collect();
+    rows.push(vec!["total".into(), plan.rows().len().to_string(), mib(plan.total_bytes())]);
+    draw(["memory", "tensors", "MiB"].map(String::from).to_vec(), rows.into_iter(), style)
+}
+
+/// First column to the left, numbers to the right.
+fn draw(header: Vec<String>, rows: impl Iterator<Item = Vec<String>>, style: Style) -> String {
+    let mut table = Table::new();
+    table.load_preset(if style.unicode {
+        presets::UTF8_FULL_CONDENSED
+    } else {
+        presets::ASCII_FULL_CONDENSED
+    });
+    table.set_header(header);
+    table.add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+/// Two texts next to each other if both fit, else one below the other.
+fn beside(left: &str, right: &str, width: usize) -> String {
+    let columns = |text: &str| text.lines().map(|l| l.chars().count()).max().unwrap_or(0);
+    let (l, r) = (columns(left), columns(right));
+    if l + 3 + r > width {
+        return format!("{left}\n\n{right}");
+    }
+    let rows = left.lines().count().max(right.lines().count());
+    let (mut lefts, mut rights) = (left.lines(), right.lines());
+    let join = |_| {
+        let (a, b) = (lefts.next().unwrap_or(""), rights.next().unwrap_or(""));
+        format!("{a}{}   {b}", " ".repeat(l - a.chars().count())).trim_end().to_string()
+    };
+    (0..rows).map(join).collect::<Vec<_>>().join("\n")
+}

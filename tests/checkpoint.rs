@@ -1,0 +1,271 @@
+//! Checkpoints: exact, whole or refused, and never the reason to lose an older one.
+
+use l2p_engine::output::{State, Store, TensorData};
+use proptest::prelude::*;
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+
+fn state(step: u64) -> State {
+    State {
+        step,
+        meta: json!({"task": 1, "accuracy": [0.1, 1.0 / 3.0, 5e-324], "text": "\"manifest_sha256\": \"ü"}),
+        tensors: vec![
+            // A signalling NaN, a quiet one with a payload, both infinities, minus zero, a denormal.
+            (
+                "z".into(),
+                vec![2, 3],
+                TensorData::F32(
+                    [0x7f80_0001, 0x7fc1_2345, 0x7f80_0000, 0xff80_0000, 0x8000_0000, 1]
+                        .map(f32::from_bits)
+                        .to_vec(),
+                ),
+            ),
+            ("empty".into(), vec![0, 7], TensorData::F32(vec![])),
+            (
+                "a".into(),
+                vec![2],
+                TensorData::F64([0x7ff0_0000_0000_0001, 0xfff8_dead_beef_0001].map(f64::from_bits).to_vec()),
+            ),
+            ("scalar".into(), vec![], TensorData::U32(vec![u32::MAX - step as u32])),
+        ],
+    }
+}
+
+/// Every bit of every element, which `==` does not compare for NaN.
+fn bits(state: &State) -> Vec<(String, Vec<usize>, Vec<u64>)> {
+    let all = |data: &TensorData| match data {
+        TensorData::F32(v) => v.iter().map(|x| u64::from(x.to_bits())).collect(),
+        TensorData::F64(v) => v.iter().map(|x| x.to_bits()).collect(),
+        TensorData::U32(v) => v.iter().map(|x| u64::from(*x)).collect(),
+    };
+    state.tensors.iter().map(|(n, s, d)| (n.clone(), s.clone(), all(d))).collect()
+}
+
+fn same(found: &State, wanted: &State) {
+    assert_eq!((found.step, &found.meta), (wanted.step, &wanted.meta));
+    assert_eq!(bits(found), bits(wanted));
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn store(dir: &Path) -> Store {
+    Store::open(dir, "0123456789abcdef").unwrap()
+}
+
+#[test]
+fn what_is_saved_comes_back_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let mut warnings = Vec::new();
+    assert!(store.load_latest(&mut warnings).unwrap().is_none());
+    let path = store.save(&state(7)).unwrap();
+    same(&store.load_latest(&mut warnings).unwrap().unwrap(), &state(7));
+    assert!(warnings.is_empty());
+    // Any reader of safetensors can open it, and the data starts at a multiple of eight.
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(u64::from_le_bytes(bytes[..8].try_into().unwrap()) % 8, 0);
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.tensor("z").unwrap().shape(), [2, 3]);
+    let manifest: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(path.with_extension("json")).unwrap()).unwrap();
+    assert_eq!(manifest["bytes"], bytes.len());
+    assert_eq!(manifest["config_hash"], "0123456789abcdef");
+    assert_eq!(manifest["engine_version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn the_last_two_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    for step in [1, 2, 999_999, 1_000_000, 10_000_000] {
+        store.save(&state(step)).unwrap();
+    }
+    let kept =
+        ["step_1000000.json", "step_1000000.safetensors", "step_10000000.json", "step_10000000.safetensors"];
+    assert_eq!(names(dir.path()), kept);
+    assert_eq!(store.load_latest(&mut Vec::new()).unwrap().unwrap().step, 10_000_000);
+    // Going on from an earlier step gives the later ones up.
+    store.save(&state(1_000_050)).unwrap();
+    assert_eq!(store.load_latest(&mut Vec::new()).unwrap().unwrap().step, 1_000_050);
+    assert_eq!(names(dir.path()).len(), 4);
+}
+
+#[test]
+fn damage_is_noticed_and_the_one_before_is_used() {
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 7] = [
+        ("was changed: its checksum does not match", |p| {
+            let mut bytes = fs::read(p).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(p, bytes).unwrap();
+        }),
+        ("must have", |p| fs::write(p, &fs::read(p).unwrap()[..40]).unwrap()),
+        ("does not exist", |p| fs::remove_file(p).unwrap()),
+        ("is missing, so it was not saved to the end", |p| {
+            fs::remove_file(p.with_extension("json")).unwrap()
+        }),
+        ("is cut off", |p| fs::write(p.with_extension("json"), "").unwrap()),
+        ("another checkpoint", |p| {
+            fs::copy(p.with_file_name("step_000001.json"), p.with_extension("json")).unwrap();
+        }),
+        ("its checksum does not match", |p| {
+            let text = fs::read_to_string(p.with_extension("json")).unwrap();
+            fs::write(p.with_extension("json"), text.replace("\"task\": 1", "\"task\": 2")).unwrap();
+        }),
+    ];
+    for (wanted, damage) in damage {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        store.save(&state(1)).unwrap();
+        damage(&store.save(&state(2)).unwrap());
+        let mut warnings = Vec::new();
+        same(&store.load_latest(&mut warnings).unwrap().unwrap(), &state(1));
+        assert!(warnings.len() == 1 && warnings[0].contains(wanted), "{wanted}: {warnings:?}");
+        // The next save keeps the whole one and lets the damaged one go.
+        store.save(&state(3)).unwrap();
+        let mut warnings = Vec::new();
+        assert_eq!(store.load_latest(&mut warnings).unwrap().unwrap().step, 3);
+        assert!(warnings.is_empty());
+    }
+}
+
+#[test]
+fn no_whole_checkpoint_is_an_error_unless_none_was_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let path = store.save(&state(1)).unwrap();
+    fs::write(&path, "x").unwrap();
+    let said = store.load_latest(&mut Vec::new()).unwrap_err().to_string();
+    assert!(said.contains("none of the 1 checkpoints can be used") && said.contains("--workdir"), "{said}");
+    fs::remove_file(path.with_extension("json")).unwrap();
+    let mut warnings = Vec::new();
+    assert!(store.load_latest(&mut warnings).unwrap().is_none());
+    assert_eq!(warnings.len(), 1);
+}
+
+#[test]
+fn a_failed_save_leaves_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    store.save(&state(1)).unwrap();
+    // The name of the data, then of the description, is taken by a folder that cannot be replaced.
+    for (name, step) in [("step_000002.safetensors", 2), ("step_000003.json", 3)] {
+        fs::create_dir_all(dir.path().join(name).join("in the way")).unwrap();
+        let said = store.save(&state(step)).unwrap_err().to_string();
+        assert!(said.contains(name) && said.contains("cannot be written: it is a folder"), "{said}");
+        same(&store.load_latest(&mut Vec::new()).unwrap().unwrap(), &state(1));
+        assert!(!names(dir.path()).iter().any(|n| n.ends_with(".tmp")));
+        fs::remove_dir_all(dir.path().join(name)).unwrap();
+    }
+    let mut twice = state(4);
+    twice.tensors.push(twice.tensors[0].clone());
+    assert!(store.save(&twice).unwrap_err().to_string().contains("two tensors named `z`"));
+    let mut wrong = state(4);
+    wrong.tensors[0].1 = vec![5];
+    assert!(store.save(&wrong).unwrap_err().to_string().contains("has shape [5] and 6 elements"));
+    // The folder is gone altogether.
+    fs::remove_dir_all(dir.path()).unwrap();
+    assert!(store.save(&state(5)).unwrap_err().to_string().contains("does not exist"));
+}
+
+/// A file system of 256 KiB, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = std::process::Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", "size=256k", "l2p-test"]).arg(dir.path());
+        let mounted = command.output().is_ok_and(|o| o.status.success());
+        mounted.then(|| SmallDisk(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).output();
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_sentence_and_costs_nothing() {
+    let Some(disk) = SmallDisk::mount() else {
+        println!("skipped: a file system cannot be mounted here");
+        return;
+    };
+    let store = store(disk.0.path());
+    store.save(&state(1)).unwrap();
+    let mut large = state(2);
+    large.tensors.push(("large".into(), vec![100_000], TensorData::F32(vec![1.0; 100_000])));
+    let said = store.save(&large).unwrap_err().to_string();
+    assert!(said.contains("step_000002.safetensors: cannot be written: the disk is full"), "{said}");
+    assert_eq!(names(disk.0.path()), ["step_000001.json", "step_000001.safetensors"]);
+    same(&store.load_latest(&mut Vec::new()).unwrap().unwrap(), &state(1));
+    // The data fits, its description does not.
+    let mut large = state(3);
+    large.meta = json!("x".repeat(400_000));
+    let said = store.save(&large).unwrap_err().to_string();
+    assert!(said.contains("step_000003.json: cannot be written: the disk is full"), "{said}");
+    assert_eq!(names(disk.0.path()), ["step_000001.json", "step_000001.safetensors"]);
+}
+
+/// 350 MB, the size of a whole ViT-B/16 in f32: `cargo test --release -- --ignored --nocapture`.
+#[test]
+#[ignore = "writes 350 MB"]
+fn a_large_checkpoint_is_quick() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let n = 87_500_000;
+    let tensors = vec![("w".into(), vec![n], TensorData::F32((0..n).map(|i| i as f32).collect()))];
+    let large = State { step: 1, meta: json!(null), tensors };
+    let start = std::time::Instant::now();
+    store.save(&large).unwrap();
+    let saved = start.elapsed();
+    assert_eq!(store.load_latest(&mut Vec::new()).unwrap().unwrap(), large);
+    eprintln!("350 MB: saved in {saved:?}, loaded in {:?}", start.elapsed() - saved);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any cut or bit flip, in either file: the older checkpoint, a warning, no panic.
+    #[test]
+    fn any_damage_falls_back(of_data in any::<bool>(), cut in any::<bool>(), at in any::<prop::sample::Index>(), bit in 0u32..8) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        store.save(&state(1)).unwrap();
+        let mut path = store.save(&state(2)).unwrap();
+        if !of_data {
+            path.set_extension("json");
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        let at = at.index(bytes.len());
+        if cut {
+            bytes.truncate(at);
+        } else {
+            bytes[at] ^= 1 << bit;
+        }
+        fs::write(&path, bytes).unwrap();
+        let mut warnings = Vec::new();
+        let found = store.load_latest(&mut warnings).unwrap().unwrap();
+        prop_assert_eq!(found.step, 1);
+        prop_assert_eq!(bits(&found), bits(&state(1)));
+        prop_assert_eq!(warnings.len(), 1);
+    }
+
+    /// Rubbish under both names: an error sentence.
+    #[test]
+    fn any_rubbish_is_refused(data in prop::collection::vec(any::<u8>(), 0..200), text in prop::collection::vec(any::<u8>(), 0..200)) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("step_000001.safetensors"), &data).unwrap();
+        fs::write(dir.path().join("step_000001.json"), &text).unwrap();
+        fs::write(dir.path().join("step_x.json"), &text).unwrap();
+        prop_assert!(store(dir.path()).load_latest(&mut Vec::new()).is_err());
+    }
+}
