@@ -126,7 +126,10 @@ pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
         let (b, h) = (task / e.heads, task % e.heads);
         with_scratch(tq * keys, |p: &mut [T]| {
             inputs.scores(p, inputs.q.head(b, h, d, 0), b, h, false, inputs.scale());
-            simd(|| softmax_rows(p, lse, keys));
+            simd(
+                #[inline(always)]
+                || softmax_rows(p, lse, keys),
+            );
             // SAFETY: this task alone writes the columns of head h of image b; rows lie within `out`.
             let dst = Strided { at: unsafe { out.at(b * tq * c + h * d) }, row_stride: c, col_stride: 1 };
             let mut add = false;
@@ -154,7 +157,11 @@ fn softmax_rows<T: Float>(p: &mut [T], lse: &mut [T], keys: usize) {
         for x in p.iter_mut() {
             *x = (*x - max).exp();
         }
-        let sum = lanes(keys, |j| p[j]);
+        let sum = lanes(
+            keys,
+            #[inline(always)]
+            |j| p[j],
+        );
         let inverse = T::ONE / sum;
         for x in p.iter_mut() {
             *x *= inverse;
@@ -239,7 +246,10 @@ pub fn backward_input<T: Float>(
             let (p, ds) = scratch.split_at_mut(tq * keys);
             inputs.scores(p, q, b, h, false, inputs.scale());
             inputs.scores(ds, dout, b, h, true, T::ONE);
-            simd(|| dscore_rows(p, ds, &lse[task * tq..][..tq], keys, inputs.scale()));
+            simd(
+                #[inline(always)]
+                || dscore_rows(p, ds, &lse[task * tq..][..tq], keys, inputs.scale()),
+            );
             if let Some(t) = &targets {
                 let (first, rows) = (t.q_rows.start, t.q_rows.len());
                 let ds_rows = &ds[(first * keys).min(ds.len())..];
@@ -284,7 +294,11 @@ fn dscore_rows<T: Float>(p: &mut [T], ds: &mut [T], lse: &[T], keys: usize, scal
         for x in p.iter_mut() {
             *x = (*x - lse).exp();
         }
-        let mean = lanes(keys, |j| p[j] * ds[j]);
+        let mean = lanes(
+            keys,
+            #[inline(always)]
+            |j| p[j] * ds[j],
+        );
         for j in 0..keys {
             ds[j] = p[j] * (ds[j] - mean) * scale;
         }

@@ -42,17 +42,27 @@ pub fn slope<T: Float>(x: T, form: Form) -> T {
 }
 
 pub fn forward<T: Float>(y: &mut [T], x: &[T], form: Form) {
-    for_rows(y, 1, |start, y| {
-        for (y, &x) in y.iter_mut().zip(&x[start..]) {
-            *y = value(x, form);
-        }
-    });
+    for_rows(
+        y,
+        1,
+        #[inline(always)]
+        |start, y| {
+            for (y, &x) in y.iter_mut().zip(&x[start..]) {
+                *y = value(x, form);
+            }
+        },
+    );
 }
 
 pub fn backward_in_place<T: Float>(d: &mut [T], x: &[T], form: Form) {
-    for_rows(d, 1, |start, d| {
-        for (d, &x) in d.iter_mut().zip(&x[start..]) {
-            *d *= slope(x, form);
-        }
-    });
+    for_rows(
+        d,
+        1,
+        #[inline(always)]
+        |start, d| {
+            for (d, &x) in d.iter_mut().zip(&x[start..]) {
+                *d *= slope(x, form);
+            }
+        },
+    );
 }

@@ -31,13 +31,16 @@ pub fn columns_acc<T: Float>(out: &mut [T], x: &[T]) {
         .par_chunks(rows * c)
         .map(|x| {
             let mut part = vec![T::ZERO; c];
-            simd(|| {
-                for x in x.chunks_exact(c) {
-                    for j in 0..c {
-                        part[j] += x[j];
+            simd(
+                #[inline(always)]
+                || {
+                    for x in x.chunks_exact(c) {
+                        for j in 0..c {
+                            part[j] += x[j];
+                        }
                     }
-                }
-            });
+                },
+            );
             part
         })
         .collect();
@@ -49,7 +52,20 @@ pub fn columns_acc<T: Float>(out: &mut [T], x: &[T]) {
 }
 
 pub fn squares<T: Float>(x: &[T]) -> f64 {
-    let partials: Vec<f64> =
-        x.par_chunks(16 * 1024).map(|x| simd(|| lanes(x.len(), |j| x[j].to_f64() * x[j].to_f64()))).collect();
+    let partials: Vec<f64> = x
+        .par_chunks(16 * 1024)
+        .map(|x| {
+            simd(
+                #[inline(always)]
+                || {
+                    lanes(
+                        x.len(),
+                        #[inline(always)]
+                        |j| x[j].to_f64() * x[j].to_f64(),
+                    )
+                },
+            )
+        })
+        .collect();
     partials.into_iter().sum()
 }
