@@ -4,7 +4,7 @@ use super::{Extents, Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
 use crate::error::Result;
 use crate::ops::float::{Float, Shared, simd};
 use crate::ops::matmul::cpu::{Strided, product};
-use crate::ops::sum::cpu::lanes;
+use crate::ops::sum::cpu::{lanes, max_lanes, sum_lanes};
 use crate::tensor::ViewMut;
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -150,18 +150,11 @@ pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
 #[inline(always)]
 fn softmax_rows<T: Float>(p: &mut [T], lse: &mut [T], keys: usize) {
     for (p, lse) in p.chunks_exact_mut(keys).zip(lse) {
-        let mut max = p[0];
-        for &x in p.iter() {
-            max = if x > max { x } else { max };
-        }
+        let max = max_lanes(p);
         for x in p.iter_mut() {
             *x = (*x - max).exp();
         }
-        let sum = lanes(
-            keys,
-            #[inline(always)]
-            |j| p[j],
-        );
+        let sum = sum_lanes(p);
         let inverse = T::ONE / sum;
         for x in p.iter_mut() {
             *x *= inverse;
@@ -291,6 +284,7 @@ pub fn backward_input<T: Float>(
 #[inline(always)]
 fn dscore_rows<T: Float>(p: &mut [T], ds: &mut [T], lse: &[T], keys: usize, scale: T) {
     for ((p, ds), &lse) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).zip(lse) {
+        let (p, ds) = (&mut p[..keys], &mut ds[..keys]);
         for x in p.iter_mut() {
             *x = (*x - lse).exp();
         }
@@ -299,8 +293,6 @@ fn dscore_rows<T: Float>(p: &mut [T], ds: &mut [T], lse: &[T], keys: usize, scal
             #[inline(always)]
             |j| p[j] * ds[j],
         );
-        for j in 0..keys {
-            ds[j] = p[j] * (ds[j] - mean) * scale;
-        }
+        ds.iter_mut().zip(p.iter()).for_each(|(ds, &p)| *ds = p * (*ds - mean) * scale);
     }
 }

@@ -24,6 +24,34 @@ pub fn lanes<T: Float>(n: usize, f: impl Fn(usize) -> T) -> T {
     total
 }
 
+/// Σ x.
+#[inline(always)]
+pub fn sum_lanes<T: Float>(x: &[T]) -> T {
+    lanes(
+        x.len(),
+        #[inline(always)]
+        |j| x[j],
+    )
+}
+
+/// The largest value, compared in 16 interleaved lanes.
+#[inline(always)]
+pub fn max_lanes<T: Float>(x: &[T]) -> T {
+    const LANES: usize = 16;
+    let mut acc = [x[0]; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for chunk in whole {
+        for (a, &v) in acc.iter_mut().zip(chunk) {
+            *a = if v > *a { v } else { *a };
+        }
+    }
+    let mut max = acc[0];
+    for &v in acc.iter().chain(rest) {
+        max = if v > max { v } else { max };
+    }
+    max
+}
+
 pub fn columns_acc<T: Float>(out: &mut [T], x: &[T]) {
     let c = out.len();
     let rows = rows_per_task(c);
