@@ -15,7 +15,7 @@ pub struct Workspace {
     pub matching: Matching,
 
     /// The query pass: one block's activations, the residual stream twice, the class rows.
-    pub query_acts: Option<BlockActs>,
+    pub query_acts: BlockActs,
     /// (B, T0, C)
     pub query_x: [Tensor; 2],
     /// (B, 2)
@@ -88,15 +88,12 @@ impl Workspace {
         let matching = Matching::new(plan, setup, dtype);
         plan.group("query pass");
         let embedded = Embedded::new(plan, dims, b, dtype);
-        let has_query = setup.pool.is_some() || !setup.training;
-        let q = if has_query { b } else { 0 };
         // With shortcuts the last query block computes one row, but the others need all of them.
-        let query_acts = has_query.then(|| {
-            BlockActs::new(plan, "query", block, (b, t0, t0), Keep::Nothing, dtype).with_room_for_q(plan)
-        });
+        let query_acts =
+            BlockActs::new(plan, "query", block, (b, t0, t0), Keep::Nothing, dtype).with_room_for_q(plan);
         let query_x = [
-            plan.tensor("query stream", [q, t0, c], dtype),
-            plan.tensor("query stream, next", [q, t0, c], dtype),
+            plan.tensor("query stream", [b, t0, c], dtype),
+            plan.tensor("query stream, next", [b, t0, c], dtype),
         ];
         let query_stats = plan.tensor("query norm statistics", [b, 2], dtype);
         plan.group("kept activations");
