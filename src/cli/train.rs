@@ -12,9 +12,10 @@ use std::path::PathBuf;
 pub struct Train {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Where results, checkpoints and events go.
-    #[arg(long, value_name = "DIR", default_value = "runs/default")]
-    workdir: PathBuf,
+    /// Where results, checkpoints and events go; by default the first free one of runs/default,
+    /// runs/default-2, … (with --resume: runs/default).
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<PathBuf>,
     /// `auto`, `cpu`, `cuda` or `cuda:0,1,…`.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -56,7 +57,18 @@ impl Train {
         }
         let options = Options { workdir: self.workdir.clone(), resume: self.resume, quiet: self.quiet, dev };
         let results = run::train(loaded.config, &options)?;
-        print(&report::closing(&results, &self.workdir, Style::detect()));
+        print(&report::closing(&results, &workdir, Style::detect()));
         Ok(())
     }
+}
+
+/// Where a run goes that was not told where to go.
+fn free_workdir(resume: bool) -> PathBuf {
+    let first = PathBuf::from("runs/default");
+    let taken = |dir: &PathBuf| dir.join("config.toml").exists();
+    if resume || !taken(&first) {
+        return first;
+    }
+    let numbered = (2..).map(|n| PathBuf::from(format!("runs/default-{n}")));
+    numbered.into_iter().find(|dir| !taken(dir)).unwrap_or(first)
 }
