@@ -55,7 +55,8 @@ impl Train {
             print(&table::memory(&session.plan, Style::detect()));
             return Ok(());
         }
-        let options = Options { workdir: self.workdir.clone(), resume: self.resume, quiet: self.quiet, dev };
+        let workdir = self.workdir.unwrap_or_else(|| free_workdir(self.resume));
+        let options = Options { workdir: workdir.clone(), resume: self.resume, quiet: self.quiet, dev };
         let results = run::train(loaded.config, &options)?;
         print(&report::closing(&results, &workdir, Style::detect()));
         Ok(())
