@@ -178,8 +178,7 @@ impl Model {
 
     /// Logits (B, K) of `images` with the prompts `ids` (B, N), whatever was selected before.
     pub fn logits_with(&mut self, dev: &Device, images: View, ids: &[u32]) -> Result<&Tensor> {
-        let n = self.setup.pool.as_ref().map_or(0, |p| p.top_k);
-        self.ws.matching.ids = Tensor::from_vec(ids.to_vec(), [images.dims()[0], n]);
+        self.ws.matching.set_ids(images.dims()[0], ids)?;
         self.embed(dev, images)?;
         self.forward(dev, images.dims()[0], false)?;
         Ok(&self.ws.logits)
