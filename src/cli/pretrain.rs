@@ -33,9 +33,9 @@ impl Pretrain {
         let out = self.out.unwrap_or_else(|| self.workdir.join("backbone.safetensors"));
         let done = pretrain::pretrain(&loaded.config, &self.workdir, &out, self.resume, self.quiet)?;
         print(&format!(
-            "test accuracy {} % over all classes and turns, {} % upright\nwritten to {}\nsha256 {}",
+            "accuracy {} % over {} classes\nwritten to {}\nsha256 {}",
             percent(done.accuracy),
-            percent(done.upright),
+            done.classes,
             done.path.display(),
             done.sha256
         ));

@@ -7,6 +7,7 @@ pub mod pretrain;
 pub mod report;
 pub mod run;
 mod session;
+mod warp;
 
 pub use run::{Options, train};
 pub use session::{Session, image_tensor};

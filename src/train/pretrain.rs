@@ -1,11 +1,13 @@
-//! Supervised training of a new backbone: the network without prompts, everything learning. With
-//! `pretrain.rotations`, each image is also turned and the turn is part of its class (Gidaris et al.
-//! 2018, arXiv:1803.07728), which asks for more than ten kinds of clothes do.
+//! Training of a new backbone: the network without prompts, everything learning. The classes are those
+//! of the data set, or with `pretrain.exemplars` every image is a class of its own; with
+//! `pretrain.rotations` each image is also turned and the turn is part of its class (Gidaris et al.
+//! 2018, arXiv:1803.07728). Both ask for more than ten kinds of clothes do.
 
 use super::evaluate::argmax;
 use super::session::image_tensor;
+use super::warp::warp;
 use crate::config::Config;
-use crate::data::{self, Images, Loader, Normalize, Prefetch, Preprocess, tasks};
+use crate::data::{self, Images, Loader, Normalize, Prefetch, Preprocess, Task, tasks};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::import::{Backbone, Gelu, HostTensor, VitDims, write_native};
@@ -21,6 +23,7 @@ use crate::output::{signal, table};
 use crate::rng::{Rng, Stream};
 use crate::tensor::Tensor;
 use crate::tensor::plan::Plan;
+use rayon::prelude::*;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,10 +36,10 @@ const INIT: f64 = 0.02;
 /// What a pre-training run reached.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Share of test images, turned and not, answered right among all classes of the training.
+    /// Share of unseen images (new warps of the training images, for exemplars) answered right
+    /// among all classes of the training.
     pub accuracy: f64,
-    /// The same without turning any image.
-    pub upright: f64,
+    pub classes: usize,
     pub path: PathBuf,
     pub sha256: String,
 }
@@ -57,7 +60,9 @@ pub fn pretrain(config: &Config, workdir: &Path, out: &Path, resume: bool, quiet
     let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
     let loader = Arc::new(Loader::new(data.clone(), &split, &task, preprocess, config.seed, batch, epochs)?);
     let turns = if config.pretrain.rotations { 4 } else { 1 };
-    let classes = data.class_names.len() * turns as usize;
+    let exemplars = config.pretrain.exemplars;
+    let kinds = if exemplars { data.train.len() } else { data.class_names.len() };
+    let classes = kinds * turns as usize;
 
     let dims = dims(config);
     let mut setup = Setup::new(config, dims, classes, batch.max(config.train.eval_batch_size))?;
@@ -84,12 +89,10 @@ pub fn pretrain(config: &Config, workdir: &Path, out: &Path, resume: bool, quiet
     let side = config.data.input_size;
     for prepared in Prefetch::start(loader.clone(), step..total)? {
         let mut prepared = prepared?;
-        for (i, image) in prepared.images.chunks_exact_mut(side * side * CHANNELS).enumerate() {
-            let index = 1 << 63 | (step * batch + i) as u64;
-            let turn = Rng::new(config.seed, Stream::Augment, index).below(turns);
-            rotate(image, side, turn);
-            prepared.labels[i] = prepared.labels[i] * turns + turn;
+        if exemplars {
+            prepared.labels = loader.batch_indices(step);
         }
+        change(config, turns, 1 << 63 | (step * batch) as u64, &mut prepared.images, &mut prepared.labels);
         let images = image_tensor(dtype, side, &prepared.images);
         let labels = Tensor::from_vec(prepared.labels.clone(), [batch]);
         step += 1;
@@ -106,8 +109,7 @@ pub fn pretrain(config: &Config, workdir: &Path, out: &Path, resume: bool, quiet
         }
     }
     progress.finish();
-    let accuracy = test(config, &mut method, &loader, &split.tasks[0].test, turns, turns)?;
-    let upright = test(config, &mut method, &loader, &split.tasks[0].test, turns, 1)?;
+    let accuracy = test(config, &mut method, &loader, &task, turns)?;
     let backbone = backbone(method.model(), config);
     let extra = BTreeMap::from([
         ("trained_by".to_string(), format!("l2p-engine {} pretrain", env!("CARGO_PKG_VERSION"))),
@@ -116,7 +118,7 @@ pub fn pretrain(config: &Config, workdir: &Path, out: &Path, resume: bool, quiet
     ]);
     write_native(out, &backbone, &extra)?;
     let sha256 = crate::import::load(out, &crate::import::Options::default())?.sha256;
-    Ok(Outcome { accuracy, upright, path: out.to_path_buf(), sha256 })
+    Ok(Outcome { accuracy, classes, path: out.to_path_buf(), sha256 })
 }
 
 fn dims(config: &Config) -> Dims {
@@ -161,32 +163,44 @@ fn rotate(image: &mut [f32], side: usize, turns: u32) {
     }
 }
 
-/// Accuracy on the test images in the first `shown` turns.
-fn test(
-    config: &Config,
-    method: &mut Gradient,
-    loader: &Loader,
-    indices: &[u32],
-    turns: u32,
-    shown: u32,
-) -> Result<f64> {
+/// Warps and turns a batch, with random numbers `first`, `first` + 1, …; labels become class and turn.
+fn change(config: &Config, turns: u32, first: u64, images: &mut [f32], labels: &mut [u32]) {
+    let (side, strength) = (config.data.input_size, config.pretrain.warp as f32);
+    let each = images.par_chunks_mut(side * side * CHANNELS).zip(labels.par_iter_mut());
+    each.enumerate().for_each(|(i, (image, label))| {
+        let mut rng = Rng::new(config.seed, Stream::Augment, first + i as u64);
+        let turn = rng.below(turns);
+        if strength > 0.0 {
+            warp(image, side, strength, &mut rng);
+        }
+        rotate(image, side, turn);
+        *label = *label * turns + turn;
+    });
+}
+
+/// Accuracy over all classes on images that training has not seen: the test images or, for exemplars,
+/// new warps of the training images.
+fn test(config: &Config, method: &mut Gradient, loader: &Loader, task: &Task, turns: u32) -> Result<f64> {
     let side = config.data.input_size;
-    let (mut right, mut all) = (0, 0);
+    let exemplars = config.pretrain.exemplars;
+    let (which, indices) = if exemplars { (Images::Train, &task.train) } else { (Images::Test, &task.test) };
+    let (mut right, mut all) = (0, 0u64);
     for chunk in indices.chunks(config.train.eval_batch_size) {
         let mut pixels = vec![0.0; chunk.len() * side * side * CHANNELS];
         let mut labels = vec![0; chunk.len()];
-        loader.fill_eval(Images::Test, chunk, &mut pixels, &mut labels)?;
-        for turn in 0..shown {
-            let images = image_tensor(method.model().dtype(), side, &pixels);
-            let none = Tensor::zeros([chunk.len(), 1], method.model().dtype());
-            let logits = method.logits(&Device::Cpu, images.view(), none.view(), &[])?;
-            let classes = logits.dims()[1];
-            for (z, &label) in logits.to_f64().chunks_exact(classes).zip(&labels) {
-                right += usize::from(argmax(z) == (label * turns + turn) as usize);
-                all += 1;
-            }
-            pixels.chunks_exact_mut(side * side * CHANNELS).for_each(|image| rotate(image, side, 1));
+        loader.fill_eval(which, chunk, &mut pixels, &mut labels)?;
+        if exemplars {
+            labels.copy_from_slice(chunk);
         }
+        change(config, turns, 3 << 62 | all, &mut pixels, &mut labels);
+        let images = image_tensor(method.model().dtype(), side, &pixels);
+        let none = Tensor::zeros([chunk.len(), 1], method.model().dtype());
+        let logits = method.logits(&Device::Cpu, images.view(), none.view(), &[])?;
+        let classes = logits.dims()[1];
+        let answers = logits.to_f64();
+        right +=
+            answers.chunks_exact(classes).zip(&labels).filter(|(z, l)| argmax(z) == **l as usize).count();
+        all += chunk.len() as u64;
     }
     Ok(right as f64 / all.max(1) as f64)
 }
