@@ -80,7 +80,9 @@ fn main() -> l2p_engine::Result<()> {
     }
     let dims = dims(args.model);
     let mut config = Config::default();
-    config.train.shortcuts = !args.plain;
+    if args.plain {
+        config.train.shortcuts.clear();
+    }
     config.prompt_pool.pool_size = args.pool;
     config.prompt_pool.length = args.length;
     config.prompt_pool.top_k = args.top_k;

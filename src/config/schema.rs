@@ -217,8 +217,10 @@ Train {
     eval_batch_size: usize = 64,
     /// Steps between checkpoints within a task (0: none); one is always written at its end.
     checkpoint_every_steps: usize = 100,
-    /// Exact savings of work; `false` runs the plain path.
-    shortcuts: bool = true,
+    /// Exact savings of work, each of which may be left out: `share_query_pass` (patch embedding and
+    /// everything up to the first prompt once for query and prompted pass, prompts once per pool row),
+    /// `limit_last_block` (only the rows the head reads), `limit_query_block` (only the class row).
+    shortcuts: Vec<String> = Shortcuts::all(),
 }
 }
 
@@ -259,4 +261,33 @@ Pretrain {
     /// Share of the target spread evenly over all classes.
     label_smoothing: f64 = 0.0,
 }
+}
+
+/// The exact savings of work that a run uses; see `train.shortcuts`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shortcuts {
+    pub share_query_pass: bool,
+    pub limit_last_block: bool,
+    pub limit_query_block: bool,
+}
+
+impl Shortcuts {
+    pub const WORDS: [&str; 3] = ["share_query_pass", "limit_last_block", "limit_query_block"];
+
+    /// Every one of them, as the configuration writes it.
+    pub fn all() -> Vec<String> {
+        Shortcuts::WORDS.map(String::from).to_vec()
+    }
+
+    /// Those that a list names; the first word that is none of them, otherwise.
+    pub fn named(words: &[String]) -> Result<Shortcuts, String> {
+        match words.iter().find(|w| !Shortcuts::WORDS.contains(&w.as_str())) {
+            Some(word) => Err(word.clone()),
+            None => {
+                let has = |i: usize| words.iter().any(|w| w == Shortcuts::WORDS[i]);
+                let [share_query_pass, limit_last_block, limit_query_block] = [has(0), has(1), has(2)];
+                Ok(Shortcuts { share_query_pass, limit_last_block, limit_query_block })
+            }
+        }
+    }
 }

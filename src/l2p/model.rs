@@ -78,9 +78,9 @@ impl Model {
         let embed_learns = vit.embed_wanted(&params, &grads);
         let blocks_learn = vit.blocks.iter().any(|b| block_wanted(b, &params, &grads));
         let last = setup.dims.layers - 1;
-        let limit_last = setup.shortcuts && layout.read.len() < layout.layers[last].tokens;
+        let limit_last = setup.shortcuts.limit_last_block && layout.read.len() < layout.layers[last].tokens;
         let cls_query = setup.pool.as_ref().is_some_and(|p| p.embedding_key == EmbeddingKey::Cls);
-        let can_share = setup.shortcuts
+        let can_share = setup.shortcuts.share_query_pass
             && cls_query
             && query_params.is_none()
             && !embed_learns
@@ -265,7 +265,7 @@ impl Model {
         self.vit.embed(dev, p, x, &mut ws.embedded, images)?;
         let acts = &mut ws.query_acts;
         for (l, block) in self.vit.blocks.iter().enumerate() {
-            let only_cls = l == last && self.setup.shortcuts && t0 > 1;
+            let only_cls = l == last && self.setup.shortcuts.limit_query_block && t0 > 1;
             let read = if only_cls { 0..1 } else { 0..t0 };
             let extents = Extents { batch, tokens: t0, read };
             block.project(dev, p, acts, x, &extents, &mut ws.temp)?;

@@ -1,6 +1,6 @@
 //! What a model needs to know of a configuration, checked against the backbone it will get.
 
-use crate::config::schema::{Classifier, ClipScope, Config, GPrompt, PromptPool, TokenOrder};
+use crate::config::schema::{Classifier, ClipScope, Config, GPrompt, PromptPool, Shortcuts, TokenOrder};
 use crate::error::{Error, Result};
 use crate::nn::vit::Dims;
 use crate::tensor::DType;
@@ -24,7 +24,7 @@ pub struct Setup {
     /// l2 penalty in the loss: 0.5 · decay · Σ p² (0 for AdamW, which decays in the optimizer).
     pub weight_decay: f64,
     pub label_smoothing: f64,
-    pub shortcuts: bool,
+    pub shortcuts: Shortcuts,
     pub dtype: DType,
     /// Largest batch of a step or an evaluation.
     pub max_batch: usize,
@@ -57,7 +57,10 @@ impl Setup {
                 _ => config.optim.weight_decay,
             },
             label_smoothing: 0.0,
-            shortcuts: config.train.shortcuts,
+            shortcuts: Shortcuts::named(&config.train.shortcuts).map_err(|word| {
+                let words = Shortcuts::WORDS.join("`, `");
+                Error::config(format!("train.shortcuts: wanted any of `{words}`, found `{word}`"))
+            })?,
             dtype: match config.precision {
                 Precision::F32 => DType::F32,
                 Precision::F64 => DType::F64,
