@@ -3,6 +3,7 @@
 
 pub mod npz;
 pub mod official;
+pub mod process;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,67 @@
+//! Running the program as a user does.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// A run of a second or two: few images, short prompts, frequent checkpoints.
+pub const SMALL: &[&str] = &[
+    "data.train_per_class=40",
+    "data.test_per_class=10",
+    "train.num_epochs=2",
+    "train.checkpoint_every_steps=2",
+    "prompt_pool.length=2",
+    "prompt_pool.top_k=2",
+];
+
+pub fn engine() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_l2p-engine"));
+    command.env("RUST_BACKTRACE", "1");
+    command
+}
+
+/// `l2p-engine train` on the small run.
+pub fn train(workdir: &Path, more: &[&str]) -> Command {
+    let mut command = engine();
+    command.arg("train").arg("--workdir").arg(workdir).arg("--quiet");
+    for set in SMALL {
+        command.args(["--set", set]);
+    }
+    command.args(more);
+    command
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The program must end with this code and without a panic; returns what it said.
+pub fn expect(mut command: Command, code: i32) -> String {
+    let output = command.output().expect("the program starts");
+    let said = format!("{}{}", stdout(&output), stderr(&output));
+    assert!(!said.contains("panicked"), "{command:?} panicked:\n{said}");
+    assert_eq!(output.status.code(), Some(code), "{command:?} said:\n{said}");
+    said
+}
+
+/// Everything of a run that must not depend on how often it was stopped: the last checkpoint's
+/// bytes, the matrices, the results without times, the log without times.
+pub fn outcome(workdir: &Path) -> (Vec<u8>, String, serde_json::Value, Vec<String>) {
+    let read = |name: &str| std::fs::read_to_string(workdir.join(name)).expect(name);
+    let mut checkpoints: Vec<_> = std::fs::read_dir(workdir.join("checkpoints"))
+        .expect("checkpoints")
+        .map(|e| e.expect("an entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    checkpoints.sort();
+    let last = std::fs::read(checkpoints.last().expect("a checkpoint")).expect("its bytes");
+    let mut results: serde_json::Value = serde_json::from_str(&read("results.json")).expect("results.json");
+    for key in ["seconds", "images_per_second", "device"] {
+        results.as_object_mut().expect("an object").remove(key);
+    }
+    let log = read("log.jsonl").lines().map(String::from).collect();
+    (last, read("accuracy_matrix.csv"), results, log)
+}
