@@ -82,8 +82,9 @@ impl Position {
 pub fn train(config: Config, options: &Options) -> Result<Results> {
     signal::install()?;
     let started = Instant::now();
-    let workdir = Workdir::create(&options.workdir, options.resume, &config)?;
+    // Data and backbone first: a run that cannot start leaves no folder behind.
     let mut session = Session::new(config, options.dev)?;
+    let workdir = Workdir::create(&options.workdir, options.resume, &session.config)?;
     let sha256 = session.backbone.sha256.clone();
     workdir.write_config(
         &session.config,
