@@ -110,7 +110,10 @@ fn missing_and_bad_files_exit_1() {
         let said = expect(command, 1);
         assert!(said.contains(named), "{args:?} does not name `{named}`: {said}");
     }
-    let half_written: Vec<_> = walk(dir.path()).into_iter().filter(|p| path(p).contains(".tmp")).collect();
+    let half_written: Vec<_> = walk(dir.path())
+        .into_iter()
+        .filter(|p| p.file_name().is_some_and(|n| path(Path::new(n)).contains(".tmp")))
+        .collect();
     assert!(half_written.is_empty(), "{half_written:?}");
 }
 

@@ -1,0 +1,163 @@
+//! The arrows of `docs/architecture.md`: which room of `src/` may know which other, where `unsafe`
+//! may stand, and what no room does. Reads the sources; needs nothing else.
+
+use std::path::{Path, PathBuf};
+
+/// A room and the rooms it may name. Everything may name `error`.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("rng", &[]),
+    ("device", &[]),
+    ("tensor", &[]),
+    ("ops", &["device", "tensor"]),
+    ("config", &[]),
+    ("data", &["config", "rng"]),
+    ("import", &[]),
+    ("output", &["config", "tensor"]),
+    ("nn", &["ops", "device", "tensor"]),
+    ("l2p", &["nn", "ops", "device", "tensor", "config", "rng"]),
+    ("optim", &["nn", "ops", "device", "tensor", "config"]),
+    ("methods", &["l2p", "optim", "ops", "device", "tensor", "config", "output"]),
+    (
+        "train",
+        &[
+            "methods", "l2p", "optim", "nn", "ops", "device", "tensor", "config", "data", "import", "output",
+            "rng",
+        ],
+    ),
+    ("cli", &["train", "methods", "ops", "device", "tensor", "config", "data", "import", "output"]),
+    ("testing", &["ops", "device", "tensor", "rng"]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            all.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            all.push(path);
+        }
+    }
+    all.sort();
+    all
+}
+
+/// Code without comments and without the tests at its end.
+fn code(text: &str) -> Vec<(usize, String)> {
+    let lines = text.lines().enumerate();
+    let code = lines.take_while(|(_, l)| l.trim() != "#[cfg(test)]");
+    code.map(|(i, l)| (i + 1, l.split("//").next().unwrap_or("").to_string())).collect()
+}
+
+/// The rooms that a line names: after `crate::`, also within braces.
+fn named(line: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for after in line.split("crate::").skip(1) {
+        let list = after.strip_prefix('{').unwrap_or(after);
+        let word: String = list.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        rooms.push(word);
+    }
+    rooms
+}
+
+fn arrow_violations(room: &str, text: &str) -> Vec<String> {
+    let allowed = ARROWS.iter().find(|(r, _)| *r == room).map(|(_, a)| *a);
+    let Some(allowed) = allowed else { return vec![format!("room `{room}` has no line in ARROWS")] };
+    let mut found = Vec::new();
+    for (number, line) in code(text) {
+        for other in named(&line) {
+            let is_room = ARROWS.iter().any(|(r, _)| *r == other);
+            if is_room && other != room && other != "error" && !allowed.contains(&other.as_str()) {
+                found.push(format!("line {number}: `{room}` may not know `{other}`"));
+            }
+        }
+    }
+    found
+}
+
+fn each_source(check: impl Fn(&str, &str, &str) -> Vec<String>) {
+    let root = root();
+    let mut found = Vec::new();
+    let mut seen = 0;
+    for path in sources(&root) {
+        let relative = path.strip_prefix(&root).expect("below src").to_str().expect("UTF-8").to_string();
+        let room = relative.split('/').next().expect("a room").trim_end_matches(".rs").to_string();
+        if ["lib", "main"].contains(&room.as_str()) {
+            continue;
+        }
+        seen += 1;
+        let text = std::fs::read_to_string(&path).expect("a source");
+        found.extend(check(&room, &relative, &text).into_iter().map(|v| format!("src/{relative}, {v}")));
+    }
+    assert!(seen > 50, "only {seen} files were read");
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn arrows() {
+    each_source(|room, _, text| arrow_violations(room, text));
+    assert_eq!(arrow_violations("ops", "use crate::l2p::Model;").len(), 1);
+    assert_eq!(arrow_violations("tensor", "fn f(x: crate::ops::float::Float) {}").len(), 1);
+    assert!(arrow_violations("nn", "use crate::ops::gelu; // crate::train is not named").is_empty());
+}
+
+fn unsafe_violations(relative: &str, text: &str) -> Vec<String> {
+    let allowed = relative.starts_with("device/")
+        || relative == "ops/float.rs"
+        || (relative.starts_with("ops/") && relative.ends_with("/cpu.rs"))
+        // A file is mapped into memory: reading 350 MB twice would cost seconds.
+        || relative.starts_with("import/");
+    let lines = code(text).into_iter();
+    let used =
+        lines.filter(|(_, l)| l.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe"));
+    used.filter(|_| !allowed)
+        .map(|(n, _)| format!("line {n}: `unsafe` outside of the ops' cpu.rs and device"))
+        .collect()
+}
+
+#[test]
+fn unsafe_stays_at_the_bottom() {
+    each_source(|_, relative, text| unsafe_violations(relative, text));
+    assert_eq!(unsafe_violations("nn/block.rs", "let x = unsafe { y };").len(), 1);
+}
+
+fn forbidden(relative: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (number, line) in code(text) {
+        for (word, where_allowed, why) in [
+            ("cudarc", "device/", "only device names the driver crate"),
+            (".unwrap()", "", "errors are sentences; an `expect` says why it cannot fail"),
+            ("todo!", "", "no stubs"),
+            ("unimplemented!", "", "no stubs"),
+            ("Device::Cpu =>", "ops/", "only ops and device decide by device"),
+            ("SystemTime", "output/", "nothing but file names and events may depend on the time"),
+            ("thread_rng", "", "randomness comes from rng.rs"),
+        ] {
+            let allowed = !where_allowed.is_empty() && relative.starts_with(where_allowed);
+            if line.contains(word) && !allowed && !relative.starts_with("device/") {
+                found.push(format!("line {number}: `{word}`: {why}"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn what_no_room_does() {
+    each_source(|_, relative, text| forbidden(relative, text));
+    assert_eq!(forbidden("nn/vit.rs", "match dev { Device::Cpu => 1 }").len(), 1);
+    assert_eq!(forbidden("train/run.rs", "x.unwrap()").len(), 1);
+}
+
+#[test]
+fn files_stay_readable() {
+    each_source(|_, _, text| {
+        let lines = text.lines().count();
+        if lines <= 720 { Vec::new() } else { vec![format!("{lines} lines; split it (720 at most)")] }
+    });
+}
