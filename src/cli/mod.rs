@@ -91,6 +91,15 @@ pub fn main() -> i32 {
     }
 }
 
+/// Whether the words after the program's name are a command that it knows. For documents.
+///
+/// # Errors
+/// What is wrong, in clap's words.
+pub fn check_command_line(args: &[&str]) -> std::result::Result<(), String> {
+    let words = std::iter::once("l2p-engine").chain(args.iter().copied());
+    Cli::try_parse_from(words).map(|_| ()).map_err(|e| e.to_string())
+}
+
 /// Prints to standard output; a closed pipe ends the program quietly.
 fn print(text: &str) {
     use std::io::Write;
