@@ -139,7 +139,11 @@ fn main() -> l2p_engine::Result<()> {
         let mib = |bytes: usize| bytes as f64 / (1024.0 * 1024.0);
         println!("l2p step {:?} batch {} threads {}", args.model, args.batch, rayon::current_num_threads());
         println!("  {median:.3} s/step (best {:.3}), {rate:.2} images/s", seconds[0]);
-        println!("  memory: planned {:.0} MiB, peak {:.0} MiB", mib(plan.total_bytes()), memory.map_or(0.0, mib));
+        println!(
+            "  memory: planned {:.0} MiB, peak {:.0} MiB",
+            mib(plan.total_bytes()),
+            memory.map_or(0.0, mib)
+        );
     }
     Ok(())
 }

@@ -321,8 +321,8 @@ impl Block {
         t.b.reshape([rows, c]);
         t.wide.reshape([rows, self.dims.mlp_dim]);
         /*10 */
- // d already is dL/dmid through the skip connection
- /* 9 */
+        // d already is dL/dmid through the skip connection
+        /* 9 */
         if let (true, Some(gelu_out)) = (self.fc2.wanted(p, grads), &mut t.gelu) {
             gelu_out.reshape([rows, self.dims.mlp_dim]);
             gelu::forward(dev, gelu_out.view_mut(), acts.fc1.view(), self.dims.gelu)?;
@@ -341,8 +341,8 @@ impl Block {
         let (dy, stats) = (t.a.view(), acts.ln2_stats.view());
         self.ln2.backward_acc(dev, p, grads, Some(d.view_mut()), dy, acts.mid.view(), stats)?;
         /* 5 */
- // d already is dL/dx through the skip connection
- /* 4 */
+        // d already is dL/dx through the skip connection
+        /* 4 */
         if let Some(attn) = &acts.attn {
             self.proj.backward_params_acc(dev, p, grads, attn.view(), d.view(), None)?;
         }
