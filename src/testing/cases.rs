@@ -343,6 +343,11 @@ pub fn small() -> Vec<Case> {
     dense::small().into_iter().chain(rows::small()).collect()
 }
 
+/// Shapes that several threads share: determinism and batch invariance.
+pub fn medium() -> Vec<Case> {
+    dense::medium().into_iter().chain(rows::medium()).collect()
+}
+
 /// ViT-B/16 with 40 prompt tokens at a batch of four: what the benchmark times.
 pub fn vit_b() -> Vec<Case> {
     dense::vit_b().into_iter().chain(rows::vit_b()).collect()

@@ -4,7 +4,7 @@ use super::close;
 
 /// Steps tried for every entry, relative to max(1, |x|). Powers of two, so that x ± h is exact or
 /// nearly so.
-const STEPS: [f64; 2] = [1.0 / 1024.0, 1.0 / 8192.0];
+const STEPS: [f64; 3] = [1.0 / 1024.0, 1.0 / 8192.0, 1.0 / 1_048_576.0];
 
 /// d/dx of `f` at `x`, extrapolated from two central differences: error O(h⁴). Of the steps tried,
 /// the one wins whose two differences agree best.

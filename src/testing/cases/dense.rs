@@ -29,6 +29,7 @@ pub(super) fn small() -> Vec<Case> {
         cases.push(layer_norm(rows, c, Fill::Values));
     }
     cases.push(layer_norm(3, 33, Fill::Around(1000.0)));
+    cases.push(layer_norm(2, 8, Fill::Constant(3.0)));
     cases.push(layer_norm_again(3, 5));
     cases.push(attention_packed(2, 5, (3, 4), 0));
     cases.push(attention_packed(1, 1, (1, 1), 0));
@@ -37,6 +38,22 @@ pub(super) fn small() -> Vec<Case> {
     cases.push(attention_apart(2, (1, 6), (2, 4), 2));
     cases.push(attention_apart(3, (5, 3), (1, 7), 1));
     cases
+}
+
+/// Large enough for several threads and for every blocking of the products.
+pub(super) fn medium() -> Vec<Case> {
+    vec![
+        matmul(67, 700, 33),
+        matmul(130, 64, 257),
+        linear_residual(131, 48, 192),
+        linear_gelu(131, 48, 193, Form::Tanh),
+        gelu(131, 500, Form::Erf),
+        layer_norm(133, 192, Fill::Values),
+        layer_norm(150, 768, Fill::Values),
+        attention_packed(7, 37, (3, 16), 0),
+        attention_packed(5, 17, (3, 16), 5),
+        attention_apart(7, (1, 65), (2, 64), 0),
+    ]
 }
 
 /// B = 4, T = 237 (196 patches, class token, 40 prompts), C = 768.

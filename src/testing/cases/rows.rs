@@ -49,6 +49,28 @@ pub(super) fn small() -> Vec<Case> {
     cases
 }
 
+pub(super) fn medium() -> Vec<Case> {
+    vec![
+        patches(7, 28, 7),
+        embed(7, 50, 96),
+        copy(7, (60, 50, 96), 10, 0..50),
+        add_row(300, 193),
+        gather(7, (60, 40, 96), 2, 20),
+        axpy(300, 193),
+        scale(300, 193),
+        column_sums(5000, 48),
+        squares(300, 193),
+        pool_tokens(9, (50, 96), 1..50, Kind::MeanMax),
+        row_norm(200, 193, Form::Rsqrt),
+        row_norm(200, 193, Form::Plus),
+        select(65, 10, 4, Select::PerImage),
+        select(65, 10, 4, Select::Vote { group: 16 }),
+        cross_entropy(65, 100, 0.1),
+        adam(100_003, 0.01),
+        sgd(100_003),
+    ]
+}
+
 pub(super) fn vit_b() -> Vec<Case> {
     let (b, t, c) = (4, 237, 768);
     vec![
