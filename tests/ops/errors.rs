@@ -129,7 +129,7 @@ fn attention_arguments() {
 
     let (qkv, lse, dout) = (t([2, 3, 12]), t([2, 2, 3]), t([2, 3, 4]));
     let packed = Qkv::packed(qkv.view());
-    let backward = |gradients, dprefix, prefix: Option<&Prefix>| {
+    let backward = |gradients: Option<Gradients>, dprefix: Option<PrefixMut>, prefix: Option<&Prefix>| {
         let (dout, lse) = (dout.view(), lse.view());
         attention::backward_input(&DEV, gradients, dprefix, dout, lse, &packed, prefix, 2)
     };
