@@ -316,7 +316,11 @@ fn whole_run(name: &str) {
     let mut done = 0;
     for (t, classes) in masks.iter().enumerate() {
         let (batch, epochs) = (8, run.config.train.num_epochs);
-        assert_eq!(l2p_engine::data::loader::steps_per_task(n_train, epochs, batch), steps[t], "steps");
+        assert_eq!(
+            l2p_engine::data::loader::steps_per_task(n_train, epochs, batch).expect("steps"),
+            steps[t],
+            "steps"
+        );
         if t > 0 && run.config.optim.reinit_optimizer {
             run.optimizer.reset();
         }

@@ -1,1 +1,100 @@
-//! (to be written)
+//! The command line. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted after
+//! saving. Errors are sentences on standard error.
+
+mod devices;
+mod eval;
+mod inspect;
+mod predict;
+mod pretrain;
+mod train;
+
+use crate::error::Result;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Learning to Prompt for continual learning.
+#[derive(Debug, Parser)]
+#[command(name = "l2p-engine", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Learn a sequence of tasks; without flags, Split-MNIST on the bundled backbone.
+    Train(train::Train),
+    /// Evaluate what a run has learned.
+    Eval(eval::Eval),
+    /// Name the class of image files.
+    Predict(predict::Predict),
+    /// Show what a checkpoint, a weight file or a work directory holds.
+    Inspect(inspect::Inspect),
+    /// Say what this program and this machine can compute on.
+    Devices(devices::Devices),
+    /// Train a backbone from scratch.
+    Pretrain(pretrain::Pretrain),
+}
+
+/// Where the configuration comes from; later flags win.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// TOML file; without it, the built-in default.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Pre-trained backbone: `.npz`, `.safetensors` or `bundled:micro`.
+    #[arg(long, value_name = "FILE")]
+    pub init_checkpoint: Option<String>,
+    /// Folder of the raw data set.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Seed of every random number.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Set one configuration key, such as `--set prompt_pool.length=5`. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<crate::config::load::Loaded> {
+        let (checkpoint, data) = (self.init_checkpoint.as_deref(), self.data_dir.as_deref());
+        crate::config::load::load_with_notes(self.config.as_deref(), &self.set, self.seed, checkpoint, data)
+    }
+}
+
+/// Parses the command line, runs the command and returns the exit code.
+pub fn main() -> i32 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are no errors; clap knows where each belongs.
+            let code = if e.use_stderr() { 2 } else { 0 };
+            let _ = e.print();
+            return code;
+        }
+    };
+    let done = match cli.command {
+        Command::Train(args) => args.run(),
+        Command::Eval(args) => args.run(),
+        Command::Predict(args) => args.run(),
+        Command::Inspect(args) => args.run(),
+        Command::Devices(args) => args.run(),
+        Command::Pretrain(args) => args.run(),
+    };
+    match done {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("l2p-engine: {e}");
+            e.exit_code()
+        }
+    }
+}
+
+/// Prints to standard output; a closed pipe ends the program quietly.
+fn print(text: &str) {
+    use std::io::Write;
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}

@@ -412,3 +412,10 @@ impl Complaints {
         if self.0.is_empty() { Ok(()) } else { Err(Error::config(self.0.join("\n"))) }
     }
 }
+
+impl super::schema::Floors {
+    /// Whether any floor is asked for.
+    pub fn any(&self) -> bool {
+        self.ncm || self.linear_probe || self.naive_head || self.pool_of_one
+    }
+}

@@ -251,6 +251,11 @@ Pretrain {
     mlp_dim: usize = 256,
     /// Images are also turned by 90, 180 and 270 degrees, each turn a class of its own.
     rotations: bool = false,
+    /// Every training image is a class of its own, to be told from all others however it is warped;
+    /// the labels of the data set are not used. `data.train_per_class` limits their number.
+    exemplars: bool = false,
+    /// Strength of the random warp (shift, turn, scale, shear, contrast): 0 is none, 1 is strong.
+    warp: f64 = 0.0,
     /// Share of the target spread evenly over all classes.
     label_smoothing: f64 = 0.0,
 }

@@ -4,7 +4,7 @@ use super::layout::Layout;
 use super::prompts::{Prompts, Side};
 use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
-use crate::config::schema::{ClipScope, EmbeddingKey, TokenOrder};
+use crate::config::schema::{ClipScope, EmbeddingKey, Initializer, TokenOrder};
 use crate::device::Device;
 use crate::error::Result;
 use crate::nn::block::{Extents, Need};
@@ -20,6 +20,7 @@ use crate::ops::matmul::Write;
 use crate::ops::pool_tokens::{self, Kind};
 use crate::ops::row_norm::{self, Form};
 use crate::ops::{gather, layer_norm, sum, tokens};
+use crate::rng::{Rng, Stream};
 use crate::tensor::plan::Plan;
 use crate::tensor::{Tensor, View};
 
@@ -93,6 +94,7 @@ impl Model {
     /// A copy of the backbone that never learns, if the model's own does.
     fn query_params(setup: &Setup, vit: &Vit, params: &Params, plan: &mut Plan) -> Option<Params> {
         let cls = setup.pool.as_ref().is_some_and(|p| p.embedding_key == EmbeddingKey::Cls);
+        let cls = cls || setup.keep_original;
         let learns = params.ids().any(|id| {
             let spec = params.spec(id);
             spec.trainable && crate::nn::params::is_backbone(&spec.name)
@@ -119,6 +121,33 @@ impl Model {
     pub fn query(&mut self, dev: &Device, images: View) -> Result<&Tensor> {
         self.query_pass(dev, images, false)?;
         Ok(&self.ws.matching.query)
+    }
+
+    /// Class-token features of the backbone as it was pre-trained, without prompts, whatever makes
+    /// the queries: (B, C).
+    pub fn features(&mut self, dev: &Device, images: View) -> Result<Tensor> {
+        self.query_pass(dev, images, false)?;
+        Ok(self.ws.matching.query.clone())
+    }
+
+    /// Fills prompts, keys and general prompts as the configuration's initialisers say; the head stays
+    /// zero, as the official code has it.
+    pub fn init_prompts(&mut self, seed: u64) -> Result<()> {
+        let pool = self.setup.pool.as_ref();
+        let ids = [
+            (self.prompts.prompt, pool.map(|p| p.initializer)),
+            (self.prompts.key, pool.map(|p| p.prompt_key_init)),
+            (self.prompts.general, self.setup.general.as_ref().map(|g| g.initializer)),
+        ];
+        for (stream, (id, how)) in ids.into_iter().enumerate() {
+            if let (Some(id), Some(how)) = (id, how) {
+                let mut rng = Rng::new(seed, Stream::Init, stream as u64);
+                let n = self.params.spec(id).shape.len();
+                let values: Vec<f64> = (0..n).map(|_| draw(&mut rng, how)).collect();
+                self.params.set(id, &values)?;
+            }
+        }
+        Ok(())
     }
 
     /// The query features that the last call of `query` or `step` computed.
@@ -149,8 +178,7 @@ impl Model {
 
     /// Logits (B, K) of `images` with the prompts `ids` (B, N), whatever was selected before.
     pub fn logits_with(&mut self, dev: &Device, images: View, ids: &[u32]) -> Result<&Tensor> {
-        let n = self.setup.pool.as_ref().map_or(0, |p| p.top_k);
-        self.ws.matching.ids = Tensor::from_vec(ids.to_vec(), [images.dims()[0], n]);
+        self.ws.matching.set_ids(images.dims()[0], ids)?;
         self.embed(dev, images)?;
         self.forward(dev, images.dims()[0], false)?;
         Ok(&self.ws.logits)
@@ -235,7 +263,7 @@ impl Model {
         let ws = &mut self.ws;
         let [x, next] = &mut ws.query_x;
         self.vit.embed(dev, p, x, &mut ws.embedded, images)?;
-        let Some(acts) = &mut ws.query_acts else { return Ok(()) };
+        let acts = &mut ws.query_acts;
         for (l, block) in self.vit.blocks.iter().enumerate() {
             let only_cls = l == last && self.setup.shortcuts && t0 > 1;
             let read = if only_cls { 0..1 } else { 0..t0 };
@@ -589,6 +617,15 @@ fn fill_table(dev: &Device, table: &mut Tensor, rows: View, position: Option<Vie
     match position {
         Some(position) => tokens::add_row_in_place(dev, table.view_mut(), position),
         None => Ok(()),
+    }
+}
+
+fn draw(rng: &mut Rng, how: Initializer) -> f64 {
+    match how {
+        Initializer::Uniform => 0.01 * f64::from(rng.uniform()),
+        Initializer::UniformSymmetric => 2.0 * f64::from(rng.uniform()) - 1.0,
+        Initializer::Normal => 0.01 * rng.normal(),
+        Initializer::Zero => 0.0,
     }
 }
 

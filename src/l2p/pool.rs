@@ -4,7 +4,7 @@
 use super::prompts::Prompts;
 use super::setup::Setup;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::params::{Grads, Params};
 use crate::ops::axpy::axpy;
 use crate::ops::match_prompts::{self, Select};
@@ -157,6 +157,18 @@ impl Matching {
         dquery.reshape([b, c]);
         dquery.fill(0.0);
         row_norm::backward_acc(dev, dquery.view_mut(), dunit.view(), self.query.view(), Form::Rsqrt)
+    }
+
+    /// Prompts chosen earlier, N per image, instead of a selection.
+    pub fn set_ids(&mut self, batch: usize, ids: &[u32]) -> Result<()> {
+        let n = self.ids.dims()[1];
+        if ids.len() != batch * n {
+            let (wanted, got) = (format!("{batch} x {n} ids"), ids.len().to_string());
+            return Err(Error::Shape { op: "match_prompts", arg: "ids", wanted, got });
+        }
+        self.ids.reshape([batch, n]);
+        self.ids.view_mut().get::<u32>("match_prompts", "ids")?.copy_from_slice(ids);
+        Ok(())
     }
 
     /// Query features computed earlier, instead of a query pass.

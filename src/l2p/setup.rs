@@ -28,6 +28,8 @@ pub struct Setup {
     pub dtype: DType,
     /// Largest batch of a step or an evaluation.
     pub max_batch: usize,
+    /// Keep the pre-trained backbone beside one that learns, for `Model::features`.
+    pub keep_original: bool,
     /// Whether gradients will be asked for.
     pub training: bool,
 }
@@ -61,6 +63,7 @@ impl Setup {
                 Precision::F64 => DType::F64,
             },
             max_batch,
+            keep_original: config.floors.any(),
             training: true,
         };
         setup.check()?;

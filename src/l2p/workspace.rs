@@ -3,7 +3,7 @@
 use super::layout::Layout;
 use super::pool::Matching;
 use super::setup::Setup;
-use crate::nn::block::{BlockActs, BlockTemp};
+use crate::nn::block::{BlockActs, BlockTemp, Keep};
 use crate::nn::vit::Embedded;
 use crate::tensor::Tensor;
 use crate::tensor::plan::Plan;
@@ -15,7 +15,7 @@ pub struct Workspace {
     pub matching: Matching,
 
     /// The query pass: one block's activations, the residual stream twice, the class rows.
-    pub query_acts: Option<BlockActs>,
+    pub query_acts: BlockActs,
     /// (B, T0, C)
     pub query_x: [Tensor; 2],
     /// (B, 2)
@@ -66,6 +66,16 @@ pub struct Needs {
     pub embed_learns: bool,
 }
 
+impl Needs {
+    fn keep(&self, training: bool) -> Keep {
+        match (training, self.blocks_learn) {
+            (false, _) => Keep::Nothing,
+            (true, false) => Keep::ForInput,
+            (true, true) => Keep::ForParameters,
+        }
+    }
+}
+
 impl Workspace {
     pub fn new(plan: &mut Plan, setup: &Setup, layout: &Layout, needs: Needs) -> Workspace {
         let (b, dtype) = (setup.max_batch, setup.dtype);
@@ -78,14 +88,12 @@ impl Workspace {
         let matching = Matching::new(plan, setup, dtype);
         plan.group("query pass");
         let embedded = Embedded::new(plan, dims, b, dtype);
-        let has_query = setup.pool.is_some() || !setup.training;
-        let q = if has_query { b } else { 0 };
         // With shortcuts the last query block computes one row, but the others need all of them.
-        let query_acts = has_query
-            .then(|| BlockActs::new(plan, "query", block, (b, t0, t0), false, dtype).with_room_for_q(plan));
+        let query_acts =
+            BlockActs::new(plan, "query", block, (b, t0, t0), Keep::Nothing, dtype).with_room_for_q(plan);
         let query_x = [
-            plan.tensor("query stream", [q, t0, c], dtype),
-            plan.tensor("query stream, next", [q, t0, c], dtype),
+            plan.tensor("query stream", [b, t0, c], dtype),
+            plan.tensor("query stream, next", [b, t0, c], dtype),
         ];
         let query_stats = plan.tensor("query norm statistics", [b, 2], dtype);
         plan.group("kept activations");
@@ -94,7 +102,7 @@ impl Workspace {
         for (l, layer) in layout.layers.iter().enumerate() {
             let rows = if l + 1 == dims.layers { read } else { layer.tokens };
             xs.push(plan.tensor(format!("block {l} input"), [b, layer.tokens, c], dtype));
-            let (extents, keep) = ((b, layer.tokens, rows), needs.blocks_learn);
+            let (extents, keep) = ((b, layer.tokens, rows), needs.keep(setup.training));
             acts.push(BlockActs::new(plan, &format!("block {l}"), block, extents, keep, dtype));
         }
         let prefixes = layout.layers.iter().map(|layer| {

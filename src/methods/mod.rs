@@ -1,1 +1,118 @@
-//! (to be written)
+//! What learns. A method sees batches and answers with logits; the loop around it, the masks, the
+//! metrics and the files are the same for all. A new method is one file and one line in [`build`].
+
+mod gradient;
+mod ncm;
+
+pub use gradient::Gradient;
+pub use ncm::{ClassMeans, Ncm};
+
+use crate::config::schema::{Config, Method as Name};
+use crate::device::Device;
+use crate::error::Result;
+use crate::l2p::{Model, StepStats, TaskView};
+use crate::ops::match_prompts::Select;
+use crate::output::checkpoint::TensorData;
+use crate::tensor::plan::Plan;
+use crate::tensor::{Tensor, View};
+
+/// Tensors of a method's state by name, for checkpoints.
+pub type Tensors = Vec<(String, Vec<usize>, TensorData)>;
+
+/// What a batch of test images got.
+#[derive(Debug)]
+pub struct Answer {
+    /// (B, K)
+    pub logits: Tensor,
+    /// (B, N), row by row: the prompts each image used; empty without a pool.
+    pub ids: Vec<u32>,
+}
+
+/// Something that learns a sequence of tasks.
+pub trait Method {
+    /// The network behind it.
+    fn model(&self) -> &Model;
+
+    /// Before the first step of a task.
+    fn begin_task(&mut self, task: &TaskView) -> Result<()>;
+
+    /// Learns from one batch. images: (B, S, S, 3), labels: (B) class ids.
+    fn step(
+        &mut self,
+        dev: &Device,
+        images: View,
+        labels: View,
+        task: &TaskView,
+        lr: f64,
+    ) -> Result<StepStats>;
+
+    /// Features of the frozen backbone, (B, C): no image's features ever change, so they are computed
+    /// once per run.
+    fn features(&mut self, dev: &Device, images: View) -> Result<Tensor>;
+
+    /// Chooses prompts for (B, C) features; (B, N) ids row by row, empty without a pool.
+    fn select(&mut self, dev: &Device, features: View, how: Select) -> Result<Vec<u32>>;
+
+    /// Logits (B, K) over all classes. `ids`: what `select` said; `features`: of these images.
+    fn logits(&mut self, dev: &Device, images: View, features: View, ids: &[u32]) -> Result<Tensor>;
+
+    /// Everything that learning has changed.
+    fn state(&self) -> Tensors;
+
+    /// Steps since the optimizer was made.
+    fn optimizer_step(&self) -> u64;
+
+    /// Puts a saved state back.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the tensors are not those of this method and configuration.
+    fn restore(&mut self, tensors: &Tensors, optimizer_step: u64) -> Result<()>;
+}
+
+/// The method of a configuration around a model whose parameters are in place.
+pub fn build(config: &Config, model: Model, plan: &mut Plan) -> Box<dyn Method> {
+    match config.method {
+        Name::Ncm => Box::new(Ncm::new(model)),
+        Name::L2p | Name::DualPrompt | Name::FineTune | Name::Linear | Name::Joint => {
+            Box::new(Gradient::new(config, model, plan))
+        }
+    }
+}
+
+/// A saved tensor's values, if its name and number of values are the wanted ones.
+fn take<'a>(tensors: &'a Tensors, name: &str, len: usize) -> Result<&'a TensorData> {
+    use crate::error::Error;
+    let found = tensors.iter().find(|(n, ..)| n == name);
+    let (_, shape, data) =
+        found.ok_or_else(|| Error::failed(format!("the checkpoint has no tensor `{name}`")))?;
+    if data.len() != len {
+        return Err(Error::failed(format!(
+            "the checkpoint's tensor `{name}` has shape {shape:?}; wanted {len} values"
+        )));
+    }
+    Ok(data)
+}
+
+/// A tensor's values for a checkpoint.
+fn saved(name: &str, tensor: &Tensor) -> (String, Vec<usize>, TensorData) {
+    let data = match (tensor.as_slice::<f32>(), tensor.as_slice::<f64>()) {
+        (Some(values), _) => TensorData::F32(values.to_vec()),
+        (_, Some(values)) => TensorData::F64(values.to_vec()),
+        _ => TensorData::U32(tensor.as_slice::<u32>().unwrap_or_default().to_vec()),
+    };
+    (name.to_string(), tensor.dims().to_vec(), data)
+}
+
+/// Puts saved values back, bit for bit.
+fn put_back(tensor: &mut Tensor, data: &TensorData, name: &str) -> Result<()> {
+    let fits = match data {
+        TensorData::F32(values) => tensor.as_mut_slice::<f32>().map(|t| t.copy_from_slice(values)),
+        TensorData::F64(values) => tensor.as_mut_slice::<f64>().map(|t| t.copy_from_slice(values)),
+        TensorData::U32(values) => tensor.as_mut_slice::<u32>().map(|t| t.copy_from_slice(values)),
+    };
+    fits.ok_or_else(|| {
+        crate::error::Error::failed(format!(
+            "the checkpoint's tensor `{name}` has another precision than `precision` asks for"
+        ))
+    })
+}

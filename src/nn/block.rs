@@ -4,7 +4,7 @@
 use super::layers::{LayerNorm, Linear};
 use super::params::{Declare, Grads, Params};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
 use crate::ops::linear::Ending;
 use crate::ops::matmul::Write;
@@ -57,8 +57,8 @@ pub struct BlockActs {
     pub mid: Tensor,
     /// (B·R, 2)
     pub ln2_stats: Tensor,
-    /// (B·R, M), before GELU.
-    pub fc1: Tensor,
+    /// (B·R, M), before GELU; kept only for a backward pass.
+    pub fc1: Option<Tensor>,
 }
 
 /// Scratch that all blocks share; `backward` needs all of it, `forward` the first half.
@@ -76,6 +76,17 @@ pub struct BlockTemp {
     pub dq: Tensor,
     /// (B·T, M), when the MLP learns.
     pub gelu: Option<Tensor>,
+}
+
+/// What a forward pass keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// No backward pass follows.
+    Nothing,
+    /// For gradients of the input.
+    ForInput,
+    /// For gradients of the block's own parameters, too.
+    ForParameters,
 }
 
 /// Which part of dL/dx `backward` is asked for.
@@ -118,7 +129,7 @@ impl BlockActs {
         name: &str,
         dims: BlockDims,
         (b, t, r): (usize, usize, usize),
-        keep_attn: bool,
+        keep: Keep,
         dtype: DType,
     ) -> BlockActs {
         let (c, apart) = (dims.embed_dim, r < t);
@@ -128,10 +139,12 @@ impl BlockActs {
             qkv: plan.tensor(format!("{name} qkv"), [b, t, if apart { 2 } else { 3 } * c], dtype),
             q: plan.tensor(format!("{name} q"), [if apart { b } else { 0 }, r, c], dtype),
             lse: plan.tensor(format!("{name} lse"), [b, dims.heads, r], dtype),
-            attn: keep_attn.then(|| plan.tensor(format!("{name} attention"), [b * r, c], dtype)),
+            attn: (keep == Keep::ForParameters)
+                .then(|| plan.tensor(format!("{name} attention"), [b * r, c], dtype)),
             mid: plan.tensor(format!("{name} mid"), [b * r, c], dtype),
             ln2_stats: plan.tensor(format!("{name} ln2 statistics"), [b * r, 2], dtype),
-            fc1: plan.tensor(format!("{name} fc1"), [b * r, dims.mlp_dim], dtype),
+            fc1: (keep != Keep::Nothing)
+                .then(|| plan.tensor(format!("{name} fc1"), [b * r, dims.mlp_dim], dtype)),
         }
     }
 
@@ -159,7 +172,9 @@ impl BlockActs {
         }
         self.mid.reshape([e.read_rows(), c]);
         self.ln2_stats.reshape([e.read_rows(), 2]);
-        self.fc1.reshape([e.read_rows(), dims.mlp_dim]);
+        if let Some(fc1) = &mut self.fc1 {
+            fc1.reshape([e.read_rows(), dims.mlp_dim]);
+        }
     }
 }
 
@@ -291,7 +306,7 @@ impl Block {
         let normed = t.a.view_mut().reshaped([rows, c]);
         self.ln2.forward(dev, p, normed, acts.ln2_stats.view_mut(), acts.mid.view())?;
         /* 7, 8 */
-        let keep = Ending::Gelu { pre: acts.fc1.view_mut(), form: self.dims.gelu };
+        let keep = Ending::Gelu { pre: acts.fc1.as_mut().map(Tensor::view_mut), form: self.dims.gelu };
         self.fc1.forward(dev, p, t.wide.view_mut(), t.a.view().reshaped([rows, c]), keep)?;
         /* 9, 10 */
         let y = y.view_mut().reshaped([rows, c]);
@@ -320,17 +335,19 @@ impl Block {
         t.a.reshape([rows, c]);
         t.b.reshape([rows, c]);
         t.wide.reshape([rows, self.dims.mlp_dim]);
+        let fc1 =
+            acts.fc1.as_ref().ok_or_else(|| Error::failed("block: nothing was kept for a backward pass"))?;
         /*10 */
         // d already is dL/dmid through the skip connection
         /* 9 */
         if let (true, Some(gelu_out)) = (self.fc2.wanted(p, grads), &mut t.gelu) {
             gelu_out.reshape([rows, self.dims.mlp_dim]);
-            gelu::forward(dev, gelu_out.view_mut(), acts.fc1.view(), self.dims.gelu)?;
+            gelu::forward(dev, gelu_out.view_mut(), fc1.view(), self.dims.gelu)?;
             self.fc2.backward_params_acc(dev, p, grads, gelu_out.view(), d.view(), None)?;
         }
         self.fc2.backward_input(dev, p, t.wide.view_mut(), d.view(), None, Write::Set)?;
         /* 8 */
-        gelu::backward_in_place(dev, t.wide.view_mut(), acts.fc1.view(), self.dims.gelu)?;
+        gelu::backward_in_place(dev, t.wide.view_mut(), fc1.view(), self.dims.gelu)?;
         /* 7 */
         if self.fc1.wanted(p, grads) {
             self.ln2.again(dev, p, t.a.view_mut(), acts.mid.view(), acts.ln2_stats.view())?;

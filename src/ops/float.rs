@@ -136,9 +136,17 @@ pub fn for_rows<T: Send>(y: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) 
     }
     let rows = rows_per_task(width);
     if y.len() <= rows * width {
-        return simd(|| f(0, y));
+        return simd(
+            #[inline(always)]
+            || f(0, y),
+        );
     }
-    y.par_chunks_mut(rows * width).enumerate().for_each(|(i, chunk)| simd(|| f(i * rows, chunk)));
+    y.par_chunks_mut(rows * width).enumerate().for_each(|(i, chunk)| {
+        simd(
+            #[inline(always)]
+            || f(i * rows, chunk),
+        )
+    });
 }
 
 /// A pointer that tasks share to write disjoint parts of one tensor.

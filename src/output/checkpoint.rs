@@ -101,6 +101,10 @@ impl Store {
         Ok(Store { dir: dir.to_path_buf(), config_hash: config_hash.to_string() })
     }
 
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Writes `state` and deletes all but the last two checkpoints up to it, and any beyond it (they
     /// belong to a course that was given up). Returns the path of the data file.
     ///

@@ -69,6 +69,27 @@ fn matrix(title: &str, score: &Score, style: Style) -> String {
     format!("accuracy in %, {title}\n{}", draw(header, rows, style))
 }
 
+/// The four metrics after the last task, in percent.
+pub fn summary(per_image: &Score, per_batch: Option<&Score>, style: Style) -> String {
+    let mut columns = vec![("each image selects", per_image)];
+    columns.extend(per_batch.map(|score| ("batch vote", score)));
+    let mut header = vec!["%".to_string()];
+    header.extend(columns.iter().map(|(name, _)| name.to_string()));
+    type Read = fn(&Score) -> Option<f64>;
+    let rows: [(&str, Read); 4] = [
+        ("average accuracy", |s| Some(s.avg_acc)),
+        ("forgetting", |s| s.forgetting),
+        ("backward transfer", |s| s.backward),
+        ("learning accuracy", |s| Some(s.learning_acc)),
+    ];
+    let rows = rows.iter().map(|(name, read)| {
+        let mut cells = vec![name.to_string()];
+        cells.extend(columns.iter().map(|(_, score)| percent_or_dash(read(score))));
+        cells
+    });
+    draw(header, rows, style)
+}
+
 /// The run's own result above its floors, in percent.
 pub fn floors(per_image: &Score, per_batch: Option<&Score>, floors: &Floors, style: Style) -> String {
     let mut rows = vec![("each image selects", per_image)];

@@ -1,1 +1,13 @@
-//! (to be written)
+//! A whole run: backbone, tasks, steps, evaluation, floors, files.
+
+pub mod backbone;
+pub mod evaluate;
+pub mod floors;
+pub mod pretrain;
+pub mod report;
+pub mod run;
+mod session;
+mod warp;
+
+pub use run::{Options, train};
+pub use session::{Session, image_tensor};

@@ -4,7 +4,7 @@ use super::{Extents, Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
 use crate::error::Result;
 use crate::ops::float::{Float, Shared, simd};
 use crate::ops::matmul::cpu::{Strided, product};
-use crate::ops::sum::cpu::lanes;
+use crate::ops::sum::cpu::{lanes, max_lanes, sum_lanes};
 use crate::tensor::ViewMut;
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -126,7 +126,10 @@ pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
         let (b, h) = (task / e.heads, task % e.heads);
         with_scratch(tq * keys, |p: &mut [T]| {
             inputs.scores(p, inputs.q.head(b, h, d, 0), b, h, false, inputs.scale());
-            simd(|| softmax_rows(p, lse, keys));
+            simd(
+                #[inline(always)]
+                || softmax_rows(p, lse, keys),
+            );
             // SAFETY: this task alone writes the columns of head h of image b; rows lie within `out`.
             let dst = Strided { at: unsafe { out.at(b * tq * c + h * d) }, row_stride: c, col_stride: 1 };
             let mut add = false;
@@ -147,14 +150,11 @@ pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
 #[inline(always)]
 fn softmax_rows<T: Float>(p: &mut [T], lse: &mut [T], keys: usize) {
     for (p, lse) in p.chunks_exact_mut(keys).zip(lse) {
-        let mut max = p[0];
-        for &x in p.iter() {
-            max = if x > max { x } else { max };
-        }
+        let max = max_lanes(p);
         for x in p.iter_mut() {
             *x = (*x - max).exp();
         }
-        let sum = lanes(keys, |j| p[j]);
+        let sum = sum_lanes(p);
         let inverse = T::ONE / sum;
         for x in p.iter_mut() {
             *x *= inverse;
@@ -239,7 +239,10 @@ pub fn backward_input<T: Float>(
             let (p, ds) = scratch.split_at_mut(tq * keys);
             inputs.scores(p, q, b, h, false, inputs.scale());
             inputs.scores(ds, dout, b, h, true, T::ONE);
-            simd(|| dscore_rows(p, ds, &lse[task * tq..][..tq], keys, inputs.scale()));
+            simd(
+                #[inline(always)]
+                || dscore_rows(p, ds, &lse[task * tq..][..tq], keys, inputs.scale()),
+            );
             if let Some(t) = &targets {
                 let (first, rows) = (t.q_rows.start, t.q_rows.len());
                 let ds_rows = &ds[(first * keys).min(ds.len())..];
@@ -281,12 +284,15 @@ pub fn backward_input<T: Float>(
 #[inline(always)]
 fn dscore_rows<T: Float>(p: &mut [T], ds: &mut [T], lse: &[T], keys: usize, scale: T) {
     for ((p, ds), &lse) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).zip(lse) {
+        let (p, ds) = (&mut p[..keys], &mut ds[..keys]);
         for x in p.iter_mut() {
             *x = (*x - lse).exp();
         }
-        let mean = lanes(keys, |j| p[j] * ds[j]);
-        for j in 0..keys {
-            ds[j] = p[j] * (ds[j] - mean) * scale;
-        }
+        let mean = lanes(
+            keys,
+            #[inline(always)]
+            |j| p[j] * ds[j],
+        );
+        ds.iter_mut().zip(p.iter()).for_each(|(ds, &p)| *ds = p * (*ds - mean) * scale);
     }
 }

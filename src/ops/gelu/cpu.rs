@@ -19,40 +19,54 @@ fn phi<T: Float>(x: T) -> T {
 }
 
 #[inline(always)]
-pub fn value<T: Float>(x: T, form: Form) -> T {
-    match form {
-        Form::Tanh => x * sigmoid(T::of(TWICE_ROOT) * (x + T::of(CUBIC) * x * x * x)),
-        Form::Erf => x * phi(x),
-    }
+pub fn tanh_value<T: Float>(x: T) -> T {
+    x * sigmoid(T::of(TWICE_ROOT) * (x + T::of(CUBIC) * x * x * x))
 }
 
 #[inline(always)]
-pub fn slope<T: Float>(x: T, form: Form) -> T {
-    match form {
-        Form::Tanh => {
-            let s = sigmoid(T::of(TWICE_ROOT) * (x + T::of(CUBIC) * x * x * x));
-            let inner = T::of(TWICE_ROOT) * (T::ONE + T::of(3.0 * CUBIC) * x * x);
-            s + x * s * (T::ONE - s) * inner
-        }
-        Form::Erf => {
-            let density = T::of(0.398_942_280_401_432_7) * (T::of(-0.5) * x * x).exp();
-            phi(x) + x * density
-        }
-    }
+pub fn erf_value<T: Float>(x: T) -> T {
+    x * phi(x)
+}
+
+#[inline(always)]
+fn tanh_slope<T: Float>(x: T) -> T {
+    let s = sigmoid(T::of(TWICE_ROOT) * (x + T::of(CUBIC) * x * x * x));
+    let inner = T::of(TWICE_ROOT) * (T::ONE + T::of(3.0 * CUBIC) * x * x);
+    s + x * s * (T::ONE - s) * inner
+}
+
+#[inline(always)]
+fn erf_slope<T: Float>(x: T) -> T {
+    let density = T::of(0.398_942_280_401_432_7) * (T::of(-0.5) * x * x).exp();
+    phi(x) + x * density
 }
 
 pub fn forward<T: Float>(y: &mut [T], x: &[T], form: Form) {
-    for_rows(y, 1, |start, y| {
-        for (y, &x) in y.iter_mut().zip(&x[start..]) {
-            *y = value(x, form);
-        }
-    });
+    for_rows(
+        y,
+        1,
+        #[inline(always)]
+        |start, y| {
+            let pairs = y.iter_mut().zip(&x[start..]);
+            match form {
+                Form::Tanh => pairs.for_each(|(y, &x)| *y = tanh_value(x)),
+                Form::Erf => pairs.for_each(|(y, &x)| *y = erf_value(x)),
+            }
+        },
+    );
 }
 
 pub fn backward_in_place<T: Float>(d: &mut [T], x: &[T], form: Form) {
-    for_rows(d, 1, |start, d| {
-        for (d, &x) in d.iter_mut().zip(&x[start..]) {
-            *d *= slope(x, form);
-        }
-    });
+    for_rows(
+        d,
+        1,
+        #[inline(always)]
+        |start, d| {
+            let pairs = d.iter_mut().zip(&x[start..]);
+            match form {
+                Form::Tanh => pairs.for_each(|(d, &x)| *d *= tanh_slope(x)),
+                Form::Erf => pairs.for_each(|(d, &x)| *d *= erf_slope(x)),
+            }
+        },
+    );
 }

@@ -5,38 +5,58 @@ use crate::ops::gelu::{self, Form};
 
 pub fn bias<T: Float>(y: &mut [T], bias: &[T]) {
     let n = bias.len();
-    for_rows(y, n, |_, y| {
-        for y in y.chunks_exact_mut(n) {
-            for j in 0..n {
-                y[j] += bias[j];
+    for_rows(
+        y,
+        n,
+        #[inline(always)]
+        |_, y| {
+            for y in y.chunks_exact_mut(n) {
+                for j in 0..n {
+                    y[j] += bias[j];
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 pub fn bias_residual<T: Float>(y: &mut [T], residual: &[T], bias: &[T]) {
     let n = bias.len();
-    for_rows(y, n, |first, y| {
-        for (i, y) in y.chunks_exact_mut(n).enumerate() {
-            let residual = &residual[(first + i) * n..][..n];
-            for j in 0..n {
-                y[j] += bias[j] + residual[j];
+    for_rows(
+        y,
+        n,
+        #[inline(always)]
+        |first, y| {
+            for (i, y) in y.chunks_exact_mut(n).enumerate() {
+                let residual = &residual[(first + i) * n..][..n];
+                for j in 0..n {
+                    y[j] += bias[j] + residual[j];
+                }
             }
-        }
-    });
+        },
+    );
 }
 
-pub fn bias_gelu<T: Float>(y: &mut [T], pre: &mut [T], bias: &[T], form: Form) {
+/// y = gelu(y + bias); `pre`, where it is kept, receives y + bias.
+pub fn bias_gelu<T: Float>(y: &mut [T], pre: Option<&mut [T]>, bias: &[T], form: Form) {
     let n = bias.len();
-    let pre = Shared(pre.as_mut_ptr());
-    for_rows(y, n, |first, y| {
-        for (i, y) in y.chunks_exact_mut(n).enumerate() {
-            // SAFETY: `y` and `pre` have the same shape, and each task takes its own rows.
-            let pre = unsafe { std::slice::from_raw_parts_mut(pre.at((first + i) * n), n) };
-            for j in 0..n {
-                pre[j] += bias[j];
-                y[j] = gelu::cpu::value(pre[j], form);
+    let pre = pre.map(|pre| Shared(pre.as_mut_ptr()));
+    for_rows(
+        y,
+        n,
+        #[inline(always)]
+        |first, y| {
+            for (i, y) in y.chunks_exact_mut(n).enumerate() {
+                y.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+                if let Some(pre) = pre {
+                    // SAFETY: `y` and `pre` have the same shape, and each task takes its own rows.
+                    let pre = unsafe { std::slice::from_raw_parts_mut(pre.at((first + i) * n), n) };
+                    pre.copy_from_slice(y);
+                }
+                match form {
+                    Form::Tanh => y.iter_mut().for_each(|y| *y = gelu::cpu::tanh_value(*y)),
+                    Form::Erf => y.iter_mut().for_each(|y| *y = gelu::cpu::erf_value(*y)),
+                }
             }
-        }
-    });
+        },
+    );
 }

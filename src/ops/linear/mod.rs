@@ -35,9 +35,9 @@ pub enum Ending<'a> {
     Plain,
     /// residual: (M, N), added.
     Residual(View<'a>),
-    /// pre: (M, N) keeps the value before the activation.
+    /// pre: (M, N) keeps the value before the activation, for a backward pass.
     Gelu {
-        pre: ViewMut<'a>,
+        pre: Option<ViewMut<'a>>,
         form: gelu::Form,
     },
 }
@@ -50,14 +50,16 @@ fn matrix(view: View) -> Layout {
 pub fn forward(dev: &Device, mut y: ViewMut, x: View, w: &Weights, ending: Ending) -> Result<()> {
     let at = matrix(y.as_view());
     match ending {
-        Ending::Gelu { mut pre, form } => {
-            expect_shape("linear", "pre", pre.shape(), y.shape())?;
-            let product = (pre.reborrow(), at);
-            matmul::forward(dev, product, (x, matrix(x)), (w.kernel, w.layout()), Write::Set)?;
+        Ending::Gelu { pre, form } => {
+            if let Some(pre) = &pre {
+                expect_shape("linear", "pre", pre.shape(), y.shape())?;
+            }
+            matmul::forward(dev, (y.reborrow(), at), (x, matrix(x)), (w.kernel, w.layout()), Write::Set)?;
             match dev {
                 Device::Cpu => float!("linear", "y", y.dtype(), T => {
                     let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
-                    cpu::bias_gelu(y.get::<T>("linear", "y")?, pre.get::<T>("linear", "pre")?, bias, form);
+                    let pre = pre.map(|pre| pre.get::<T>("linear", "pre")).transpose()?;
+                    cpu::bias_gelu(y.get::<T>("linear", "y")?, pre, bias, form);
                     Ok(())
                 }),
             }

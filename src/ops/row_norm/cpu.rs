@@ -7,7 +7,11 @@ use crate::ops::sum::cpu::lanes;
 /// (1 / length, d(1 / length) / d(Σx²)).
 #[inline(always)]
 fn inverse<T: Float>(x: &[T], form: Form) -> (T, T) {
-    let squares = lanes(x.len(), |j| x[j] * x[j]);
+    let squares = lanes(
+        x.len(),
+        #[inline(always)]
+        |j| x[j] * x[j],
+    );
     match form {
         Form::Rsqrt => {
             let floor = T::of(1e-12);
@@ -28,27 +32,43 @@ fn inverse<T: Float>(x: &[T], form: Form) -> (T, T) {
 }
 
 pub fn forward<T: Float>(y: &mut [T], x: &[T], c: usize, form: Form) {
-    for_rows(y, c, |first, y| {
-        for (i, y) in y.chunks_exact_mut(c).enumerate() {
-            let x = &x[(first + i) * c..][..c];
-            let (inv, _) = inverse(x, form);
-            for j in 0..c {
-                y[j] = x[j] * inv;
+    for_rows(
+        y,
+        c,
+        #[inline(always)]
+        |first, y| {
+            for (i, y) in y.chunks_exact_mut(c).enumerate() {
+                let x = &x[(first + i) * c..][..c];
+                let (inv, _) = inverse(x, form);
+                for j in 0..c {
+                    y[j] = x[j] * inv;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 pub fn backward_acc<T: Float>(dx: &mut [T], dy: &[T], x: &[T], c: usize, form: Form) {
-    for_rows(dx, c, |first, dx| {
-        for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
-            let row = first + i;
-            let (x, dy) = (&x[row * c..][..c], &dy[row * c..][..c]);
-            let (inv, slope) = inverse(x, form);
-            let along = T::of(2.0) * slope * lanes(c, |j| dy[j] * x[j]);
-            for j in 0..c {
-                dx[j] += dy[j] * inv + x[j] * along;
+    for_rows(
+        dx,
+        c,
+        #[inline(always)]
+        |first, dx| {
+            for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
+                let row = first + i;
+                let (x, dy) = (&x[row * c..][..c], &dy[row * c..][..c]);
+                let (inv, slope) = inverse(x, form);
+                let along = T::of(2.0)
+                    * slope
+                    * lanes(
+                        c,
+                        #[inline(always)]
+                        |j| dy[j] * x[j],
+                    );
+                for j in 0..c {
+                    dx[j] += dy[j] * inv + x[j] * along;
+                }
             }
-        }
-    });
+        },
+    );
 }

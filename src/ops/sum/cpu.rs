@@ -24,6 +24,34 @@ pub fn lanes<T: Float>(n: usize, f: impl Fn(usize) -> T) -> T {
     total
 }
 
+/// Σ x.
+#[inline(always)]
+pub fn sum_lanes<T: Float>(x: &[T]) -> T {
+    lanes(
+        x.len(),
+        #[inline(always)]
+        |j| x[j],
+    )
+}
+
+/// The largest value, compared in 16 interleaved lanes.
+#[inline(always)]
+pub fn max_lanes<T: Float>(x: &[T]) -> T {
+    const LANES: usize = 16;
+    let mut acc = [x[0]; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for chunk in whole {
+        for (a, &v) in acc.iter_mut().zip(chunk) {
+            *a = if v > *a { v } else { *a };
+        }
+    }
+    let mut max = acc[0];
+    for &v in acc.iter().chain(rest) {
+        max = if v > max { v } else { max };
+    }
+    max
+}
+
 pub fn columns_acc<T: Float>(out: &mut [T], x: &[T]) {
     let c = out.len();
     let rows = rows_per_task(c);
@@ -31,13 +59,16 @@ pub fn columns_acc<T: Float>(out: &mut [T], x: &[T]) {
         .par_chunks(rows * c)
         .map(|x| {
             let mut part = vec![T::ZERO; c];
-            simd(|| {
-                for x in x.chunks_exact(c) {
-                    for j in 0..c {
-                        part[j] += x[j];
+            simd(
+                #[inline(always)]
+                || {
+                    for x in x.chunks_exact(c) {
+                        for j in 0..c {
+                            part[j] += x[j];
+                        }
                     }
-                }
-            });
+                },
+            );
             part
         })
         .collect();
@@ -49,7 +80,20 @@ pub fn columns_acc<T: Float>(out: &mut [T], x: &[T]) {
 }
 
 pub fn squares<T: Float>(x: &[T]) -> f64 {
-    let partials: Vec<f64> =
-        x.par_chunks(16 * 1024).map(|x| simd(|| lanes(x.len(), |j| x[j].to_f64() * x[j].to_f64()))).collect();
+    let partials: Vec<f64> = x
+        .par_chunks(16 * 1024)
+        .map(|x| {
+            simd(
+                #[inline(always)]
+                || {
+                    lanes(
+                        x.len(),
+                        #[inline(always)]
+                        |j| x[j].to_f64() * x[j].to_f64(),
+                    )
+                },
+            )
+        })
+        .collect();
     partials.into_iter().sum()
 }

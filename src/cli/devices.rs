@@ -1,0 +1,34 @@
+//! `l2p-engine devices`.
+
+use super::print;
+use crate::device::probe;
+use crate::error::Result;
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub struct Devices {}
+
+impl Devices {
+    pub fn run(self) -> Result<()> {
+        print(&format!("cpu: {} threads, usable", rayon::current_num_threads()));
+        match probe::gpus() {
+            Ok(gpus) => {
+                for gpu in &gpus {
+                    let (major, minor) = gpu.compute_capability;
+                    let gib = gpu.memory_bytes as f64 / f64::from(1 << 30);
+                    let name = &gpu.name;
+                    print(&format!(
+                        "cuda:{}: {name}, {gib:.1} GiB, compute capability {major}.{minor}",
+                        gpu.index
+                    ));
+                }
+                if gpus.is_empty() {
+                    print("cuda: the driver is there, but no GPU");
+                }
+            }
+            Err(why) => print(&format!("cuda: {why}")),
+        }
+        print("this program holds no CUDA kernels yet: it computes on the CPU");
+        Ok(())
+    }
+}

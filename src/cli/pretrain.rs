@@ -1,0 +1,44 @@
+//! `l2p-engine pretrain`.
+
+use super::{ConfigArgs, print};
+use crate::error::Result;
+use crate::output::table::percent;
+use crate::train::pretrain;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct Pretrain {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where checkpoints of the training go.
+    #[arg(long, value_name = "DIR", default_value = "runs/pretrain")]
+    workdir: PathBuf,
+    /// The backbone to write; by default `backbone.safetensors` in the work directory.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Go on with the training in the work directory.
+    #[arg(long)]
+    resume: bool,
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl Pretrain {
+    pub fn run(self) -> Result<()> {
+        let loaded = self.config.load()?;
+        if !self.quiet {
+            loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        }
+        let out = self.out.unwrap_or_else(|| self.workdir.join("backbone.safetensors"));
+        let done = pretrain::pretrain(&loaded.config, &self.workdir, &out, self.resume, self.quiet)?;
+        print(&format!(
+            "accuracy {} % over {} classes\nwritten to {}\nsha256 {}",
+            percent(done.accuracy),
+            done.classes,
+            done.path.display(),
+            done.sha256
+        ));
+        Ok(())
+    }
+}

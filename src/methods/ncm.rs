@@ -1,0 +1,126 @@
+//! Nearest class mean: each class is the mean of its frozen features, an image belongs to the class
+//! whose mean has the largest cosine to its own. Source: Mensink et al. 2013, "Distance-based image
+//! classification"; as a floor for prompt methods: Janson et al. 2022, arXiv:2210.04428.
+
+use super::{Method, Tensors, take};
+use crate::device::Device;
+use crate::error::Result;
+use crate::l2p::{Model, StepStats, TaskView};
+use crate::ops::match_prompts::Select;
+use crate::output::checkpoint::TensorData;
+use crate::tensor::{Tensor, View};
+
+/// Sums of features by class, in f64.
+#[derive(Debug, Clone)]
+pub struct ClassMeans {
+    width: usize,
+    /// (K, C)
+    sums: Vec<f64>,
+    /// (K)
+    counts: Vec<f64>,
+}
+
+impl ClassMeans {
+    pub fn new(classes: usize, width: usize) -> ClassMeans {
+        ClassMeans { width, sums: vec![0.0; classes * width], counts: vec![0.0; classes] }
+    }
+
+    /// Adds one image's features.
+    pub fn add(&mut self, class: u32, features: &[f64]) {
+        let class = class as usize;
+        self.counts[class] += 1.0;
+        let sums = &mut self.sums[class * self.width..][..self.width];
+        sums.iter_mut().zip(features).for_each(|(s, f)| *s += f);
+    }
+
+    /// The cosine of `features` to each class mean; -2 for a class that was never seen.
+    pub fn scores(&self, features: &[f64]) -> Vec<f64> {
+        let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
+        let own = norm(features);
+        let classes = self.sums.chunks_exact(self.width).zip(&self.counts);
+        classes
+            .map(|(sum, &count)| {
+                if count == 0.0 {
+                    return -2.0;
+                }
+                sum.iter().zip(features).map(|(s, f)| s * f).sum::<f64>() / (norm(sum) * own)
+            })
+            .collect()
+    }
+}
+
+#[derive(Debug)]
+pub struct Ncm {
+    model: Model,
+    means: ClassMeans,
+}
+
+impl Ncm {
+    pub fn new(model: Model) -> Ncm {
+        let means = ClassMeans::new(model.setup.classes, model.setup.dims.embed_dim);
+        Ncm { model, means }
+    }
+}
+
+impl Method for Ncm {
+    fn model(&self) -> &Model {
+        &self.model
+    }
+
+    fn begin_task(&mut self, _task: &TaskView) -> Result<()> {
+        Ok(())
+    }
+
+    fn step(&mut self, dev: &Device, images: View, labels: View, _: &TaskView, _: f64) -> Result<StepStats> {
+        let features = self.model.features(dev, images)?.to_f64();
+        let labels = labels.get::<u32>("ncm", "labels")?;
+        let mut stats = StepStats::default();
+        for (features, &label) in features.chunks_exact(self.model.setup.dims.embed_dim).zip(labels) {
+            self.means.add(label, features);
+            let scores = self.means.scores(features);
+            let best = (0..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });
+            stats.correct += usize::from(best == label as usize);
+        }
+        Ok(stats)
+    }
+
+    fn features(&mut self, dev: &Device, images: View) -> Result<Tensor> {
+        self.model.features(dev, images)
+    }
+
+    fn select(&mut self, _: &Device, _: View, _: Select) -> Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
+
+    fn logits(&mut self, _: &Device, _: View, features: View, _: &[u32]) -> Result<Tensor> {
+        let (b, c) = (features.dims()[0], features.dims()[1]);
+        let scores: Vec<f64> =
+            features.to_f64().chunks_exact(c).flat_map(|features| self.means.scores(features)).collect();
+        Ok(Tensor::from_f64(&scores, [b, self.means.counts.len()], self.model.dtype()))
+    }
+
+    fn state(&self) -> Tensors {
+        let (sums, counts) = (self.means.sums.clone(), self.means.counts.clone());
+        let shape = vec![counts.len(), self.means.width];
+        vec![
+            ("class sums".into(), shape, TensorData::F64(sums)),
+            ("class counts".into(), vec![counts.len()], TensorData::F64(counts)),
+        ]
+    }
+
+    fn optimizer_step(&self) -> u64 {
+        0
+    }
+
+    fn restore(&mut self, tensors: &Tensors, _: u64) -> Result<()> {
+        for (name, into) in [("class sums", &mut self.means.sums), ("class counts", &mut self.means.counts)] {
+            match take(tensors, name, into.len())? {
+                TensorData::F64(values) => into.copy_from_slice(values),
+                _ => {
+                    return Err(crate::error::Error::failed(format!("the checkpoint's `{name}` is not f64")));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! Test accuracy of the tasks so far, with each image's own selection and with the batch vote side by
+//! side. Query features are computed once per run: the backbone is frozen and nothing is augmented.
+
+use super::session::Session;
+use crate::data::{Images, Loader};
+use crate::error::Result;
+use crate::ops::cross_entropy;
+use crate::ops::match_prompts::Select;
+use crate::tensor::Tensor;
+
+/// Frozen features of the test images of every task, (n, C) each, in task order.
+pub struct FeatureCache {
+    tasks: Vec<Option<Tensor>>,
+}
+
+/// One task's test set under both selections.
+#[derive(Debug, Clone, Default)]
+pub struct TaskScore {
+    pub images: usize,
+    pub per_image: f64,
+    pub per_batch: f64,
+    /// Mean cross-entropy over all classes, per-image selection.
+    pub loss: f64,
+    /// How often each prompt was selected, per-image selection.
+    pub usage: Vec<u64>,
+}
+
+impl FeatureCache {
+    pub fn new(tasks: usize) -> FeatureCache {
+        FeatureCache { tasks: (0..tasks).map(|_| None).collect() }
+    }
+
+    /// Features of the test images of `task`, computed at the first call.
+    pub fn get(&mut self, session: &mut Session, task: usize) -> Result<&Tensor> {
+        if self.tasks[task].is_none() {
+            let indices = session.split.tasks[task].test.clone();
+            let (values, _) = session.all_features(Images::Test, &indices)?;
+            let c = session.backbone.dims.embed_dim;
+            let features = Tensor::from_f64(&values, [indices.len(), c], session.dtype());
+            self.tasks[task] = Some(features);
+        }
+        Ok(self.tasks[task].as_ref().expect("filled just above"))
+    }
+}
+
+/// Evaluates the test set of `task`.
+pub fn task(session: &mut Session, cache: &mut FeatureCache, task: usize) -> Result<TaskScore> {
+    let features = cache.get(session, task)?.clone();
+    let indices = session.split.tasks[task].test.clone();
+    let (n, c) = (indices.len(), session.backbone.dims.embed_dim);
+    let own = select_all(session, &features, Select::PerImage)?;
+    let voted = match session.method.model().setup.pool.as_ref().map(|p| p.vote_group) {
+        Some(group) => {
+            let group = if group == 0 { session.config.train.per_device_batch_size } else { group };
+            select_all(session, &features, Select::Vote { group })?
+        }
+        None => Vec::new(),
+    };
+    let width = own.len() / n.max(1);
+    let loader = session.loader(&session.train_tasks[0])?;
+    let mut score = TaskScore { images: n, ..TaskScore::default() };
+    let pool = session.method.model().setup.pool.as_ref().map_or(0, |p| p.pool_size);
+    score.usage = vec![0; pool];
+    own.iter().for_each(|&id| score.usage[id as usize] += 1);
+    let (mut right, mut right_voted) = (0, 0);
+    for (chunk, from) in indices
+        .chunks(session.config.train.eval_batch_size)
+        .zip((0..).step_by(session.config.train.eval_batch_size))
+    {
+        let rows = from..from + chunk.len();
+        let features = features.view().part(from * c, [chunk.len(), c]);
+        let batch = Batch { loader: &loader, indices: chunk, features };
+        let (ids, votes) =
+            (&own[rows.start * width..rows.end * width], voted.get(rows.start * width..rows.end * width));
+        let (correct, loss) = answer(session, &batch, ids)?;
+        score.loss += loss * chunk.len() as f64 / n as f64;
+        right += correct.iter().filter(|&&c| c).count();
+        right_voted += match votes {
+            Some(votes) => with_votes(session, &batch, ids, votes, &correct, width)?,
+            None => correct.iter().filter(|&&c| c).count(),
+        };
+    }
+    score.per_image = right as f64 / n.max(1) as f64;
+    score.per_batch = right_voted as f64 / n.max(1) as f64;
+    Ok(score)
+}
+
+struct Batch<'a> {
+    loader: &'a Loader,
+    indices: &'a [u32],
+    features: crate::tensor::View<'a>,
+}
+
+/// Whether each image is answered right over all classes, and the mean loss.
+fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Result<(Vec<bool>, f64)> {
+    let (images, labels) = session.eval_images(batch.loader, Images::Test, batch.indices)?;
+    let logits = session.method.logits(&session.dev, images.view(), batch.features, ids)?;
+    let mask = vec![true; session.classes()];
+    let labels_tensor = Tensor::from_vec(labels.clone(), [labels.len()]);
+    let outcome =
+        cross_entropy::forward_backward(&session.dev, None, logits.view(), labels_tensor.view(), &mask, 0.0)?;
+    let classes = mask.len();
+    let right = logits
+        .to_f64()
+        .chunks_exact(classes)
+        .zip(&labels)
+        .map(|(z, &label)| argmax(z) == label as usize)
+        .collect();
+    Ok((right, outcome.loss))
+}
+
+/// Images answered right with the voted prompts. An image whose vote equals its own choice keeps its
+/// answer: the logits of an image depend on nothing but the image and its prompts.
+fn with_votes(
+    session: &mut Session,
+    batch: &Batch,
+    own: &[u32],
+    votes: &[u32],
+    correct: &[bool],
+    width: usize,
+) -> Result<usize> {
+    let differs = |i: usize| own[i * width..][..width] != votes[i * width..][..width];
+    let changed: Vec<usize> = (0..batch.indices.len()).filter(|&i| width > 0 && differs(i)).collect();
+    let kept = (0..correct.len()).filter(|i| correct[*i] && !changed.contains(i)).count();
+    if changed.is_empty() {
+        return Ok(kept);
+    }
+    let c = batch.features.dims()[1];
+    let features = batch.features.to_f64();
+    let rows: Vec<f64> = changed.iter().flat_map(|&i| features[i * c..][..c].to_vec()).collect();
+    let rows = Tensor::from_f64(&rows, [changed.len(), c], session.dtype());
+    let indices: Vec<u32> = changed.iter().map(|&i| batch.indices[i]).collect();
+    let votes: Vec<u32> = changed.iter().flat_map(|&i| votes[i * width..][..width].to_vec()).collect();
+    let some = Batch { loader: batch.loader, indices: &indices, features: rows.view() };
+    let (right, _) = answer(session, &some, &votes)?;
+    Ok(kept + right.iter().filter(|&&r| r).count())
+}
+
+/// Ids of all images, in chunks of whole vote groups.
+fn select_all(session: &mut Session, features: &Tensor, how: Select) -> Result<Vec<u32>> {
+    let (n, c) = (features.dims()[0], features.dims()[1]);
+    let room = session.method.model().setup.max_batch;
+    let chunk = match how {
+        Select::Vote { group } => room / group * group,
+        _ => room,
+    };
+    let mut ids = Vec::new();
+    for start in (0..n).step_by(chunk.max(1)) {
+        let rows = chunk.min(n - start);
+        let part = features.view().part(start * c, [rows, c]);
+        ids.extend(session.method.select(&session.dev, part, how)?);
+    }
+    Ok(ids)
+}
+
+/// The largest value's place; ties to the lower.
+pub fn argmax(values: &[f64]) -> usize {
+    (0..values.len()).fold(0, |best, k| if values[k] > values[best] { k } else { best })
+}

@@ -1,0 +1,393 @@
+//! The loop one reads first: tasks, steps, evaluation, files. What a run has done is in its last
+//! checkpoint and nowhere else: killed at any moment, it goes on from there and ends with the same bits.
+
+use super::evaluate::{self, FeatureCache, TaskScore};
+use super::session::Session;
+use super::{floors, report};
+use crate::config::Config;
+use crate::config::schema::Method as Name;
+use crate::data::{Prefetch, Task};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::l2p::StepStats;
+use crate::optim::schedule::LearningRate;
+use crate::output::checkpoint::{State, Store};
+use crate::output::log::Log;
+use crate::output::progress::Progress;
+use crate::output::results::{Floors, Results, Score, Speed};
+use crate::output::tensorboard::{HParam, Writer, tags};
+use crate::output::workdir::Workdir;
+use crate::output::{signal, table};
+use crate::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Steps between lines in the log and points in TensorBoard.
+const LOG_EVERY: u64 = 10;
+
+/// How a run is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub workdir: PathBuf,
+    pub resume: bool,
+    pub quiet: bool,
+    pub dev: Device,
+}
+
+/// Where a run stands; part of every checkpoint.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// The task that is being learned, and the steps done within it.
+    pub task: usize,
+    pub task_step: usize,
+    /// Steps since the start.
+    pub step: u64,
+    pub optimizer_step: u64,
+    /// Row: after task t; column: task i <= t.
+    pub per_image: Vec<Vec<f64>>,
+    pub per_batch: Vec<Vec<f64>>,
+    /// Length of the log in bytes.
+    pub log_bytes: u64,
+    /// Wall time so far, and the part that steps and evaluation took, with their images.
+    pub seconds: f64,
+    pub train_seconds: f64,
+    pub train_images: u64,
+    pub eval_seconds: f64,
+    pub eval_images: u64,
+    pub floors: Option<Floors>,
+    /// For `predict`, which needs no data set.
+    pub class_names: Vec<String>,
+    pub checkpoint_sha256: String,
+}
+
+impl Position {
+    /// Reads what a checkpoint recorded.
+    ///
+    /// # Errors
+    /// `Error::Failed` if it is not a position of this engine.
+    pub fn of(state: &State) -> Result<Position> {
+        serde_json::from_value(state.meta.clone())
+            .map_err(|e| Error::failed(format!("the checkpoint of step {} cannot be used: {e}", state.step)))
+    }
+}
+
+/// Trains from start (or the last checkpoint) to end, and returns the results it wrote.
+///
+/// # Errors
+/// `Error::Interrupted` after a signal, with everything saved; any other error leaves the last
+/// checkpoint intact.
+pub fn train(config: Config, options: &Options) -> Result<Results> {
+    signal::install()?;
+    let started = Instant::now();
+    let workdir = Workdir::create(&options.workdir, options.resume, &config)?;
+    let mut session = Session::new(config, options.dev)?;
+    let sha256 = session.backbone.sha256.clone();
+    workdir.write_config(
+        &session.config,
+        &[
+            ("engine", env!("CARGO_PKG_VERSION")),
+            ("backbone", &session.backbone.source),
+            ("backbone sha256", &sha256),
+        ],
+    )?;
+    let store = Store::open(&workdir.checkpoints(), &session.config.config_hash())?;
+    let mut warnings = Vec::new();
+    let saved = store.load_latest(&mut warnings)?;
+    let mut at = Position {
+        class_names: session.split.class_names.clone(),
+        checkpoint_sha256: sha256.clone(),
+        ..Position::default()
+    };
+    if let Some(state) = &saved {
+        at = Position::of(state)?;
+        if at.checkpoint_sha256 != sha256 {
+            return Err(Error::failed(format!(
+                "{}: the run was started on a backbone with sha256 {}, {} now has {sha256}; wanted the same file",
+                options.workdir.display(),
+                at.checkpoint_sha256,
+                session.config.model.init_checkpoint
+            )));
+        }
+        session.method.restore(&state.tensors, at.optimizer_step)?;
+    }
+    let keep = saved.as_ref().map(|_| at.log_bytes);
+    let log = Log::open(&workdir.log_jsonl(), keep, &mut warnings)?;
+    let mut events = Writer::create(workdir.path(), saved.as_ref().map(|s| s.step))?;
+    if at.step == 0 {
+        let hparams: Vec<(String, HParam)> =
+            session.config.pairs().into_iter().map(|(k, v)| (k, HParam::from_toml(&v))).collect();
+        events.hparams(&hparams, &[tags::AVG_ACC, tags::FORGETTING])?;
+    }
+    let total: u64 = total_steps(&session)?;
+    let progress = Progress::new(options.quiet, session.train_tasks.len(), total, at.step);
+    warnings.iter().for_each(|w| progress.say(&format!("warning: {w}")));
+    if !options.quiet {
+        progress.say(&report::opening(&session, total));
+        progress.say(&table::memory(&session.plan, table::Style::detect()));
+    }
+    if workdir.resumed() {
+        progress.say(&format!("going on from step {} of {total}", at.step));
+    }
+    let mut run = Run { session, store, log, events, progress, at, started, before: 0.0 };
+    run.before = run.at.seconds;
+    run.learn()?;
+    if run.at.floors.is_none() {
+        let computed = floors::compute(&mut run.session, options.quiet)?;
+        run.at.floors = Some(computed);
+        run.save()?;
+    }
+    let results = run.results(true)?;
+    results.write(&workdir.results_json())?;
+    results.write_csv(&workdir.accuracy_csv())?;
+    run.events.hparams_end(true)?;
+    run.events.flush()?;
+    run.progress.finish();
+    Ok(results)
+}
+
+/// Steps of all tasks.
+pub fn total_steps(session: &Session) -> Result<u64> {
+    session.train_tasks.iter().map(|task| Ok(session.loader(task)?.steps() as u64)).sum()
+}
+
+/// Trains without files and returns the per-image accuracy matrix. For floors.
+pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
+    let mut cache = FeatureCache::new(session.split.tasks.len());
+    let total = total_steps(session)?;
+    let mut progress = Progress::new(quiet, session.train_tasks.len(), total, 0);
+    let mut matrix = Vec::new();
+    let mut step = 0;
+    for task in session.train_tasks.clone() {
+        progress.task(task.index);
+        session.method.begin_task(&session.task_view(&task))?;
+        let (rate, steps) = schedule(session, &task)?;
+        for (s, batch) in Prefetch::start(Arc::new(session.loader(&task)?), 0..steps)?.enumerate() {
+            if signal::stop_requested() {
+                return Err(Error::Interrupted(
+                    "stopped while computing a floor; the run itself is saved".into(),
+                ));
+            }
+            let batch = batch?;
+            let stats = one_step(session, &task, &batch.images, &batch.labels, rate.at(s + 1))?;
+            step += 1;
+            progress.step(step, stats.loss, batch.labels.len());
+        }
+        let row: Result<Vec<f64>> =
+            (0..=task.index).map(|i| Ok(evaluate::task(session, &mut cache, i)?.per_image)).collect();
+        matrix.push(row?);
+    }
+    progress.finish();
+    Ok(matrix)
+}
+
+fn schedule(session: &Session, task: &Task) -> Result<(LearningRate, usize)> {
+    let (loader, config) = (session.loader(task)?, &session.config);
+    let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
+    Ok((LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs), loader.steps()))
+}
+
+fn one_step(
+    session: &mut Session,
+    task: &Task,
+    images: &[f32],
+    labels: &[u32],
+    lr: f64,
+) -> Result<StepStats> {
+    let view = session.task_view(task);
+    let images = session.image_tensor(images);
+    let labels = Tensor::from_vec(labels.to_vec(), [labels.len()]);
+    session.method.step(&session.dev, images.view(), labels.view(), &view, lr)
+}
+
+struct Run {
+    session: Session,
+    store: Store,
+    log: Log,
+    events: Writer,
+    progress: Progress,
+    at: Position,
+    started: Instant,
+    /// Seconds of the parts before this process.
+    before: f64,
+}
+
+impl Run {
+    fn learn(&mut self) -> Result<()> {
+        let mut cache = FeatureCache::new(self.session.split.tasks.len());
+        let tasks = self.session.train_tasks.clone();
+        while self.at.task < tasks.len() {
+            let task = &tasks[self.at.task];
+            self.progress.task(task.index);
+            if self.at.task_step == 0 {
+                self.session.method.begin_task(&self.session.task_view(task))?;
+            }
+            self.train_task(task)?;
+            self.evaluate(task, &mut cache)?;
+            self.at.task += 1;
+            self.at.task_step = 0;
+            self.save()?;
+            self.results(false)?.write(&self.store_results_path())?;
+        }
+        Ok(())
+    }
+
+    fn store_results_path(&self) -> PathBuf {
+        self.store.dir().parent().map_or_else(PathBuf::new, |p| p.join("results.json"))
+    }
+
+    fn train_task(&mut self, task: &Task) -> Result<()> {
+        let (rate, steps) = schedule(&self.session, task)?;
+        let batches = Prefetch::start(Arc::new(self.session.loader(task)?), self.at.task_step..steps)?;
+        let every = self.session.config.train.checkpoint_every_steps;
+        let mut window: Vec<StepStats> = Vec::new();
+        let mut images = 0;
+        for batch in batches {
+            let (batch, clock) = (batch?, Instant::now());
+            let lr = rate.at(self.at.task_step + 1);
+            let stats = one_step(&mut self.session, task, &batch.images, &batch.labels, lr)?;
+            self.at.task_step += 1;
+            self.at.step += 1;
+            self.at.train_seconds += clock.elapsed().as_secs_f64();
+            self.at.train_images += batch.labels.len() as u64;
+            images += batch.labels.len();
+            self.progress.step(self.at.step, stats.loss, batch.labels.len());
+            window.push(stats);
+            if self.at.step.is_multiple_of(LOG_EVERY) || self.at.task_step == steps {
+                self.report_steps(task, &window, images, lr)?;
+                (images, window) = (0, Vec::new());
+            }
+            if signal::stop_requested() {
+                self.save()?;
+                self.progress.finish();
+                return Err(Error::Interrupted(format!(
+                    "saved after step {} in {}; add --resume to go on",
+                    self.at.step,
+                    self.store.dir().display()
+                )));
+            }
+            if every > 0 && self.at.task_step.is_multiple_of(every) && self.at.task_step < steps {
+                self.save()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn report_steps(&mut self, task: &Task, window: &[StepStats], images: usize, lr: f64) -> Result<()> {
+        let n = window.len() as f64;
+        let mean = window.iter().map(|s| s.loss).sum::<f64>() / n;
+        let deviation = (window.iter().map(|s| (s.loss - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let correct: usize = window.iter().map(|s| s.correct).sum();
+        let last = window.last().copied().unwrap_or_default();
+        let accuracy = correct as f64 / images.max(1) as f64;
+        let step = self.at.step;
+        for (tag, value) in [
+            (tags::LOSS, mean),
+            (tags::LOSS_STD, deviation),
+            (tags::TRAIN_ACCURACY, accuracy),
+            (tags::LEARNING_RATE, lr),
+            (tags::L2_GRADS, last.grad_norm),
+            (tags::TASK_ID, task.index as f64),
+            (&tags::ours("ce_loss"), last.ce_loss),
+            (&tags::ours("pull"), last.pull),
+        ] {
+            self.events.scalar(tag, step, value)?;
+        }
+        self.events.flush()?;
+        let fields = json!({
+            "task": task.index, "loss": mean, "ce_loss": last.ce_loss, "pull": last.pull, "accuracy": accuracy,
+            "learning_rate": lr, "grad_norm": last.grad_norm,
+        });
+        self.log.append("train", step, fields)
+    }
+
+    fn evaluate(&mut self, task: &Task, cache: &mut FeatureCache) -> Result<()> {
+        let joint = self.session.config.method == Name::Joint;
+        let upto = if joint { self.session.split.tasks.len() } else { task.index + 1 };
+        let clock = Instant::now();
+        let scores: Result<Vec<TaskScore>> =
+            (0..upto).map(|i| evaluate::task(&mut self.session, cache, i)).collect();
+        let scores = scores?;
+        self.at.eval_seconds += clock.elapsed().as_secs_f64();
+        self.at.eval_images += scores.iter().map(|s| s.images as u64).sum::<u64>();
+        let per_image: Vec<f64> = scores.iter().map(|s| s.per_image).collect();
+        let per_batch: Vec<f64> = scores.iter().map(|s| s.per_batch).collect();
+        // Learned all at once: after any number of tasks the same network answers.
+        let rows = if joint { 1..upto + 1 } else { upto..upto + 1 };
+        for n in rows {
+            self.at.per_image.push(per_image[..n].to_vec());
+            self.at.per_batch.push(per_batch[..n].to_vec());
+        }
+        let step = self.at.step;
+        for (i, score) in scores.iter().enumerate() {
+            self.events.scalar(&tags::accuracy(i), step, score.per_image)?;
+            self.events.scalar(&tags::eval_loss(i), step, score.loss)?;
+            self.events.scalar(&tags::ours(&format!("per_batch/accuracy_{i}")), step, score.per_batch)?;
+            if !score.usage.is_empty() {
+                self.events.counts(&tags::histogram(i), step, &score.usage)?;
+            }
+        }
+        let (own, voted) =
+            (Score::from_matrix(self.at.per_image.clone())?, Score::from_matrix(self.at.per_batch.clone())?);
+        for (tag, value, vote) in [
+            (tags::AVG_ACC, Some(own.avg_acc), Some(voted.avg_acc)),
+            (tags::FORGETTING, own.forgetting, voted.forgetting),
+            (tags::BACKWARD, own.backward, voted.backward),
+            (tags::LEARNING_ACC, Some(own.learning_acc), Some(voted.learning_acc)),
+        ] {
+            if let Some(value) = value {
+                self.events.scalar(tag, step, value)?;
+            }
+            if let Some(value) = vote {
+                self.events.scalar(&tags::ours(&format!("per_batch/{tag}")), step, value)?;
+            }
+        }
+        self.events.flush()?;
+        let usage: Vec<&Vec<u64>> = scores.iter().map(|s| &s.usage).collect();
+        let fields = json!({ "task": task.index, "per_image": per_image, "per_batch": per_batch, "prompt_usage": usage });
+        self.log.append("task", step, fields)?;
+        self.progress.say(&report::task_line(task, self.session.train_tasks.len(), &own, &voted));
+        Ok(())
+    }
+
+    /// Writes a checkpoint of this moment.
+    fn save(&mut self) -> Result<()> {
+        self.log.sync()?;
+        self.at.log_bytes = self.log.len();
+        self.at.optimizer_step = self.session.method.optimizer_step();
+        self.at.seconds = self.before + self.started.elapsed().as_secs_f64();
+        let meta = serde_json::to_value(&self.at)
+            .map_err(|e| Error::failed(format!("the state of the run cannot be written: {e}")))?;
+        self.store.save(&State { step: self.at.step, meta, tensors: self.session.method.state() })?;
+        Ok(())
+    }
+
+    fn results(&self, complete: bool) -> Result<Results> {
+        let per = |images: u64, seconds: f64| if seconds > 0.0 { images as f64 / seconds } else { f64::NAN };
+        let (config, at) = (&self.session.config, &self.at);
+        Ok(Results {
+            engine_version: env!("CARGO_PKG_VERSION").into(),
+            rule_set: config.rule_set.to_string(),
+            method: config.method.to_string(),
+            dataset: self.session.data.name.clone(),
+            seed: config.seed,
+            device: format!("{} ({} threads)", self.session.dev.name(), rayon::current_num_threads()),
+            precision: config.precision.to_string(),
+            config_hash: config.config_hash(),
+            checkpoint: config.model.init_checkpoint.clone(),
+            checkpoint_sha256: at.checkpoint_sha256.clone(),
+            num_tasks: self.session.split.tasks.len(),
+            complete,
+            per_image: Score::from_matrix(at.per_image.clone())?,
+            per_batch: Score::from_matrix(at.per_batch.clone())?,
+            floors: at.floors.clone().unwrap_or_default(),
+            images_per_second: Speed {
+                train: per(at.train_images, at.train_seconds),
+                eval: per(at.eval_images, at.eval_seconds),
+            },
+            seconds: self.before + self.started.elapsed().as_secs_f64(),
+        })
+    }
+}

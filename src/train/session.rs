@@ -1,0 +1,113 @@
+//! Everything that training, evaluation and prediction share: configuration, data, tasks, method.
+
+use super::backbone;
+use crate::config::Config;
+use crate::config::schema::Method as Name;
+use crate::data::{self, DataSet, Images, Loader, Normalize, Preprocess, Split, Task, tasks};
+use crate::device::Device;
+use crate::error::Result;
+use crate::import::Backbone;
+use crate::l2p::TaskView;
+use crate::methods::{self, Method};
+use crate::tensor::plan::Plan;
+use crate::tensor::{DType, Tensor};
+use std::sync::Arc;
+
+/// A configuration with its data and its network.
+pub struct Session {
+    pub config: Config,
+    pub dev: Device,
+    pub data: Arc<DataSet>,
+    pub split: Split,
+    /// What is trained one after the other; for method `joint` a single task of all classes.
+    pub train_tasks: Vec<Task>,
+    pub backbone: Backbone,
+    pub plan: Plan,
+    pub method: Box<dyn Method>,
+}
+
+impl Session {
+    /// Loads data and backbone and builds the method, untrained.
+    pub fn new(config: Config, dev: Device) -> Result<Session> {
+        let data = Arc::new(data::load(&config.data, config.seed)?);
+        let backbone = backbone::load(&config)?;
+        Session::with(config, dev, data, backbone)
+    }
+
+    /// The same with data and backbone at hand.
+    pub fn with(config: Config, dev: Device, data: Arc<DataSet>, backbone: Backbone) -> Result<Session> {
+        let split = tasks::split(&data, &config.continual, config.seed)?;
+        config.check_with_layers(backbone.dims.layers)?;
+        let mut plan = Plan::new();
+        let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan)?;
+        let method = methods::build(&config, model, &mut plan);
+        let train_tasks = match config.method {
+            Name::Joint => vec![tasks::joint(&split)],
+            _ => split.tasks.clone(),
+        };
+        Ok(Session { config, dev, data, split, train_tasks, backbone, plan, method })
+    }
+
+    pub fn normalize(&self) -> Normalize {
+        backbone::normalize(&self.backbone)
+    }
+
+    /// The batches of one task.
+    pub fn loader(&self, task: &Task) -> Result<Loader> {
+        let config = &self.config;
+        let preprocess = Preprocess::new(&config.data, self.normalize())?;
+        let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
+        // Class means need each image once.
+        let epochs = if config.method == Name::Ncm { 1 } else { epochs };
+        Loader::new(self.data.clone(), &self.split, task, preprocess, config.seed, batch, epochs)
+    }
+
+    pub fn classes(&self) -> usize {
+        self.data.class_names.len()
+    }
+
+    /// The class mask of a task as training uses it.
+    pub fn task_view(&self, task: &Task) -> TaskView {
+        let masked = self.config.continual.train_mask;
+        let mask = (0..self.classes()).map(|k| !masked || task.classes.contains(&(k as u32))).collect();
+        TaskView { index: task.index, mask }
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.method.model().dtype()
+    }
+
+    /// Images as the method's network takes them, (n, S, S, 3).
+    pub fn image_tensor(&self, values: &[f32]) -> Tensor {
+        image_tensor(self.dtype(), self.config.data.input_size, values)
+    }
+
+    /// Evaluation images and their class ids.
+    pub fn eval_images(&self, loader: &Loader, which: Images, indices: &[u32]) -> Result<(Tensor, Vec<u32>)> {
+        let mut pixels = vec![0.0; indices.len() * loader.preprocess().output_len()];
+        let mut labels = vec![0; indices.len()];
+        loader.fill_eval(which, indices, &mut pixels, &mut labels)?;
+        Ok((self.image_tensor(&pixels), labels))
+    }
+
+    /// Frozen features (n, C) of the images `indices`, in f64 rows, and their class ids.
+    pub fn all_features(&mut self, which: Images, indices: &[u32]) -> Result<(Vec<f64>, Vec<u32>)> {
+        let loader = self.loader(&self.train_tasks[0])?;
+        let (mut features, mut labels) = (Vec::new(), Vec::new());
+        for chunk in indices.chunks(self.config.train.eval_batch_size) {
+            let (images, some) = self.eval_images(&loader, which, chunk)?;
+            features.extend(self.method.features(&self.dev, images.view())?.to_f64());
+            labels.extend(some);
+        }
+        Ok((features, labels))
+    }
+}
+
+/// Pixels as a tensor of the network's precision.
+pub fn image_tensor(dtype: DType, side: usize, values: &[f32]) -> Tensor {
+    let shape = [values.len() / (side * side * 3), side, side, 3];
+    match dtype {
+        DType::F64 => Tensor::from_vec(values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), shape),
+        _ => Tensor::from_vec(values.to_vec(), shape),
+    }
+}
