@@ -106,7 +106,7 @@ fn matmul_and_linear_arguments() {
     let residual = Ending::Residual(wrong.view());
     refused(linear::forward(&DEV, y.view_mut(), input.view(), &weights, residual), "linear", "residual");
     let mut pre = t([2, 3]);
-    let ending = Ending::Gelu { pre: pre.view_mut(), form: Form::Erf };
+    let ending = Ending::Gelu { pre: Some(pre.view_mut()), form: Form::Erf };
     refused(linear::forward(&DEV, y.view_mut(), input.view(), &weights, ending), "linear", "pre");
     let mut narrow = t([2, 3]);
     refused(linear::forward(&DEV, narrow.view_mut(), input.view(), &weights, Ending::Plain), "matmul", "y");

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 const ROWS: [usize; 5] = [65, 17, 3, 2, 1];
 const WIDTHS: [usize; 6] = [1, 5, 10, 64, 65, 192];
-const INNER: [usize; 5] = [3, 48, 64, 768, 3072];
+const INNER: [usize; 8] = [1, 2, 3, 48, 64, 513, 768, 3072];
 
 /// y = x w or, with `transposed`, y = x wᵀ of the first m rows of x.
 fn product(x: &Tensor, w: &Tensor, (m, k, n): (usize, usize, usize), transposed: bool) -> Vec<f64> {
@@ -56,7 +56,7 @@ fn rows_of_products_do_not_depend_on_how_many_there_are() {
 /// Adding to y gives the bits of y + x w for one row as for many.
 #[test]
 fn rows_that_are_added_do_not_depend_on_how_many_there_are() {
-    for (k, n) in [(48, 5), (768, 64), (64, 1)] {
+    for (k, n) in [(48, 5), (768, 64), (64, 1), (1025, 2), (2, 3)] {
         let (x, w, start) =
             (random(1, [17, k], DType::F32), random(2, [k, n], DType::F32), random(3, [17, n], DType::F32));
         let run = |m: usize| {

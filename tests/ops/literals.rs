@@ -47,11 +47,15 @@ fn products() {
     same("residual", &y, &[2.5, 6.5, 11., 7.5, 13.5, 14., 12.5, 20.5, 17.]);
     let (mut y, mut pre) = (poisoned([3, 1]), poisoned([3, 1]));
     let one = Weights { kernel: w.view(), bias: bias.view(), columns: 1..2 };
-    let ending = Ending::Gelu { pre: pre.view_mut(), form: Form::Erf };
+    let ending = Ending::Gelu { pre: Some(pre.view_mut()), form: Form::Erf };
     linear::forward(&DEV, y.view_mut(), x.view(), &one, ending).expect("gelu");
     same("pre", &pre, &[4.5, 8.5, 12.5]);
     // python3: [x * (1 + math.erf(x / 2 ** 0.5)) / 2 for x in (4.5, 8.5, 12.5)]
     same("gelu", &y, &[4.4999847104709385, 8.5, 12.5]);
+    let mut unkept = poisoned([3, 1]);
+    let ending = Ending::Gelu { pre: None, form: Form::Erf };
+    linear::forward(&DEV, unkept.view_mut(), x.view(), &one, ending).expect("gelu");
+    assert_eq!(unkept.to_f64(), y.to_f64(), "the same whether it is kept or not");
 }
 
 /// python3: [x * (1 + erf(x / sqrt(2))) / 2 for x in xs];

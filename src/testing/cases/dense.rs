@@ -20,8 +20,8 @@ pub(super) fn small() -> Vec<Case> {
         matmul_in_columns(5, 6, 4),
         linear_columns(3, 5, 4),
         linear_residual(5, 7, 3),
-        linear_gelu(3, 5, 6, Form::Tanh),
-        linear_gelu(2, 3, 5, Form::Erf),
+        linear_gelu(9, 13, 11, Form::Tanh),
+        linear_gelu(7, 3, 15, Form::Erf),
         gelu(3, 37, Form::Tanh),
         gelu(3, 37, Form::Erf),
     ];
@@ -183,7 +183,7 @@ fn linear_gelu(m: usize, k: usize, n: usize, form: Form) -> Case {
         .output("pre", [m, n], Part::Each, Role::Kept)
         .forward(move |x, out| {
             let [y, pre] = take(out);
-            linear::forward(&Cpu, y, x[0], &Weights::all(x[1], x[2]), Ending::Gelu { pre, form })
+            linear::forward(&Cpu, y, x[0], &Weights::all(x[1], x[2]), Ending::Gelu { pre: Some(pre), form })
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],

@@ -44,7 +44,7 @@ pub(super) fn small() -> Vec<Case> {
     }
     for form in [Form::Rsqrt, Form::Plus] {
         cases.push(row_norm(3, 37, form));
-        cases.push(row_norm(2, 1, form));
+        cases.push(row_norm(5, 2, form));
     }
     cases
 }
