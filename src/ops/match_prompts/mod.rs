@@ -49,10 +49,20 @@ pub fn select(dev: &Device, ids: ViewMut, similarity: View, how: Select) -> Resu
     }
 }
 
+fn check_ids(ids: View, b: usize, m: usize) -> Result<()> {
+    expect_shape(OP, "ids", ids.shape(), [b, ids.dims()[1]])?;
+    match ids.get::<u32>(OP, "ids")?.iter().find(|&&id| id as usize >= m) {
+        None => Ok(()),
+        Some(id) => {
+            Err(Error::Shape { op: OP, arg: "ids", wanted: format!("below {m}"), got: id.to_string() })
+        }
+    }
+}
+
 /// Pull term: Σ_b Σ_{j in ids[b]} similarity[b, j] / B. Summed over the N prompts, not averaged.
 pub fn pull(dev: &Device, similarity: View, ids: View) -> Result<f64> {
     let (b, m) = (similarity.dims()[0], similarity.dims()[1]);
-    expect_shape(OP, "ids", ids.shape(), [b, ids.dims()[1]])?;
+    check_ids(ids, b, m)?;
     match dev {
         Device::Cpu => float!("match_prompts", "similarity", similarity.dtype(), T => {
             let (s, ids) = (similarity.get::<T>(OP, "similarity")?, ids.get::<u32>(OP, "ids")?);
@@ -65,7 +75,7 @@ pub fn pull(dev: &Device, similarity: View, ids: View) -> Result<f64> {
 /// weight = -λ it is the gradient of -λ · pull.
 pub fn backward_pull(dev: &Device, dsimilarity: ViewMut, ids: View, weight: f64) -> Result<()> {
     let (b, m) = (dsimilarity.dims()[0], dsimilarity.dims()[1]);
-    expect_shape(OP, "ids", ids.shape(), [b, ids.dims()[1]])?;
+    check_ids(ids, b, m)?;
     match dev {
         Device::Cpu => float!("match_prompts", "dsimilarity", dsimilarity.dtype(), T => {
             let ids = ids.get::<u32>(OP, "ids")?;

@@ -34,47 +34,121 @@ pub unsafe fn product<T: Float>(
     if m == 0 || n == 0 {
         return;
     }
-    if m == 1 && n > 1 {
-        // The library sums a single row in another order. Two equal rows keep the bits of a row
-        // independent of the batch.
-        let mut two = vec![T::ZERO; 2 * n];
-        let dst_two = Strided { at: two.as_mut_ptr(), row_stride: n, col_stride: 1 };
-        let lhs_two = Strided { row_stride: 0, ..lhs };
-        // SAFETY: a row stride of zero reads the one row twice; `two` has room for both results.
-        unsafe { product((2, n, k), dst_two, lhs_two, rhs, scale, false, parallelism) };
-        for (j, &value) in two[..n].iter().enumerate() {
-            // SAFETY: (0, j) lies within `dst`.
-            unsafe {
-                let at = dst.at.add(j * dst.col_stride);
-                *at = if add { *at + value } else { value };
+    if m == 1 || n == 1 {
+        // SAFETY: the caller's promise.
+        return unsafe { doubled((m, n, k), dst, lhs, rhs, scale, add, parallelism) };
+    }
+    if m * n <= DOT_PRODUCTS && lhs.col_stride == 1 && rhs.row_stride == 1 {
+        let stride = n + 1;
+        let mut copy = vec![T::ZERO; k * stride];
+        for (l, row) in copy.chunks_exact_mut(stride).enumerate() {
+            for (j, value) in row[..n].iter_mut().enumerate() {
+                // SAFETY: (l, j) lies within `rhs`.
+                *value = unsafe { *rhs.at.add(l * rhs.row_stride + j * rhs.col_stride) };
             }
         }
-        return;
+        let rhs = Strided { at: copy.as_ptr(), row_stride: stride, col_stride: 1 };
+        // SAFETY: as above; the copy has k rows of more than n values.
+        return unsafe { in_slices((m, n, k), dst, lhs, rhs, scale, add, parallelism) };
     }
+    // SAFETY: the caller's promise.
+    unsafe { in_slices((m, n, k), dst, lhs, rhs, scale, add, parallelism) }
+}
+
+// The library chooses the order of a sum by the extents of the whole product: vectors and small
+// products of contiguous columns have kernels of their own, and long sums are cut in another place
+// when both m and n are at most 64. What follows takes those choices away from it, so that an
+// element's bits depend on k and on its own row and column only.
+
+/// Up to here the library sums products whose operands are both contiguous along k in other lanes.
+const DOT_PRODUCTS: usize = 16 * 16;
+
+/// The longest sum that the library does in one piece for all extents.
+const DEPTH: usize = 512;
+
+/// A product with one row or one column, as a product with two equal ones.
+///
+/// # Safety
+/// As for [`product`].
+#[allow(clippy::too_many_arguments)]
+unsafe fn doubled<T: Float>(
+    (m, n, k): (usize, usize, usize),
+    dst: Strided<*mut T>,
+    lhs: Strided<*const T>,
+    rhs: Strided<*const T>,
+    scale: T,
+    add: bool,
+    parallelism: Parallelism,
+) {
+    let (rows, cols) = (m.max(2), n.max(2));
+    let mut wide = vec![T::ZERO; rows * cols];
+    // SAFETY: (i, j) below lies within `dst`.
+    let at = |i: usize, j: usize| unsafe { dst.at.add(i * dst.row_stride + j * dst.col_stride) };
+    if add {
+        for (i, row) in wide.chunks_exact_mut(cols).enumerate() {
+            for (j, value) in row.iter_mut().enumerate() {
+                // SAFETY: as above; nothing else writes `dst`.
+                *value = unsafe { *at(i.min(m - 1), j.min(n - 1)) };
+            }
+        }
+    }
+    let to = Strided { at: wide.as_mut_ptr(), row_stride: cols, col_stride: 1 };
+    // A stride of zero reads the one row or column twice.
+    let lhs = Strided { row_stride: if m == 1 { 0 } else { lhs.row_stride }, ..lhs };
+    let rhs = Strided { col_stride: if n == 1 { 0 } else { rhs.col_stride }, ..rhs };
+    // SAFETY: the caller's promise; `wide` has room for all results.
+    unsafe { product((rows, cols, k), to, lhs, rhs, scale, add, parallelism) };
+    for (i, row) in wide.chunks_exact(cols).take(m).enumerate() {
+        for (j, &value) in row[..n].iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { *at(i, j) = value };
+        }
+    }
+}
+
+/// The product in slices of equal depth, one added to the other.
+///
+/// # Safety
+/// As for [`product`].
+#[allow(clippy::too_many_arguments)]
+unsafe fn in_slices<T: Float>(
+    (m, n, k): (usize, usize, usize),
+    dst: Strided<*mut T>,
+    lhs: Strided<*const T>,
+    rhs: Strided<*const T>,
+    scale: T,
+    add: bool,
+    parallelism: Parallelism,
+) {
     let parallelism = if m * n * k < PARALLEL_FROM { Parallelism::None } else { parallelism };
-    // SAFETY: the caller's promise. The library's `alpha` multiplies the destination.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst.at,
-            dst.col_stride as isize,
-            dst.row_stride as isize,
-            add,
-            lhs.at,
-            lhs.col_stride as isize,
-            lhs.row_stride as isize,
-            rhs.at,
-            rhs.col_stride as isize,
-            rhs.row_stride as isize,
-            if add { T::ONE } else { T::ZERO },
-            scale,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1);
+    for start in (0..k.max(1)).step_by(depth) {
+        let add = add || start > 0;
+        // SAFETY: the caller's promise; start is at most k. The library's `alpha` multiplies the
+        // destination.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                depth.min(k - start),
+                dst.at,
+                dst.col_stride as isize,
+                dst.row_stride as isize,
+                add,
+                lhs.at.add(start * lhs.col_stride),
+                lhs.col_stride as isize,
+                lhs.row_stride as isize,
+                rhs.at.add(start * rhs.row_stride),
+                rhs.col_stride as isize,
+                rhs.row_stride as isize,
+                if add { T::ONE } else { T::ZERO },
+                scale,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
     }
 }
 

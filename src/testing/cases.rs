@@ -1,0 +1,354 @@
+//! The one table of cases: what every op reads and writes, at which shapes, and how much work that
+//! is. It drives the gradient checks, the determinism, parity and guard tests of `tests/ops.rs` and
+//! the rows of `benches/ops.rs`.
+
+mod dense;
+mod rows;
+
+use crate::error::Result;
+use crate::ops::matmul::Write;
+use crate::rng::{Rng, Stream};
+use crate::tensor::{DType, Shape, Tensor, View, ViewMut};
+
+/// What an input holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fill {
+    /// Normal, deviation 1.
+    Values,
+    /// Around 1, all different: scales of a normaliser, which must not be ones.
+    Weights,
+    /// Normal around this mean.
+    Around(f64),
+    /// One value.
+    Constant(f64),
+    /// Second moments: positive.
+    Positive,
+    /// u32, uniform below this.
+    Ids(u32),
+    /// u32, the ids of each row all different: rows of `.0` below `.1`.
+    DistinctIds(usize, u32),
+}
+
+/// Whether an argument has its own part for every image (or row), or serves all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Each,
+    All,
+}
+
+/// An input.
+#[derive(Debug, Clone)]
+pub struct Arg {
+    pub name: &'static str,
+    pub shape: Shape,
+    pub fill: Fill,
+    pub part: Part,
+}
+
+/// What an output is to the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The loss depends on it.
+    Result,
+    /// Kept for backward.
+    Kept,
+    /// u32.
+    Ids,
+}
+
+/// An output of the forward pass.
+#[derive(Debug, Clone)]
+pub struct Out {
+    pub name: &'static str,
+    pub shape: Shape,
+    pub part: Part,
+    pub role: Role,
+    pub write: Write,
+}
+
+/// Gradient of one input.
+#[derive(Debug, Clone, Copy)]
+pub struct Grad {
+    pub input: usize,
+    pub write: Write,
+}
+
+/// Bytes moved and floating-point operations of one pass; flops 0: bound by memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Work {
+    pub bytes: usize,
+    pub flops: usize,
+}
+
+type Forward = Box<dyn Fn(&[View], Vec<ViewMut>) -> Result<()> + Send + Sync>;
+type Backward = Box<dyn Fn(&[View], &[View], &[View], Vec<ViewMut>) -> Result<()> + Send + Sync>;
+/// From inputs and upstream gradients to outputs and gradients, on plain vectors.
+type Naive<T> = Box<dyn Fn(&[Vec<T>], &[Vec<T>]) -> (Vec<Vec<T>>, Vec<Vec<T>>) + Send + Sync>;
+
+/// A plain implementation in both precisions.
+pub struct Plain {
+    pub f32: Naive<f32>,
+    pub f64: Naive<f64>,
+}
+
+/// The same text in both precisions.
+macro_rules! plain {
+    (|$x:ident, $up:ident| $body:expr) => {
+        $crate::testing::cases::Plain {
+            f32: Box::new(move |$x: &[Vec<f32>], $up: &[Vec<f32>]| $body),
+            f64: Box::new(move |$x: &[Vec<f64>], $up: &[Vec<f64>]| $body),
+        }
+    };
+}
+pub(crate) use plain;
+
+/// One op at one shape.
+pub struct Case {
+    pub op: &'static str,
+    /// Shape and variant.
+    pub label: String,
+    /// Images or rows that do not depend on each other; 0: everything depends on everything.
+    pub batch: usize,
+    pub inputs: Vec<Arg>,
+    pub outputs: Vec<Out>,
+    pub grads: Vec<Grad>,
+    /// Arguments: inputs, outputs.
+    pub forward: Forward,
+    /// Arguments: inputs, outputs, upstream gradients of the outputs with [`Role::Result`], gradients.
+    pub backward: Option<Backward>,
+    pub plain: Option<Plain>,
+    pub forward_work: Work,
+    pub backward_work: Work,
+    /// The same case with another number of images.
+    pub with_batch: Option<Box<dyn Fn(usize) -> Case + Send + Sync>>,
+}
+
+impl Case {
+    fn new(op: &'static str, label: impl Into<String>, batch: usize) -> Case {
+        Case {
+            op,
+            label: label.into(),
+            batch,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            grads: Vec::new(),
+            forward: Box::new(|_, _| Ok(())),
+            backward: None,
+            plain: None,
+            forward_work: Work::default(),
+            backward_work: Work::default(),
+            with_batch: None,
+        }
+    }
+
+    fn input(mut self, name: &'static str, shape: impl Into<Shape>, fill: Fill, part: Part) -> Case {
+        self.inputs.push(Arg { name, shape: shape.into(), fill, part });
+        self
+    }
+
+    fn output(mut self, name: &'static str, shape: impl Into<Shape>, part: Part, role: Role) -> Case {
+        self.outputs.push(Out { name, shape: shape.into(), part, role, write: Write::Set });
+        self
+    }
+
+    /// The last output is added to, not overwritten.
+    fn adding(mut self) -> Case {
+        self.outputs.last_mut().expect("an output").write = Write::Add;
+        self
+    }
+
+    fn forward(mut self, f: impl Fn(&[View], Vec<ViewMut>) -> Result<()> + Send + Sync + 'static) -> Case {
+        self.forward = Box::new(f);
+        self
+    }
+
+    /// `grads`: names of inputs and how their gradients are written, in the order `f` gets them.
+    fn backward(
+        mut self,
+        grads: &[(&str, Write)],
+        f: impl Fn(&[View], &[View], &[View], Vec<ViewMut>) -> Result<()> + Send + Sync + 'static,
+    ) -> Case {
+        for &(name, write) in grads {
+            let input = self.inputs.iter().position(|a| a.name == name).expect("an input of this name");
+            self.grads.push(Grad { input, write });
+        }
+        self.backward = Some(Box::new(f));
+        self
+    }
+
+    fn plain(mut self, plain: Plain) -> Case {
+        self.plain = Some(plain);
+        self
+    }
+
+    /// Operations; bytes are counted from the arguments, in f32.
+    fn flops(mut self, forward: usize, backward: usize) -> Case {
+        let inputs: usize = self.inputs.iter().map(|a| 4 * a.shape.len()).sum();
+        let outputs: usize = self.outputs.iter().map(|o| 4 * o.shape.len()).sum();
+        let grads: usize = self.grads.iter().map(|g| 4 * self.inputs[g.input].shape.len()).sum();
+        self.forward_work = Work { bytes: inputs + outputs, flops: forward };
+        self.backward_work = Work { bytes: inputs + outputs + grads, flops: backward };
+        self
+    }
+
+    fn batched(mut self, f: impl Fn(usize) -> Case + Send + Sync + 'static) -> Case {
+        self.with_batch = Some(Box::new(f));
+        self
+    }
+
+    /// The outputs that an upstream gradient exists for.
+    pub fn results(&self) -> impl Iterator<Item = &Out> {
+        self.outputs.iter().filter(|o| o.role == Role::Result)
+    }
+
+    /// Random inputs and upstream gradients. All are f32 numbers, so that both precisions start
+    /// from the same.
+    pub fn data(&self, seed: u64, dtype: DType) -> Data {
+        let inputs = self.inputs.iter().enumerate();
+        let inputs = inputs.map(|(i, arg)| fill(arg, seed, i as u64, dtype)).collect();
+        let upstream = self.results().enumerate().map(|(i, out)| {
+            let arg = Arg { name: out.name, shape: out.shape, fill: Fill::Values, part: out.part };
+            fill(&arg, seed, 100 + i as u64, dtype)
+        });
+        Data { inputs, upstream: upstream.collect() }
+    }
+
+    /// The outputs, each computed inside a larger buffer: what is overwritten starts as NaN, what is
+    /// added to as `start` (or zero), and the surroundings must come out untouched.
+    pub fn run_forward(&self, inputs: &[Tensor], start: Option<&[Tensor]>) -> Result<Vec<Tensor>> {
+        let dtype = inputs.iter().map(Tensor::dtype).find(|&d| d != DType::U32).unwrap_or(DType::F64);
+        let slots = self.outputs.iter().map(|o| {
+            let dtype = if o.role == Role::Ids { DType::U32 } else { dtype };
+            (o.name, o.shape, dtype, o.write)
+        });
+        let inputs: Vec<View> = inputs.iter().map(Tensor::view).collect();
+        self.guarded(slots.collect(), start, |outputs| (self.forward)(&inputs, outputs))
+    }
+
+    /// The gradients, in the same way.
+    pub fn run_backward(
+        &self,
+        data: &Data,
+        outputs: &[Tensor],
+        start: Option<&[Tensor]>,
+    ) -> Result<Vec<Tensor>> {
+        let Some(backward) = &self.backward else { return Ok(Vec::new()) };
+        let dtype = data.upstream[0].dtype();
+        let slots = self.grads.iter().map(|g| {
+            let arg = &self.inputs[g.input];
+            (arg.name, arg.shape, dtype, g.write)
+        });
+        let inputs: Vec<View> = data.inputs.iter().map(Tensor::view).collect();
+        let outputs: Vec<View> = outputs.iter().map(Tensor::view).collect();
+        let upstream: Vec<View> = data.upstream.iter().map(Tensor::view).collect();
+        self.guarded(slots.collect(), start, |grads| backward(&inputs, &outputs, &upstream, grads))
+    }
+
+    fn guarded(
+        &self,
+        slots: Vec<(&'static str, Shape, DType, Write)>,
+        start: Option<&[Tensor]>,
+        run: impl FnOnce(Vec<ViewMut>) -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        const BAND: usize = 67;
+        const GUARD: f64 = 1_234_567.0;
+        let mut buffers: Vec<Tensor> = slots
+            .iter()
+            .enumerate()
+            .map(|(i, &(_, shape, dtype, write))| {
+                let mut buffer = Tensor::zeros([shape.len() + 2 * BAND], dtype);
+                buffer.fill(GUARD);
+                let mut inside = buffer.view_mut().part(BAND, shape);
+                match (write, start) {
+                    (Write::Add, Some(start)) => assign(inside, start[i].view()),
+                    (Write::Add, None) => inside.fill(0.0),
+                    (Write::Set, _) if dtype == DType::U32 => inside.fill(4e9),
+                    (Write::Set, _) => inside.fill(f64::NAN),
+                }
+                buffer
+            })
+            .collect();
+        let views = buffers.iter_mut().zip(&slots).map(|(b, slot)| b.view_mut().part(BAND, slot.1));
+        run(views.collect())?;
+        let results = buffers.iter().zip(&slots).map(|(buffer, &(name, shape, dtype, _))| {
+            let values = buffer.to_f64();
+            let (before, after) = (&values[..BAND], &values[BAND + shape.len()..]);
+            let intact = before.iter().chain(after).all(|&v| v == GUARD);
+            assert!(intact, "{} {}: wrote outside `{name}`", self.op, self.label);
+            Tensor::from_f64(&values[BAND..BAND + shape.len()], shape, dtype)
+        });
+        Ok(results.collect())
+    }
+}
+
+/// Inputs of a case and upstream gradients of its results.
+#[derive(Debug, Clone)]
+pub struct Data {
+    pub inputs: Vec<Tensor>,
+    pub upstream: Vec<Tensor>,
+}
+
+fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
+    let mut rng = Rng::new(seed, Stream::Test, index);
+    let n = arg.shape.len();
+    if let Fill::Ids(below) = arg.fill {
+        return Tensor::from_vec((0..n).map(|_| rng.below(below)).collect(), arg.shape);
+    }
+    if let Fill::DistinctIds(width, below) = arg.fill {
+        let row = |_| {
+            let mut all: Vec<u32> = (0..below).collect();
+            rng.shuffle(&mut all);
+            all.truncate(width);
+            all
+        };
+        return Tensor::from_vec((0..n / width).flat_map(row).collect(), arg.shape);
+    }
+    let values: Vec<f64> = (0..n)
+        .map(|_| {
+            let z = rng.normal();
+            let value = match arg.fill {
+                Fill::Weights => 1.0 + 0.3 * z,
+                Fill::Around(mean) => mean + z,
+                Fill::Constant(c) => c,
+                Fill::Positive => z * z + 0.01,
+                _ => z,
+            };
+            f64::from(value as f32)
+        })
+        .collect();
+    Tensor::from_f64(&values, arg.shape, dtype)
+}
+
+/// y = x, of the same length and type.
+pub fn assign(y: ViewMut, x: View) {
+    match y.dtype() {
+        DType::F32 => copy::<f32>(y, x),
+        DType::F64 => copy::<f64>(y, x),
+        DType::U32 => copy::<u32>(y, x),
+    }
+}
+
+fn copy<T: crate::tensor::Element>(y: ViewMut, x: View) {
+    let (y, x) = (y.get::<T>("assign", "y"), x.get::<T>("assign", "x"));
+    y.expect("the type of y").copy_from_slice(x.expect("the type of y"));
+}
+
+/// Copies of the outputs handed to a closure, by number.
+fn take<const N: usize>(views: Vec<ViewMut>) -> [ViewMut; N] {
+    views.try_into().unwrap_or_else(|v: Vec<ViewMut>| panic!("{N} arguments, got {}", v.len()))
+}
+
+/// Small, odd and ragged shapes of every op: what tests run.
+pub fn small() -> Vec<Case> {
+    dense::small().into_iter().chain(rows::small()).collect()
+}
+
+/// Shapes that several threads share: determinism and batch invariance.
+pub fn medium() -> Vec<Case> {
+    dense::medium().into_iter().chain(rows::medium()).collect()
+}
+
+/// ViT-B/16 with 40 prompt tokens at a batch of four: what the benchmark times.
+pub fn vit_b() -> Vec<Case> {
+    dense::vit_b().into_iter().chain(rows::vit_b()).collect()
+}

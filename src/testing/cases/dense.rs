@@ -1,0 +1,394 @@
+//! Cases of the ops where the work is: products, linear layers, GELU, layer norm, attention.
+
+use super::{Case, Fill, Part, Role, assign, plain, take};
+use crate::device::Device::Cpu;
+use crate::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
+use crate::ops::gelu::{self, Form};
+use crate::ops::layer_norm as norm;
+use crate::ops::linear::{self, Ending, Weights};
+use crate::ops::matmul::{self, Layout, Write};
+use crate::testing::plain as naive;
+
+const EPS: f64 = 1e-6;
+
+pub(super) fn small() -> Vec<Case> {
+    let mut cases = vec![
+        matmul(1, 1, 1),
+        matmul(3, 5, 7),
+        matmul(17, 48, 5),
+        matmul(2, 19, 1),
+        matmul_in_columns(5, 6, 4),
+        linear_columns(3, 5, 4),
+        linear_residual(5, 7, 3),
+        linear_gelu(9, 13, 11, Form::Tanh),
+        linear_gelu(7, 3, 15, Form::Erf),
+        gelu(3, 37, Form::Tanh),
+        gelu(3, 37, Form::Erf),
+    ];
+    for (rows, c) in [(3, 1), (1, 5), (3, 32), (5, 33), (2, 100)] {
+        cases.push(layer_norm(rows, c, Fill::Values));
+    }
+    cases.push(layer_norm(3, 33, Fill::Around(1000.0)));
+    cases.push(layer_norm(2, 8, Fill::Constant(3.0)));
+    cases.push(layer_norm_again(3, 5));
+    cases.push(attention_packed(2, 5, (3, 4), 0));
+    cases.push(attention_packed(1, 1, (1, 1), 0));
+    cases.push(attention_packed(2, 4, (2, 3), 3));
+    cases.push(attention_apart(2, (2, 7), (3, 5), 0));
+    cases.push(attention_apart(2, (1, 6), (2, 4), 2));
+    cases.push(attention_apart(3, (5, 3), (1, 7), 1));
+    cases
+}
+
+/// Large enough for several threads and for every blocking of the products.
+pub(super) fn medium() -> Vec<Case> {
+    vec![
+        matmul(67, 700, 33),
+        matmul(130, 64, 257),
+        linear_residual(131, 48, 192),
+        linear_gelu(131, 48, 193, Form::Tanh),
+        gelu(131, 500, Form::Erf),
+        layer_norm(133, 192, Fill::Values),
+        layer_norm(150, 768, Fill::Values),
+        attention_packed(7, 37, (3, 16), 0),
+        attention_packed(5, 17, (3, 16), 5),
+        attention_apart(7, (1, 65), (2, 64), 0),
+    ]
+}
+
+/// B = 4, T = 237 (196 patches, class token, 40 prompts), C = 768.
+pub(super) fn vit_b() -> Vec<Case> {
+    let (b, t, c) = (4, 237, 768);
+    vec![
+        matmul(b * t, c, 3 * c),
+        linear_residual(b * t, c, c),
+        linear_gelu(b * t, c, 4 * c, Form::Tanh),
+        gelu(b * t, 4 * c, Form::Tanh),
+        gelu(b * t, 4 * c, Form::Erf),
+        layer_norm(b * t, c, Fill::Values),
+        attention_packed(b, t, (12, c / 12), 0),
+        attention_packed(b, 197, (12, c / 12), 20),
+        attention_apart(b, (40, t), (12, c / 12), 0),
+    ]
+}
+
+/// y = x w, with the gradients of both.
+fn matmul(m: usize, k: usize, n: usize) -> Case {
+    let (x_at, w_at, y_at) = (Layout::dense(m, k), Layout::dense(k, n), Layout::dense(m, n));
+    Case::new("matmul", format!("{m}x{k}x{n}"), m)
+        .input("x", [m, k], Fill::Values, Part::Each)
+        .input("w", [k, n], Fill::Values, Part::All)
+        .output("y", [m, n], Part::Each, Role::Result)
+        .forward(move |x, out| {
+            let [y] = take(out);
+            matmul::forward(&Cpu, (y, y_at), (x[0], x_at), (x[1], w_at), Write::Set)
+        })
+        .backward(&[("x", Write::Set), ("w", Write::Add)], move |x, _, up, grads| {
+            let [dx, dw] = take(grads);
+            matmul::backward_input(&Cpu, (dx, x_at), (up[0], y_at), (x[1], w_at), Write::Set)?;
+            matmul::backward_weight_acc(&Cpu, (dw, w_at), (x[0], x_at), (up[0], y_at))
+        })
+        .plain(plain!(|x, up| {
+            let dx = naive::matmul(&up[0], &naive::transpose(&x[1], k, n), m, n, k);
+            let dw = naive::matmul(&naive::transpose(&x[0], m, k), &up[0], k, m, n);
+            (vec![naive::matmul(&x[0], &x[1], m, k, n)], vec![dx, dw])
+        }))
+        .flops(2 * m * k * n, 4 * m * k * n)
+        .batched(move |m| matmul(m, k, n))
+}
+
+/// The same added to y, with x and w in the middle columns of wider matrices.
+fn matmul_in_columns(m: usize, k: usize, n: usize) -> Case {
+    let x_at = Layout::dense(m, k + 3).columns(1, k);
+    let w_at = Layout::dense(k, n + 5).columns(2, n);
+    let y_at = Layout::dense(m, n);
+    Case::new("matmul", format!("{m}x{k}x{n} in columns, added"), m)
+        .input("x", [m, k + 3], Fill::Values, Part::Each)
+        .input("w", [k, n + 5], Fill::Values, Part::All)
+        .output("y", [m, n], Part::Each, Role::Result)
+        .adding()
+        .forward(move |x, out| {
+            let [y] = take(out);
+            matmul::forward(&Cpu, (y, y_at), (x[0], x_at), (x[1], w_at), Write::Add)
+        })
+        .backward(&[("x", Write::Add), ("w", Write::Add)], move |x, _, up, grads| {
+            let [dx, dw] = take(grads);
+            matmul::backward_input(&Cpu, (dx, x_at), (up[0], y_at), (x[1], w_at), Write::Add)?;
+            matmul::backward_weight_acc(&Cpu, (dw, w_at), (x[0], x_at), (up[0], y_at))
+        })
+        .flops(2 * m * k * n, 4 * m * k * n)
+        .batched(move |m| matmul_in_columns(m, k, n))
+}
+
+fn with_weights(op: &'static str, label: String, m: usize, k: usize, n: usize) -> Case {
+    Case::new(op, label, m)
+        .input("x", [m, k], Fill::Values, Part::Each)
+        .input("kernel", [k, n], Fill::Values, Part::All)
+        .input("bias", [n], Fill::Values, Part::All)
+}
+
+/// Some columns of a wider layer, no ending.
+fn linear_columns(m: usize, k: usize, n: usize) -> Case {
+    let used = 2..2 + n;
+    let (here, there) = (used.clone(), used);
+    with_weights("linear", format!("{m}x{k}x{n} columns 2.. of {}", n + 3), m, k, n + 3)
+        .output("y", [m, n], Part::Each, Role::Result)
+        .forward(move |x, out| {
+            let [y] = take(out);
+            let w = Weights { kernel: x[1], bias: x[2], columns: here.clone() };
+            linear::forward(&Cpu, y, x[0], &w, Ending::Plain)
+        })
+        .backward(
+            &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
+            move |x, _, up, grads| {
+                let [dx, dkernel, dbias] = take(grads);
+                let w = Weights { kernel: x[1], bias: x[2], columns: there.clone() };
+                linear::backward_input(&Cpu, dx, up[0], &w, Write::Set)?;
+                linear::backward_params_acc(&Cpu, Some(dkernel), Some(dbias), x[0], up[0], there.clone())
+            },
+        )
+        .flops(2 * m * k * n, 4 * m * k * n)
+        .batched(move |m| linear_columns(m, k, n))
+}
+
+fn linear_residual(m: usize, k: usize, n: usize) -> Case {
+    with_weights("linear", format!("{m}x{k}x{n} + residual"), m, k, n)
+        .input("residual", [m, n], Fill::Values, Part::Each)
+        .output("y", [m, n], Part::Each, Role::Result)
+        .forward(move |x, out| {
+            let [y] = take(out);
+            linear::forward(&Cpu, y, x[0], &Weights::all(x[1], x[2]), Ending::Residual(x[3]))
+        })
+        .backward(
+            &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
+            move |x, _, up, grads| {
+                let [dx, dkernel, dbias] = take(grads);
+                linear::backward_input(&Cpu, dx, up[0], &Weights::all(x[1], x[2]), Write::Set)?;
+                linear::backward_params_acc(&Cpu, Some(dkernel), Some(dbias), x[0], up[0], 0..n)
+            },
+        )
+        .plain(plain!(|x, up| {
+            let y = naive::add_row(&naive::matmul(&x[0], &x[1], m, k, n), &x[2]);
+            let dx = naive::matmul(&up[0], &naive::transpose(&x[1], k, n), m, n, k);
+            let dw = naive::matmul(&naive::transpose(&x[0], m, k), &up[0], k, m, n);
+            (vec![naive::add(&y, &x[3])], vec![dx, dw, naive::column_sums(&up[0], n)])
+        }))
+        .flops(2 * m * k * n, 4 * m * k * n)
+        .batched(move |m| linear_residual(m, k, n))
+}
+
+fn linear_gelu(m: usize, k: usize, n: usize, form: Form) -> Case {
+    with_weights("linear", format!("{m}x{k}x{n} gelu {form:?}"), m, k, n)
+        .output("y", [m, n], Part::Each, Role::Result)
+        .output("pre", [m, n], Part::Each, Role::Kept)
+        .forward(move |x, out| {
+            let [y, pre] = take(out);
+            linear::forward(&Cpu, y, x[0], &Weights::all(x[1], x[2]), Ending::Gelu { pre: Some(pre), form })
+        })
+        .backward(
+            &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
+            move |x, out, up, grads| {
+                let [dx, dkernel, dbias] = take(grads);
+                let mut d = crate::tensor::Tensor::zeros(up[0].shape(), up[0].dtype());
+                assign(d.view_mut(), up[0]);
+                gelu::backward_in_place(&Cpu, d.view_mut(), out[1], form)?;
+                linear::backward_input(&Cpu, dx, d.view(), &Weights::all(x[1], x[2]), Write::Set)?;
+                linear::backward_params_acc(&Cpu, Some(dkernel), Some(dbias), x[0], d.view(), 0..n)
+            },
+        )
+        .plain(plain!(|x, up| {
+            let pre = naive::add_row(&naive::matmul(&x[0], &x[1], m, k, n), &x[2]);
+            let both: Vec<_> = pre.iter().map(|&x| naive::gelu(x, form)).collect();
+            let d: Vec<_> = both.iter().zip(&up[0]).map(|(g, &u)| g.1 * u).collect();
+            let dx = naive::matmul(&d, &naive::transpose(&x[1], k, n), m, n, k);
+            let dw = naive::matmul(&naive::transpose(&x[0], m, k), &d, k, m, n);
+            let y = both.iter().map(|g| g.0).collect();
+            (vec![y, pre], vec![dx, dw, naive::column_sums(&d, n)])
+        }))
+        .flops(2 * m * k * n, 4 * m * k * n)
+        .batched(move |m| linear_gelu(m, k, n, form))
+}
+
+fn gelu(m: usize, n: usize, form: Form) -> Case {
+    Case::new("gelu", format!("{m}x{n} {form:?}"), m)
+        .input("x", [m, n], Fill::Values, Part::Each)
+        .output("y", [m, n], Part::Each, Role::Result)
+        .forward(move |x, out| {
+            let [y] = take(out);
+            gelu::forward(&Cpu, y, x[0], form)
+        })
+        .backward(&[("x", Write::Set)], move |x, _, up, grads| {
+            let [mut dx] = take(grads);
+            assign(dx.reborrow(), up[0]);
+            gelu::backward_in_place(&Cpu, dx, x[0], form)
+        })
+        .plain(plain!(|x, up| {
+            let both: Vec<_> = x[0].iter().map(|&x| naive::gelu(x, form)).collect();
+            let dx = both.iter().zip(&up[0]).map(|(g, &u)| g.1 * u).collect();
+            (vec![both.iter().map(|g| g.0).collect()], vec![dx])
+        }))
+        .flops(0, 0)
+        .batched(move |m| gelu(m, n, form))
+}
+
+fn layer_norm(rows: usize, c: usize, values: Fill) -> Case {
+    let about = if let Fill::Around(mean) = values { format!(" mean {mean}") } else { String::new() };
+    Case::new("layer_norm", format!("{rows}x{c}{about}"), rows)
+        .input("x", [rows, c], values, Part::Each)
+        .input("scale", [c], Fill::Weights, Part::All)
+        .input("bias", [c], Fill::Values, Part::All)
+        .output("y", [rows, c], Part::Each, Role::Result)
+        .output("stats", [rows, 2], Part::Each, Role::Kept)
+        .forward(move |x, out| {
+            let [y, stats] = take(out);
+            norm::forward(&Cpu, y, stats, x[0], x[1], x[2], EPS)
+        })
+        .backward(
+            &[("x", Write::Add), ("scale", Write::Add), ("bias", Write::Add)],
+            move |x, out, up, grads| {
+                let [dx, dscale, dbias] = take(grads);
+                norm::backward_input_acc(&Cpu, dx, up[0], x[0], out[1], x[1])?;
+                norm::backward_params_acc(&Cpu, dscale, dbias, up[0], x[0], out[1])
+            },
+        )
+        .plain(plain!(|x, up| {
+            let (y, stats) = naive::layer_norm(&x[0], &x[1], &x[2], EPS);
+            let grads = naive::layer_norm_backward(&x[0], &x[1], &stats, &up[0]);
+            (vec![y, stats], grads.to_vec())
+        }))
+        .flops(0, 0)
+        .batched(move |rows| layer_norm(rows, c, values))
+}
+
+/// `again` after a forward pass, as a backward pass uses it.
+fn layer_norm_again(rows: usize, c: usize) -> Case {
+    Case::new("layer_norm", format!("{rows}x{c} again"), rows)
+        .input("x", [rows, c], Fill::Values, Part::Each)
+        .input("scale", [c], Fill::Weights, Part::All)
+        .input("bias", [c], Fill::Values, Part::All)
+        .output("y", [rows, c], Part::Each, Role::Kept)
+        .output("stats", [rows, 2], Part::Each, Role::Kept)
+        .forward(move |x, out| {
+            let [mut y, mut stats] = take(out);
+            norm::forward(&Cpu, y.reborrow(), stats.reborrow(), x[0], x[1], x[2], EPS)?;
+            y.fill(f64::NAN);
+            norm::again(&Cpu, y, x[0], stats.as_view(), x[1], x[2])
+        })
+        .plain(plain!(|x, _up| {
+            let (y, stats) = naive::layer_norm(&x[0], &x[1], &x[2], EPS);
+            (vec![y, stats], vec![])
+        }))
+        .flops(0, 0)
+        .batched(move |rows| layer_norm_again(rows, c))
+}
+
+fn prefix_inputs(case: Case, b: usize, n: usize, c: usize) -> Case {
+    if n == 0 {
+        return case;
+    }
+    case.input("prefix.k", [b, n, c], Fill::Values, Part::Each).input(
+        "prefix.v",
+        [b, n, c],
+        Fill::Values,
+        Part::Each,
+    )
+}
+
+/// 2 products forward, 5 backward, each 2 · rows · keys · C.
+fn attention_flops(case: Case, b: usize, tq: usize, keys: usize, c: usize) -> Case {
+    case.flops(4 * b * tq * keys * c, 10 * b * tq * keys * c)
+}
+
+fn attention_packed(b: usize, t: usize, (h, d): (usize, usize), n: usize) -> Case {
+    let c = h * d;
+    let e = naive::Heads { b, h, d, tq: t, tk: n + t };
+    let prefix = if n > 0 { format!(" prefix {n}") } else { String::new() };
+    let case = Case::new("attention", format!("{b}x{t} {h}x{d} packed{prefix}"), b);
+    let case = case.input("qkv", [b, t, 3 * c], Fill::Values, Part::Each);
+    let mut grads = vec![("qkv", Write::Set)];
+    if n > 0 {
+        grads.extend([("prefix.k", Write::Set), ("prefix.v", Write::Set)]);
+    }
+    let case = prefix_inputs(case, b, n, c)
+        .output("out", [b, t, c], Part::Each, Role::Result)
+        .output("lse", [b, h, t], Part::Each, Role::Kept)
+        .forward(move |x, out| {
+            let [out, lse] = take(out);
+            let prefix = (n > 0).then(|| Prefix { k: x[1], v: x[2] });
+            attention::forward(&Cpu, out, lse, &Qkv::packed(x[0]), prefix.as_ref(), h)
+        })
+        .backward(&grads, move |x, out, up, grads| {
+            let mut grads = grads.into_iter();
+            let into = Into::Packed(grads.next().expect("dqkv"));
+            let gradients = Gradients { into, q_rows: 0..t, kv_rows: 0..t };
+            let dprefix = grads.next().zip(grads.next()).map(|(k, v)| PrefixMut { k, v });
+            let prefix = (n > 0).then(|| Prefix { k: x[1], v: x[2] });
+            let qkv = Qkv::packed(x[0]);
+            attention::backward_input(&Cpu, Some(gradients), dprefix, up[0], out[1], &qkv, prefix.as_ref(), h)
+        })
+        .plain(plain!(|x, up| {
+            let part = |i: usize| naive::columns(&x[0], 3 * c, i * c..(i + 1) * c);
+            let (mut k, mut v) = (part(1), part(2));
+            if n > 0 {
+                k = naive::beside(&x[1], n * c, &k, t * c);
+                v = naive::beside(&x[2], n * c, &v, t * c);
+            }
+            let a = naive::attention(&part(0), &k, &v, &up[0], e);
+            let image = (n + t) * c;
+            let [own_k, own_v] = [&a.dk, &a.dv].map(|g| naive::columns(g, image, n * c..image));
+            let dkv = naive::beside(&own_k, c, &own_v, c);
+            let mut grads = vec![naive::beside(&a.dq, c, &dkv, 2 * c)];
+            if n > 0 {
+                grads.extend([&a.dk, &a.dv].map(|g| naive::columns(g, image, 0..n * c)));
+            }
+            (vec![a.out, a.lse], grads)
+        }));
+    attention_flops(case, b, t, n + t, c).batched(move |b| attention_packed(b, t, (h, d), n))
+}
+
+fn attention_apart(b: usize, (tq, t): (usize, usize), (h, d): (usize, usize), n: usize) -> Case {
+    let c = h * d;
+    let e = naive::Heads { b, h, d, tq, tk: n + t };
+    let prefix = if n > 0 { format!(" prefix {n}") } else { String::new() };
+    let case = Case::new("attention", format!("{b}x{tq} of {t} {h}x{d} apart{prefix}"), b)
+        .input("q", [b, tq, c], Fill::Values, Part::Each)
+        .input("kv", [b, t, 2 * c], Fill::Values, Part::Each);
+    let mut grads = vec![("q", Write::Set), ("kv", Write::Set)];
+    if n > 0 {
+        grads.extend([("prefix.k", Write::Set), ("prefix.v", Write::Set)]);
+    }
+    let case = prefix_inputs(case, b, n, c)
+        .output("out", [b, tq, c], Part::Each, Role::Result)
+        .output("lse", [b, h, tq], Part::Each, Role::Kept)
+        .forward(move |x, out| {
+            let [out, lse] = take(out);
+            let prefix = (n > 0).then(|| Prefix { k: x[2], v: x[3] });
+            attention::forward(&Cpu, out, lse, &Qkv::apart(x[0], x[1]), prefix.as_ref(), h)
+        })
+        .backward(&grads, move |x, out, up, grads| {
+            let mut grads = grads.into_iter();
+            let into = Into::Apart { q: grads.next().expect("dq"), kv: grads.next().expect("dkv") };
+            let gradients = Gradients { into, q_rows: 0..tq, kv_rows: 0..t };
+            let dprefix = grads.next().zip(grads.next()).map(|(k, v)| PrefixMut { k, v });
+            let prefix = (n > 0).then(|| Prefix { k: x[2], v: x[3] });
+            let qkv = Qkv::apart(x[0], x[1]);
+            attention::backward_input(&Cpu, Some(gradients), dprefix, up[0], out[1], &qkv, prefix.as_ref(), h)
+        })
+        .plain(plain!(|x, up| {
+            let part = |i: usize| naive::columns(&x[1], 2 * c, i * c..(i + 1) * c);
+            let (mut k, mut v) = (part(0), part(1));
+            if n > 0 {
+                k = naive::beside(&x[2], n * c, &k, t * c);
+                v = naive::beside(&x[3], n * c, &v, t * c);
+            }
+            let a = naive::attention(&x[0], &k, &v, &up[0], e);
+            let image = (n + t) * c;
+            let [own_k, own_v] = [&a.dk, &a.dv].map(|g| naive::columns(g, image, n * c..image));
+            let mut grads = vec![a.dq, naive::beside(&own_k, c, &own_v, c)];
+            if n > 0 {
+                grads.extend([&a.dk, &a.dv].map(|g| naive::columns(g, image, 0..n * c)));
+            }
+            (vec![a.out, a.lse], grads)
+        }));
+    attention_flops(case, b, tq, n + t, c).batched(move |b| attention_apart(b, (tq, t), (h, d), n))
+}

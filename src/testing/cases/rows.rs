@@ -1,0 +1,423 @@
+//! Cases of the ops that move, sum, select and update.
+
+use super::{Case, Fill, Part, Role, assign, plain, take};
+use crate::device::Device::Cpu;
+use crate::ops::match_prompts::{self, Select};
+use crate::ops::matmul::Write;
+use crate::ops::optimizer::{self, Adam, Sgd};
+use crate::ops::pool_tokens::{self, Kind};
+use crate::ops::row_norm::{self, Form};
+use crate::ops::{axpy, cross_entropy, gather, patches, sum, tokens};
+use crate::tensor::View;
+use crate::testing::plain as naive;
+use std::ops::Range;
+
+pub(super) fn small() -> Vec<Case> {
+    let mut cases = vec![
+        patches(2, 6, 3),
+        patches(3, 4, 4),
+        embed(3, 5, 7),
+        embed(1, 2, 1),
+        copy(3, (6, 4, 5), 2, 1..4),
+        add_row(5, 7),
+        gather(3, (7, 5, 4), 1, 3),
+        gather(1, (3, 1, 1), 0, 1),
+        axpy(3, 11),
+        scale(2, 9),
+        column_sums(7, 5),
+        column_sums(2000, 33),
+        squares(3, 12_347),
+        pull(3, 7, 2),
+        select(5, 9, 3, Select::PerImage),
+        select(5, 9, 3, Select::Vote { group: 2 }),
+        select(5, 9, 3, Select::Fixed { start: 4 }),
+        cross_entropy(4, 7, 0.0),
+        cross_entropy(3, 10, 0.1),
+        cross_entropy(1, 2, 0.0),
+        adam(1001, 0.0),
+        adam(37, 0.02),
+        sgd(1001),
+    ];
+    for kind in [Kind::Mean, Kind::Max, Kind::MeanMax] {
+        cases.push(pool_tokens(3, (6, 5), 1..5, kind));
+        cases.push(pool_tokens(1, (1, 1), 0..1, kind));
+    }
+    for form in [Form::Rsqrt, Form::Plus] {
+        cases.push(row_norm(3, 37, form));
+        cases.push(row_norm(5, 2, form));
+    }
+    cases
+}
+
+pub(super) fn medium() -> Vec<Case> {
+    vec![
+        patches(7, 28, 7),
+        embed(7, 50, 96),
+        copy(7, (60, 50, 96), 10, 0..50),
+        add_row(300, 193),
+        gather(7, (60, 40, 96), 2, 20),
+        axpy(300, 193),
+        scale(300, 193),
+        column_sums(5000, 48),
+        squares(300, 193),
+        pool_tokens(9, (50, 96), 1..50, Kind::MeanMax),
+        row_norm(200, 193, Form::Rsqrt),
+        row_norm(200, 193, Form::Plus),
+        select(65, 10, 4, Select::PerImage),
+        select(65, 10, 4, Select::Vote { group: 16 }),
+        cross_entropy(65, 100, 0.1),
+        adam(100_003, 0.01),
+        sgd(100_003),
+    ]
+}
+
+pub(super) fn vit_b() -> Vec<Case> {
+    let (b, t, c) = (4, 237, 768);
+    vec![
+        patches(b, 224, 16),
+        embed(b, 197, c),
+        copy(b, (t, 197, c), 40, 0..197),
+        add_row(b * t, c),
+        gather(b, (t, 100, c), 0, 40),
+        axpy(b * t, c),
+        scale(b * t, c),
+        column_sums(b * t, c),
+        squares(b * t, c),
+        pool_tokens(b, (40, c), 0..40, Kind::Mean),
+        pool_tokens(b, (196, c), 0..196, Kind::MeanMax),
+        row_norm(128, c, Form::Rsqrt),
+        pull(128, 10, 4),
+        select(128, 10, 4, Select::Vote { group: 16 }),
+        cross_entropy(128, 100, 0.0),
+        adam(122_980, 0.0),
+        sgd(122_980),
+    ]
+}
+
+fn scalar(view: View) -> f64 {
+    view.to_f64()[0]
+}
+
+fn patches(b: usize, side: usize, patch: usize) -> Case {
+    let (grid, line) = (side / patch, patch * 3);
+    Case::new("patches", format!("{b}x{side}x{side} by {patch}"), b)
+        .input("images", [b, side, side, 3], Fill::Values, Part::Each)
+        .output("rows", [b * grid * grid, patch * line], Part::Each, Role::Kept)
+        .forward(move |x, out| {
+            let [rows] = take(out);
+            patches::forward(&Cpu, rows, x[0], patch)
+        })
+        .plain(plain!(|x, _up| {
+            let mut rows = Vec::new();
+            for n in 0..b * grid * grid * patch * line {
+                let (row, at) = (n / (patch * line), n % (patch * line));
+                let (b, i, j) = (row / (grid * grid), row / grid % grid, row % grid);
+                let (u, v, channel) = (at / line, at % line / 3, at % 3);
+                rows.push(x[0][((b * side + i * patch + u) * side + j * patch + v) * 3 + channel]);
+            }
+            (vec![rows], vec![])
+        }))
+        .flops(0, 0)
+        .batched(move |b| patches(b, side, patch))
+}
+
+/// Class token, patches and positions; `copy` and `sum_images_acc` are its transpose.
+fn embed(b: usize, t: usize, c: usize) -> Case {
+    Case::new("tokens", format!("embed {b}x{t}x{c}"), b)
+        .input("patches", [b, t - 1, c], Fill::Values, Part::Each)
+        .input("cls", [c], Fill::Values, Part::All)
+        .input("positions", [t, c], Fill::Values, Part::All)
+        .output("x", [b, t, c], Part::Each, Role::Result)
+        .forward(move |x, out| {
+            let [y] = take(out);
+            tokens::embed(&Cpu, y, x[0], x[1], x[2])
+        })
+        .backward(
+            &[("patches", Write::Set), ("cls", Write::Add), ("positions", Write::Add)],
+            move |_, _, up, grads| {
+                let [dpatches, dcls, dpositions] = take(grads);
+                tokens::copy(&Cpu, dpatches, 0, up[0], 1..t, Write::Set)?;
+                tokens::sum_images_acc(&Cpu, dcls, up[0], 0..1)?;
+                tokens::sum_images_acc(&Cpu, dpositions, up[0], 0..t)
+            },
+        )
+        .plain(plain!(|x, up| {
+            let cls: Vec<_> = (0..b).flat_map(|_| x[1].clone()).collect();
+            let rows = naive::beside(&cls, c, &x[0], (t - 1) * c);
+            let dpatches = naive::columns(&up[0], t * c, c..t * c);
+            let all = naive::column_sums(&up[0], t * c);
+            (vec![naive::add_row(&rows, &x[2])], vec![dpatches, all[..c].to_vec(), all])
+        }))
+        .flops(0, 0)
+        .batched(move |b| embed(b, t, c))
+}
+
+/// Rows of one sequence added to another.
+fn copy(b: usize, (ty, tx, c): (usize, usize, usize), to: usize, from: Range<usize>) -> Case {
+    let (n, again, there) = (from.len(), from.clone(), from.clone());
+    Case::new("tokens", format!("copy {b}x{n} of {tx} into {ty}, C {c}"), b)
+        .input("x", [b, tx, c], Fill::Values, Part::Each)
+        .output("y", [b, ty, c], Part::Each, Role::Result)
+        .adding()
+        .forward(move |x, out| {
+            let [y] = take(out);
+            tokens::copy(&Cpu, y, to, x[0], from.clone(), Write::Add)
+        })
+        .backward(&[("x", Write::Add)], move |_, _, up, grads| {
+            let [dx] = take(grads);
+            tokens::copy(&Cpu, dx, there.start, up[0], to..to + n, Write::Add)
+        })
+        .flops(0, 0)
+        .batched(move |b| copy(b, (ty, tx, c), to, again.clone()))
+}
+
+fn add_row(rows: usize, c: usize) -> Case {
+    Case::new("tokens", format!("add_row {rows}x{c}"), rows)
+        .input("x", [rows, c], Fill::Values, Part::Each)
+        .input("row", [c], Fill::Values, Part::All)
+        .output("y", [rows, c], Part::Each, Role::Result)
+        .forward(move |x, out| {
+            let [mut y] = take(out);
+            assign(y.reborrow(), x[0]);
+            tokens::add_row_in_place(&Cpu, y, x[1])
+        })
+        .backward(&[("row", Write::Add)], move |_, _, up, grads| {
+            let [drow] = take(grads);
+            sum::columns_acc(&Cpu, drow, up[0])
+        })
+        .plain(plain!(|x, up| { (vec![naive::add_row(&x[0], &x[1])], vec![naive::column_sums(&up[0], c)]) }))
+        .flops(0, 0)
+        .batched(move |rows| add_row(rows, c))
+}
+
+/// n rows of a table, from row `at` of each sequence of t.
+fn gather(b: usize, (t, rows, c): (usize, usize, usize), at: usize, n: usize) -> Case {
+    Case::new("gather", format!("{b}x{n} of {rows} into {t}, C {c}"), b)
+        .input("ids", [b, n], Fill::Ids(rows as u32), Part::Each)
+        .input("table", [rows, c], Fill::Values, Part::All)
+        .output("tokens", [b, t, c], Part::Each, Role::Result)
+        .adding()
+        .forward(move |x, out| {
+            let [tokens] = take(out);
+            gather::forward(&Cpu, tokens, at, x[1], x[0])
+        })
+        .backward(&[("table", Write::Add)], move |x, _, up, grads| {
+            let [dtable] = take(grads);
+            gather::backward_acc(&Cpu, dtable, up[0], at, x[0])
+        })
+        .flops(0, 0)
+        .batched(move |b| gather(b, (t, rows, c), at, n))
+}
+
+fn axpy(rows: usize, c: usize) -> Case {
+    Case::new("axpy", format!("y += -0.7 x, {rows}x{c}"), rows)
+        .input("x", [rows, c], Fill::Values, Part::Each)
+        .output("y", [rows, c], Part::Each, Role::Result)
+        .adding()
+        .forward(move |x, out| {
+            let [y] = take(out);
+            axpy::axpy(&Cpu, y, x[0], -0.7)
+        })
+        .backward(&[("x", Write::Add)], move |_, _, up, grads| {
+            let [dx] = take(grads);
+            axpy::axpy(&Cpu, dx, up[0], -0.7)
+        })
+        .flops(0, 0)
+        .batched(move |rows| axpy(rows, c))
+}
+
+fn scale(rows: usize, c: usize) -> Case {
+    Case::new("axpy", format!("x *= 1.3, {rows}x{c}"), rows)
+        .input("x", [rows, c], Fill::Values, Part::Each)
+        .output("y", [rows, c], Part::Each, Role::Result)
+        .forward(move |x, out| {
+            let [mut y] = take(out);
+            assign(y.reborrow(), x[0]);
+            axpy::scale_in_place(&Cpu, y, 1.3)
+        })
+        .plain(plain!(|x, _up| (vec![naive::scaled(&x[0], 1.3)], vec![])))
+        .flops(0, 0)
+        .batched(move |rows| scale(rows, c))
+}
+
+fn column_sums(rows: usize, c: usize) -> Case {
+    Case::new("sum", format!("columns {rows}x{c}"), 0)
+        .input("x", [rows, c], Fill::Values, Part::Each)
+        .output("out", [c], Part::All, Role::Kept)
+        .adding()
+        .forward(move |x, out| {
+            let [out] = take(out);
+            sum::columns_acc(&Cpu, out, x[0])
+        })
+        .plain(plain!(|x, _up| (vec![naive::column_sums(&x[0], c)], vec![])))
+        .flops(0, 0)
+}
+
+fn squares(rows: usize, c: usize) -> Case {
+    Case::new("sum", format!("squares {rows}x{c}"), 0)
+        .input("x", [rows, c], Fill::Values, Part::Each)
+        .output("out", [1], Part::All, Role::Kept)
+        .forward(move |x, out| {
+            let [mut out] = take(out);
+            out.fill(sum::squares(&Cpu, x[0])?);
+            Ok(())
+        })
+        .plain(plain!(|x, _up| {
+            let squares: Vec<_> = x[0].iter().map(|&x| x * x).collect();
+            (vec![naive::column_sums(&squares, 1)], vec![])
+        }))
+        .flops(0, 0)
+}
+
+fn pool_tokens(b: usize, (t, c): (usize, usize), rows: Range<usize>, kind: Kind) -> Case {
+    let [here, there, plainly, again] = [(); 4].map(|()| rows.clone());
+    Case::new("pool_tokens", format!("{kind:?} of {rows:?} of {b}x{t}x{c}"), b)
+        .input("x", [b, t, c], Fill::Values, Part::Each)
+        .output("y", [b, c], Part::Each, Role::Result)
+        .forward(move |x, out| {
+            let [y] = take(out);
+            pool_tokens::forward(&Cpu, y, x[0], here.clone(), kind)
+        })
+        .backward(&[("x", Write::Set)], move |x, _, up, grads| {
+            let [dx] = take(grads);
+            pool_tokens::backward(&Cpu, dx, up[0], x[0], there.clone(), kind)
+        })
+        .plain({
+            let plainly = std::sync::Arc::new(plainly);
+            let other = plainly.clone();
+            super::Plain {
+                f32: Box::new(move |x, up| {
+                    let (y, dx) = naive::pool_tokens(&x[0], &up[0], (t, c), (*plainly).clone(), kind);
+                    (vec![y], vec![dx])
+                }),
+                f64: Box::new(move |x, up| {
+                    let (y, dx) = naive::pool_tokens(&x[0], &up[0], (t, c), (*other).clone(), kind);
+                    (vec![y], vec![dx])
+                }),
+            }
+        })
+        .flops(0, 0)
+        .batched(move |b| pool_tokens(b, (t, c), again.clone(), kind))
+}
+
+fn row_norm(rows: usize, c: usize, form: Form) -> Case {
+    Case::new("row_norm", format!("{rows}x{c} {form:?}"), rows)
+        .input("x", [rows, c], Fill::Values, Part::Each)
+        .output("y", [rows, c], Part::Each, Role::Result)
+        .forward(move |x, out| {
+            let [y] = take(out);
+            row_norm::forward(&Cpu, y, x[0], form)
+        })
+        .backward(&[("x", Write::Add)], move |x, _, up, grads| {
+            let [dx] = take(grads);
+            row_norm::backward_acc(&Cpu, dx, up[0], x[0], form)
+        })
+        .plain(plain!(|x, up| {
+            let (y, dx) = naive::row_norm(&x[0], &up[0], c, form);
+            (vec![y], vec![dx])
+        }))
+        .flops(0, 0)
+        .batched(move |rows| row_norm(rows, c, form))
+}
+
+fn pull(b: usize, m: usize, n: usize) -> Case {
+    Case::new("match_prompts", format!("pull {n} of {m}, batch {b}"), 0)
+        .input("ids", [b, n], Fill::DistinctIds(n, m as u32), Part::Each)
+        .input("similarity", [b, m], Fill::Values, Part::Each)
+        .output("pull", [1], Part::All, Role::Result)
+        .forward(move |x, out| {
+            let [mut out] = take(out);
+            out.fill(match_prompts::pull(&Cpu, x[1], x[0])?);
+            Ok(())
+        })
+        .backward(&[("similarity", Write::Set)], move |x, _, up, grads| {
+            let [dsimilarity] = take(grads);
+            match_prompts::backward_pull(&Cpu, dsimilarity, x[0], scalar(up[0]))
+        })
+        .flops(0, 0)
+}
+
+fn select(b: usize, m: usize, n: usize, how: Select) -> Case {
+    let batch = if matches!(how, Select::Vote { .. }) { 0 } else { b };
+    let case = Case::new("match_prompts", format!("{how:?} {n} of {m}, batch {b}"), batch)
+        .input("similarity", [b, m], Fill::Values, Part::Each)
+        .output("ids", [b, n], Part::Each, Role::Ids)
+        .forward(move |x, out| {
+            let [ids] = take(out);
+            match_prompts::select(&Cpu, ids, x[0], how)
+        })
+        .flops(0, 0);
+    if batch == 0 { case } else { case.batched(move |b| select(b, m, n, how)) }
+}
+
+/// All but every third class take part.
+fn cross_entropy(b: usize, k: usize, smoothing: f64) -> Case {
+    let mask: Vec<bool> = (0..k).map(|j| j % 3 != 2).collect();
+    let [here, there, plainly] = [(); 3].map(|()| mask.clone());
+    let other = plainly.clone();
+    Case::new("cross_entropy", format!("{b}x{k} smoothing {smoothing}"), 0)
+        .input("labels", [b], Fill::Ids(2), Part::Each)
+        .input("logits", [b, k], Fill::Values, Part::Each)
+        .output("loss", [1], Part::All, Role::Result)
+        .forward(move |x, out| {
+            let [mut loss] = take(out);
+            loss.fill(cross_entropy::forward_backward(&Cpu, None, x[1], x[0], &here, smoothing)?.loss);
+            Ok(())
+        })
+        .backward(&[("logits", Write::Set)], move |x, _, up, grads| {
+            let [mut d] = take(grads);
+            let with = Some(d.reborrow());
+            cross_entropy::forward_backward(&Cpu, with, x[1], x[0], &there, smoothing)?;
+            axpy::scale_in_place(&Cpu, d, scalar(up[0]))
+        })
+        .plain(super::Plain {
+            f32: Box::new(move |x, up| {
+                let (loss, d) = naive::cross_entropy(&x[1], &x[0], &plainly, smoothing);
+                (vec![vec![loss]], vec![d.iter().map(|&d| d * up[0][0]).collect()])
+            }),
+            f64: Box::new(move |x, up| {
+                let (loss, d) = naive::cross_entropy(&x[1], &x[0], &other, smoothing);
+                (vec![vec![loss]], vec![d.iter().map(|&d| d * up[0][0]).collect()])
+            }),
+        })
+        .flops(0, 0)
+}
+
+fn adam(n: usize, decay: f64) -> Case {
+    let with = Adam { lr: 0.03, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay, step: 3, grad_scale: 0.5 };
+    Case::new("optimizer", format!("adam {n} decay {decay}"), 0)
+        .input("p", [n], Fill::Values, Part::All)
+        .input("m", [n], Fill::Values, Part::All)
+        .input("v", [n], Fill::Positive, Part::All)
+        .input("g", [n], Fill::Values, Part::All)
+        .output("p", [n], Part::All, Role::Kept)
+        .output("m", [n], Part::All, Role::Kept)
+        .output("v", [n], Part::All, Role::Kept)
+        .forward(move |x, out| {
+            let [mut p, mut m, mut v] = take(out);
+            for (to, from) in [&mut p, &mut m, &mut v].into_iter().zip(x) {
+                assign(to.reborrow(), *from);
+            }
+            optimizer::adam(&Cpu, p, m, v, x[3], with)
+        })
+        .plain(plain!(|x, _up| (naive::adam(x, with), vec![])))
+        .flops(0, 0)
+}
+
+fn sgd(n: usize) -> Case {
+    let with = Sgd { lr: 0.03, momentum: 0.9, grad_scale: 0.5 };
+    Case::new("optimizer", format!("sgd {n}"), 0)
+        .input("p", [n], Fill::Values, Part::All)
+        .input("u", [n], Fill::Values, Part::All)
+        .input("g", [n], Fill::Values, Part::All)
+        .output("p", [n], Part::All, Role::Kept)
+        .output("u", [n], Part::All, Role::Kept)
+        .forward(move |x, out| {
+            let [mut p, mut u] = take(out);
+            assign(p.reborrow(), x[0]);
+            assign(u.reborrow(), x[1]);
+            optimizer::sgd(&Cpu, p, u, x[2], with)
+        })
+        .plain(plain!(|x, _up| (naive::sgd(x, with), vec![])))
+        .flops(0, 0)
+}

@@ -1,0 +1,240 @@
+//! The rungs that the table drives.
+
+use super::on_threads;
+use l2p_engine::ops::matmul::Write;
+use l2p_engine::tensor::{DType, Tensor};
+use l2p_engine::testing::cases::{self, Case, Data, Part, Role};
+use l2p_engine::testing::close::{self, Budget};
+use l2p_engine::testing::gradcheck;
+use std::io::Write as _;
+
+const SEED: u64 = 20_260;
+
+/// Limit of a gradient in f64, relative to its largest entry.
+const GRADIENT: f64 = 1e-7;
+/// How much worse than plain code in f32 an op may be.
+const TIMES: f64 = 4.0;
+
+fn values(tensors: &[Tensor]) -> Vec<Vec<f64>> {
+    tensors.iter().map(Tensor::to_f64).collect()
+}
+
+fn everything(case: &Case, data: &Data) -> Vec<Vec<f64>> {
+    let outputs = case.run_forward(&data.inputs, None).expect("forward");
+    let grads = case.run_backward(data, &outputs, None).expect("backward");
+    values(&outputs).into_iter().chain(values(&grads)).collect()
+}
+
+/// Names of all that `everything` gives, in its order.
+fn names(case: &Case) -> Vec<String> {
+    let outputs = case.outputs.iter().map(|o| o.name.to_string());
+    outputs.chain(case.grads.iter().map(|g| format!("d{}", case.inputs[g.input].name))).collect()
+}
+
+/// Every gradient of a case against central differences: (argument, worst relative error).
+pub fn gradient_errors(case: &Case) -> Vec<(&'static str, f64)> {
+    let data = case.data(SEED, DType::F64);
+    let outputs = case.run_forward(&data.inputs, None).expect("forward");
+    let grads = case.run_backward(&data, &outputs, None).expect("backward");
+    let inputs = values(&data.inputs);
+    let upstream = values(&data.upstream).concat();
+    let forward = |x: &[Vec<f64>]| {
+        let tensors: Vec<Tensor> = (x.iter().zip(&data.inputs))
+            .map(|(values, like)| Tensor::from_f64(values, like.shape(), like.dtype()))
+            .collect();
+        let outputs = case.run_forward(&tensors, None).expect("forward");
+        let results = outputs.iter().zip(&case.outputs).filter(|(_, o)| o.role == Role::Result);
+        results.flat_map(|(t, _)| t.to_f64()).collect::<Vec<f64>>()
+    };
+    let check = |(grad, tensor): (&cases::Grad, &Tensor)| {
+        let numeric = gradcheck::numeric(&inputs, grad.input, &upstream, forward);
+        (case.inputs[grad.input].name, gradcheck::worst(&tensor.to_f64(), &numeric))
+    };
+    case.grads.iter().zip(&grads).map(check).collect()
+}
+
+#[test]
+fn gradients() {
+    let mut table: Vec<(&str, &str, f64, usize)> = Vec::new();
+    let mut failures = Vec::new();
+    for case in cases::small() {
+        for (argument, error) in gradient_errors(&case) {
+            match table.iter_mut().find(|row| (row.0, row.1) == (case.op, argument)) {
+                Some(row) => (row.2, row.3) = (row.2.max(error), row.3 + 1),
+                None => table.push((case.op, argument, error, 1)),
+            }
+            if error.is_nan() || error > GRADIENT {
+                failures.push(format!("{} {}: d{argument} is off by {error:.1e}", case.op, case.label));
+            }
+        }
+    }
+    let line = |(op, argument, error, shapes): &(&str, &str, f64, usize)| {
+        format!("gradient {op:<14} {argument:<12} worst relative error {error:.1e}  ({shapes} cases)\n")
+    };
+    let text: String = table.iter().map(line).collect();
+    // Not through `eprint!`, which the test harness would keep to itself.
+    let _ = std::io::stderr().write_all(format!("\n{text}").as_bytes());
+    assert!(failures.is_empty(), "limit {GRADIENT:e}:\n  {}", failures.join("\n  "));
+}
+
+#[test]
+fn every_op_has_a_case() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops");
+    let (small, large) = (cases::small(), cases::vit_b());
+    for entry in std::fs::read_dir(folder).expect("src/ops") {
+        let entry = entry.expect("an entry");
+        if !entry.file_type().expect("a type").is_dir() {
+            continue;
+        }
+        let name = entry.file_name().into_string().expect("a name");
+        for (which, cases) in [("tests", &small), ("benchmarks", &large)] {
+            assert!(cases.iter().any(|c| c.op == name), "{name} has no case for {which}");
+        }
+    }
+}
+
+/// In f64 an op and the naive loops of `testing::plain` differ by the order of sums only.
+#[test]
+fn f64_agrees_with_plain_code() {
+    let mut compared = 0;
+    for case in cases::small() {
+        let Some(plain) = &case.plain else { continue };
+        let data = case.data(SEED, DType::F64);
+        let (outputs, grads) = (plain.f64)(&values(&data.inputs), &values(&data.upstream));
+        let wanted: Vec<Vec<f64>> = outputs.into_iter().chain(grads).collect();
+        let got = everything(&case, &data);
+        // What plain code does not compute is left out at the end.
+        for ((name, got), wanted) in names(&case).iter().zip(&got).zip(&wanted) {
+            let error = close::relative_error(got, wanted);
+            // Differences to a mean of 1000 lose three digits of sixteen.
+            let limit = if case.label.contains("mean 1000") { 1e-10 } else { 1e-12 };
+            assert!(error <= limit, "{} {} {name}: {error:.1e}", case.op, case.label);
+            compared += 1;
+        }
+    }
+    assert!(compared > 80, "{compared} arrays compared");
+}
+
+/// In f32 an op is at most a few times as wrong as plain code in f32, and one ulp of the scale.
+/// Where nothing is summed there is no plain version, and one ulp it is.
+#[test]
+fn f32_is_as_exact_as_plain_code() {
+    let mut worst = (0.0, String::new());
+    for case in cases::small() {
+        let (data, wide) = (case.data(SEED, DType::F32), case.data(SEED, DType::F64));
+        let (got, exact) = (everything(&case, &data), everything(&case, &wide));
+        let plain: Vec<Vec<f64>> = match &case.plain {
+            Some(plain) => {
+                let narrow = |t: &[Tensor]| -> Vec<Vec<f32>> {
+                    values(t).iter().map(|v| v.iter().map(|&x| x as f32).collect()).collect()
+                };
+                let (outputs, grads) = (plain.f32)(&narrow(&data.inputs), &narrow(&data.upstream));
+                let all = outputs.iter().chain(&grads);
+                all.map(|v| v.iter().map(|&x| f64::from(x)).collect()).collect()
+            }
+            None => Vec::new(),
+        };
+        for (i, name) in names(&case).iter().enumerate() {
+            let plain = plain.get(i).unwrap_or(&exact[i]);
+            let budget = Budget::f32(&got[i], plain, &exact[i], TIMES);
+            let text = format!("{} {} {name}", case.op, case.label);
+            assert!(budget.holds(), "{text}: off by {:.2e}, allowed {:.2e}", budget.error, budget.allowed);
+            if budget.error / budget.allowed > worst.0 {
+                worst = (budget.error / budget.allowed, text);
+            }
+        }
+    }
+    println!("f32: at most {:.2} of the allowed error ({})", worst.0, worst.1);
+}
+
+/// What is added to starts from anything; what is overwritten starts as NaN in every run.
+#[test]
+fn results_are_added_to_what_was_there() {
+    let mut seen = 0;
+    for case in cases::small() {
+        let data = case.data(SEED, DType::F64);
+        let zero_based = everything(&case, &data);
+        let base = |i: usize, shape| super::random(900 + i as u64, shape, DType::F64);
+        let outputs: Vec<Tensor> = case.outputs.iter().enumerate().map(|(i, o)| base(i, o.shape)).collect();
+        let grads: Vec<Tensor> =
+            (case.grads.iter().enumerate()).map(|(i, g)| base(50 + i, case.inputs[g.input].shape)).collect();
+        let kept = case.run_forward(&data.inputs, None).expect("forward");
+        let got = case.run_forward(&data.inputs, Some(&outputs)).expect("forward");
+        let dgot = case.run_backward(&data, &kept, Some(&grads)).expect("backward");
+        let writes = case.outputs.iter().map(|o| o.write).chain(case.grads.iter().map(|g| g.write));
+        let starts = outputs.iter().chain(&grads);
+        for ((((write, start), got), zero), name) in
+            writes.zip(starts).zip(got.iter().chain(&dgot)).zip(&zero_based).zip(names(&case))
+        {
+            if write == Write::Add && case.op != "gather" {
+                let sum: Vec<f64> = start.to_f64().iter().zip(zero).map(|(a, b)| a + b).collect();
+                let error = close::relative_error(&got.to_f64(), &sum);
+                assert!(error < 1e-13, "{} {} {name}: {error:.1e}", case.op, case.label);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 30, "{seen} arrays");
+}
+
+#[test]
+fn twice_and_on_any_number_of_threads_bitwise() {
+    for dtype in [DType::F32, DType::F64] {
+        for case in cases::small().iter().chain(&cases::medium()) {
+            let data = case.data(SEED, dtype);
+            let first = everything(case, &data);
+            for threads in [1, 2, 3] {
+                let again = on_threads(threads, || everything(case, &data));
+                for ((a, b), name) in first.iter().zip(&again).zip(names(case)) {
+                    let text = format!("{} {} {name} in {dtype:?}", case.op, case.label);
+                    assert!(close::same_bits(a, b), "{text} differs on {threads} threads");
+                }
+            }
+        }
+    }
+}
+
+fn slice(t: &Tensor, part: Part, batch: usize, from: usize, n: usize) -> Tensor {
+    if part == Part::All {
+        return t.clone();
+    }
+    let each = t.len() / batch;
+    let mut dims = t.dims().to_vec();
+    dims[0] = dims[0] / batch * n;
+    let values = &t.to_f64()[from * each..(from + n) * each];
+    Tensor::from_f64(values, dims.as_slice(), t.dtype())
+}
+
+/// An image's (or row's) results have the same bits whatever else is in the batch.
+#[test]
+fn results_do_not_depend_on_the_batch() {
+    let mut compared = 0;
+    for dtype in [DType::F32, DType::F64] {
+        for case in cases::small().iter().chain(&cases::medium()) {
+            let (Some(with_batch), b) = (&case.with_batch, case.batch) else { continue };
+            let data = case.data(SEED, dtype);
+            let whole = everything(case, &data);
+            for (from, n) in [(0, 1), (b - 1, 1), (b / 2, 1), (0, b.min(2)), (b / 3, b - b / 3)] {
+                let part_case = with_batch(n);
+                let cut = |t: &Tensor, part| slice(t, part, b, from, n);
+                let inputs = data.inputs.iter().zip(&case.inputs).map(|(t, a)| cut(t, a.part));
+                let upstream = data.upstream.iter().zip(case.results()).map(|(t, o)| cut(t, o.part));
+                let few = Data { inputs: inputs.collect(), upstream: upstream.collect() };
+                let got = everything(&part_case, &few);
+                let parts = case.outputs.iter().map(|o| o.part);
+                let parts = parts.chain(case.grads.iter().map(|g| case.inputs[g.input].part));
+                for (((part, got), whole), name) in parts.zip(&got).zip(&whole).zip(names(case)) {
+                    if part == Part::All {
+                        continue;
+                    }
+                    let each = whole.len() / b;
+                    let wanted = &whole[from * each..(from + n) * each];
+                    let text = format!("{} {} {name} in {dtype:?}", case.op, case.label);
+                    assert!(close::same_bits(got, wanted), "{text}: {n} from {from} differ from all {b}");
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared > 500, "{compared} arrays compared");
+}

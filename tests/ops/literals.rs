@@ -1,0 +1,241 @@
+//! Numbers computed elsewhere: by hand, or in Python's double precision with the command beside them.
+
+use super::{DEV, f64s};
+use l2p_engine::ops::attention::{self, Prefix, Qkv};
+use l2p_engine::ops::gelu::{self, Form};
+use l2p_engine::ops::linear::{self, Ending, Weights};
+use l2p_engine::ops::matmul::{self, Layout, Write};
+use l2p_engine::ops::optimizer::{self, Adam, Sgd};
+use l2p_engine::ops::pool_tokens::{self, Kind};
+use l2p_engine::ops::{axpy, cross_entropy, gather, layer_norm, patches, row_norm, sum, tokens};
+use l2p_engine::tensor::{DType, Tensor};
+use l2p_engine::testing::close::relative_error;
+
+fn same(name: &str, got: &Tensor, wanted: &[f64]) {
+    let error = relative_error(&got.to_f64(), wanted);
+    assert!(error <= 1e-14, "{name}: {:?} is not {wanted:?} ({error:.1e})", got.to_f64());
+}
+
+fn poisoned<const N: usize>(shape: [usize; N]) -> Tensor {
+    let mut t = Tensor::zeros(shape, DType::F64);
+    t.fill(f64::NAN);
+    t
+}
+
+#[test]
+fn products() {
+    // [[1 2] [3 4] [5 6]] times [[1 -1 2] [0 3 -2]].
+    let (x, w) = (f64s(&[1., 2., 3., 4., 5., 6.], [3, 2]), f64s(&[1., -1., 2., 0., 3., -2.], [2, 3]));
+    let (m, k, n) = (Layout::dense(3, 3), Layout::dense(3, 2), Layout::dense(2, 3));
+    let mut y = poisoned([3, 3]);
+    matmul::forward(&DEV, (y.view_mut(), m), (x.view(), k), (w.view(), n), Write::Set).expect("forward");
+    same("matmul", &y, &[1., 5., -2., 3., 9., -2., 5., 13., -2.]);
+    let mut dx = poisoned([3, 2]);
+    matmul::backward_input(&DEV, (dx.view_mut(), k), (y.view(), m), (w.view(), n), Write::Set).expect("dx");
+    same("matmul dx", &dx, &[-8., 19., -10., 31., -12., 43.]);
+    let mut dw = f64s(&[1000.; 6], [2, 3]);
+    matmul::backward_weight_acc(&DEV, (dw.view_mut(), n), (x.view(), k), (y.view(), m)).expect("dw");
+    same("matmul dw", &dw, &[1035., 1097., 982., 1044., 1124., 976.]);
+
+    let bias = f64s(&[0.5, -0.5, 10.], [3]);
+    let weights = Weights::all(w.view(), bias.view());
+    let mut y = poisoned([3, 3]);
+    linear::forward(&DEV, y.view_mut(), x.view(), &weights, Ending::Plain).expect("plain");
+    same("linear", &y, &[1.5, 4.5, 8., 3.5, 8.5, 8., 5.5, 12.5, 8.]);
+    let residual = f64s(&[1., 2., 3., 4., 5., 6., 7., 8., 9.], [3, 3]);
+    linear::forward(&DEV, y.view_mut(), x.view(), &weights, Ending::Residual(residual.view())).expect("sum");
+    same("residual", &y, &[2.5, 6.5, 11., 7.5, 13.5, 14., 12.5, 20.5, 17.]);
+    let (mut y, mut pre) = (poisoned([3, 1]), poisoned([3, 1]));
+    let one = Weights { kernel: w.view(), bias: bias.view(), columns: 1..2 };
+    let ending = Ending::Gelu { pre: Some(pre.view_mut()), form: Form::Erf };
+    linear::forward(&DEV, y.view_mut(), x.view(), &one, ending).expect("gelu");
+    same("pre", &pre, &[4.5, 8.5, 12.5]);
+    // python3: [x * (1 + math.erf(x / 2 ** 0.5)) / 2 for x in (4.5, 8.5, 12.5)]
+    same("gelu", &y, &[4.4999847104709385, 8.5, 12.5]);
+    let mut unkept = poisoned([3, 1]);
+    let ending = Ending::Gelu { pre: None, form: Form::Erf };
+    linear::forward(&DEV, unkept.view_mut(), x.view(), &one, ending).expect("gelu");
+    assert_eq!(unkept.to_f64(), y.to_f64(), "the same whether it is kept or not");
+}
+
+/// python3: [x * (1 + erf(x / sqrt(2))) / 2 for x in xs];
+/// [x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))) for x in xs]
+#[test]
+fn gelu_values() {
+    let x = f64s(&[-3., -0.5, 0., 0.5, 2.], [5]);
+    let mut y = poisoned([5]);
+    gelu::forward(&DEV, y.view_mut(), x.view(), Form::Erf).expect("erf");
+    let erf = [-0.00404969409489031, -0.15426876936299344, 0., 0.34573123063700656, 1.9544997361036416];
+    same("erf", &y, &erf);
+    gelu::forward(&DEV, y.view_mut(), x.view(), Form::Tanh).expect("tanh");
+    let tanh = [-0.0036373920817729943, -0.15428599017485606, 0., 0.34571400982514394, 1.954597694087775];
+    same("tanh", &y, &tanh);
+    let mut d = f64s(&[1., 1., 4., 1., 1.], [5]);
+    gelu::backward_in_place(&DEV, d.view_mut(), x.view(), Form::Tanh).expect("slope");
+    assert_eq!(d.to_f64()[2], 2.0, "gelu'(0) = 1/2");
+}
+
+/// python3: m = sum(x) / 3; r = 1 / sqrt(sum((a - m) ** 2 for a in x) / 3 + 1e-6);
+/// [(a - m) * r * s + b for a, s, b in zip(x, scale, bias)]
+#[test]
+fn layer_norm_values() {
+    let (x, scale, bias) =
+        (f64s(&[1., 2., 4.5], [1, 3]), f64s(&[0.5, -2., 3.], [3]), f64s(&[0.1, 0.2, 0.3], [3]));
+    let (mut y, mut stats) = (poisoned([1, 3]), poisoned([1, 2]));
+    let views = (y.view_mut(), stats.view_mut());
+    layer_norm::forward(&DEV, views.0, views.1, x.view(), scale.view(), bias.view(), 1e-6).expect("forward");
+    same("y", &y, &[-0.4095245477824937, 0.8793660637099916, 4.376196382259949]);
+    same("stats", &stats, &[2.5, 0.6793660637099915]);
+    let mut again = poisoned([1, 3]);
+    layer_norm::again(&DEV, again.view_mut(), x.view(), stats.view(), scale.view(), bias.view())
+        .expect("again");
+    assert_eq!(again.to_f64(), y.to_f64());
+}
+
+/// One head of width 2, one question, one prefix row in front of two tokens. python3:
+/// S = [sum(a * c for a, c in zip(q, k)) / sqrt(2) for k in K]; Z = sum(map(exp, S));
+/// [sum(exp(s) / Z * v[i] for s, v in zip(S, V)) for i in (0, 1)], log(Z)
+#[test]
+fn attention_values() {
+    let q = f64s(&[1., -0.5], [1, 1, 2]);
+    let kv = f64s(&[2., -1., 3., -4., 0., 0.5, 5., 0.5], [1, 2, 4]);
+    let (pk, pv) = (f64s(&[0.3, 0.7], [1, 1, 2]), f64s(&[1., 2.], [1, 1, 2]));
+    let (mut out, mut lse) = (poisoned([1, 1, 2]), poisoned([1, 1, 1]));
+    let prefix = Prefix { k: pk.view(), v: pv.view() };
+    let qkv = Qkv::apart(q.view(), kv.view());
+    attention::forward(&DEV, out.view_mut(), lse.view_mut(), &qkv, Some(&prefix), 1).expect("forward");
+    same("out", &out, &[2.9667678672124858, -2.7518025134565933]);
+    same("lse", &lse, &[2.0361408712402005]);
+}
+
+/// Class 2 is masked though its logits are the largest. python3, M = (0, 1, 3):
+/// Z = sum(exp(z[j]) for j in M); T = {j: s / 3 + (1 - s) * (j == y) for j in M};
+/// loss += sum(T[j] * (log(Z) - z[j]) for j in M) / 2; d = [(exp(z[j]) / Z - T[j]) / 2 for j in M]
+#[test]
+fn cross_entropy_values() {
+    let z = f64s(&[0.5, -1., 9., 2., 3., 1., 0., -2.], [2, 4]);
+    let labels = Tensor::from_vec(vec![1u32, 3], [2]);
+    let mask = [true, true, false, true];
+    let mut d = poisoned([2, 4]);
+    let run = |d: Option<_>, s| {
+        cross_entropy::forward_backward(&DEV, d, z.view(), labels.view(), &mask, s).expect("a loss")
+    };
+    assert!((run(None, 0.0).loss - 4.187078265192366).abs() < 1e-14);
+    let outcome = run(Some(d.view_mut()), 0.1);
+    assert!((outcome.loss - 3.9787449318590333).abs() < 1e-14);
+    assert_eq!(outcome.correct, 0);
+    let first = [0.07097852940335168, -0.447110380031323, 0., 0.3761318506279713];
+    let second = [0.42113363086487715, 0.042583160600838124, 0., -0.46371679146571526];
+    same("dlogits", &d, &[first, second].concat());
+    // Ties go to the lower class: right for label 0, wrong for label 1.
+    let z = f64s(&[1., 1., 1., 1.], [2, 2]);
+    let labels = Tensor::from_vec(vec![0u32, 1], [2]);
+    let outcome = cross_entropy::forward_backward(&DEV, None, z.view(), labels.view(), &[true; 2], 0.0);
+    let outcome = outcome.expect("a loss");
+    assert_eq!(outcome.correct, 1);
+    assert!((outcome.loss - 2f64.ln()).abs() < 1e-15);
+}
+
+/// Two steps from p = 1 with gradients 0.5 and -2, clip factor 0.5, lr 0.1. python3:
+/// m = .9 * m + .1 * g; v = .999 * v + .001 * g * g;
+/// p -= .1 * (m / (1 - .9 ** t)) / (sqrt(v / (1 - .999 ** t)) + 1e-8) + .1 * decay * p
+#[test]
+fn optimizer_values() {
+    let adam = [[0.9000000039999998, 0.025, 6.25e-05], [0.9559503526363238, -0.0775, 0.0010624375]];
+    let adamw = [[0.8800000039999998, 0.025, 6.25e-05], [0.9183503525563238, -0.0775, 0.0010624375]];
+    for (decay, wanted) in [(0.0, adam), (0.2, adamw)] {
+        let (mut p, mut m, mut v) = (f64s(&[1.], [1]), f64s(&[0.], [1]), f64s(&[0.], [1]));
+        for (step, g) in [(1, 0.5), (2, -2.0)] {
+            let with = Adam { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay, step, grad_scale: 0.5 };
+            let g = f64s(&[g], [1]);
+            optimizer::adam(&DEV, p.view_mut(), m.view_mut(), v.view_mut(), g.view(), with).expect("adam");
+            let [wp, wm, wv] = wanted[step as usize - 1];
+            same("p", &p, &[wp]);
+            same("m", &m, &[wm]);
+            same("v", &v, &[wv]);
+        }
+    }
+    // u = .9 * u + g; p -= .1 * (g + .9 * u)
+    let (mut p, mut u) = (f64s(&[1.], [1]), f64s(&[0.], [1]));
+    for (g, wp, wu) in [(0.5, 0.9525, 0.25), (-2.0, 1.12225, -0.775)] {
+        let with = Sgd { lr: 0.1, momentum: 0.9, grad_scale: 0.5 };
+        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), f64s(&[g], [1]).view(), with).expect("sgd");
+        same("p", &p, &[wp]);
+        same("u", &u, &[wu]);
+    }
+}
+
+#[test]
+fn rows_and_tokens() {
+    // Two patches of side 1 per row of a 2 x 2 image: the image itself.
+    let image: Vec<f64> = (0..48).map(f64::from).collect();
+    let mut rows = poisoned([4, 12]);
+    patches::forward(&DEV, rows.view_mut(), f64s(&image, [1, 4, 4, 3]).view(), 2).expect("patches");
+    // Patch (0, 1): rows 0 and 1 of the image, columns 2 and 3.
+    assert_eq!(rows.to_f64()[12..24], [6., 7., 8., 9., 10., 11., 18., 19., 20., 21., 22., 23.]);
+
+    let mut x = poisoned([2, 2, 1]);
+    let (p, cls, positions) = (f64s(&[10., 20.], [2, 1, 1]), f64s(&[1.], [1]), f64s(&[0.5, 0.25], [2, 1]));
+    tokens::embed(&DEV, x.view_mut(), p.view(), cls.view(), positions.view()).expect("embed");
+    same("embed", &x, &[1.5, 10.25, 1.5, 20.25]);
+    tokens::copy(&DEV, x.view_mut(), 0, p.view(), 0..1, Write::Set).expect("copy");
+    same("copy", &x, &[10., 10.25, 20., 20.25]);
+    tokens::copy(&DEV, x.view_mut(), 1, p.view(), 0..1, Write::Add).expect("copy");
+    same("copy, added", &x, &[10., 20.25, 20., 40.25]);
+    let mut s = f64s(&[1.], [1, 1]);
+    tokens::sum_images_acc(&DEV, s.view_mut(), x.view(), 1..2).expect("sum");
+    same("sum_images", &s, &[61.5]);
+    let mut m = f64s(&[1., 2., 3., 4.], [2, 2]);
+    tokens::add_row_in_place(&DEV, m.view_mut(), f64s(&[10., 20.], [2]).view()).expect("add");
+    same("add_row", &m, &[11., 22., 13., 24.]);
+    let mut columns = f64s(&[100., 0.], [2]);
+    sum::columns_acc(&DEV, columns.view_mut(), m.view()).expect("sum");
+    same("columns", &columns, &[124., 46.]);
+    assert_eq!(sum::squares(&DEV, m.view()).expect("squares"), 121. + 484. + 169. + 576.);
+    axpy::axpy(&DEV, m.view_mut(), f64s(&[1., 2., 3., 4.], [4]).view(), -2.0).expect("axpy");
+    same("axpy", &m, &[9., 18., 7., 16.]);
+    axpy::scale_in_place(&DEV, m.view_mut(), 0.5).expect("scale");
+    same("scale", &m, &[4.5, 9., 3.5, 8.]);
+
+    let (table, ids) = (f64s(&[1., 2., 3.], [3, 1]), Tensor::from_vec(vec![2u32, 0, 2, 2], [2, 2]));
+    let mut seq = f64s(&[-1.; 6], [2, 3, 1]);
+    gather::forward(&DEV, seq.view_mut(), 1, table.view(), ids.view()).expect("gather");
+    same("gather", &seq, &[-1., 3., 1., -1., 3., 3.]);
+    let mut dtable = f64s(&[0., 5., 0.], [3, 1]);
+    let d = f64s(&[9., 1., 2., 9., 3., 4.], [2, 3, 1]);
+    gather::backward_acc(&DEV, dtable.view_mut(), d.view(), 1, ids.view()).expect("gather");
+    same("dtable", &dtable, &[2., 5., 8.]);
+}
+
+#[test]
+fn norms_and_pools() {
+    let x = f64s(&[3., 4., 0., 0.], [2, 2]);
+    let mut y = poisoned([2, 2]);
+    row_norm::forward(&DEV, y.view_mut(), x.view(), row_norm::Form::Rsqrt).expect("rsqrt");
+    same("rsqrt", &y, &[0.6, 0.8, 0., 0.]);
+    row_norm::forward(&DEV, y.view_mut(), x.view(), row_norm::Form::Plus).expect("plus");
+    same("plus", &y, &[3. / (5. + 1e-10), 4. / (5. + 1e-10), 0., 0.]);
+    // At zero: 1 / √1e-12 below the floor, and 1 / 1e-10.
+    for (form, slope) in [(row_norm::Form::Rsqrt, 1e6), (row_norm::Form::Plus, 1e10)] {
+        let mut dx = f64s(&[0.; 4], [2, 2]);
+        row_norm::backward_acc(&DEV, dx.view_mut(), f64s(&[0., 0., 1., -2.], [2, 2]).view(), x.view(), form)
+            .expect("backward");
+        same("at zero", &dx, &[0., 0., slope, -2. * slope]);
+    }
+
+    // One image of three rows, of which the last two are pooled; column 1 ties.
+    let x = f64s(&[100., 100., 1., 5., 4., 5.], [1, 3, 2]);
+    let dy = f64s(&[1., 10.], [1, 2]);
+    let cases = [
+        (Kind::Mean, [2.5, 5.], [0.5, 5., 0.5, 5.]),
+        (Kind::Max, [4., 5.], [0., 5., 1., 5.]),
+        (Kind::MeanMax, [9., 15.], [1., 15., 2., 15.]),
+    ];
+    for (kind, wanted, slope) in cases {
+        let (mut y, mut dx) = (poisoned([1, 2]), poisoned([1, 3, 2]));
+        pool_tokens::forward(&DEV, y.view_mut(), x.view(), 1..3, kind).expect("forward");
+        same("pool", &y, &wanted);
+        pool_tokens::backward(&DEV, dx.view_mut(), dy.view(), x.view(), 1..3, kind).expect("backward");
+        same("dpool", &dx, &[[0.; 2].as_slice(), &slope].concat());
+    }
+}
