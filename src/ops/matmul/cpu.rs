@@ -49,10 +49,10 @@ pub unsafe fn product<T: Float>(
         }
         let rhs = Strided { at: copy.as_ptr(), row_stride: stride, col_stride: 1 };
         // SAFETY: as above; the copy has k rows of more than n values.
-        return unsafe { in_slices((m, n, k), dst, lhs, rhs, scale, add, parallelism) };
+        return unsafe { tall((m, n, k), dst, lhs, rhs, scale, add, parallelism) };
     }
     // SAFETY: the caller's promise.
-    unsafe { in_slices((m, n, k), dst, lhs, rhs, scale, add, parallelism) }
+    unsafe { tall((m, n, k), dst, lhs, rhs, scale, add, parallelism) }
 }
 
 // The library chooses the order of a sum by the extents of the whole product: vectors and small
@@ -106,7 +106,57 @@ unsafe fn doubled<T: Float>(
     }
 }
 
-/// The product in slices of equal depth, one added to the other.
+/// Up to this many rows and columns the library cuts long sums in another place than beyond.
+const SMALL: usize = 64;
+
+/// The product as it is, or with rows of zeros below where there would be few enough of them for
+/// another order of summation.
+///
+/// # Safety
+/// As for [`product`].
+#[allow(clippy::too_many_arguments)]
+unsafe fn tall<T: Float>(
+    (m, n, k): (usize, usize, usize),
+    dst: Strided<*mut T>,
+    lhs: Strided<*const T>,
+    rhs: Strided<*const T>,
+    scale: T,
+    add: bool,
+    parallelism: Parallelism,
+) {
+    if k <= DEPTH || m > SMALL || n > SMALL {
+        // SAFETY: the caller's promise.
+        return unsafe { whole((m, n, k), dst, lhs, rhs, scale, add, parallelism) };
+    }
+    let rows = SMALL + 1;
+    let (mut from, mut to) = (vec![T::ZERO; rows * k], vec![T::ZERO; rows * n]);
+    for i in 0..m {
+        // SAFETY: (i, l) lies within `lhs`, (i, j) within `dst`.
+        unsafe {
+            for l in 0..k {
+                from[i * k + l] = *lhs.at.add(i * lhs.row_stride + l * lhs.col_stride);
+            }
+            if add {
+                for j in 0..n {
+                    to[i * n + j] = *dst.at.add(i * dst.row_stride + j * dst.col_stride);
+                }
+            }
+        }
+    }
+    let lhs = Strided { at: from.as_ptr(), row_stride: k, col_stride: 1 };
+    let out = Strided { at: to.as_mut_ptr(), row_stride: n, col_stride: 1 };
+    // SAFETY: both copies have `rows` rows.
+    unsafe { whole((rows, n, k), out, lhs, rhs, scale, add, parallelism) };
+    for i in 0..m {
+        for j in 0..n {
+            // SAFETY: as above.
+            unsafe { *dst.at.add(i * dst.row_stride + j * dst.col_stride) = to[i * n + j] };
+        }
+    }
+}
+
+/// The product in slices of equal depth, one added to the other: for sums over the batch, whose
+/// length is no constant of the model.
 ///
 /// # Safety
 /// As for [`product`].
@@ -120,35 +170,57 @@ unsafe fn in_slices<T: Float>(
     add: bool,
     parallelism: Parallelism,
 ) {
-    let parallelism = if m * n * k < PARALLEL_FROM { Parallelism::None } else { parallelism };
     let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1);
     for start in (0..k.max(1)).step_by(depth) {
         let add = add || start > 0;
         // SAFETY: the caller's promise; start is at most k. The library's `alpha` multiplies the
         // destination.
         unsafe {
-            gemm::gemm(
-                m,
-                n,
-                depth.min(k - start),
-                dst.at,
-                dst.col_stride as isize,
-                dst.row_stride as isize,
-                add,
-                lhs.at.add(start * lhs.col_stride),
-                lhs.col_stride as isize,
-                lhs.row_stride as isize,
-                rhs.at.add(start * rhs.row_stride),
-                rhs.col_stride as isize,
-                rhs.row_stride as isize,
-                if add { T::ONE } else { T::ZERO },
-                scale,
-                false,
-                false,
-                false,
-                parallelism,
-            );
+            let lhs = Strided { at: lhs.at.add(start * lhs.col_stride), ..lhs };
+            let rhs = Strided { at: rhs.at.add(start * rhs.row_stride), ..rhs };
+            whole((m, n, depth.min(k - start)), dst, lhs, rhs, scale, add, parallelism);
         }
+    }
+}
+
+/// One call of the library.
+///
+/// # Safety
+/// As for [`product`].
+#[allow(clippy::too_many_arguments)]
+unsafe fn whole<T: Float>(
+    (m, n, k): (usize, usize, usize),
+    dst: Strided<*mut T>,
+    lhs: Strided<*const T>,
+    rhs: Strided<*const T>,
+    scale: T,
+    add: bool,
+    parallelism: Parallelism,
+) {
+    let parallelism = if m * n * k < PARALLEL_FROM { Parallelism::None } else { parallelism };
+    // SAFETY: the caller's promise. The library's `alpha` multiplies the destination.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst.at,
+            dst.col_stride as isize,
+            dst.row_stride as isize,
+            add,
+            lhs.at,
+            lhs.col_stride as isize,
+            lhs.row_stride as isize,
+            rhs.at,
+            rhs.col_stride as isize,
+            rhs.row_stride as isize,
+            if add { T::ONE } else { T::ZERO },
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
     }
 }
 
@@ -184,5 +256,5 @@ pub fn backward_weight_acc<T: Float>(dw: (&mut [T], Layout), x: (&[T], Layout), 
     let extents = (x.1.cols, dy.1.cols, x.1.rows);
     let (dst, lhs, rhs) = (target(dw.0, dw.1), transposed(x.0, x.1), plain(dy.0, dy.1));
     // SAFETY: as in `forward`.
-    unsafe { product(extents, dst, lhs, rhs, T::ONE, true, Parallelism::Rayon(0)) }
+    unsafe { in_slices(extents, dst, lhs, rhs, T::ONE, true, Parallelism::Rayon(0)) }
 }
