@@ -1,7 +1,7 @@
 //! l2p-engine: Learning to Prompt for continual learning, from the tensor up.
 //!
-//! Modules in reading order; each may use the ones above it (`docs/architecture.md` has the arrows,
-//! `tests/layers.rs` enforces them).
+//! Modules from the bottom up; `docs/architecture.md` has the arrows between them and
+//! `tests/layers.rs` enforces them.
 
 pub mod error;
 pub mod rng;

@@ -35,7 +35,7 @@ impl Eval {
     pub fn run(self) -> Result<()> {
         let dev = Device::choose(&self.device)?;
         let mut config = saved_config(&self.workdir)?;
-        let hash = config.config_hash();
+        let hash = config.identity().config_hash();
         if let Some(dir) = self.data_dir {
             config.data.dir = dir;
         }
@@ -118,7 +118,7 @@ pub fn last_position(
     }
     let mut warnings = Vec::new();
     let state = Store::open(&dir, hash)?.load_latest(&mut warnings)?;
-    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+    warnings.iter().for_each(|w| crate::output::say(&format!("warning: {w}")));
     let state = state.ok_or_else(|| Error::file(&dir, "holds no checkpoint yet; train the run first"))?;
     let at = Position::of(&state)?;
     use_it(&at, &state.tensors)?;

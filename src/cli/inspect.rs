@@ -57,8 +57,9 @@ fn folder(path: &Path) -> Result<()> {
     let checkpoints = path.join("checkpoints");
     if checkpoints.is_dir() {
         let mut warnings = Vec::new();
-        let state = Store::open(&checkpoints, &config.config_hash())?.load_latest(&mut warnings)?;
-        warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+        let state =
+            Store::open(&checkpoints, &config.identity().config_hash())?.load_latest(&mut warnings)?;
+        warnings.iter().for_each(|w| crate::output::say(&format!("warning: {w}")));
         if let Some(state) = state {
             let at = Position::of(&state)?;
             print(&format!(

@@ -85,7 +85,7 @@ pub fn main() -> i32 {
     match done {
         Ok(()) => 0,
         Err(e) => {
-            eprintln!("l2p-engine: {e}");
+            crate::output::say(&format!("l2p-engine: {e}"));
             e.exit_code()
         }
     }

@@ -36,7 +36,7 @@ impl Predict {
         let config = saved_config(&self.workdir)?;
         let backbone = backbone::load(&config)?;
         let mut method = None;
-        let at = last_position(&self.workdir, &config.config_hash(), |at, tensors| {
+        let at = last_position(&self.workdir, &config.identity().config_hash(), |at, tensors| {
             if at.checkpoint_sha256 != backbone.sha256 {
                 return Err(Error::failed(format!(
                     "{}: the run was made on a backbone with sha256 {}, {} has {}; wanted the same file",
@@ -60,7 +60,7 @@ impl Predict {
             let (pixels, height, width) = match image_file::read_rgb(path) {
                 Ok(image) => image,
                 Err(e) => {
-                    eprintln!("l2p-engine: {e}");
+                    crate::output::say(&format!("l2p-engine: {e}"));
                     failed += 1;
                     continue;
                 }

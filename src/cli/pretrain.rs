@@ -28,7 +28,7 @@ impl Pretrain {
     pub fn run(self) -> Result<()> {
         let loaded = self.config.load()?;
         if !self.quiet {
-            loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            loaded.notes.iter().for_each(|note| crate::output::say(&format!("note: {note}")));
         }
         let out = self.out.unwrap_or_else(|| self.workdir.join("backbone.safetensors"));
         let done = pretrain::pretrain(&loaded.config, &self.workdir, &out, self.resume, self.quiet)?;

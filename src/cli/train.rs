@@ -37,7 +37,7 @@ impl Train {
     pub fn run(self) -> Result<()> {
         let loaded = self.config.load()?;
         if !self.quiet {
-            loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            loaded.notes.iter().for_each(|note| crate::output::say(&format!("note: {note}")));
         }
         if self.print_config {
             print(loaded.config.to_toml().trim_end());

@@ -413,6 +413,21 @@ impl Complaints {
     }
 }
 
+impl Config {
+    /// This configuration without what a run may change when it is resumed: where data and backbone
+    /// lie (their content is checked), evaluation batches, checkpoints, floors.
+    pub fn identity(&self) -> Config {
+        let mut same = self.clone();
+        let default = Config::default();
+        same.data.dir = default.data.dir;
+        same.model.init_checkpoint = default.model.init_checkpoint;
+        same.train.eval_batch_size = default.train.eval_batch_size;
+        same.train.checkpoint_every_steps = default.train.checkpoint_every_steps;
+        same.floors = default.floors;
+        same
+    }
+}
+
 impl super::schema::Floors {
     /// Whether any floor is asked for.
     pub fn any(&self) -> bool {

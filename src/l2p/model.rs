@@ -33,7 +33,7 @@ pub struct TaskView {
 }
 
 /// What a training step reports.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct StepStats {
     /// ce_loss - λ · pull + l2 penalty.
     pub loss: f64,

@@ -17,3 +17,9 @@ pub use checkpoint::{State, Store, TensorData};
 pub use metrics::Metrics;
 pub use results::Results;
 pub use workdir::Workdir;
+
+/// A line on standard error. A closed pipe there is nobody's loss, and never a panic.
+pub fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -114,7 +114,7 @@ impl Progress {
             }
             Show::Lines if self.last_line.elapsed() >= LINE_EVERY => {
                 self.last_line = Instant::now();
-                eprintln!("{}", self.clock.line(self.started.elapsed()));
+                crate::output::say(&self.clock.line(self.started.elapsed()));
             }
             Show::Lines | Show::Nothing => {}
         }
@@ -123,8 +123,8 @@ impl Progress {
     /// A line above the bar, on standard error; nothing with `--quiet`.
     pub fn say(&self, text: &str) {
         match &self.show {
-            Show::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-            Show::Lines => eprintln!("{text}"),
+            Show::Bar(bar) => bar.suspend(|| crate::output::say(text)),
+            Show::Lines => crate::output::say(text),
             Show::Nothing => {}
         }
     }

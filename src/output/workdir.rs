@@ -134,7 +134,7 @@ fn contents(path: &Path) -> Vec<String> {
 }
 
 fn refuse_other_config(path: &Path, saved: &Config, config: &Config) -> Result<()> {
-    let differences = saved.differences(config);
+    let differences = saved.identity().differences(&config.identity());
     if differences.is_empty() {
         return Ok(());
     }

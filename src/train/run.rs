@@ -17,7 +17,7 @@ use crate::output::progress::Progress;
 use crate::output::results::{Floors, Results, Score, Speed};
 use crate::output::tensorboard::{HParam, Writer, tags};
 use crate::output::workdir::Workdir;
-use crate::output::{signal, table};
+use crate::output::{say, signal, table};
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -51,6 +51,9 @@ pub struct Position {
     pub per_batch: Vec<Vec<f64>>,
     /// Length of the log in bytes.
     pub log_bytes: u64,
+    /// Steps since the last line of the log, and their images.
+    pub window: Vec<StepStats>,
+    pub window_images: usize,
     /// Wall time so far, and the part that steps and evaluation took, with their images.
     pub seconds: f64,
     pub train_seconds: f64,
@@ -58,6 +61,8 @@ pub struct Position {
     pub eval_seconds: f64,
     pub eval_images: u64,
     pub floors: Option<Floors>,
+    /// The results are written.
+    pub complete: bool,
     /// For `predict`, which needs no data set.
     pub class_names: Vec<String>,
     pub checkpoint_sha256: String,
@@ -84,17 +89,10 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     let started = Instant::now();
     // Data and backbone first: a run that cannot start leaves no folder behind.
     let mut session = Session::new(config, options.dev)?;
+    let total: u64 = total_steps(&session)?;
     let workdir = Workdir::create(&options.workdir, options.resume, &session.config)?;
     let sha256 = session.backbone.sha256.clone();
-    workdir.write_config(
-        &session.config,
-        &[
-            ("engine", env!("CARGO_PKG_VERSION")),
-            ("backbone", &session.backbone.source),
-            ("backbone sha256", &sha256),
-        ],
-    )?;
-    let store = Store::open(&workdir.checkpoints(), &session.config.config_hash())?;
+    let store = Store::open(&workdir.checkpoints(), &session.config.identity().config_hash())?;
     let mut warnings = Vec::new();
     let saved = store.load_latest(&mut warnings)?;
     let mut at = Position {
@@ -114,17 +112,31 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
         }
         session.method.restore(&state.tensors, at.optimizer_step)?;
     }
+    workdir.write_config(
+        &session.config,
+        &[
+            ("engine", env!("CARGO_PKG_VERSION")),
+            ("backbone", &session.backbone.source),
+            ("backbone sha256", &sha256),
+        ],
+    )?;
+    if at.complete && at.task >= session.train_tasks.len() {
+        warnings.iter().for_each(|w| say(&format!("warning: {w}")));
+        if let Ok(results) = Results::read(&workdir.results_json()) {
+            return Ok(results);
+        }
+    }
     let keep = saved.as_ref().map(|_| at.log_bytes);
     let log = Log::open(&workdir.log_jsonl(), keep, &mut warnings)?;
-    let mut events = Writer::create(workdir.path(), saved.as_ref().map(|s| s.step))?;
+    let mut events =
+        Writer::create(workdir.path(), workdir.resumed().then(|| saved.as_ref().map_or(0, |s| s.step + 1)))?;
     if at.step == 0 {
         let hparams: Vec<(String, HParam)> =
             session.config.pairs().into_iter().map(|(k, v)| (k, HParam::from_toml(&v))).collect();
         events.hparams(&hparams, &[tags::AVG_ACC, tags::FORGETTING])?;
     }
-    let total: u64 = total_steps(&session)?;
     let progress = Progress::new(options.quiet, session.train_tasks.len(), total, at.step);
-    warnings.iter().for_each(|w| progress.say(&format!("warning: {w}")));
+    warnings.iter().for_each(|w| say(&format!("warning: {w}")));
     if !options.quiet {
         progress.say(&report::opening(&session, total));
         progress.say(&table::memory(&session.plan, table::Style::detect()));
@@ -143,6 +155,8 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     let results = run.results(true)?;
     results.write(&workdir.results_json())?;
     results.write_csv(&workdir.accuracy_csv())?;
+    run.at.complete = true;
+    run.save()?;
     run.events.hparams_end(true)?;
     run.events.flush()?;
     run.progress.finish();
@@ -243,8 +257,6 @@ impl Run {
         let (rate, steps) = schedule(&self.session, task)?;
         let batches = Prefetch::start(Arc::new(self.session.loader(task)?), self.at.task_step..steps)?;
         let every = self.session.config.train.checkpoint_every_steps;
-        let mut window: Vec<StepStats> = Vec::new();
-        let mut images = 0;
         for batch in batches {
             let (batch, clock) = (batch?, Instant::now());
             let lr = rate.at(self.at.task_step + 1);
@@ -253,22 +265,13 @@ impl Run {
             self.at.step += 1;
             self.at.train_seconds += clock.elapsed().as_secs_f64();
             self.at.train_images += batch.labels.len() as u64;
-            images += batch.labels.len();
+            self.at.window_images += batch.labels.len();
             self.progress.step(self.at.step, stats.loss, batch.labels.len());
-            window.push(stats);
+            self.at.window.push(stats);
             if self.at.step.is_multiple_of(LOG_EVERY) || self.at.task_step == steps {
-                self.report_steps(task, &window, images, lr)?;
-                (images, window) = (0, Vec::new());
+                self.report_steps(task, lr)?;
             }
-            if signal::stop_requested() {
-                self.save()?;
-                self.progress.finish();
-                return Err(Error::Interrupted(format!(
-                    "saved after step {} in {}; add --resume to go on",
-                    self.at.step,
-                    self.store.dir().display()
-                )));
-            }
+            self.stop_if_asked()?;
             if every > 0 && self.at.task_step.is_multiple_of(every) && self.at.task_step < steps {
                 self.save()?;
             }
@@ -276,7 +279,23 @@ impl Run {
         Ok(())
     }
 
-    fn report_steps(&mut self, task: &Task, window: &[StepStats], images: usize, lr: f64) -> Result<()> {
+    /// After a signal: saves and ends the run.
+    fn stop_if_asked(&mut self) -> Result<()> {
+        if !signal::stop_requested() {
+            return Ok(());
+        }
+        self.save()?;
+        self.progress.finish();
+        Err(Error::Interrupted(format!(
+            "saved after step {} in {}; add --resume to go on",
+            self.at.step,
+            self.store.dir().display()
+        )))
+    }
+
+    fn report_steps(&mut self, task: &Task, lr: f64) -> Result<()> {
+        let (window, images) =
+            (std::mem::take(&mut self.at.window), std::mem::take(&mut self.at.window_images));
         let n = window.len() as f64;
         let mean = window.iter().map(|s| s.loss).sum::<f64>() / n;
         let deviation = (window.iter().map(|s| (s.loss - mean).powi(2)).sum::<f64>() / n).sqrt();
@@ -308,9 +327,20 @@ impl Run {
         let joint = self.session.config.method == Name::Joint;
         let upto = if joint { self.session.split.tasks.len() } else { task.index + 1 };
         let clock = Instant::now();
-        let scores: Result<Vec<TaskScore>> =
-            (0..upto).map(|i| evaluate::task(&mut self.session, cache, i)).collect();
+        let scores: Result<Vec<TaskScore>> = (0..upto)
+            .map(|i| {
+                self.stop_if_asked()?;
+                evaluate::task(&mut self.session, cache, i)
+            })
+            .collect();
         let scores = scores?;
+        if let Some(bad) = scores.iter().position(|s| !s.loss.is_finite()) {
+            return Err(Error::failed(format!(
+                "after task {} the loss on the test images of task {bad} is {}: the last steps diverged; a smaller \
+                 optim.learning_rate may help; the last checkpoint is intact",
+                task.index, scores[bad].loss
+            )));
+        }
         self.at.eval_seconds += clock.elapsed().as_secs_f64();
         self.at.eval_images += scores.iter().map(|s| s.images as u64).sum::<u64>();
         let per_image: Vec<f64> = scores.iter().map(|s| s.per_image).collect();
