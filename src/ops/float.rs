@@ -100,7 +100,8 @@ impl Float for f32 {
         p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
     }
 
-    /// Abramowitz & Stegun 1964, formula 7.1.26.
+    /// Abramowitz & Stegun 1964: formula 7.1.26 (1.5e-7), and the power series 7.1.5 below 3/4, where
+    /// the difference of 7.1.26 would lose digits. Both are computed, so that vector code can choose.
     #[inline(always)]
     fn erf(self) -> f32 {
         let x = self.abs();
@@ -109,7 +110,14 @@ impl Float for f32 {
         for c in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
             p = t.mul_add(p, c);
         }
-        let y = 1.0 - p * t * Float::exp(-x * x);
+        let far = 1.0 - p * t * Float::exp(-x * x);
+        let z = x * x;
+        let mut q = -1.0 / 75_600.0;
+        for c in [1.0 / 9360.0, -1.0 / 1320.0, 1.0 / 216.0, -1.0 / 42.0, 0.1, -1.0 / 3.0, 1.0] {
+            q = z.mul_add(q, c);
+        }
+        let near = std::f32::consts::FRAC_2_SQRT_PI * x * q;
+        let y = if x < 0.75 { near } else { far };
         y.copysign(self)
     }
 }
