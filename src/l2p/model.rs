@@ -117,9 +117,13 @@ impl Model {
         self.prompts.transfer(&mut self.params, &self.setup, index)
     }
 
-    /// Query features of `images` (B, S, S, 3): (B, C), valid until the next call.
+    /// Query features of `images` (B, S, S, 3), as the keys were trained to meet them: (B, C), valid
+    /// until the next call.
     pub fn query(&mut self, dev: &Device, images: View) -> Result<&Tensor> {
-        self.query_pass(dev, images, false)?;
+        match self.patch_query() {
+            Some(_) => self.embed(dev, images)?,
+            None => self.query_pass(dev, images, false)?,
+        }
         Ok(&self.ws.matching.query)
     }
 
