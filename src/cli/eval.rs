@@ -8,7 +8,7 @@ use crate::output::results::Score;
 use crate::output::table::{self, Style};
 use crate::output::workdir::Workdir;
 use crate::train::Session;
-use crate::train::evaluate::{self, FeatureCache};
+use crate::train::evaluate::{self, QueryCache};
 use crate::train::run::Position;
 use clap::Args;
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ impl Eval {
                 self.workdir.display()
             )));
         }
-        let mut cache = FeatureCache::new(session.split.tasks.len());
+        let mut cache = QueryCache::new(session.split.tasks.len());
         let scores: Result<Vec<_>> =
             (0..tasks).map(|i| evaluate::task(&mut session, &mut cache, i)).collect();
         let scores = scores?;

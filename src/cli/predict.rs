@@ -69,7 +69,7 @@ impl Predict {
             preprocess.eval(ImageView { height, width, channels: 3, pixels: &pixels }, &mut input);
             let model_type = method.model().dtype();
             let images = crate::train::image_tensor(model_type, preprocess.input_size(), &input);
-            let features = method.features(&dev, images.view())?;
+            let features = method.query(&dev, images.view())?;
             let ids = method.select(&dev, features.view(), Select::PerImage)?;
             let logits = method.logits(&dev, images.view(), features.view(), &ids)?.to_f64();
             let seen = config.continual.num_classes_per_task * at.per_image.len();

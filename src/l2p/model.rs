@@ -237,6 +237,11 @@ impl Model {
         })
     }
 
+    /// Whether an image's query changes while the model learns.
+    pub fn query_learns(&self) -> bool {
+        self.patch_query().is_some() && self.params.spec(self.vit.embedding.kernel).trainable
+    }
+
     fn has_cls_query(&self) -> bool {
         self.setup.pool.as_ref().is_some_and(|p| p.embedding_key == EmbeddingKey::Cls)
     }

@@ -62,6 +62,10 @@ impl Method for Gradient {
         self.model.features(dev, images)
     }
 
+    fn query(&mut self, dev: &Device, images: View) -> Result<Tensor> {
+        Ok(self.model.query(dev, images)?.clone())
+    }
+
     fn select(&mut self, dev: &Device, features: View, how: Select) -> Result<Vec<u32>> {
         if self.model.setup.pool.is_none() {
             return Ok(Vec::new());

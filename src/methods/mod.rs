@@ -50,10 +50,18 @@ pub trait Method {
     /// once per run.
     fn features(&mut self, dev: &Device, images: View) -> Result<Tensor>;
 
-    /// Chooses prompts for (B, C) features; (B, N) ids row by row, empty without a pool.
+    /// What selects prompts, (B, C): the frozen features, or what the patches of the model itself
+    /// give (`prompt_pool.embedding_key`). Never changes, so it is computed once per run, unless the
+    /// patch embedding learns.
+    fn query(&mut self, dev: &Device, images: View) -> Result<Tensor> {
+        self.features(dev, images)
+    }
+
+    /// Chooses prompts for (B, C) queries; (B, N) ids row by row, empty without a pool.
     fn select(&mut self, dev: &Device, features: View, how: Select) -> Result<Vec<u32>>;
 
-    /// Logits (B, K) over all classes. `ids`: what `select` said; `features`: of these images.
+    /// Logits (B, K) over all classes. `ids`: what `select` said; `features`: what `query` said of these
+    /// images.
     fn logits(&mut self, dev: &Device, images: View, features: View, ids: &[u32]) -> Result<Tensor>;
 
     /// Everything that learning has changed.

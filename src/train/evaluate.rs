@@ -8,8 +8,8 @@ use crate::ops::cross_entropy;
 use crate::ops::match_prompts::Select;
 use crate::tensor::Tensor;
 
-/// Frozen features of the test images of every task, (n, C) each, in task order.
-pub struct FeatureCache {
+/// Queries of the test images of every task, (n, C) each, in task order.
+pub struct QueryCache {
     tasks: Vec<Option<Tensor>>,
 }
 
@@ -25,16 +25,17 @@ pub struct TaskScore {
     pub usage: Vec<u64>,
 }
 
-impl FeatureCache {
-    pub fn new(tasks: usize) -> FeatureCache {
-        FeatureCache { tasks: (0..tasks).map(|_| None).collect() }
+impl QueryCache {
+    pub fn new(tasks: usize) -> QueryCache {
+        QueryCache { tasks: (0..tasks).map(|_| None).collect() }
     }
 
-    /// Features of the test images of `task`, computed at the first call.
+    /// Queries of the test images of `task`, computed at the first call (and again after learning where
+    /// the patch embedding, which makes them, learns).
     pub fn get(&mut self, session: &mut Session, task: usize) -> Result<&Tensor> {
-        if self.tasks[task].is_none() {
+        if self.tasks[task].is_none() || session.method.model().query_learns() {
             let indices = session.split.tasks[task].test.clone();
-            let (values, _) = session.all_features(Images::Test, &indices)?;
+            let values = session.queries(&indices)?;
             let c = session.backbone.dims.embed_dim;
             let features = Tensor::from_f64(&values, [indices.len(), c], session.dtype());
             self.tasks[task] = Some(features);
@@ -44,7 +45,7 @@ impl FeatureCache {
 }
 
 /// Evaluates the test set of `task`.
-pub fn task(session: &mut Session, cache: &mut FeatureCache, task: usize) -> Result<TaskScore> {
+pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Result<TaskScore> {
     let features = cache.get(session, task)?.clone();
     let indices = session.split.tasks[task].test.clone();
     let (n, c) = (indices.len(), session.backbone.dims.embed_dim);

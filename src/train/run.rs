@@ -1,7 +1,7 @@
 //! The loop one reads first: tasks, steps, evaluation, files. What a run has done is in its last
 //! checkpoint and nowhere else: killed at any moment, it goes on from there and ends with the same bits.
 
-use super::evaluate::{self, FeatureCache, TaskScore};
+use super::evaluate::{self, QueryCache, TaskScore};
 use super::session::Session;
 use super::{floors, report};
 use crate::config::Config;
@@ -156,7 +156,7 @@ pub fn total_steps(session: &Session) -> Result<u64> {
 
 /// Trains without files and returns the per-image accuracy matrix. For floors.
 pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
-    let mut cache = FeatureCache::new(session.split.tasks.len());
+    let mut cache = QueryCache::new(session.split.tasks.len());
     let total = total_steps(session)?;
     let mut progress = Progress::new(quiet, session.train_tasks.len(), total, 0);
     let mut matrix = Vec::new();
@@ -217,7 +217,7 @@ struct Run {
 
 impl Run {
     fn learn(&mut self) -> Result<()> {
-        let mut cache = FeatureCache::new(self.session.split.tasks.len());
+        let mut cache = QueryCache::new(self.session.split.tasks.len());
         let tasks = self.session.train_tasks.clone();
         while self.at.task < tasks.len() {
             let task = &tasks[self.at.task];
@@ -304,7 +304,7 @@ impl Run {
         self.log.append("train", step, fields)
     }
 
-    fn evaluate(&mut self, task: &Task, cache: &mut FeatureCache) -> Result<()> {
+    fn evaluate(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
         let joint = self.session.config.method == Name::Joint;
         let upto = if joint { self.session.split.tasks.len() } else { task.index + 1 };
         let clock = Instant::now();

@@ -90,6 +90,17 @@ impl Session {
         Ok((self.image_tensor(&pixels), labels))
     }
 
+    /// Queries (n, C) of the test images `indices`, in f64 rows.
+    pub fn queries(&mut self, indices: &[u32]) -> Result<Vec<f64>> {
+        let loader = self.loader(&self.train_tasks[0])?;
+        let mut queries = Vec::new();
+        for chunk in indices.chunks(self.config.train.eval_batch_size) {
+            let (images, _) = self.eval_images(&loader, Images::Test, chunk)?;
+            queries.extend(self.method.query(&self.dev, images.view())?.to_f64());
+        }
+        Ok(queries)
+    }
+
     /// Frozen features (n, C) of the images `indices`, in f64 rows, and their class ids.
     pub fn all_features(&mut self, which: Images, indices: &[u32]) -> Result<(Vec<f64>, Vec<u32>)> {
         let loader = self.loader(&self.train_tasks[0])?;

@@ -177,7 +177,7 @@ impl<T: Float> Target<T> {
         Ok(Target { data: Shared(data.get::<T>(super::OP, arg)?.as_mut_ptr()), tokens, stride, offset: 0 })
     }
 
-    fn from_column(self, offset: usize) -> Self {
+    fn at_column(self, offset: usize) -> Self {
         Target { offset, ..self }
     }
 
@@ -215,11 +215,11 @@ pub fn backward_input<T: Float>(
             let (q, k, v) = match into {
                 Into::Packed(dqkv) => {
                     let all = Target::new(dqkv, "dqkv", rows, 3 * c)?;
-                    (all, all.from_column(c), all.from_column(2 * c))
+                    (all, all.at_column(c), all.at_column(2 * c))
                 }
                 Into::Apart { q, kv } => {
                     let kv = Target::new(kv, "dkv", rows, 2 * c)?;
-                    (Target::new(q, "dq", q_rows.len(), c)?, kv, kv.from_column(c))
+                    (Target::new(q, "dq", q_rows.len(), c)?, kv, kv.at_column(c))
                 }
             };
             Some(Targets { q, k, v, q_rows, kv_rows })

@@ -22,7 +22,7 @@ pub fn forward_backward<T: Float>(
                 best = j;
             }
         }
-        outcome.correct += usize::from(best == label as usize && z[best] == z[best]);
+        outcome.correct += usize::from(best == label as usize && !z[best].to_f64().is_nan());
         let max = z[best].to_f64();
         let sum: f64 = classes().map(|j| (z[j].to_f64() - max).exp()).sum();
         let lse = max + sum.ln();
