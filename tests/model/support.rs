@@ -75,7 +75,7 @@ pub fn kinds() -> Vec<Kind> {
             c.prompt_pool.e_prompt_layer_idx = at.to_vec();
         }
     };
-    let mut erf = l2p("fine-tuning, erf, smoothing", |c| fine_tune(c));
+    let mut erf = l2p("fine-tuning, erf, smoothing", fine_tune);
     (erf.dims.gelu, erf.label_smoothing) = (Form::Erf, 0.1);
     let mut smooth = l2p("smoothing, per image", per_image);
     smooth.label_smoothing = 0.2;
