@@ -2,7 +2,8 @@
 //! whole steps of two networks: `cargo bench --bench ops`. Rows come from `src/testing/cases.rs`.
 //!
 //! Where products are the work a row counts floating-point operations (`Gelem/s` is GFLOP/s),
-//! elsewhere bytes read and written once. In-place ops include the copy that keeps their input.
+//! elsewhere bytes read and written, pass by pass. In-place ops include the copy that keeps their
+//! input; it is counted.
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use l2p_engine::config::schema::Config;
