@@ -73,7 +73,7 @@ pub struct Grad {
     pub write: Write,
 }
 
-/// Bytes moved and floating-point operations of one pass; flops 0: bound by memory.
+/// Bytes moved in f32, or floating-point operations, of one pass; the other is 0.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Work {
     pub bytes: usize,
@@ -181,13 +181,15 @@ impl Case {
         self
     }
 
-    /// Operations; bytes are counted from the arguments, in f32.
+    /// Floating-point operations of an op that is bound by them.
     fn flops(mut self, forward: usize, backward: usize) -> Case {
-        let inputs: usize = self.inputs.iter().map(|a| 4 * a.shape.len()).sum();
-        let outputs: usize = self.outputs.iter().map(|o| 4 * o.shape.len()).sum();
-        let grads: usize = self.grads.iter().map(|g| 4 * self.inputs[g.input].shape.len()).sum();
-        self.forward_work = Work { bytes: inputs + outputs, flops: forward };
-        self.backward_work = Work { bytes: inputs + outputs + grads, flops: backward };
+        (self.forward_work.flops, self.backward_work.flops) = (forward, backward);
+        self
+    }
+
+    /// Values read and written, each pass over memory counted, of an op that is bound by that.
+    fn moves(mut self, forward: usize, backward: usize) -> Case {
+        (self.forward_work.bytes, self.backward_work.bytes) = (4 * forward, 4 * backward);
         self
     }
 

@@ -18,7 +18,8 @@ pub fn derivative(x: f64, mut f: impl FnMut(f64) -> f64) -> f64 {
         };
         let (near, far) = (slope(h), slope(2.0 * h));
         let estimate = near + (near - far) / 3.0;
-        let doubt = (estimate - near).abs();
+        // The last term stands for what rounding of values around 1 does to a difference.
+        let doubt = (estimate - near).abs() + f64::EPSILON / h;
         if doubt < best.0 {
             best = (doubt, estimate);
         }

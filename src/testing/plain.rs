@@ -236,10 +236,10 @@ pub fn adam<T: Float>(x: &[Vec<T>], with: Adam) -> Vec<Vec<T>> {
     let root = |beta: f64| of::<T>(1.0 - beta.powi(with.step as i32));
     let (c1, c2) = (root(with.beta1), root(with.beta2));
     let mut out = vec![Vec::new(); 3];
-    for i in 0..x[0].len() {
-        let (p, g) = (x[0][i], x[3][i] * of(with.grad_scale));
-        let m = beta1 * x[1][i] + (T::ONE - beta1) * g;
-        let v = beta2 * x[2][i] + (T::ONE - beta2) * g * g;
+    for (((&p, &m), &v), &g) in x[0].iter().zip(&x[1]).zip(&x[2]).zip(&x[3]) {
+        let g = g * of(with.grad_scale);
+        let m = beta1 * m + (T::ONE - beta1) * g;
+        let v = beta2 * v + (T::ONE - beta2) * g * g;
         let update = (m / c1) / ((v / c2).sqrt() + of(with.eps));
         out[0].push(p - of::<T>(with.lr) * update - of::<T>(with.lr * with.decay) * p);
         out[1].push(m);
@@ -252,10 +252,10 @@ pub fn adam<T: Float>(x: &[Vec<T>], with: Adam) -> Vec<Vec<T>> {
 pub fn sgd<T: Float>(x: &[Vec<T>], with: Sgd) -> Vec<Vec<T>> {
     let (lr, momentum) = (of::<T>(with.lr), of::<T>(with.momentum));
     let mut out = vec![Vec::new(); 2];
-    for i in 0..x[0].len() {
-        let g = x[2][i] * of(with.grad_scale);
-        let u = momentum * x[1][i] + g;
-        out[0].push(x[0][i] - lr * (g + momentum * u));
+    for ((&p, &u), &g) in x[0].iter().zip(&x[1]).zip(&x[2]) {
+        let g = g * of(with.grad_scale);
+        let u = momentum * u + g;
+        out[0].push(p - lr * (g + momentum * u));
         out[1].push(u);
     }
     out

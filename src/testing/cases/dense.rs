@@ -227,7 +227,7 @@ fn gelu(m: usize, n: usize, form: Form) -> Case {
             let dx = both.iter().zip(&up[0]).map(|(g, &u)| g.1 * u).collect();
             (vec![both.iter().map(|g| g.0).collect()], vec![dx])
         }))
-        .flops(0, 0)
+        .moves(2 * m * n, 5 * m * n)
         .batched(move |m| gelu(m, n, form))
 }
 
@@ -256,7 +256,7 @@ fn layer_norm(rows: usize, c: usize, values: Fill) -> Case {
             let grads = naive::layer_norm_backward(&x[0], &x[1], &stats, &up[0]);
             (vec![y, stats], grads.to_vec())
         }))
-        .flops(0, 0)
+        .moves(2 * rows * c, 6 * rows * c)
         .batched(move |rows| layer_norm(rows, c, values))
 }
 
@@ -278,7 +278,7 @@ fn layer_norm_again(rows: usize, c: usize) -> Case {
             let (y, stats) = naive::layer_norm(&x[0], &x[1], &x[2], EPS);
             (vec![y, stats], vec![])
         }))
-        .flops(0, 0)
+        .moves(4 * rows * c, 0)
         .batched(move |rows| layer_norm_again(rows, c))
 }
 

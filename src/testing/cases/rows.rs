@@ -117,7 +117,7 @@ fn patches(b: usize, side: usize, patch: usize) -> Case {
             }
             (vec![rows], vec![])
         }))
-        .flops(0, 0)
+        .moves(2 * b * side * side * 3, 0)
         .batched(move |b| patches(b, side, patch))
 }
 
@@ -148,7 +148,7 @@ fn embed(b: usize, t: usize, c: usize) -> Case {
             let all = naive::column_sums(&up[0], t * c);
             (vec![naive::add_row(&rows, &x[2])], vec![dpatches, all[..c].to_vec(), all])
         }))
-        .flops(0, 0)
+        .moves(2 * b * t * c, 3 * b * t * c)
         .batched(move |b| embed(b, t, c))
 }
 
@@ -167,7 +167,7 @@ fn copy(b: usize, (ty, tx, c): (usize, usize, usize), to: usize, from: Range<usi
             let [dx] = take(grads);
             tokens::copy(&Cpu, dx, there.start, up[0], to..to + n, Write::Add)
         })
-        .flops(0, 0)
+        .moves(3 * b * n * c, 3 * b * n * c)
         .batched(move |b| copy(b, (ty, tx, c), to, again.clone()))
 }
 
@@ -186,7 +186,7 @@ fn add_row(rows: usize, c: usize) -> Case {
             sum::columns_acc(&Cpu, drow, up[0])
         })
         .plain(plain!(|x, up| { (vec![naive::add_row(&x[0], &x[1])], vec![naive::column_sums(&up[0], c)]) }))
-        .flops(0, 0)
+        .moves(4 * rows * c, rows * c)
         .batched(move |rows| add_row(rows, c))
 }
 
@@ -205,7 +205,7 @@ fn gather(b: usize, (t, rows, c): (usize, usize, usize), at: usize, n: usize) ->
             let [dtable] = take(grads);
             gather::backward_acc(&Cpu, dtable, up[0], at, x[0])
         })
-        .flops(0, 0)
+        .moves(2 * b * n * c, b * n * c + 2 * rows * c)
         .batched(move |b| gather(b, (t, rows, c), at, n))
 }
 
@@ -222,7 +222,7 @@ fn axpy(rows: usize, c: usize) -> Case {
             let [dx] = take(grads);
             axpy::axpy(&Cpu, dx, up[0], -0.7)
         })
-        .flops(0, 0)
+        .moves(3 * rows * c, 3 * rows * c)
         .batched(move |rows| axpy(rows, c))
 }
 
@@ -236,7 +236,7 @@ fn scale(rows: usize, c: usize) -> Case {
             axpy::scale_in_place(&Cpu, y, 1.3)
         })
         .plain(plain!(|x, _up| (vec![naive::scaled(&x[0], 1.3)], vec![])))
-        .flops(0, 0)
+        .moves(4 * rows * c, 0)
         .batched(move |rows| scale(rows, c))
 }
 
@@ -250,7 +250,7 @@ fn column_sums(rows: usize, c: usize) -> Case {
             sum::columns_acc(&Cpu, out, x[0])
         })
         .plain(plain!(|x, _up| (vec![naive::column_sums(&x[0], c)], vec![])))
-        .flops(0, 0)
+        .moves(rows * c, 0)
 }
 
 fn squares(rows: usize, c: usize) -> Case {
@@ -266,38 +266,29 @@ fn squares(rows: usize, c: usize) -> Case {
             let squares: Vec<_> = x[0].iter().map(|&x| x * x).collect();
             (vec![naive::column_sums(&squares, 1)], vec![])
         }))
-        .flops(0, 0)
+        .moves(rows * c, 0)
 }
 
 fn pool_tokens(b: usize, (t, c): (usize, usize), rows: Range<usize>, kind: Kind) -> Case {
-    let [here, there, plainly, again] = [(); 4].map(|()| rows.clone());
+    let (from, to) = (rows.start, rows.end);
+    let n = b * rows.len() * c;
     Case::new("pool_tokens", format!("{kind:?} of {rows:?} of {b}x{t}x{c}"), b)
         .input("x", [b, t, c], Fill::Values, Part::Each)
         .output("y", [b, c], Part::Each, Role::Result)
         .forward(move |x, out| {
             let [y] = take(out);
-            pool_tokens::forward(&Cpu, y, x[0], here.clone(), kind)
+            pool_tokens::forward(&Cpu, y, x[0], from..to, kind)
         })
         .backward(&[("x", Write::Set)], move |x, _, up, grads| {
             let [dx] = take(grads);
-            pool_tokens::backward(&Cpu, dx, up[0], x[0], there.clone(), kind)
+            pool_tokens::backward(&Cpu, dx, up[0], x[0], from..to, kind)
         })
-        .plain({
-            let plainly = std::sync::Arc::new(plainly);
-            let other = plainly.clone();
-            super::Plain {
-                f32: Box::new(move |x, up| {
-                    let (y, dx) = naive::pool_tokens(&x[0], &up[0], (t, c), (*plainly).clone(), kind);
-                    (vec![y], vec![dx])
-                }),
-                f64: Box::new(move |x, up| {
-                    let (y, dx) = naive::pool_tokens(&x[0], &up[0], (t, c), (*other).clone(), kind);
-                    (vec![y], vec![dx])
-                }),
-            }
-        })
-        .flops(0, 0)
-        .batched(move |b| pool_tokens(b, (t, c), again.clone(), kind))
+        .plain(plain!(|x, up| {
+            let (y, dx) = naive::pool_tokens(&x[0], &up[0], (t, c), from..to, kind);
+            (vec![y], vec![dx])
+        }))
+        .moves(n, if kind == Kind::Mean { b * t * c } else { n + b * t * c })
+        .batched(move |b| pool_tokens(b, (t, c), from..to, kind))
 }
 
 fn row_norm(rows: usize, c: usize, form: Form) -> Case {
@@ -316,7 +307,7 @@ fn row_norm(rows: usize, c: usize, form: Form) -> Case {
             let (y, dx) = naive::row_norm(&x[0], &up[0], c, form);
             (vec![y], vec![dx])
         }))
-        .flops(0, 0)
+        .moves(2 * rows * c, 4 * rows * c)
         .batched(move |rows| row_norm(rows, c, form))
 }
 
@@ -334,7 +325,7 @@ fn pull(b: usize, m: usize, n: usize) -> Case {
             let [dsimilarity] = take(grads);
             match_prompts::backward_pull(&Cpu, dsimilarity, x[0], scalar(up[0]))
         })
-        .flops(0, 0)
+        .moves(b * n, b * m + b * n)
 }
 
 fn select(b: usize, m: usize, n: usize, how: Select) -> Case {
@@ -346,41 +337,36 @@ fn select(b: usize, m: usize, n: usize, how: Select) -> Case {
             let [ids] = take(out);
             match_prompts::select(&Cpu, ids, x[0], how)
         })
-        .flops(0, 0);
+        .moves(b * m + b * n, 0);
     if batch == 0 { case } else { case.batched(move |b| select(b, m, n, how)) }
 }
 
 /// All but every third class take part.
+fn mask(k: usize) -> Vec<bool> {
+    (0..k).map(|j| j % 3 != 2).collect()
+}
+
 fn cross_entropy(b: usize, k: usize, smoothing: f64) -> Case {
-    let mask: Vec<bool> = (0..k).map(|j| j % 3 != 2).collect();
-    let [here, there, plainly] = [(); 3].map(|()| mask.clone());
-    let other = plainly.clone();
+    let run = cross_entropy::forward_backward;
     Case::new("cross_entropy", format!("{b}x{k} smoothing {smoothing}"), 0)
         .input("labels", [b], Fill::Ids(2), Part::Each)
         .input("logits", [b, k], Fill::Values, Part::Each)
         .output("loss", [1], Part::All, Role::Result)
         .forward(move |x, out| {
             let [mut loss] = take(out);
-            loss.fill(cross_entropy::forward_backward(&Cpu, None, x[1], x[0], &here, smoothing)?.loss);
+            loss.fill(run(&Cpu, None, x[1], x[0], &mask(k), smoothing)?.loss);
             Ok(())
         })
         .backward(&[("logits", Write::Set)], move |x, _, up, grads| {
             let [mut d] = take(grads);
-            let with = Some(d.reborrow());
-            cross_entropy::forward_backward(&Cpu, with, x[1], x[0], &there, smoothing)?;
+            run(&Cpu, Some(d.reborrow()), x[1], x[0], &mask(k), smoothing)?;
             axpy::scale_in_place(&Cpu, d, scalar(up[0]))
         })
-        .plain(super::Plain {
-            f32: Box::new(move |x, up| {
-                let (loss, d) = naive::cross_entropy(&x[1], &x[0], &plainly, smoothing);
-                (vec![vec![loss]], vec![d.iter().map(|&d| d * up[0][0]).collect()])
-            }),
-            f64: Box::new(move |x, up| {
-                let (loss, d) = naive::cross_entropy(&x[1], &x[0], &other, smoothing);
-                (vec![vec![loss]], vec![d.iter().map(|&d| d * up[0][0]).collect()])
-            }),
-        })
-        .flops(0, 0)
+        .plain(plain!(|x, up| {
+            let (loss, d) = naive::cross_entropy(&x[1], &x[0], &mask(k), smoothing);
+            (vec![vec![loss]], vec![d.iter().map(|&d| d * up[0][0]).collect()])
+        }))
+        .moves(b * k, 4 * b * k)
 }
 
 fn adam(n: usize, decay: f64) -> Case {
@@ -401,7 +387,7 @@ fn adam(n: usize, decay: f64) -> Case {
             optimizer::adam(&Cpu, p, m, v, x[3], with)
         })
         .plain(plain!(|x, _up| (naive::adam(x, with), vec![])))
-        .flops(0, 0)
+        .moves(13 * n, 0)
 }
 
 fn sgd(n: usize) -> Case {
@@ -419,5 +405,5 @@ fn sgd(n: usize) -> Case {
             optimizer::sgd(&Cpu, p, u, x[2], with)
         })
         .plain(plain!(|x, _up| (naive::sgd(x, with), vec![])))
-        .flops(0, 0)
+        .moves(9 * n, 0)
 }

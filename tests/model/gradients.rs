@@ -1,0 +1,100 @@
+//! Every parameter of every kind of configuration: sampled entries of its gradient against central
+//! differences of the total loss.
+
+use super::support::{DEV, Kind, images, kinds, labels};
+use l2p_engine::rng::{Rng, Stream};
+use l2p_engine::tensor::{DType, Tensor};
+use l2p_engine::testing::gradcheck::derivative;
+use std::io::Write as _;
+
+/// Limit of the error, relative to the largest entry of the parameter's gradient (and at least to a
+/// thousandth of the largest of all).
+const LIMIT: f64 = 1e-7;
+
+const BATCH: usize = 3;
+
+fn check(kind: &Kind) -> (usize, f64) {
+    let mut model = kind.model(BATCH);
+    let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
+    let stats = kind.step(&mut model, &x, &y);
+    assert!(stats.loss.is_finite() && stats.grad_norm > 0.0, "{}: {stats:?}", kind.name);
+    let ids: Vec<u32> = model.matching().ids.as_slice().expect("u32").to_vec();
+    // Copied, because every step below overwrites the model's own.
+    let all = model.grads.trainable.to_f64();
+    let largest_of_all = all.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+    let squares: f64 = all.iter().map(|g| g * g).sum();
+    if model.grads.frozen.is_none() {
+        assert!((squares.sqrt() / stats.grad_norm - 1.0).abs() < 1e-12, "{}: grad_norm", kind.name);
+    }
+    let mut worst = 0.0;
+    let mut checked = 0;
+    for (i, id) in model.params.ids().enumerate() {
+        let spec = model.params.spec(id).clone();
+        if !spec.trainable {
+            continue;
+        }
+        let gradient = &all[spec.offset..spec.offset + spec.shape.len()];
+        let largest = gradient.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+        assert!(largest > 0.0, "{}: {} has no gradient", kind.name, spec.name);
+        let mut rng = Rng::new(5, Stream::Test, i as u64);
+        let top = gradient.iter().position(|g| g.abs() == largest).expect("the largest");
+        let mut entries = vec![top];
+        entries.extend((0..3).map(|_| rng.below(gradient.len() as u32) as usize));
+        let values = model.params.get(id).to_f64();
+        for entry in entries {
+            let numeric = derivative(values[entry], |moved| {
+                let mut changed = values.clone();
+                changed[entry] = moved;
+                model.params.set(id, &changed).expect("a parameter");
+                let loss = kind.step(&mut model, &x, &y).loss;
+                let now: &[u32] = model.matching().ids.as_slice().expect("u32");
+                assert_eq!(now, ids, "{}: a step in {} changed the selection", kind.name, spec.name);
+                loss
+            });
+            let scale = largest.max(1e-3 * largest_of_all);
+            let error = (gradient[entry] - numeric).abs() / scale;
+            assert!(
+                error <= LIMIT,
+                "{}: {}[{entry}]: analytic {:e}, numeric {numeric:e}, off by {error:.1e}",
+                kind.name,
+                spec.name,
+                gradient[entry]
+            );
+            worst = error.max(worst);
+            checked += 1;
+        }
+        model.params.set(id, &values).expect("a parameter");
+    }
+    kind.step(&mut model, &x, &y);
+    let again = model.grads.trainable.to_f64();
+    assert_eq!(again, all, "{}: the same gradients as at first", kind.name);
+    (checked, worst)
+}
+
+#[test]
+fn steps() {
+    let mut text = String::from("\n");
+    for kind in kinds() {
+        let (checked, worst) = check(&kind);
+        text += &format!("gradient step {:<42} {checked:>4} entries, worst {worst:.1e}\n", kind.name);
+    }
+    // Not through `eprint!`, which the test harness would keep to itself.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// The masked task uses its own prompts, and beyond the pool it falls back to the vote.
+#[test]
+fn prompt_mask_chooses_by_task() {
+    let mut kind = kinds().into_iter().find(|k| k.name == "prompt mask").expect("a kind");
+    let mut model = kind.model(BATCH);
+    let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
+    kind.step(&mut model, &x, &y);
+    assert_eq!(model.matching().ids.to_f64(), [2., 3., 2., 3., 2., 3.]);
+    kind.task = 3;
+    kind.step(&mut model, &x, &y);
+    let beyond: Tensor = model.matching().ids.clone();
+    let query = model.last_query().clone();
+    let how = l2p_engine::ops::match_prompts::Select::Vote { group: 3 };
+    let vote = model.select(&DEV, query.view(), how).expect("a vote");
+    assert_eq!(beyond.to_f64(), vote.to_f64());
+}

@@ -1,0 +1,74 @@
+//! The exact savings of work (`train.shortcuts`) against the plain path.
+
+use super::support::{DEV, Kind, images, kinds, labels};
+use l2p_engine::config::schema::Shortcuts;
+use l2p_engine::ops::match_prompts::Select;
+use l2p_engine::tensor::DType;
+use l2p_engine::testing::close::relative_error;
+
+const BATCH: usize = 5;
+
+/// Everything a step and an evaluation compute, by name.
+fn results(kind: &Kind, shortcuts: &[String]) -> Vec<(String, Vec<f64>)> {
+    let mut kind = kind.clone();
+    kind.config.train.shortcuts = shortcuts.to_vec();
+    let mut model = kind.model(BATCH);
+    let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
+    let mut all = Vec::new();
+    // A smaller batch first: its remains must not matter.
+    let few = (images(2, DType::F64), labels(2));
+    kind.step(&mut model, &few.0, &few.1);
+    let stats = kind.step(&mut model, &x, &y);
+    for (name, value) in [
+        ("loss", stats.loss),
+        ("ce_loss", stats.ce_loss),
+        ("pull", stats.pull),
+        ("grad_norm", stats.grad_norm),
+        ("correct", stats.correct as f64),
+    ] {
+        all.push((name.to_string(), vec![value]));
+    }
+    all.push(("logits".into(), model.logits().to_f64()));
+    all.push(("pre_logits".into(), model.pre_logits().to_f64()));
+    all.push(("query".into(), model.last_query().to_f64()));
+    all.push(("ids".into(), model.matching().ids.to_f64()));
+    for id in model.params.ids() {
+        let spec = model.params.spec(id);
+        if let Some(grad) = model.grads.get(&model.params, id) {
+            all.push((format!("gradient of {}", spec.name), grad.to_f64()));
+        }
+    }
+    if kind.config.prompt_pool.pool_size > 0 {
+        let query = model.last_query().clone();
+        let ids = model.select(&DEV, query.view(), Select::PerImage).expect("ids");
+        let ids = ids.as_slice::<u32>().expect("u32").to_vec();
+        let logits = model.logits_with(&DEV, x.view(), &ids).expect("logits");
+        all.push(("evaluation logits".into(), logits.to_f64()));
+    }
+    all
+}
+
+#[test]
+fn shortcuts_change_nothing() {
+    let all = Shortcuts::all();
+    for kind in kinds() {
+        let plain = results(&kind, &[]);
+        compare(&kind, "all", &results(&kind, &all), &plain);
+        for one in &all {
+            compare(&kind, one, &results(&kind, std::slice::from_ref(one)), &plain);
+        }
+    }
+}
+
+fn compare(kind: &Kind, which: &str, fast: &[(String, Vec<f64>)], plain: &[(String, Vec<f64>)]) {
+    assert_eq!(fast.len(), plain.len(), "{}", kind.name);
+    let gradients = plain.iter().filter(|(name, _)| name.starts_with("gradient"));
+    let largest = gradients.flat_map(|(_, g)| g).fold(0.0, |m: f64, g| m.max(g.abs()));
+    for ((name, fast), (_, plain)) in fast.iter().zip(plain) {
+        // A gradient that is nearly zero everywhere is judged against the largest of all.
+        let own = plain.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+        let small = name.starts_with("gradient") && own < 1e-3 * largest;
+        let error = relative_error(fast, plain) * if small { own / largest } else { 1.0 };
+        assert!(error <= 1e-12, "{}, {which}: {name} differs by {error:.1e}", kind.name);
+    }
+}

@@ -1,0 +1,193 @@
+//! Tiny models of every kind, with random weights that keep nothing at zero or one.
+
+use l2p_engine::config::schema::*;
+use l2p_engine::device::Device;
+use l2p_engine::l2p::{Model, Setup, StepStats, TaskView};
+use l2p_engine::nn::vit::Dims;
+use l2p_engine::ops::gelu::Form;
+use l2p_engine::rng::{Rng, Stream};
+use l2p_engine::tensor::plan::Plan;
+use l2p_engine::tensor::{DType, Tensor};
+
+pub const DEV: Device = Device::Cpu;
+pub const CLASSES: usize = 5;
+
+/// A configuration and what it runs on.
+#[derive(Clone)]
+pub struct Kind {
+    pub name: &'static str,
+    pub config: Config,
+    pub dims: Dims,
+    pub label_smoothing: f64,
+    pub task: usize,
+}
+
+pub fn dims(layers: usize) -> Dims {
+    let (gelu, eps) = (Form::Tanh, 1e-6);
+    Dims { image_size: 8, patch_size: 4, embed_dim: 12, heads: 3, mlp_dim: 20, layers, eps, gelu }
+}
+
+/// L2P with a vote over three images, one pool of prompt tokens in layer 0.
+pub fn l2p(name: &'static str, change: impl FnOnce(&mut Config)) -> Kind {
+    let mut config = Config { precision: Precision::F64, ..Config::default() };
+    config.prompt_pool.pool_size = 6;
+    config.prompt_pool.length = 2;
+    config.prompt_pool.top_k = 2;
+    config.prompt_pool.vote_group = 3;
+    config.prompt_pool.pull_constraint_coeff = 0.7;
+    change(&mut config);
+    Kind { name, config, dims: dims(3), label_smoothing: 0.0, task: 0 }
+}
+
+fn dualprompt(c: &mut Config) {
+    c.model.vit_classifier = Classifier::Token;
+    c.prompt_pool.top_k = 1;
+    c.prompt_pool.batchwise_prompt = false;
+    c.prompt_pool.use_prefix_tune_for_e_prompt = true;
+    c.prompt_pool.e_prompt_layer_idx = vec![1, 2];
+    c.g_prompt.g_prompt_length = 3;
+    c.g_prompt.g_prompt_layer_idx = vec![0, 1];
+}
+
+fn fine_tune(c: &mut Config) {
+    c.prompt_pool.pool_size = 0;
+    c.model.vit_classifier = Classifier::Token;
+    c.model.freeze_part = vec![];
+}
+
+fn with_layers(layers: usize, kind: Kind) -> Kind {
+    Kind { dims: dims(layers), ..kind }
+}
+
+/// Every kind of configuration there is a formula for.
+pub fn kinds() -> Vec<Kind> {
+    let per_image = |c: &mut Config| c.prompt_pool.batchwise_prompt = false;
+    let query = |key, freeze: &'static [&'static str]| {
+        move |c: &mut Config| {
+            c.prompt_pool.batchwise_prompt = false;
+            c.prompt_pool.embedding_key = key;
+            c.model.freeze_part = freeze.iter().map(|s| s.to_string()).collect();
+        }
+    };
+    let deep = |at: &'static [usize]| {
+        move |c: &mut Config| {
+            c.prompt_pool.batchwise_prompt = false;
+            c.prompt_pool.e_prompt_layer_idx = at.to_vec();
+        }
+    };
+    let mut erf = l2p("fine-tuning, erf, smoothing", fine_tune);
+    (erf.dims.gelu, erf.label_smoothing) = (Form::Erf, 0.1);
+    let mut smooth = l2p("smoothing, per image", per_image);
+    smooth.label_smoothing = 0.2;
+    let mut masked = l2p("prompt mask", |c| c.prompt_pool.use_prompt_mask = true);
+    masked.task = 1;
+    vec![
+        l2p("vote", |_| {}),
+        l2p("per image", per_image),
+        masked,
+        l2p("dualprompt", dualprompt),
+        l2p("dualprompt, one tensor for key and value", |c| {
+            dualprompt(c);
+            c.g_prompt.same_key_value = true;
+        }),
+        l2p("fine-tuning", fine_tune),
+        erf,
+        l2p("fine-tuning, gap", |c| {
+            fine_tune(c);
+            c.model.vit_classifier = Classifier::Gap;
+        }),
+        l2p("everything learns", |c| {
+            c.model.freeze_part = vec![];
+            c.prompt_pool.batchwise_prompt = false;
+        }),
+        l2p("query mean", query(EmbeddingKey::Mean, &[])),
+        l2p("query max", query(EmbeddingKey::Max, &["encoder"])),
+        l2p("query mean_max", query(EmbeddingKey::MeanMax, &["encoder", "cls"])),
+        l2p("query mean, frozen", query(EmbeddingKey::Mean, &["encoder", "embedding", "cls"])),
+        l2p("keys are means of prompts", |c| {
+            c.prompt_pool.prompt_key = false;
+            c.prompt_pool.e_prompt_layer_idx = vec![0, 2];
+        }),
+        l2p("prompts in layers 0 and 1", deep(&[0, 1])),
+        l2p("prompts in the last layer", deep(&[2])),
+        l2p("prompts in layer 1", deep(&[1])),
+        l2p("general prompt tokens", |c| {
+            c.g_prompt.g_prompt_length = 3;
+            c.g_prompt.g_prompt_layer_idx = vec![0, 1];
+            c.g_prompt.use_prefix_tune_for_g_prompt = false;
+            c.prompt_pool.e_prompt_layer_idx = vec![0, 1];
+        }),
+        l2p("cls_first", |c| c.model.token_order = TokenOrder::ClsFirst),
+        l2p("cls_first, positions learn", |c| {
+            c.model.token_order = TokenOrder::ClsFirst;
+            c.model.freeze_part = vec![];
+        }),
+        l2p("weight decay", |c| {
+            c.optim.weight_decay = 0.03;
+            c.model.freeze_part = vec!["embedding".into()];
+        }),
+        l2p("norm_pre_logits and temperature", |c| {
+            c.model.norm_pre_logits = true;
+            c.model.temperature = 0.3;
+        }),
+        smooth,
+        l2p("token and prompts", |c| c.model.vit_classifier = Classifier::TokenPrompt),
+        l2p("gap, clip by all gradients", |c| {
+            c.model.vit_classifier = Classifier::Gap;
+            c.optim.clip_scope = ClipScope::All;
+        }),
+        with_layers(1, l2p("one layer", per_image)),
+        with_layers(1, l2p("one layer, fine-tuning", fine_tune)),
+        with_layers(2, l2p("two layers, vote", |_| {})),
+    ]
+}
+
+impl Kind {
+    pub fn model(&self, batch: usize) -> Model {
+        let mut setup = Setup::new(&self.config, self.dims, CLASSES, batch).expect("a valid setup");
+        setup.label_smoothing = self.label_smoothing;
+        let mut model = Model::new(setup, &mut Plan::new());
+        for (i, id) in model.params.ids().enumerate() {
+            let mut rng = Rng::new(3, Stream::Test, i as u64);
+            let (name, n) = (model.params.spec(id).name.clone(), model.params.spec(id).shape.len());
+            let (mean, spread) = match name.as_str() {
+                name if name.ends_with("scale") => (1.0, 0.3),
+                name if name.contains("prompt") || name == "prefix" => (0.0, 1.0),
+                _ => (0.0, 0.4),
+            };
+            let values: Vec<f64> = (0..n).map(|_| f64::from((mean + spread * rng.normal()) as f32)).collect();
+            model.params.set(id, &values).expect("values");
+            // The backbone as it was pre-trained differs from what has been learned since.
+            if let Some(original) = &mut model.query_params
+                && id_within(original, &name)
+            {
+                let moved: Vec<f64> =
+                    values.iter().map(|v| f64::from((v + 0.1 * rng.normal()) as f32)).collect();
+                original.set(id, &moved).expect("values");
+            }
+        }
+        model
+    }
+
+    pub fn task(&self) -> TaskView {
+        TaskView { index: self.task, mask: (0..CLASSES).map(|k| k != 3).collect() }
+    }
+
+    pub fn step(&self, model: &mut Model, images: &Tensor, labels: &Tensor) -> StepStats {
+        model.step(&DEV, images.view(), labels.view(), &self.task()).expect("a step")
+    }
+}
+
+fn id_within(params: &l2p_engine::nn::params::Params, name: &str) -> bool {
+    params.find(name).is_some()
+}
+
+pub fn images(n: usize, dtype: DType) -> Tensor {
+    let mut rng = Rng::new(11, Stream::Test, 0);
+    let values: Vec<f64> = (0..n * 8 * 8 * 3).map(|_| f64::from(rng.uniform())).collect();
+    Tensor::from_f64(&values, [n, 8, 8, 3], dtype)
+}
+
+pub fn labels(n: usize) -> Tensor {
+    Tensor::from_vec((0..n).map(|i| [0u32, 4, 1, 2][i % 4]).collect(), [n])
+}
