@@ -19,9 +19,7 @@ pub fn install() -> Result<()> {
                 if STOP.swap(true, Ordering::SeqCst) {
                     std::process::exit(130);
                 }
-                crate::output::say(&format!(
-                    "stopping after this step and saving; once more to stop at once"
-                ));
+                crate::output::say("stopping after this step and saving; once more to stop at once");
             })
             .map_err(|e| e.to_string())
         })

@@ -33,7 +33,7 @@ pub fn compute(session: &mut Session, quiet: bool) -> Result<Floors> {
     let mut floors = Floors::default();
     if wanted.ncm || wanted.linear_probe || wanted.naive_head {
         if !quiet {
-            crate::output::say(&format!("floors on the frozen features"))
+            crate::output::say("floors on the frozen features")
         }
         let tasks = features(session)?;
         let (classes, c) = (session.classes(), session.backbone.dims.embed_dim);
@@ -215,7 +215,7 @@ impl Head {
 /// The same run with one prompt of the same number of tokens, so that nothing is selected.
 fn pool_of_one(session: &Session, quiet: bool) -> Result<Score> {
     if !quiet {
-        crate::output::say(&format!("floor: the same run with a pool of one prompt"))
+        crate::output::say("floor: the same run with a pool of one prompt")
     }
     let mut config = session.config.clone();
     let pool = &mut config.prompt_pool;
