@@ -182,7 +182,7 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
         for (s, batch) in Prefetch::start(Arc::new(session.loader(&task)?), 0..steps)?.enumerate() {
             if signal::stop_requested() {
                 return Err(Error::Interrupted(
-                    "stopped while computing a floor; the run itself is saved".into(),
+                    "stopped while computing a floor; the run itself is saved, add --resume to go on".into(),
                 ));
             }
             let batch = batch?;
