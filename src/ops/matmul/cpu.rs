@@ -21,9 +21,8 @@ pub struct Strided<P> {
 /// # Safety
 /// All three matrices lie within their allocations for the given extents, and nothing else accesses
 /// `dst` meanwhile.
-#[allow(clippy::too_many_arguments)]
 pub unsafe fn product<T: Float>(
-    (m, n, k): (usize, usize, usize),
+    extents: (usize, usize, usize),
     dst: Strided<*mut T>,
     lhs: Strided<*const T>,
     rhs: Strided<*const T>,
@@ -31,34 +30,9 @@ pub unsafe fn product<T: Float>(
     add: bool,
     parallelism: Parallelism,
 ) {
-    if m == 0 || n == 0 {
-        return;
-    }
-    if m == 1 || n == 1 {
-        // SAFETY: the caller's promise.
-        return unsafe { doubled((m, n, k), dst, lhs, rhs, scale, add, parallelism) };
-    }
-    if m * n <= DOT_PRODUCTS && lhs.col_stride == 1 && rhs.row_stride == 1 {
-        let stride = n + 1;
-        let mut copy = vec![T::ZERO; k * stride];
-        for (l, row) in copy.chunks_exact_mut(stride).enumerate() {
-            for (j, value) in row[..n].iter_mut().enumerate() {
-                // SAFETY: (l, j) lies within `rhs`.
-                *value = unsafe { *rhs.at.add(l * rhs.row_stride + j * rhs.col_stride) };
-            }
-        }
-        let rhs = Strided { at: copy.as_ptr(), row_stride: stride, col_stride: 1 };
-        // SAFETY: as above; the copy has k rows of more than n values.
-        return unsafe { tall((m, n, k), dst, lhs, rhs, scale, add, parallelism) };
-    }
     // SAFETY: the caller's promise.
-    unsafe { tall((m, n, k), dst, lhs, rhs, scale, add, parallelism) }
+    unsafe { Product { extents, dst, lhs, rhs, scale, add, parallelism }.run() }
 }
-
-// The library chooses the order of a sum by the extents of the whole product: vectors and small
-// products of contiguous columns have kernels of their own, and long sums are cut in another place
-// when both m and n are at most 64. What follows takes those choices away from it, so that an
-// element's bits depend on k and on its own row and column only.
 
 /// Up to here the library sums products whose operands are both contiguous along k in other lanes.
 const DOT_PRODUCTS: usize = 16 * 16;
@@ -66,161 +40,164 @@ const DOT_PRODUCTS: usize = 16 * 16;
 /// The longest sum that the library does in one piece for all extents.
 const DEPTH: usize = 512;
 
-/// A product with one row or one column, as a product with two equal ones.
-///
-/// # Safety
-/// As for [`product`].
-#[allow(clippy::too_many_arguments)]
-unsafe fn doubled<T: Float>(
-    (m, n, k): (usize, usize, usize),
-    dst: Strided<*mut T>,
-    lhs: Strided<*const T>,
-    rhs: Strided<*const T>,
-    scale: T,
-    add: bool,
-    parallelism: Parallelism,
-) {
-    let (rows, cols) = (m.max(2), n.max(2));
-    let mut wide = vec![T::ZERO; rows * cols];
-    // SAFETY: (i, j) below lies within `dst`.
-    let at = |i: usize, j: usize| unsafe { dst.at.add(i * dst.row_stride + j * dst.col_stride) };
-    if add {
-        for (i, row) in wide.chunks_exact_mut(cols).enumerate() {
-            for (j, value) in row.iter_mut().enumerate() {
-                // SAFETY: as above; nothing else writes `dst`.
-                *value = unsafe { *at(i.min(m - 1), j.min(n - 1)) };
-            }
-        }
-    }
-    let to = Strided { at: wide.as_mut_ptr(), row_stride: cols, col_stride: 1 };
-    // A stride of zero reads the one row or column twice.
-    let lhs = Strided { row_stride: if m == 1 { 0 } else { lhs.row_stride }, ..lhs };
-    let rhs = Strided { col_stride: if n == 1 { 0 } else { rhs.col_stride }, ..rhs };
-    // SAFETY: the caller's promise; `wide` has room for all results.
-    unsafe { product((rows, cols, k), to, lhs, rhs, scale, add, parallelism) };
-    for (i, row) in wide.chunks_exact(cols).take(m).enumerate() {
-        for (j, &value) in row[..n].iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { *at(i, j) = value };
-        }
-    }
-}
-
 /// Up to this many rows and columns the library cuts long sums in another place than beyond.
 const SMALL: usize = 64;
 
-/// The product as it is, or with rows of zeros below where there would be few enough of them for
-/// another order of summation.
+/// A product to be done. Its methods ask what [`product`] asks of its caller.
 ///
-/// # Safety
-/// As for [`product`].
-#[allow(clippy::too_many_arguments)]
-unsafe fn tall<T: Float>(
-    (m, n, k): (usize, usize, usize),
+/// The library chooses the order of a sum by the extents of the whole product: vectors and small
+/// products of contiguous columns have kernels of their own, and long sums are cut in another place
+/// when both m and n are at most 64. The methods take those choices away from it, so that an
+/// element's bits depend on k and on its own row and column only.
+#[derive(Clone, Copy)]
+struct Product<T> {
+    extents: (usize, usize, usize),
     dst: Strided<*mut T>,
     lhs: Strided<*const T>,
     rhs: Strided<*const T>,
     scale: T,
     add: bool,
     parallelism: Parallelism,
-) {
-    if k <= DEPTH || m > SMALL || n > SMALL {
-        // SAFETY: the caller's promise.
-        return unsafe { whole((m, n, k), dst, lhs, rhs, scale, add, parallelism) };
-    }
-    let rows = SMALL + 1;
-    let (mut from, mut to) = (vec![T::ZERO; rows * k], vec![T::ZERO; rows * n]);
-    for i in 0..m {
-        // SAFETY: (i, l) lies within `lhs`, (i, j) within `dst`.
-        unsafe {
-            for l in 0..k {
-                from[i * k + l] = *lhs.at.add(i * lhs.row_stride + l * lhs.col_stride);
+}
+
+impl<T: Float> Product<T> {
+    unsafe fn run(self) {
+        let (m, n, k) = self.extents;
+        if m == 0 || n == 0 {
+            return;
+        }
+        if m == 1 || n == 1 {
+            // SAFETY: the caller's promise.
+            return unsafe { self.doubled() };
+        }
+        if m * n > DOT_PRODUCTS || self.lhs.col_stride != 1 || self.rhs.row_stride != 1 {
+            // SAFETY: the caller's promise.
+            return unsafe { self.tall() };
+        }
+        let stride = n + 1;
+        let mut copy = vec![T::ZERO; k * stride];
+        for (l, row) in copy.chunks_exact_mut(stride).enumerate() {
+            for (j, value) in row[..n].iter_mut().enumerate() {
+                // SAFETY: (l, j) lies within `rhs`.
+                *value = unsafe { *self.rhs.at.add(l * self.rhs.row_stride + j * self.rhs.col_stride) };
             }
-            if add {
-                for j in 0..n {
-                    to[i * n + j] = *dst.at.add(i * dst.row_stride + j * dst.col_stride);
+        }
+        let rhs = Strided { at: copy.as_ptr(), row_stride: stride, col_stride: 1 };
+        // SAFETY: as above; the copy has k rows of more than n values.
+        unsafe { Product { rhs, ..self }.tall() }
+    }
+
+    /// Where element (i, j) of the destination is.
+    unsafe fn at(&self, i: usize, j: usize) -> *mut T {
+        // SAFETY: the caller's promise: (i, j) lies within `dst`.
+        unsafe { self.dst.at.add(i * self.dst.row_stride + j * self.dst.col_stride) }
+    }
+
+    /// Does the product `of` into `rows` x `cols` of its own, which begin with what `dst` holds
+    /// where it is added to, and writes the m x n of `self` back. Beyond m x n they repeat the last
+    /// row and column.
+    unsafe fn through(self, (rows, cols): (usize, usize), of: impl FnOnce(Strided<*mut T>)) {
+        let (m, n, _) = self.extents;
+        let mut own = vec![T::ZERO; rows * cols];
+        if self.add {
+            for (i, row) in own.chunks_exact_mut(cols).enumerate() {
+                for (j, value) in row.iter_mut().enumerate() {
+                    // SAFETY: within m x n; nothing else writes `dst`.
+                    *value = unsafe { *self.at(i.min(m - 1), j.min(n - 1)) };
                 }
             }
         }
-    }
-    let lhs = Strided { at: from.as_ptr(), row_stride: k, col_stride: 1 };
-    let out = Strided { at: to.as_mut_ptr(), row_stride: n, col_stride: 1 };
-    // SAFETY: both copies have `rows` rows.
-    unsafe { whole((rows, n, k), out, lhs, rhs, scale, add, parallelism) };
-    for i in 0..m {
-        for j in 0..n {
-            // SAFETY: as above.
-            unsafe { *dst.at.add(i * dst.row_stride + j * dst.col_stride) = to[i * n + j] };
+        of(Strided { at: own.as_mut_ptr(), row_stride: cols, col_stride: 1 });
+        for (i, row) in own.chunks_exact(cols).take(m).enumerate() {
+            for (j, &value) in row[..n].iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { *self.at(i, j) = value };
+            }
         }
     }
-}
 
-/// The product in slices of equal depth, one added to the other: for sums over the batch, whose
-/// length is no constant of the model.
-///
-/// # Safety
-/// As for [`product`].
-#[allow(clippy::too_many_arguments)]
-unsafe fn in_slices<T: Float>(
-    (m, n, k): (usize, usize, usize),
-    dst: Strided<*mut T>,
-    lhs: Strided<*const T>,
-    rhs: Strided<*const T>,
-    scale: T,
-    add: bool,
-    parallelism: Parallelism,
-) {
-    let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1);
-    for start in (0..k.max(1)).step_by(depth) {
-        let add = add || start > 0;
-        // SAFETY: the caller's promise; start is at most k. The library's `alpha` multiplies the
-        // destination.
+    /// A product with one row or one column, as a product with two equal ones: a stride of zero reads
+    /// the one twice.
+    unsafe fn doubled(self) {
+        let (m, n, k) = self.extents;
+        let (rows, cols) = (m.max(2), n.max(2));
+        let lhs = Strided { row_stride: if m == 1 { 0 } else { self.lhs.row_stride }, ..self.lhs };
+        let rhs = Strided { col_stride: if n == 1 { 0 } else { self.rhs.col_stride }, ..self.rhs };
+        // SAFETY: the caller's promise; the own destination has room for all results.
         unsafe {
-            let lhs = Strided { at: lhs.at.add(start * lhs.col_stride), ..lhs };
-            let rhs = Strided { at: rhs.at.add(start * rhs.row_stride), ..rhs };
-            whole((m, n, depth.min(k - start)), dst, lhs, rhs, scale, add, parallelism);
+            self.through((rows, cols), |dst| {
+                Product { extents: (rows, cols, k), dst, lhs, rhs, ..self }.run();
+            });
         }
     }
-}
 
-/// One call of the library.
-///
-/// # Safety
-/// As for [`product`].
-#[allow(clippy::too_many_arguments)]
-unsafe fn whole<T: Float>(
-    (m, n, k): (usize, usize, usize),
-    dst: Strided<*mut T>,
-    lhs: Strided<*const T>,
-    rhs: Strided<*const T>,
-    scale: T,
-    add: bool,
-    parallelism: Parallelism,
-) {
-    let parallelism = if m * n * k < PARALLEL_FROM { Parallelism::None } else { parallelism };
-    // SAFETY: the caller's promise. The library's `alpha` multiplies the destination.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst.at,
-            dst.col_stride as isize,
-            dst.row_stride as isize,
-            add,
-            lhs.at,
-            lhs.col_stride as isize,
-            lhs.row_stride as isize,
-            rhs.at,
-            rhs.col_stride as isize,
-            rhs.row_stride as isize,
-            if add { T::ONE } else { T::ZERO },
-            scale,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    /// The product as it is, or with rows of zeros below where there would be few enough of them for
+    /// another order of summation.
+    unsafe fn tall(self) {
+        let (m, n, k) = self.extents;
+        if k <= DEPTH || m > SMALL || n > SMALL {
+            // SAFETY: the caller's promise.
+            return unsafe { self.whole() };
+        }
+        let rows = SMALL + 1;
+        let mut copy = vec![T::ZERO; rows * k];
+        for (i, row) in copy.chunks_exact_mut(k).take(m).enumerate() {
+            for (l, value) in row.iter_mut().enumerate() {
+                // SAFETY: (i, l) lies within `lhs`.
+                *value = unsafe { *self.lhs.at.add(i * self.lhs.row_stride + l * self.lhs.col_stride) };
+            }
+        }
+        let lhs = Strided { at: copy.as_ptr(), row_stride: k, col_stride: 1 };
+        // SAFETY: copy and own destination have `rows` rows.
+        unsafe {
+            self.through((rows, n), |dst| Product { extents: (rows, n, k), dst, lhs, ..self }.whole());
+        }
+    }
+
+    /// The product in slices of equal depth, one added to the other: for sums over the batch, whose
+    /// length is no constant of the model.
+    unsafe fn in_slices(self) {
+        let (m, n, k) = self.extents;
+        let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1);
+        for start in (0..k.max(1)).step_by(depth) {
+            // SAFETY: the caller's promise; start is at most k.
+            unsafe {
+                let lhs = Strided { at: self.lhs.at.add(start * self.lhs.col_stride), ..self.lhs };
+                let rhs = Strided { at: self.rhs.at.add(start * self.rhs.row_stride), ..self.rhs };
+                let (extents, add) = ((m, n, depth.min(k - start)), self.add || start > 0);
+                Product { extents, lhs, rhs, add, ..self }.whole();
+            }
+        }
+    }
+
+    /// One call of the library.
+    unsafe fn whole(self) {
+        let (m, n, k) = self.extents;
+        let parallelism = if m * n * k < PARALLEL_FROM { Parallelism::None } else { self.parallelism };
+        // SAFETY: the caller's promise. The library's `alpha` multiplies the destination.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                self.dst.at,
+                self.dst.col_stride as isize,
+                self.dst.row_stride as isize,
+                self.add,
+                self.lhs.at,
+                self.lhs.col_stride as isize,
+                self.lhs.row_stride as isize,
+                self.rhs.at,
+                self.rhs.col_stride as isize,
+                self.rhs.row_stride as isize,
+                if self.add { T::ONE } else { T::ZERO },
+                self.scale,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
     }
 }
 
@@ -256,5 +233,6 @@ pub fn backward_weight_acc<T: Float>(dw: (&mut [T], Layout), x: (&[T], Layout), 
     let extents = (x.1.cols, dy.1.cols, x.1.rows);
     let (dst, lhs, rhs) = (target(dw.0, dw.1), transposed(x.0, x.1), plain(dy.0, dy.1));
     // SAFETY: as in `forward`.
-    unsafe { in_slices(extents, dst, lhs, rhs, T::ONE, true, Parallelism::Rayon(0)) }
+    let parallelism = Parallelism::Rayon(0);
+    unsafe { Product { extents, dst, lhs, rhs, scale: T::ONE, add: true, parallelism }.in_slices() }
 }
