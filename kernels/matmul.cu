@@ -25,48 +25,7 @@
 
 #include "common.cuh"
 #include "gelu.cuh"
-#include "ptx.cuh"
-
-// Where the numbers of a matrix product come from. `inner` says which index is contiguous.
-enum class Inner { Depth, Outer };
-
-// A tile of an operand in shared memory, ROWS x COLS as in global memory. Chunks of 16 bytes are
-// permuted within a row so that the eight rows of an ldmatrix fall into different banks.
-template <class T, unsigned ROWS, unsigned COLS> struct Tile {
-    static constexpr unsigned CHUNK = 8, CHUNKS = COLS / CHUNK, SIZE = ROWS * COLS;
-
-    T* data;
-
-    __device__ __forceinline__ T* at(unsigned row, unsigned col) const {
-        // A row of 32 is half a bank line: two rows share a permutation.
-        const unsigned turn = CHUNKS < 8 ? row / (8 / CHUNKS) % CHUNKS : row % 8;
-        return data + row * COLS + (col / CHUNK ^ turn) * CHUNK;
-    }
-
-    // Fills the tile from (row0, col0) of a matrix that ends at (row_end, col_end); zeros beyond.
-    // With `vectors`, rows start at multiples of 16 bytes and col_end is a multiple of 8.
-    template <unsigned THREADS>
-    __device__ __forceinline__ void load(const T* __restrict__ from, unsigned ld, unsigned row0, unsigned row_end,
-                                         unsigned col0, unsigned col_end, bool vectors) const {
-        static_assert(ROWS * CHUNKS % THREADS == 0);
-#pragma unroll
-        for (unsigned i = 0; i < ROWS * CHUNKS / THREADS; i++) {
-            const unsigned chunk = i * THREADS + threadIdx.x;
-            const unsigned r = chunk / CHUNKS, c = chunk % CHUNKS * CHUNK;
-            const unsigned row = row0 + r, col = col0 + c;
-            const bool some = row < row_end && col < col_end;
-            const T* source = from + (some ? size_t(row) * ld + col : 0);
-            if (vectors) {
-                cp_async16(at(r, c), source, some);
-            } else {
-                Vec<T> v;
-#pragma unroll
-                for (unsigned e = 0; e < CHUNK; e++) v.at[e] = some && col + e < col_end ? source[e] : from_f32<T>(0.f);
-                store_vec(at(r, c), v);
-            }
-        }
-    }
-};
+#include "tile.cuh"
 
 // The sums of a block on their way to global memory: ROWS x COLS of f32, permuted as 16-byte chunks
 // so that the rows of a warp's accumulators fall into different banks.
@@ -165,17 +124,6 @@ template <class T, Inner A, Inner B, unsigned BM, unsigned BN, unsigned WM, unsi
     static constexpr unsigned SMEM_BYTES = STAGES * STAGE * sizeof(T);
     static_assert(BM * BN * sizeof(float) <= SMEM_BYTES); // the sums take the place of the pipeline
 
-    // Fragments of 16 outer x 16 deep from a tile. The four 8x8 matrices come in the order outer
-    // first (as the rows of `a` do) or depth first (as the columns of `b` do).
-    template <Inner I, bool OUTER_FIRST, class Operand>
-    static __device__ __forceinline__ void fragment(uint32_t (&r)[4], Operand tile, unsigned outer, unsigned k) {
-        const unsigned lane = threadIdx.x % WARP, low = lane / 8 % 2 * 8, high = lane / 16 * 8;
-        outer += OUTER_FIRST ? low : high;
-        k += OUTER_FIRST ? high : low;
-        if constexpr (I == Inner::Depth) ldmatrix_x4(r, tile.at(outer + lane % 8, k));
-        else ldmatrix_x4_trans(r, tile.at(k + lane % 8, outer));
-    }
-
     static __device__ __forceinline__ void run(Sums<BM, BN> sums, T* pipeline, const T* __restrict__ a,
                                                const T* __restrict__ b, unsigned row0, unsigned col0, const Extents& e) {
         const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -185,10 +133,12 @@ template <class T, Inner A, Inner B, unsigned BM, unsigned BN, unsigned WM, unsi
             T* const stage = pipeline + step % STAGES * STAGE;
             const TileA ta = { stage };
             const TileB tb = { stage + TileA::SIZE };
-            if constexpr (A == Inner::Depth) ta.template load<THREADS>(a, e.lda, row0, e.rows, k, e.depth_end, e.vectors);
-            else ta.template load<THREADS>(a, e.lda, k, e.depth_end, row0, e.rows, e.vectors);
-            if constexpr (B == Inner::Depth) tb.template load<THREADS>(b, e.ldb, col0, e.cols, k, e.depth_end, e.vectors);
-            else tb.template load<THREADS>(b, e.ldb, k, e.depth_end, col0, e.cols, e.vectors);
+            const Matrix<T> ma = { a, e.lda, A == Inner::Depth ? e.rows : e.depth_end };
+            const Matrix<T> mb = { b, e.ldb, B == Inner::Depth ? e.cols : e.depth_end };
+            if constexpr (A == Inner::Depth) ta.template load<THREADS>(ma, row0, k, e.depth_end, e.vectors);
+            else ta.template load<THREADS>(ma, k, row0, e.rows, e.vectors);
+            if constexpr (B == Inner::Depth) tb.template load<THREADS>(mb, col0, k, e.depth_end, e.vectors);
+            else tb.template load<THREADS>(mb, k, col0, e.cols, e.vectors);
         };
 
         const unsigned steps = div_ceil(e.depth_end - e.depth0, DEPTH);
@@ -208,11 +158,9 @@ template <class T, Inner A, Inner B, unsigned BM, unsigned BN, unsigned WM, unsi
             for (unsigned k = 0; k < DEPTH; k += 16) {
                 uint32_t fa[WM / 16][4], fb[WN / 16][4];
 #pragma unroll
-                for (unsigned i = 0; i < WM / 16; i++) fragment<A, true>(fa[i], TileA{ stage }, wm + i * 16, k);
+                for (unsigned i = 0; i < WM / 16; i++) fragment_a<A>(fa[i], TileA{ stage }, wm + i * 16, k);
 #pragma unroll
-                for (unsigned j = 0; j < WN / 16; j++) {
-                    fragment<B, false>(fb[j], TileB{ stage + TileA::SIZE }, wn + j * 16, k);
-                }
+                for (unsigned j = 0; j < WN / 16; j++) fragment_b<B>(fb[j], TileB{ stage + TileA::SIZE }, wn + j * 16, k);
 #pragma unroll
                 for (unsigned i = 0; i < WM / 16; i++) {
 #pragma unroll
