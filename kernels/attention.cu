@@ -166,17 +166,21 @@ __device__ __forceinline__ float quad_max(float x) {
     return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
 }
 
-// Calls use(tile, stage, first) for the tiles of two matrices of `count` rows, one after the other; load(step)
-// fills a stage. The next tile is on its way while one is used.
+// Calls use(step) for each STEP of `count` rows, after load(step) has filled a stage and what it copies
+// has landed. The next tiles are on their way while some are used.
 template <unsigned STEP, class Load, class Use>
 __device__ __forceinline__ void walk(unsigned count, const Load& load, const Use& use) {
     const unsigned steps = div_ceil(count, STEP);
     load(0);
     cp_async_commit();
     for (unsigned i = 0; i < steps; i++) {
-        if (i + 1 < steps) load(i + 1);
-        cp_async_commit();
-        cp_async_wait<1>();
+        if (i + 1 < steps) {
+            load(i + 1);
+            cp_async_commit();
+            cp_async_wait<1>();
+        } else {
+            cp_async_wait<0>();
+        }
         __syncthreads();
         use(i);
         __syncthreads(); // the stage may be filled again
@@ -312,7 +316,7 @@ __device__ __forceinline__ void backward_queries(T* dq, float* delta, const T* _
             own_q.fetch();
             own_dout.fetch();
         }
-#pragma unroll
+#pragma unroll 1 // more is in the way of the registers
         for (unsigned i = 0; i < S::STEP / 16; i++) {
             float s[2][4], dp[2][4];
             scores(s, own_q, stage(step, 0), i * 16);
@@ -394,7 +398,7 @@ __device__ __forceinline__ void backward_keys(T* dk, T* dv, const float* __restr
             own_v.fetch();
         }
         const float* const bounds = vectors + step % 2 * 2 * S::STEP;
-#pragma unroll
+#pragma unroll 1 // more is in the way of the registers
         for (unsigned i = 0; i < S::STEP / 16; i++) {
             float s[2][4], dp[2][4];
             scores(s, own_k, stage(step, 0), i * 16);
