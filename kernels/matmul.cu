@@ -252,62 +252,54 @@ __device__ __forceinline__ void product(unsigned tile, const T* __restrict__ a, 
 
 template <class T, Inner A, Inner B> using Large = MmaProduct<T, A, B, 128, 128, 64, 32>;
 template <class T, Inner A, Inner B> using Small = MmaProduct<T, A, B, 64, 64, 32, 32>;
+template <class T, Inner A, Inner B> using Exact = FmaProduct<A, B>;
 
+// The three products of one form by one kind of tile.
+//
+// Grid: a block per tile; for the weight, of each slice of `depth` rows, slice after slice.
+// 16-bit: 256 threads and 65536 bytes of shared memory (tiles of 128x128), or with `_few_rows` 128 threads
+// and 32768 bytes (tiles of 64x64). f32: 256 threads, 16384 bytes (64x64).
 // `vectors`: bit 0, operands may be loaded by 16 bytes; bit 1, the ending may move four elements at once.
 //
-// Grid: a block per tile. 16-bit: 256 threads, 65536 bytes of shared memory (tiles of 128x128), or
-// with `_few_rows` 128 threads, 32768 bytes (tiles of 64x64). f32: 256 threads, 16384 bytes (64x64).
-#define MATMUL_FORWARD(name, T, PRODUCT, BM, BN, THREADS, BLOCKS) \
+// backward_input: with `pre`, the sums are multiplied by gelu'(pre). backward_weight: one slice adds to dw,
+// given as `out` and `residual`; several write to scratch (slices, K, N), `slice_len` = K N apart.
+#define MATMUL(form, T, PRODUCT, TILE, THREADS, BLOCKS) \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
-        name(T* y, T* __restrict__ pre, const T* __restrict__ x, const T* __restrict__ w, const float* __restrict__ bias, \
-             const T* residual, unsigned m, unsigned k, unsigned n, unsigned ldy, unsigned ldx, unsigned ldw, \
-             unsigned ld_residual, unsigned gelu, unsigned vectors) { \
+        matmul_forward_##form(T* y, T* __restrict__ pre, const T* __restrict__ x, const T* __restrict__ w, \
+                              const float* __restrict__ bias, const T* residual, unsigned m, unsigned k, unsigned n, \
+                              unsigned ldy, unsigned ldx, unsigned ldw, unsigned ld_residual, unsigned gelu, \
+                              unsigned vectors) { \
         const Extents e = { m, n, 0, k, ldx, ldw, (vectors & 1) != 0 }; \
         const Ending<T> end = { y, pre, bias, residual, nullptr, ldy, ld_residual, gelu, (vectors & 2) != 0 }; \
-        product<PRODUCT, BM, BN>(blockIdx.x, x, w, e, end); \
+        product<PRODUCT<T, Inner::Depth, Inner::Outer>, TILE, TILE>(blockIdx.x, x, w, e, end); \
     } \
-    EXPORT(name)
-
-// Launched as the forward products. With `pre`, dx is multiplied by gelu'(pre) before dx is added.
-#define MATMUL_BACKWARD_INPUT(name, T, PRODUCT, BM, BN, THREADS, BLOCKS) \
+    EXPORT(matmul_forward_##form) \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
-        name(T* dx, const T* __restrict__ dy, const T* __restrict__ w, const T* residual, const T* __restrict__ pre, \
-             unsigned m, unsigned k, unsigned n, unsigned lddx, unsigned lddy, unsigned ldw, unsigned ld_residual, \
-             unsigned gelu, unsigned vectors) { \
+        matmul_backward_input_##form(T* dx, const T* __restrict__ dy, const T* __restrict__ w, const T* residual, \
+                                     const T* __restrict__ pre, unsigned m, unsigned k, unsigned n, unsigned lddx, \
+                                     unsigned lddy, unsigned ldw, unsigned ld_residual, unsigned gelu, unsigned vectors) { \
         const Extents e = { m, k, 0, n, lddy, ldw, (vectors & 1) != 0 }; \
         const Ending<T> end = { dx, nullptr, nullptr, residual, pre, lddx, ld_residual, gelu, (vectors & 2) != 0 }; \
-        product<PRODUCT, BM, BN>(blockIdx.x, dy, w, e, end); \
+        product<PRODUCT<T, Inner::Depth, Inner::Depth>, TILE, TILE>(blockIdx.x, dy, w, e, end); \
     } \
-    EXPORT(name)
-
-// Grid: a block per tile of dw and slice of `depth` rows, the slices of all tiles one after the other;
-// threads and shared memory as above. One slice adds to dw (`residual` = dw); several write their sums to
-// `out` = scratch (slices, K, N), `slice_len` = K N elements apart.
-#define MATMUL_BACKWARD_WEIGHT(name, T, PRODUCT, BM, BN, THREADS, BLOCKS) \
+    EXPORT(matmul_backward_input_##form) \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
-        name(float* out, const T* __restrict__ x, const T* __restrict__ dy, const float* residual, unsigned m, unsigned k, \
-             unsigned n, unsigned ld_out, unsigned ldx, unsigned lddy, unsigned depth, size_t slice_len, unsigned vectors) { \
-        const unsigned tiles = div_ceil(k, BM) * div_ceil(n, BN); \
-        const unsigned slice = blockIdx.x / tiles; \
+        matmul_backward_weight_##form(float* out, const T* __restrict__ x, const T* __restrict__ dy, const float* residual, \
+                                      unsigned m, unsigned k, unsigned n, unsigned ld_out, unsigned ldx, unsigned lddy, \
+                                      unsigned depth, uint64_t slice_len, unsigned vectors) { \
+        const unsigned tiles = div_ceil(k, TILE) * div_ceil(n, TILE), slice = blockIdx.x / tiles; \
         const Extents e = { k, n, slice * depth, min(m, (slice + 1) * depth), ldx, lddy, (vectors & 1) != 0 }; \
         const Ending<float> end = { out + slice * slice_len, nullptr, nullptr, residual, nullptr, \
                                     ld_out, ld_out, GELU_NONE, (vectors & 2) != 0 }; \
-        product<PRODUCT, BM, BN>(blockIdx.x % tiles, x, dy, e, end); \
+        product<PRODUCT<T, Inner::Outer, Inner::Outer>, TILE, TILE>(blockIdx.x % tiles, x, dy, e, end); \
     } \
-    EXPORT(name)
+    EXPORT(matmul_backward_weight_##form)
 
-#define COMMA ,
-#define MATMUL_16_BIT(form, T) \
-    MATMUL_FORWARD(matmul_forward_##form, T, Large<T COMMA Inner::Depth COMMA Inner::Outer>, 128, 128, 256, 2) \
-    MATMUL_FORWARD(matmul_forward_few_rows_##form, T, Small<T COMMA Inner::Depth COMMA Inner::Outer>, 64, 64, 128, 4) \
-    MATMUL_BACKWARD_INPUT(matmul_backward_input_##form, T, Large<T COMMA Inner::Depth COMMA Inner::Depth>, 128, 128, 256, 2) \
-    MATMUL_BACKWARD_INPUT(matmul_backward_input_few_rows_##form, T, Small<T COMMA Inner::Depth COMMA Inner::Depth>, 64, 64, 128, 4) \
-    MATMUL_BACKWARD_WEIGHT(matmul_backward_weight_##form, T, Large<T COMMA Inner::Outer COMMA Inner::Outer>, 128, 128, 256, 2)
-MATMUL_16_BIT(bf16, bf16)
-MATMUL_16_BIT(f16, f16)
-MATMUL_FORWARD(matmul_forward_f32, float, FmaProduct<Inner::Depth COMMA Inner::Outer>, 64, 64, 256, 2)
-MATMUL_BACKWARD_INPUT(matmul_backward_input_f32, float, FmaProduct<Inner::Depth COMMA Inner::Depth>, 64, 64, 256, 2)
-MATMUL_BACKWARD_WEIGHT(matmul_backward_weight_f32, float, FmaProduct<Inner::Outer COMMA Inner::Outer>, 64, 64, 256, 2)
+MATMUL(bf16, bf16, Large, 128, 256, 2)
+MATMUL(f16, f16, Large, 128, 256, 2)
+MATMUL(few_rows_bf16, bf16, Small, 64, 128, 4)
+MATMUL(few_rows_f16, f16, Small, 64, 128, 4)
+MATMUL(f32, float, Exact, 64, 256, 2)
 
 // dw (K, N) += the sum of `slices` parts (K, N), in order. Blocks of 256 threads, one element each.
 extern "C" __global__ void __launch_bounds__(256)
