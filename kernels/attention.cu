@@ -23,9 +23,9 @@
 // Traffic at least: q, k, v, out once (forward); q, k, v, dout 3 times, dq, dk, dv once (backward).
 #include <type_traits>
 
-#include "common.cuh"
-#include "ptx.cuh"
-#include "tile.cuh"
+#include "include/common.cuh"
+#include "include/ptx.cuh"
+#include "include/tile.cuh"
 
 constexpr float LOG2_E = 1.442695041f, LN_2 = 0.6931471806f;
 

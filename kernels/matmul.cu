@@ -23,9 +23,9 @@
 // Traffic: each operand and the output once, operands again once per tile that L2 does not serve.
 #include <type_traits>
 
-#include "common.cuh"
-#include "gelu.cuh"
-#include "tile.cuh"
+#include "include/common.cuh"
+#include "include/gelu.cuh"
+#include "include/tile.cuh"
 
 // The sums of a block on their way to global memory: ROWS x COLS of f32, permuted as 16-byte chunks
 // so that the rows of a warp's accumulators fall into different banks.
