@@ -4,6 +4,7 @@
 //! flat buffer of trainable parameters can be handed to ops range by range. All memory of a run
 //! comes from a [`plan::Plan`].
 
+mod pages;
 pub mod plan;
 
 use crate::error::{Error, Result};
@@ -150,9 +151,9 @@ impl Tensor {
         let shape = shape.into();
         let len = shape.len();
         let buffer = match dtype {
-            DType::F32 => Buffer::F32(vec![0.0; len]),
-            DType::F64 => Buffer::F64(vec![0.0; len]),
-            DType::U32 => Buffer::U32(vec![0; len]),
+            DType::F32 => Buffer::F32(pages::large(vec![0.0; len])),
+            DType::F64 => Buffer::F64(pages::large(vec![0.0; len])),
+            DType::U32 => Buffer::U32(pages::large(vec![0; len])),
         };
         Tensor { buffer, shape }
     }
