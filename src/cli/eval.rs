@@ -1,7 +1,6 @@
 //! `l2p-engine eval`.
 
 use super::print;
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::output::checkpoint::Store;
 use crate::output::results::Score;
@@ -33,7 +32,7 @@ pub struct Eval {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
-        let dev = Device::choose(&self.device)?;
+        let dev = super::device(&self.device)?;
         let mut config = saved_config(&self.workdir)?;
         let hash = config.identity().config_hash();
         if let Some(dir) = self.data_dir {

@@ -3,7 +3,6 @@
 use super::eval::{last_position, saved_config};
 use super::print;
 use crate::data::{ImageView, Preprocess, image_file};
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::methods;
 use crate::ops::match_prompts::Select;
@@ -32,7 +31,7 @@ pub struct Predict {
 
 impl Predict {
     pub fn run(self) -> Result<()> {
-        let dev = Device::choose(&self.device)?;
+        let dev = super::device(&self.device)?;
         let config = saved_config(&self.workdir)?;
         let backbone = backbone::load(&config)?;
         let mut method = None;

@@ -136,6 +136,7 @@ pub fn forward(
             cpu::forward(out, lse, &cpu::Inputs::new(qkv, prefix, e)?);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -191,5 +192,6 @@ pub fn backward_input(
             let (dout, lse) = (dout.get::<T>(OP, "dout")?, lse.get::<T>(OP, "lse")?);
             cpu::backward_input(gradients, dprefix, dout, lse, &inputs)
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }

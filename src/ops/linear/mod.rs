@@ -62,6 +62,7 @@ pub fn forward(dev: &Device, mut y: ViewMut, x: View, w: &Weights, ending: Endin
                     cpu::bias_gelu(y.get::<T>("linear", "y")?, pre, bias, form);
                     Ok(())
                 }),
+                Device::Cuda(_) => super::no_kernels("linear"),
             }
         }
         Ending::Plain | Ending::Residual(_) => {
@@ -79,6 +80,7 @@ pub fn forward(dev: &Device, mut y: ViewMut, x: View, w: &Weights, ending: Endin
                     }
                     Ok(())
                 }),
+                Device::Cuda(_) => super::no_kernels("linear"),
             }
         }
     }
