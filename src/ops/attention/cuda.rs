@@ -94,7 +94,6 @@ struct Inputs {
     form: Form,
     extents: Extents,
     tq: usize,
-    tk: usize,
     rows: [Arg; 5],
     numbers: [Arg; 8],
     vectors: bool,
@@ -135,7 +134,6 @@ impl Inputs {
             form,
             extents: e,
             tq,
-            tk,
             rows: args![q, k, v, prefix_k, prefix_v],
             numbers: args![heads, head_dim, tq, tk, prefix = e.prefix, q_stride, kv_stride, scale],
             vectors,
@@ -188,17 +186,26 @@ impl Backward<'_> {
         let vectors = self.vectors(&[&dq], dq_stride);
         let last = args![first_row, count, dq_stride, vectors];
         // SAFETY: the caller's promise.
-        unsafe { inputs.launch(gpu, &Q_PASS, &args![dq, delta = *delta, dout = *dout, lse = *lse], count, &last) }
+        unsafe {
+            inputs.launch(gpu, &Q_PASS, &args![dq, delta = *delta, dout = *dout, lse = *lse], count, &last)
+        }
     }
 
-    /// dk and dv start in `dk` and `dv` elements into the tensor that `tensor` gives.
+    /// `to`: dk and dv. Keys are counted with the prefix.
     ///
     /// # Safety
-    /// Both have `count` rows per image, `dkv_stride` apart; the keys are counted with the prefix.
-    unsafe fn keys(&self, d: [Arg; 2], vectors: u32, first_row: usize, count: usize, dkv_stride: usize) -> Result<()> {
+    /// Both have `count` rows per image, `dkv_stride` apart.
+    unsafe fn keys(
+        &self,
+        to: &[Arg],
+        vectors: u32,
+        first_row: usize,
+        count: usize,
+        dkv_stride: usize,
+    ) -> Result<()> {
         let Backward { gpu, inputs, delta, dout, lse } = self;
+        let first = [to, &args![delta = *delta, dout = *dout, lse = *lse]].concat();
         let last = args![first_row, count, dkv_stride, vectors];
-        let first = [&d[..], &args![delta = *delta, dout = *dout, lse = *lse]].concat();
         // SAFETY: the caller's promise.
         unsafe { inputs.launch(gpu, &KV_PASS, &first, count, &last) }
     }
@@ -225,8 +232,8 @@ pub fn backward_input(
     let backward = Backward { gpu, inputs, delta, dout, lse };
     if let Some(Gradients { into, q_rows, kv_rows }) = gradients {
         let (first_key, nq, n) = (e.prefix + kv_rows.start, q_rows.len(), kv_rows.len());
-        // dkv: (B, n, `width` C), with dk and dv at the columns from `width - 2` C on.
-        let (mut dkv, width) = match into {
+        // dk and dv are the last two of the `wide` groups of C columns.
+        let (dkv, wide) = match into {
             Into::Packed(mut dqkv) => {
                 // SAFETY: mod.rs has checked dqkv (B, n, 3C) and that n rows of q are asked for.
                 unsafe { backward.queries(dqkv.reborrow(), q_rows.start, nq, 3 * c)? };
@@ -238,15 +245,19 @@ pub fn backward_input(
                 (kv, 2)
             }
         };
-        let dv_len = dkv.len().saturating_sub((width - 1) * c);
-        let vectors = backward.vectors(&[&dkv], c);
-        let [dk, dv] = [width - 2, width - 1].map(|i| dkv.reborrow().part(i * c, [dv_len]).argument());
-        TODO
+        if n > 0 {
+            let vectors = backward.vectors(&[&dkv], c);
+            // Two views of one tensor that is borrowed mutably: they only say where it lies.
+            let group = |i| dkv.as_view().part(i * c, [dkv.len() - (wide - 1) * c]);
+            let to = args![dk = group(wide - 2), dv = group(wide - 1)];
+            // SAFETY: mod.rs has checked dkv (B, n, wide C).
+            unsafe { backward.keys(&to, vectors, first_key, n, wide * c)? };
+        }
     }
     if let Some(PrefixMut { k: dk, v: dv }) = dprefix {
         let vectors = backward.vectors(&[&dk, &dv], c);
         // SAFETY: mod.rs has checked both (B, prefix, C).
-        unsafe { backward.keys(args![dk, dv], vectors, 0, e.prefix, c)? };
+        unsafe { backward.keys(&args![dk, dv], vectors, 0, e.prefix, c)? };
     }
     Ok(())
 }

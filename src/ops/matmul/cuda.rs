@@ -20,7 +20,8 @@ const BACKWARD_WEIGHT: Kernel = kernel!("matmul", "matmul_backward_weight", [
 ]);
 const FORWARD_FEW_ROWS: Kernel = Kernel { name: "matmul_forward_few_rows", ..FORWARD };
 const BACKWARD_INPUT_FEW_ROWS: Kernel = Kernel { name: "matmul_backward_input_few_rows", ..BACKWARD_INPUT };
-const BACKWARD_WEIGHT_FEW_ROWS: Kernel = Kernel { name: "matmul_backward_weight_few_rows", ..BACKWARD_WEIGHT };
+const BACKWARD_WEIGHT_FEW_ROWS: Kernel =
+    Kernel { name: "matmul_backward_weight_few_rows", ..BACKWARD_WEIGHT };
 const ADD_SLICES: Kernel = kernel!("matmul", "matmul_add_slices", [
     dw: *f32, parts: *f32, k: u32, n: u32, lddw: u32, slices: u32,
 ]);
@@ -67,6 +68,15 @@ impl Tiles {
     }
 }
 
+/// `Gelu` in `kernels/include/gelu.cuh`.
+fn gelu_word(form: Option<gelu::Form>) -> u32 {
+    match form {
+        None => 0,
+        Some(gelu::Form::Tanh) => 1,
+        Some(gelu::Form::Erf) => 2,
+    }
+}
+
 /// From the first element of a matrix to its last.
 fn at(view: View<'_>, layout: Layout) -> View<'_> {
     view.part(layout.offset, [layout.end().saturating_sub(layout.offset)])
@@ -79,7 +89,7 @@ fn at_mut(view: ViewMut<'_>, layout: Layout) -> ViewMut<'_> {
 /// Whether groups of `group` columns are whole and aligned in all rows.
 fn in_groups(matrix: &impl Argument, dtype: DType, layout: Layout, group: usize) -> bool {
     let Cell::Pointer(address) = matrix.argument().1 else { return false };
-    let aligned = address.is_multiple_of((group * dtype.size()) as u64);
+    let aligned = address.is_multiple_of((group * dtype.size_bytes()) as u64);
     aligned && layout.cols.is_multiple_of(group) && (layout.rows == 1 || layout.stride.is_multiple_of(group))
 }
 
@@ -126,7 +136,7 @@ pub fn forward(
         ldx = x_at.stride,
         ldw = w_at.stride,
         ld_residual = residual.map_or(0, |r| r.1.stride),
-        gelu = gelu::code(gelu),
+        gelu = gelu_word(gelu),
         vectors,
     ];
     // SAFETY: mod.rs and linear have checked that all matrices lie within their tensors.
@@ -163,7 +173,7 @@ pub fn backward_input(
         lddy = dy_at.stride,
         ldw = w_at.stride,
         ld_residual = dx_at.stride,
-        gelu = gelu::code(gelu),
+        gelu = gelu_word(gelu),
         vectors,
     ];
     // SAFETY: mod.rs and linear have checked that all matrices lie within their tensors.
@@ -191,8 +201,7 @@ pub fn backward_weight_acc(
         let vectors = vectors(operands, &[(dw.as_view(), dw_at)]);
         let residual = dw.as_view();
         let (ld_out, ldx, lddy) = (dw_at.stride, x_at.stride, dy_at.stride);
-        let args =
-            args![out = dw, x, dy, residual, m, k, n, ld_out, ldx, lddy, depth, slice_len, vectors];
+        let args = args![out = dw, x, dy, residual, m, k, n, ld_out, ldx, lddy, depth, slice_len, vectors];
         // SAFETY: mod.rs has checked that all matrices lie within their tensors.
         return unsafe { gpu.launch(kernel, form, tiles.grid(slices), &args) };
     }
