@@ -43,7 +43,7 @@ fn ops(c: &mut Criterion) {
         group.bench_function(format!("{} forward", case.label), |b| {
             b.iter(|| {
                 let views = outputs.iter_mut().map(Tensor::view_mut).collect();
-                (case.forward)(&inputs, views).expect("forward");
+                (case.forward)(&Device::Cpu, &inputs, views).expect("forward");
                 black_box(&outputs);
             });
         });
@@ -54,7 +54,7 @@ fn ops(c: &mut Criterion) {
         group.bench_function(format!("{} backward", case.label), |b| {
             b.iter(|| {
                 let views = grads.iter_mut().map(Tensor::view_mut).collect();
-                backward(&inputs, &outputs, &upstream, views).expect("backward");
+                backward(&Device::Cpu, &inputs, &outputs, &upstream, views).expect("backward");
                 black_box(&grads);
             });
         });

@@ -1,7 +1,6 @@
 //! `l2p-engine eval`.
 
 use super::print;
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::output::results::Score;
 use crate::output::table::{self, Style};
@@ -30,7 +29,7 @@ pub struct Eval {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
-        let dev = Device::choose(&self.device)?;
+        let dev = super::device(&self.device)?;
         let saved = Saved::read(&self.workdir)?;
         let mut config = saved.config.clone();
         let hash = config.identity().config_hash();

@@ -8,6 +8,7 @@ mod predict;
 mod pretrain;
 mod train;
 
+use crate::device::Device;
 use crate::error::Result;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -98,6 +99,15 @@ pub fn main() -> i32 {
 pub fn check_command_line(args: &[&str]) -> std::result::Result<(), String> {
     let words = std::iter::once("l2p-engine").chain(args.iter().copied());
     Cli::try_parse_from(words).map(|_| ()).map_err(|e| e.to_string())
+}
+
+/// The device that `--device` names; says why when `auto` leaves a GPU alone.
+fn device(word: &str) -> Result<Device> {
+    let (device, note) = Device::choose(word)?;
+    if let Some(note) = note {
+        eprintln!("{note}");
+    }
+    Ok(device)
 }
 
 /// Prints to standard output; a closed pipe ends the program quietly.

@@ -2,7 +2,6 @@
 
 use super::print;
 use crate::data::{ImageView, Preprocess, image_file};
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::methods;
 use crate::ops::match_prompts::Select;
@@ -31,7 +30,7 @@ pub struct Predict {
 
 impl Predict {
     pub fn run(self) -> Result<()> {
-        let dev = Device::choose(&self.device)?;
+        let dev = super::device(&self.device)?;
         let saved = Saved::read(&self.workdir)?;
         let (config, at) = (&saved.config, &saved.at);
         let backbone = backbone::load(config)?;

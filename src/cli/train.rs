@@ -1,7 +1,6 @@
 //! `l2p-engine train`.
 
 use super::{ConfigArgs, print};
-use crate::device::Device;
 use crate::error::Result;
 use crate::output::table::{self, Style};
 use crate::train::{Options, Session, report, run};
@@ -43,7 +42,7 @@ impl Train {
             print(loaded.config.to_toml().trim_end());
             return Ok(());
         }
-        let dev = Device::choose(&self.device)?;
+        let dev = super::device(&self.device)?;
         if self.dry_run {
             let session = Session::new(loaded.config, dev)?;
             print(&report::opening(&session, run::total_steps(&session)?));

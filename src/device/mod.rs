@@ -1,89 +1,87 @@
-//! Where tensors live and ops run. The CPU is a device like any other; CUDA devices join here.
+//! Where tensors live and ops run: the CPU, or a CUDA device whose driver is found at run time.
+
+mod cuda;
+mod kernel;
+
+pub use cuda::{Event, Gpu, Lane, Memory, Pinned, Scratch, probe};
+pub use kernel::{Arg, Argument, Cell, Form, Grid, Kernel};
+pub(crate) use kernel::{args, kernel};
 
 use crate::error::{Error, Result};
+use std::sync::Arc;
+
+/// The kernels that this program holds.
+pub mod embedded {
+    /// Images start where the driver may read words of any size. (Not used where nvcc was missing.)
+    #[allow(dead_code)]
+    #[repr(C, align(64))]
+    struct Aligned<T: ?Sized>(T);
+
+    #[allow(unused_macros)]
+    macro_rules! aligned {
+        ($path:literal) => {{
+            static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!($path));
+            &IMAGE.0
+        }};
+    }
+    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+    /// The image of `kernels/<op>.cu`; `None` if the program was built without nvcc, or there is no such
+    /// file.
+    pub fn image(op: &str) -> Option<&'static [u8]> {
+        IMAGES.iter().find(|(name, _)| *name == op).and_then(|(_, image)| *image)
+    }
+}
 
 /// A device that ops are dispatched to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Device {
     /// All cores of this machine, through the global thread pool.
     Cpu,
+    /// One GPU.
+    Cuda(Arc<Gpu>),
 }
 
 impl Device {
-    /// Chooses a device from the command line's word: `auto`, `cpu`, `cuda` or `cuda:0,1,…`.
+    /// Chooses a device from the command line's word: `auto`, `cpu`, `cuda` or `cuda:N`. With `auto` also a
+    /// sentence, if there is a GPU that cannot be used.
     ///
     /// # Errors
-    /// `Error::Config` for an unknown word, `Error::Failed` for a device this build cannot drive.
-    pub fn choose(word: &str) -> Result<Device> {
-        match word {
-            "auto" | "cpu" => Ok(Device::Cpu),
-            _ if word == "cuda" || word.starts_with("cuda:") => Err(Error::failed(format!(
-                "--device {word}: this version of l2p-engine trains on the CPU only; wanted `auto` or `cpu` \
-                 ({})",
-                probe::summary()
-            ))),
-            _ => Err(Error::config(format!(
-                "--device: wanted `auto`, `cpu`, `cuda` or `cuda:0,1,…`, found `{word}`"
-            ))),
+    /// `Error::Config` for an unknown word, `Error::Failed` for a device that cannot be used.
+    pub fn choose(word: &str) -> Result<(Device, Option<String>)> {
+        let index = match word {
+            "cpu" => return Ok((Device::Cpu, None)),
+            "auto" | "cuda" => Some(0),
+            _ => word.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+        };
+        let Some(index) = index else {
+            return Err(Error::config(format!(
+                "--device: wanted `auto`, `cpu`, `cuda` or `cuda:N`, found `{word}`"
+            )));
+        };
+        match Gpu::open(index, embedded::image) {
+            Ok(gpu) => Ok((Device::Cuda(gpu), None)),
+            Err(why) if word == "auto" => {
+                let has_one = probe::gpus().is_ok_and(|gpus| !gpus.is_empty());
+                Ok((Device::Cpu, has_one.then(|| format!("the GPU is not used: {why}"))))
+            }
+            Err(why) => Err(Error::failed(format!("--device {word}: {why}"))),
         }
     }
 
-    pub fn name(&self) -> &'static str {
+    /// `cpu`, `cuda:0`, …
+    pub fn name(&self) -> String {
         match self {
-            Device::Cpu => "cpu",
+            Device::Cpu => "cpu".into(),
+            Device::Cuda(gpu) => gpu.name(),
         }
     }
-}
 
-pub mod probe {
-    //! What the machine has, without needing any of it. The only module that names the driver crate.
-
-    use cudarc::driver::{result, sys};
-
-    /// One GPU as the driver describes it.
-    #[derive(Debug, Clone)]
-    pub struct Gpu {
-        pub index: usize,
-        pub name: String,
-        pub memory_bytes: usize,
-        pub compute_capability: (i32, i32),
-    }
-
-    /// The GPUs of this machine, or a sentence why none can be used.
-    pub fn gpus() -> Result<Vec<Gpu>, String> {
-        // SAFETY: only looks for the shared library; every other call panics when it is missing.
-        if !unsafe { sys::is_culib_present() } {
-            return Err("no NVIDIA driver: libcuda.so.1 was not found".into());
-        }
-        result::init().map_err(|e| format!("the NVIDIA driver does not start: {e:?}"))?;
-        let count = result::device::get_count().map_err(|e| format!("the driver lists no device: {e:?}"))?;
-        let mut gpus = Vec::new();
-        for index in 0..count {
-            let device = result::device::get(index).map_err(|e| format!("GPU {index}: {e:?}"))?;
-            let name = result::device::get_name(device).unwrap_or_else(|_| "unnamed".into());
-            // SAFETY: `device` was handed out by the driver just above.
-            let memory_bytes = unsafe { result::device::total_mem(device) }.unwrap_or(0);
-            let attribute = |a| {
-                // SAFETY: as above.
-                unsafe { result::device::get_attribute(device, a) }.unwrap_or(0)
-            };
-            use sys::CUdevice_attribute as A;
-            let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
-            let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-            gpus.push(Gpu { index: index as usize, name, memory_bytes, compute_capability: (major, minor) });
-        }
-        Ok(gpus)
-    }
-
-    /// One line for messages.
-    pub fn summary() -> String {
-        match gpus() {
-            Err(why) => why,
-            Ok(gpus) if gpus.is_empty() => "the driver is there, but no GPU".into(),
-            Ok(gpus) => format!(
-                "this machine has {}",
-                gpus.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", ")
-            ),
+    /// The GPU, if it is one.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match self {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some(gpu),
         }
     }
 }

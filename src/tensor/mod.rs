@@ -4,18 +4,33 @@
 //! flat buffer of trainable parameters can be handed to ops range by range. All memory of a run
 //! comes from a [`plan::Plan`].
 
+mod on_device;
 mod pages;
 pub mod plan;
+mod storage;
+mod view;
 
+pub use storage::Element;
+pub use view::{View, ViewMut};
+
+use crate::device::{Device, Form};
 use crate::error::{Error, Result};
+use half::{bf16, f16};
+use on_device::DeviceBuffer;
 use std::fmt;
+use storage::{Buffer, Slice, SliceMut, host, map, typed};
 
 /// Element types that live in a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DType {
     F32,
     F64,
+    /// 8 bits of exponent, 7 of mantissa.
+    BF16,
+    /// 5 bits of exponent, 10 of mantissa.
+    F16,
     U32,
+    U8,
 }
 
 impl DType {
@@ -23,6 +38,18 @@ impl DType {
         match self {
             DType::F32 | DType::U32 => 4,
             DType::F64 => 8,
+            DType::BF16 | DType::F16 => 2,
+            DType::U8 => 1,
+        }
+    }
+
+    /// The form of kernels for activations of this type. Errors name the op and the argument.
+    pub fn form(self, op: &'static str, arg: &'static str) -> Result<Form> {
+        match self {
+            DType::F32 => Ok(Form::F32),
+            DType::BF16 => Ok(Form::Bf16),
+            DType::F16 => Ok(Form::F16),
+            _ => Err(Error::Shape { op, arg, wanted: "F32, BF16 or F16".into(), got: format!("{self:?}") }),
         }
     }
 }
@@ -77,67 +104,6 @@ impl From<&[usize]> for Shape {
     }
 }
 
-/// Memory on a device, of one element type.
-#[derive(Debug, Clone)]
-enum Buffer {
-    F32(Vec<f32>),
-    F64(Vec<f64>),
-    U32(Vec<u32>),
-}
-
-/// Borrowed memory; see [`View`].
-#[derive(Debug, Clone, Copy)]
-enum Slice<'a> {
-    F32(&'a [f32]),
-    F64(&'a [f64]),
-    U32(&'a [u32]),
-}
-
-#[derive(Debug)]
-enum SliceMut<'a> {
-    F32(&'a mut [f32]),
-    F64(&'a mut [f64]),
-    U32(&'a mut [u32]),
-}
-
-/// Rust types that can be elements.
-pub trait Element: Copy + Send + Sync + Default + fmt::Debug + 'static {
-    const DTYPE: DType;
-    #[doc(hidden)]
-    fn slice<'a>(view: View<'a>) -> Option<&'a [Self]>;
-    #[doc(hidden)]
-    fn slice_mut<'a>(view: ViewMut<'a>) -> Option<&'a mut [Self]>;
-    #[doc(hidden)]
-    fn own(values: Vec<Self>, shape: Shape) -> Tensor;
-}
-
-macro_rules! element {
-    ($ty:ty, $variant:ident) => {
-        impl Element for $ty {
-            const DTYPE: DType = DType::$variant;
-            fn slice<'a>(view: View<'a>) -> Option<&'a [Self]> {
-                match view.data {
-                    Slice::$variant(s) => Some(s),
-                    _ => None,
-                }
-            }
-            fn slice_mut<'a>(view: ViewMut<'a>) -> Option<&'a mut [Self]> {
-                match view.data {
-                    SliceMut::$variant(s) => Some(s),
-                    _ => None,
-                }
-            }
-            fn own(values: Vec<Self>, shape: Shape) -> Tensor {
-                assert_eq!(values.len(), shape.len(), "{} values for shape {shape:?}", values.len());
-                Tensor { buffer: Buffer::$variant(values), shape }
-            }
-        }
-    };
-}
-element!(f32, F32);
-element!(f64, F64);
-element!(u32, U32);
-
 /// An owned tensor. The buffer may be longer than the shape needs: a workspace made for a batch of
 /// `B` also serves smaller batches, see [`Tensor::set_leading`].
 #[derive(Clone)]
@@ -153,9 +119,44 @@ impl Tensor {
         let buffer = match dtype {
             DType::F32 => Buffer::F32(pages::large(vec![0.0; len])),
             DType::F64 => Buffer::F64(pages::large(vec![0.0; len])),
+            DType::BF16 => Buffer::BF16(vec![bf16::ZERO; len]),
+            DType::F16 => Buffer::F16(vec![f16::ZERO; len]),
             DType::U32 => Buffer::U32(pages::large(vec![0; len])),
+            DType::U8 => Buffer::U8(pages::large(vec![0; len])),
         };
         Tensor { buffer, shape }
+    }
+
+    /// Zeros in the memory of a device.
+    ///
+    /// # Errors
+    /// `Error::Failed` if a GPU has too little memory, or for F64 on a GPU.
+    pub fn zeros_on(dev: &Device, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let shape = shape.into();
+        match dev.gpu() {
+            None => Ok(Tensor::zeros(shape, dtype)),
+            Some(gpu) => {
+                let buffer = DeviceBuffer::new(gpu, shape.len(), dtype)?;
+                buffer.span(shape.len()).fill(0.0)?;
+                Ok(Tensor { buffer: Buffer::Device(buffer), shape })
+            }
+        }
+    }
+
+    /// A copy in the memory of a device.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros_on`].
+    pub fn to(&self, dev: &Device) -> Result<Tensor> {
+        match dev.gpu() {
+            None => self.view().to_host(),
+            Some(gpu) => {
+                let buffer = Buffer::Device(DeviceBuffer::new(gpu, self.len(), self.dtype())?);
+                let mut copy = Tensor { buffer, shape: self.shape };
+                copy.view_mut().copy_from(self.view())?;
+                Ok(copy)
+            }
+        }
     }
 
     /// Panics if the number of values does not fit the shape: that is a programming error.
@@ -163,13 +164,9 @@ impl Tensor {
         T::own(values, shape.into())
     }
 
-    /// A float tensor of the given type from f64 values, rounded once.
+    /// A tensor of the given type in host memory from f64 values, rounded once.
     pub fn from_f64(values: &[f64], shape: impl Into<Shape>, dtype: DType) -> Tensor {
-        match dtype {
-            DType::F64 => Tensor::from_vec(values.to_vec(), shape),
-            DType::F32 => Tensor::from_vec(values.iter().map(|&v| v as f32).collect(), shape),
-            DType::U32 => Tensor::from_vec(values.iter().map(|&v| v as u32).collect(), shape),
-        }
+        typed!(dtype, T => Tensor::from_vec(values.iter().map(|&v| T::narrow(v)).collect(), shape))
     }
 
     pub fn shape(&self) -> Shape {
@@ -189,19 +186,11 @@ impl Tensor {
     }
 
     pub fn dtype(&self) -> DType {
-        match self.buffer {
-            Buffer::F32(_) => DType::F32,
-            Buffer::F64(_) => DType::F64,
-            Buffer::U32(_) => DType::U32,
-        }
+        self.view().dtype()
     }
 
     fn capacity(&self) -> usize {
-        match &self.buffer {
-            Buffer::F32(v) => v.len(),
-            Buffer::F64(v) => v.len(),
-            Buffer::U32(v) => v.len(),
-        }
+        host!(Buffer, &self.buffer, v => v.len(), d => d.len())
     }
 
     /// Changes the outermost extent, within the memory the tensor was made with.
@@ -225,25 +214,17 @@ impl Tensor {
 
     pub fn view(&self) -> View<'_> {
         let len = self.len();
-        let data = match &self.buffer {
-            Buffer::F32(v) => Slice::F32(&v[..len]),
-            Buffer::F64(v) => Slice::F64(&v[..len]),
-            Buffer::U32(v) => Slice::U32(&v[..len]),
-        };
+        let data = map!(Buffer => Slice, &self.buffer, v => &v[..len], d => d.span(len));
         View { data, shape: self.shape }
     }
 
     pub fn view_mut(&mut self) -> ViewMut<'_> {
         let len = self.len();
-        let data = match &mut self.buffer {
-            Buffer::F32(v) => SliceMut::F32(&mut v[..len]),
-            Buffer::F64(v) => SliceMut::F64(&mut v[..len]),
-            Buffer::U32(v) => SliceMut::U32(&mut v[..len]),
-        };
+        let data = map!(Buffer => SliceMut, &mut self.buffer, v => &mut v[..len], d => d.span(len));
         ViewMut { data, shape: self.shape }
     }
 
-    /// The values as a slice; `None` if the element type is another.
+    /// The values as a slice; `None` if the element type is another, or they are on a GPU.
     pub fn as_slice<T: Element>(&self) -> Option<&[T]> {
         T::slice(self.view())
     }
@@ -265,163 +246,6 @@ impl Tensor {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Tensor({:?}, {:?})", self.dtype(), self.shape)
-    }
-}
-
-/// A borrowed, contiguous, read-only tensor.
-#[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
-    data: Slice<'a>,
-    shape: Shape,
-}
-
-impl<'a> View<'a> {
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    pub fn dims(&self) -> &[usize] {
-        self.shape.dims()
-    }
-
-    pub fn len(&self) -> usize {
-        self.shape.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    pub fn dtype(&self) -> DType {
-        match self.data {
-            Slice::F32(_) => DType::F32,
-            Slice::F64(_) => DType::F64,
-            Slice::U32(_) => DType::U32,
-        }
-    }
-
-    /// The elements `start..start + shape.len()` as a tensor of that shape.
-    pub fn part(self, start: usize, shape: impl Into<Shape>) -> View<'a> {
-        let shape = shape.into();
-        let range = start..start + shape.len();
-        let data = match self.data {
-            Slice::F32(s) => Slice::F32(&s[range]),
-            Slice::F64(s) => Slice::F64(&s[range]),
-            Slice::U32(s) => Slice::U32(&s[range]),
-        };
-        View { data, shape }
-    }
-
-    /// The same elements in another shape.
-    pub fn reshaped(self, shape: impl Into<Shape>) -> View<'a> {
-        let shape = shape.into();
-        assert_eq!(shape.len(), self.len(), "{:?} cannot become {shape:?}", self.shape);
-        View { shape, ..self }
-    }
-
-    pub fn to_f64(self) -> Vec<f64> {
-        match self.data {
-            Slice::F32(s) => s.iter().map(|&v| f64::from(v)).collect(),
-            Slice::F64(s) => s.to_vec(),
-            Slice::U32(s) => s.iter().map(|&v| f64::from(v)).collect(),
-        }
-    }
-
-    /// The elements, for an op that has checked the type. Errors name the op and the argument.
-    pub fn get<T: Element>(self, op: &'static str, arg: &'static str) -> Result<&'a [T]> {
-        let got = self.dtype();
-        T::slice(self).ok_or_else(|| Error::Shape {
-            op,
-            arg,
-            wanted: format!("{:?}", T::DTYPE),
-            got: format!("{got:?}"),
-        })
-    }
-}
-
-/// A borrowed, contiguous tensor to write.
-#[derive(Debug)]
-pub struct ViewMut<'a> {
-    data: SliceMut<'a>,
-    shape: Shape,
-}
-
-impl<'a> ViewMut<'a> {
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    pub fn dims(&self) -> &[usize] {
-        self.shape.dims()
-    }
-
-    pub fn len(&self) -> usize {
-        self.shape.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    pub fn dtype(&self) -> DType {
-        self.as_view().dtype()
-    }
-
-    /// A shorter borrow of the same elements.
-    pub fn reborrow(&mut self) -> ViewMut<'_> {
-        let data = match &mut self.data {
-            SliceMut::F32(s) => SliceMut::F32(s),
-            SliceMut::F64(s) => SliceMut::F64(s),
-            SliceMut::U32(s) => SliceMut::U32(s),
-        };
-        ViewMut { data, shape: self.shape }
-    }
-
-    pub fn as_view(&self) -> View<'_> {
-        let data = match &self.data {
-            SliceMut::F32(s) => Slice::F32(s),
-            SliceMut::F64(s) => Slice::F64(s),
-            SliceMut::U32(s) => Slice::U32(s),
-        };
-        View { data, shape: self.shape }
-    }
-
-    /// The elements `start..start + shape.len()` as a tensor of that shape.
-    pub fn part(self, start: usize, shape: impl Into<Shape>) -> ViewMut<'a> {
-        let shape = shape.into();
-        let range = start..start + shape.len();
-        let data = match self.data {
-            SliceMut::F32(s) => SliceMut::F32(&mut s[range]),
-            SliceMut::F64(s) => SliceMut::F64(&mut s[range]),
-            SliceMut::U32(s) => SliceMut::U32(&mut s[range]),
-        };
-        ViewMut { data, shape }
-    }
-
-    /// The same elements in another shape.
-    pub fn reshaped(self, shape: impl Into<Shape>) -> ViewMut<'a> {
-        let shape = shape.into();
-        assert_eq!(shape.len(), self.len(), "{:?} cannot become {shape:?}", self.shape);
-        ViewMut { shape, ..self }
-    }
-
-    pub fn fill(&mut self, value: f64) {
-        match &mut self.data {
-            SliceMut::F32(s) => s.fill(value as f32),
-            SliceMut::F64(s) => s.fill(value),
-            SliceMut::U32(s) => s.fill(value as u32),
-        }
-    }
-
-    /// The elements, for an op that has checked the type. Errors name the op and the argument.
-    pub fn get<T: Element>(self, op: &'static str, arg: &'static str) -> Result<&'a mut [T]> {
-        let got = self.dtype();
-        T::slice_mut(self).ok_or_else(|| Error::Shape {
-            op,
-            arg,
-            wanted: format!("{:?}", T::DTYPE),
-            got: format!("{got:?}"),
-        })
     }
 }
 

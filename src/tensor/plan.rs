@@ -2,6 +2,8 @@
 //! step and printed with its total, so that "does it fit" is known before anything runs.
 
 use super::{DType, Shape, Tensor};
+use crate::device::Device;
+use crate::error::{Error, Result};
 
 /// One line of the plan.
 #[derive(Debug, Clone)]
@@ -19,16 +21,29 @@ impl Row {
 }
 
 /// Hands out tensors and remembers them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Plan {
+    dev: Device,
     rows: Vec<Row>,
     group: &'static str,
     dry: bool,
+    failure: Option<Error>,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan::on(&Device::Cpu)
+    }
 }
 
 impl Plan {
     pub fn new() -> Plan {
         Plan::default()
+    }
+
+    /// A plan of the memory of a device.
+    pub fn on(dev: &Device) -> Plan {
+        Plan { dev: dev.clone(), rows: Vec::new(), group: "", dry: false, failure: None }
     }
 
     /// A plan that only counts: its tensors have no memory behind them and must not be used.
@@ -44,7 +59,22 @@ impl Plan {
     pub fn tensor(&mut self, name: impl Into<String>, shape: impl Into<Shape>, dtype: DType) -> Tensor {
         let shape = shape.into();
         self.rows.push(Row { group: self.group, name: name.into(), shape, dtype });
-        if self.dry { Tensor::zeros([0], dtype) } else { Tensor::zeros(shape, dtype) }
+        if self.dry || self.failure.is_some() {
+            return Tensor::zeros([0], dtype);
+        }
+        Tensor::zeros_on(&self.dev, shape, dtype).unwrap_or_else(|e| {
+            let row = self.rows.last().expect("pushed above");
+            self.failure = Some(Error::failed(format!("{}, {:?}: {e}", row.name, row.shape)));
+            Tensor::zeros([0], dtype)
+        })
+    }
+
+    /// Says so if a tensor could not be made: those after it have no memory behind them.
+    ///
+    /// # Errors
+    /// `Error::Failed` with the name of the tensor, what was wanted and what was free.
+    pub fn check(&mut self) -> Result<()> {
+        self.failure.take().map_or(Ok(()), Err)
     }
 
     pub fn rows(&self) -> &[Row] {

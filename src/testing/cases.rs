@@ -5,6 +5,7 @@
 mod dense;
 mod rows;
 
+use crate::device::Device;
 use crate::error::Result;
 use crate::ops::matmul::Write;
 use crate::rng::{Rng, Stream};
@@ -36,6 +37,33 @@ pub enum Part {
     All,
 }
 
+/// In which type an argument and its gradient are kept when activations have 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Both in 16 bits.
+    Activation,
+    /// A matrix of a product: 16 bits, its gradient f32.
+    Weight,
+    /// Both f32.
+    Wide,
+}
+
+impl Keep {
+    fn value(self, dtype: DType) -> DType {
+        match (self, dtype) {
+            (Keep::Wide, DType::BF16 | DType::F16) => DType::F32,
+            _ => dtype,
+        }
+    }
+
+    fn gradient(self, dtype: DType) -> DType {
+        match self {
+            Keep::Weight => Keep::Wide.value(dtype),
+            _ => self.value(dtype),
+        }
+    }
+}
+
 /// An input.
 #[derive(Debug, Clone)]
 pub struct Arg {
@@ -43,6 +71,7 @@ pub struct Arg {
     pub shape: Shape,
     pub fill: Fill,
     pub part: Part,
+    pub keep: Keep,
 }
 
 /// What an output is to the loss.
@@ -64,6 +93,7 @@ pub struct Out {
     pub part: Part,
     pub role: Role,
     pub write: Write,
+    pub keep: Keep,
 }
 
 /// Gradient of one input.
@@ -80,8 +110,8 @@ pub struct Work {
     pub flops: usize,
 }
 
-type Forward = Box<dyn Fn(&[View], Vec<ViewMut>) -> Result<()> + Send + Sync>;
-type Backward = Box<dyn Fn(&[View], &[View], &[View], Vec<ViewMut>) -> Result<()> + Send + Sync>;
+type Forward = Box<dyn Fn(&Device, &[View], Vec<ViewMut>) -> Result<()> + Send + Sync>;
+type Backward = Box<dyn Fn(&Device, &[View], &[View], &[View], Vec<ViewMut>) -> Result<()> + Send + Sync>;
 /// From inputs and upstream gradients to outputs and gradients, on plain vectors.
 type Naive<T> = Box<dyn Fn(&[Vec<T>], &[Vec<T>]) -> (Vec<Vec<T>>, Vec<Vec<T>>) + Send + Sync>;
 
@@ -132,7 +162,7 @@ impl Case {
             inputs: Vec::new(),
             outputs: Vec::new(),
             grads: Vec::new(),
-            forward: Box::new(|_, _| Ok(())),
+            forward: Box::new(|_, _, _| Ok(())),
             backward: None,
             plain: None,
             forward_work: Work::default(),
@@ -142,13 +172,43 @@ impl Case {
     }
 
     fn input(mut self, name: &'static str, shape: impl Into<Shape>, fill: Fill, part: Part) -> Case {
-        self.inputs.push(Arg { name, shape: shape.into(), fill, part });
+        self.inputs.push(Arg { name, shape: shape.into(), fill, part, keep: Keep::Activation });
         self
     }
 
     fn output(mut self, name: &'static str, shape: impl Into<Shape>, part: Part, role: Role) -> Case {
-        self.outputs.push(Out { name, shape: shape.into(), part, role, write: Write::Set });
+        let (shape, keep) = (shape.into(), Keep::Activation);
+        self.outputs.push(Out { name, shape, part, role, write: Write::Set, keep });
         self
+    }
+
+    /// These arguments are f32 in any case.
+    fn wide(self, names: &[&str]) -> Case {
+        self.keep(names, Keep::Wide)
+    }
+
+    /// All arguments are f32 in any case: the op has one form.
+    fn all_wide(mut self) -> Case {
+        self.inputs.iter_mut().for_each(|a| a.keep = Keep::Wide);
+        self.outputs.iter_mut().for_each(|o| o.keep = Keep::Wide);
+        self
+    }
+
+    fn keep(mut self, names: &[&str], keep: Keep) -> Case {
+        for &name in names {
+            let inputs = self.inputs.iter_mut().filter(|a| a.name == name).map(|a| &mut a.keep);
+            let outputs = self.outputs.iter_mut().filter(|o| o.name == name).map(|o| &mut o.keep);
+            let found = inputs.chain(outputs).map(|k| *k = keep).count();
+            assert!(found > 0, "no argument `{name}`");
+        }
+        self
+    }
+
+    /// Whether any argument has 16 bits when activations do.
+    pub fn has_narrow_form(&self) -> bool {
+        let inputs = self.inputs.iter().filter(|a| !matches!(a.fill, Fill::Ids(_) | Fill::DistinctIds(..)));
+        let outputs = self.outputs.iter().filter(|o| o.role != Role::Ids);
+        inputs.map(|a| a.keep).chain(outputs.map(|o| o.keep)).any(|k| k != Keep::Wide)
     }
 
     /// The last output is added to, not overwritten.
@@ -157,7 +217,10 @@ impl Case {
         self
     }
 
-    fn forward(mut self, f: impl Fn(&[View], Vec<ViewMut>) -> Result<()> + Send + Sync + 'static) -> Case {
+    fn forward(
+        mut self,
+        f: impl Fn(&Device, &[View], Vec<ViewMut>) -> Result<()> + Send + Sync + 'static,
+    ) -> Case {
         self.forward = Box::new(f);
         self
     }
@@ -166,7 +229,7 @@ impl Case {
     fn backward(
         mut self,
         grads: &[(&str, Write)],
-        f: impl Fn(&[View], &[View], &[View], Vec<ViewMut>) -> Result<()> + Send + Sync + 'static,
+        f: impl Fn(&Device, &[View], &[View], &[View], Vec<ViewMut>) -> Result<()> + Send + Sync + 'static,
     ) -> Case {
         for &(name, write) in grads {
             let input = self.inputs.iter().position(|a| a.name == name).expect("an input of this name");
@@ -203,84 +266,97 @@ impl Case {
         self.outputs.iter().filter(|o| o.role == Role::Result)
     }
 
-    /// Random inputs and upstream gradients. All are f32 numbers, so that both precisions start
-    /// from the same.
+    /// Random inputs and upstream gradients. All are f32 numbers (or 16-bit ones), so that wider
+    /// precisions start from the same.
     pub fn data(&self, seed: u64, dtype: DType) -> Data {
         let inputs = self.inputs.iter().enumerate();
         let inputs = inputs.map(|(i, arg)| fill(arg, seed, i as u64, dtype)).collect();
         let upstream = self.results().enumerate().map(|(i, out)| {
-            let arg = Arg { name: out.name, shape: out.shape, fill: Fill::Values, part: out.part };
+            let arg =
+                Arg { name: out.name, shape: out.shape, fill: Fill::Values, part: out.part, keep: out.keep };
             fill(&arg, seed, 100 + i as u64, dtype)
         });
-        Data { inputs, upstream: upstream.collect() }
+        Data { inputs, upstream: upstream.collect(), dtype }
     }
 
     /// The outputs, each computed inside a larger buffer: what is overwritten starts as NaN, what is
     /// added to as `start` (or zero), and the surroundings must come out untouched.
-    pub fn run_forward(&self, inputs: &[Tensor], start: Option<&[Tensor]>) -> Result<Vec<Tensor>> {
-        let dtype = inputs.iter().map(Tensor::dtype).find(|&d| d != DType::U32).unwrap_or(DType::F64);
+    pub fn run_forward(&self, on: &On, data: &Data, start: Option<&[Tensor]>) -> Result<Vec<Tensor>> {
         let slots = self.outputs.iter().map(|o| {
-            let dtype = if o.role == Role::Ids { DType::U32 } else { dtype };
+            let dtype = if o.role == Role::Ids { DType::U32 } else { o.keep.value(data.dtype) };
             (o.name, o.shape, dtype, o.write)
         });
-        let inputs: Vec<View> = inputs.iter().map(Tensor::view).collect();
-        self.guarded(slots.collect(), start, |outputs| (self.forward)(&inputs, outputs))
+        let inputs: Vec<View> = data.inputs.iter().map(Tensor::view).collect();
+        self.guarded(on, slots.collect(), start, |outputs| (self.forward)(&on.dev, &inputs, outputs))
     }
 
     /// The gradients, in the same way.
     pub fn run_backward(
         &self,
+        on: &On,
         data: &Data,
         outputs: &[Tensor],
         start: Option<&[Tensor]>,
     ) -> Result<Vec<Tensor>> {
         let Some(backward) = &self.backward else { return Ok(Vec::new()) };
-        let dtype = data.upstream[0].dtype();
         let slots = self.grads.iter().map(|g| {
             let arg = &self.inputs[g.input];
-            (arg.name, arg.shape, dtype, g.write)
+            (arg.name, arg.shape, arg.keep.gradient(data.dtype), g.write)
         });
         let inputs: Vec<View> = data.inputs.iter().map(Tensor::view).collect();
         let outputs: Vec<View> = outputs.iter().map(Tensor::view).collect();
         let upstream: Vec<View> = data.upstream.iter().map(Tensor::view).collect();
-        self.guarded(slots.collect(), start, |grads| backward(&inputs, &outputs, &upstream, grads))
+        self.guarded(on, slots.collect(), start, |grads| {
+            backward(&on.dev, &inputs, &outputs, &upstream, grads)
+        })
     }
 
     fn guarded(
         &self,
+        on: &On,
         slots: Vec<(&'static str, Shape, DType, Write)>,
         start: Option<&[Tensor]>,
         run: impl FnOnce(Vec<ViewMut>) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
-        const BAND: usize = 67;
-        const GUARD: f64 = 1_234_567.0;
-        let mut buffers: Vec<Tensor> = slots
-            .iter()
-            .enumerate()
-            .map(|(i, &(_, shape, dtype, write))| {
-                let mut buffer = Tensor::zeros([shape.len() + 2 * BAND], dtype);
-                buffer.fill(GUARD);
-                let mut inside = buffer.view_mut().part(BAND, shape);
-                match (write, start) {
-                    (Write::Add, Some(start)) => assign(inside, start[i].view()),
-                    (Write::Add, None) => inside.fill(0.0),
-                    (Write::Set, _) if dtype == DType::U32 => inside.fill(4e9),
-                    (Write::Set, _) => inside.fill(f64::NAN),
-                }
-                buffer
-            })
-            .collect();
-        let views = buffers.iter_mut().zip(&slots).map(|(b, slot)| b.view_mut().part(BAND, slot.1));
+        // A number of all types that outputs have.
+        const GUARD: f64 = 12_352.0;
+        let band = on.band;
+        let mut buffers = Vec::new();
+        for (i, &(_, shape, dtype, write)) in slots.iter().enumerate() {
+            let mut buffer = Tensor::zeros([shape.len() + 2 * band], dtype);
+            buffer.fill(GUARD);
+            let mut inside = buffer.view_mut().part(band, shape);
+            match (write, start) {
+                (Write::Add, Some(start)) => inside.copy_from(start[i].view())?,
+                (Write::Add, None) => inside.fill(0.0),
+                (Write::Set, _) if dtype == DType::U32 => inside.fill(4e9),
+                (Write::Set, _) => inside.fill(f64::NAN),
+            }
+            buffers.push(if on.dev.gpu().is_some() { buffer.to(&on.dev)? } else { buffer });
+        }
+        let views = buffers.iter_mut().zip(&slots).map(|(b, slot)| b.view_mut().part(band, slot.1));
         run(views.collect())?;
         let results = buffers.iter().zip(&slots).map(|(buffer, &(name, shape, dtype, _))| {
-            let values = buffer.to_f64();
-            let (before, after) = (&values[..BAND], &values[BAND + shape.len()..]);
+            let values = buffer.view().read_f64()?;
+            let (before, after) = (&values[..band], &values[band + shape.len()..]);
             let intact = before.iter().chain(after).all(|&v| v == GUARD);
             assert!(intact, "{} {}: wrote outside `{name}`", self.op, self.label);
-            Tensor::from_f64(&values[BAND..BAND + shape.len()], shape, dtype)
+            Tensor::from_f64(&values[band..band + shape.len()], shape, dtype).to(&on.dev)
         });
-        Ok(results.collect())
+        results.collect()
     }
+}
+
+/// Where a case runs: the device, and how many elements lie on either side of each output.
+#[derive(Debug, Clone)]
+pub struct On {
+    pub dev: Device,
+    /// An odd number also tries addresses that are no multiple of a vector's size.
+    pub band: usize,
+}
+
+impl On {
+    pub const CPU: On = On { dev: Device::Cpu, band: 67 };
 }
 
 /// Inputs of a case and upstream gradients of its results.
@@ -288,6 +364,23 @@ impl Case {
 pub struct Data {
     pub inputs: Vec<Tensor>,
     pub upstream: Vec<Tensor>,
+    /// Of what is not kept in f32 in any case.
+    pub dtype: DType,
+}
+
+impl Data {
+    /// The same numbers for another device and type.
+    pub fn to(&self, dev: &Device, dtype: DType) -> Result<Data> {
+        let convert = |tensor: &Tensor| {
+            let float = !matches!(tensor.dtype(), DType::U32 | DType::U8);
+            if float && dtype == DType::F64 {
+                return Ok(Tensor::from_f64(&tensor.to_f64(), tensor.shape(), dtype));
+            }
+            tensor.to(dev)
+        };
+        let all = |tensors: &[Tensor]| tensors.iter().map(convert).collect::<Result<Vec<Tensor>>>();
+        Ok(Data { inputs: all(&self.inputs)?, upstream: all(&self.upstream)?, dtype })
+    }
 }
 
 fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
@@ -318,21 +411,12 @@ fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
             f64::from(value as f32)
         })
         .collect();
-    Tensor::from_f64(&values, arg.shape, dtype)
+    Tensor::from_f64(&values, arg.shape, arg.keep.value(dtype))
 }
 
 /// y = x, of the same length and type.
-pub fn assign(y: ViewMut, x: View) {
-    match y.dtype() {
-        DType::F32 => copy::<f32>(y, x),
-        DType::F64 => copy::<f64>(y, x),
-        DType::U32 => copy::<u32>(y, x),
-    }
-}
-
-fn copy<T: crate::tensor::Element>(y: ViewMut, x: View) {
-    let (y, x) = (y.get::<T>("assign", "y"), x.get::<T>("assign", "x"));
-    y.expect("the type of y").copy_from_slice(x.expect("the type of y"));
+fn assign(mut y: ViewMut, x: View) {
+    y.copy_from(x).expect("a tensor of the same kind");
 }
 
 /// Copies of the outputs handed to a closure, by number.

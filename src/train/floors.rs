@@ -223,7 +223,7 @@ fn pool_of_one(session: &Session, quiet: bool) -> Result<Score> {
     let pool = &mut config.prompt_pool;
     pool.length *= pool.top_k;
     (pool.pool_size, pool.top_k, pool.use_prompt_mask) = (1, 1, false);
-    let mut one = Session::with(config, session.dev, session.data.clone(), session.backbone.clone())?;
+    let mut one = Session::with(config, session.dev.clone(), session.data.clone(), session.backbone.clone())?;
     let matrix = super::run::plain_run(&mut one, quiet)?;
     Score::from_matrix(matrix)
 }

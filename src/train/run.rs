@@ -104,7 +104,7 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     signal::install()?;
     let started = Instant::now();
     // Data and backbone first: a run that cannot start leaves no folder behind.
-    let mut session = Session::new(config, options.dev)?;
+    let mut session = Session::new(config, options.dev.clone())?;
     let total: u64 = total_steps(&session)?;
     let workdir = Workdir::create(&options.workdir, options.resume, &session.config)?;
     let sha256 = session.backbone.sha256.clone();

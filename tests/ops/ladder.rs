@@ -3,7 +3,7 @@
 use super::on_threads;
 use l2p_engine::ops::matmul::Write;
 use l2p_engine::tensor::{DType, Tensor};
-use l2p_engine::testing::cases::{self, Case, Data, Part, Role};
+use l2p_engine::testing::cases::{self, Case, Data, On, Part, Role};
 use l2p_engine::testing::close::{self, Budget};
 use l2p_engine::testing::gradcheck;
 use std::io::Write as _;
@@ -20,8 +20,8 @@ fn values(tensors: &[Tensor]) -> Vec<Vec<f64>> {
 }
 
 fn everything(case: &Case, data: &Data) -> Vec<Vec<f64>> {
-    let outputs = case.run_forward(&data.inputs, None).expect("forward");
-    let grads = case.run_backward(data, &outputs, None).expect("backward");
+    let outputs = case.run_forward(&On::CPU, data, None).expect("forward");
+    let grads = case.run_backward(&On::CPU, data, &outputs, None).expect("backward");
     values(&outputs).into_iter().chain(values(&grads)).collect()
 }
 
@@ -34,15 +34,16 @@ fn names(case: &Case) -> Vec<String> {
 /// Every gradient of a case against central differences: (argument, worst relative error).
 pub fn gradient_errors(case: &Case) -> Vec<(&'static str, f64)> {
     let data = case.data(SEED, DType::F64);
-    let outputs = case.run_forward(&data.inputs, None).expect("forward");
-    let grads = case.run_backward(&data, &outputs, None).expect("backward");
+    let outputs = case.run_forward(&On::CPU, &data, None).expect("forward");
+    let grads = case.run_backward(&On::CPU, &data, &outputs, None).expect("backward");
     let inputs = values(&data.inputs);
     let upstream = values(&data.upstream).concat();
     let forward = |x: &[Vec<f64>]| {
         let tensors: Vec<Tensor> = (x.iter().zip(&data.inputs))
             .map(|(values, like)| Tensor::from_f64(values, like.shape(), like.dtype()))
             .collect();
-        let outputs = case.run_forward(&tensors, None).expect("forward");
+        let data = Data { inputs: tensors, ..data.clone() };
+        let outputs = case.run_forward(&On::CPU, &data, None).expect("forward");
         let results = outputs.iter().zip(&case.outputs).filter(|(_, o)| o.role == Role::Result);
         results.flat_map(|(t, _)| t.to_f64()).collect::<Vec<f64>>()
     };
@@ -158,9 +159,9 @@ fn results_are_added_to_what_was_there() {
         let outputs: Vec<Tensor> = case.outputs.iter().enumerate().map(|(i, o)| base(i, o.shape)).collect();
         let grads: Vec<Tensor> =
             (case.grads.iter().enumerate()).map(|(i, g)| base(50 + i, case.inputs[g.input].shape)).collect();
-        let kept = case.run_forward(&data.inputs, None).expect("forward");
-        let got = case.run_forward(&data.inputs, Some(&outputs)).expect("forward");
-        let dgot = case.run_backward(&data, &kept, Some(&grads)).expect("backward");
+        let kept = case.run_forward(&On::CPU, &data, None).expect("forward");
+        let got = case.run_forward(&On::CPU, &data, Some(&outputs)).expect("forward");
+        let dgot = case.run_backward(&On::CPU, &data, &kept, Some(&grads)).expect("backward");
         let writes = case.outputs.iter().map(|o| o.write).chain(case.grads.iter().map(|g| g.write));
         let starts = outputs.iter().chain(&grads);
         for ((((write, start), got), zero), name) in
@@ -219,7 +220,7 @@ fn results_do_not_depend_on_the_batch() {
                 let cut = |t: &Tensor, part| slice(t, part, b, from, n);
                 let inputs = data.inputs.iter().zip(&case.inputs).map(|(t, a)| cut(t, a.part));
                 let upstream = data.upstream.iter().zip(case.results()).map(|(t, o)| cut(t, o.part));
-                let few = Data { inputs: inputs.collect(), upstream: upstream.collect() };
+                let few = Data { inputs: inputs.collect(), upstream: upstream.collect(), dtype };
                 let got = everything(&part_case, &few);
                 let parts = case.outputs.iter().map(|o| o.part);
                 let parts = parts.chain(case.grads.iter().map(|g| case.inputs[g.input].part));

@@ -36,6 +36,7 @@ pub fn forward(dev: &Device, tokens: ViewMut, at: usize, table: View, ids: View)
             cpu::forward((tokens.get::<T>(OP, "tokens")?, t, at), table, ids, n);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -50,5 +51,6 @@ pub fn backward_acc(dev: &Device, dtable: ViewMut, dtokens: View, at: usize, ids
             cpu::backward_acc(dtable.get::<T>(OP, "dtable")?, dtokens, ids, n, c);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }

@@ -38,6 +38,7 @@ pub fn forward(
             cpu::forward(y, stats, x.get::<T>(OP, "x")?, scale, bias, eps);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -56,6 +57,7 @@ pub fn again(dev: &Device, y: ViewMut, x: View, stats: View, scale: View, bias: 
             cpu::again(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, stats, scale, bias);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -84,6 +86,7 @@ pub fn backward_input_acc(
             cpu::backward_input_acc(dx.get::<T>(OP, "dx")?, dy, x, stats, scale);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -109,5 +112,6 @@ pub fn backward_params_acc(
             cpu::backward_params_acc(dscale, dbias, dy, x, stats);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }

@@ -46,6 +46,7 @@ pub fn select(dev: &Device, ids: ViewMut, similarity: View, how: Select) -> Resu
             cpu::select(ids.get::<u32>(OP, "ids")?, similarity, n, m, how);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -68,6 +69,7 @@ pub fn pull(dev: &Device, similarity: View, ids: View) -> Result<f64> {
             let (s, ids) = (similarity.get::<T>(OP, "similarity")?, ids.get::<u32>(OP, "ids")?);
             Ok(cpu::pull(s, ids, b, m))
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -82,5 +84,6 @@ pub fn backward_pull(dev: &Device, dsimilarity: ViewMut, ids: View, weight: f64)
             cpu::backward_pull(dsimilarity.get::<T>(OP, "dsimilarity")?, ids, b, m, weight);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }

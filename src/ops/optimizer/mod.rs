@@ -35,6 +35,7 @@ pub fn adam(dev: &Device, p: ViewMut, m: ViewMut, v: ViewMut, g: View, with: Ada
             cpu::adam(p.get::<T>(OP, "p")?, m, v, g.get::<T>(OP, "g")?, with);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -55,5 +56,6 @@ pub fn sgd(dev: &Device, p: ViewMut, u: ViewMut, g: View, with: Sgd) -> Result<(
             cpu::sgd(p.get::<T>(OP, "p")?, u.get::<T>(OP, "u")?, g.get::<T>(OP, "g")?, with);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }

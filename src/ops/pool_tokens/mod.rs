@@ -36,6 +36,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, rows: Range<usize>, kind: Kind
             cpu::forward(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, t, c, rows, kind);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -51,5 +52,6 @@ pub fn backward(dev: &Device, dx: ViewMut, dy: View, x: View, rows: Range<usize>
             cpu::backward(dx.get::<T>(OP, "dx")?, dy, x, t, c, rows, kind);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }

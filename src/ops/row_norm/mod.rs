@@ -25,6 +25,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, form: Form) -> Result<()> {
             cpu::forward(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, c, form);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -39,5 +40,6 @@ pub fn backward_acc(dev: &Device, dx: ViewMut, dy: View, x: View, form: Form) ->
             cpu::backward_acc(dx.get::<T>(OP, "dx")?, dy, x, c, form);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }

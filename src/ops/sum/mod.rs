@@ -15,6 +15,7 @@ pub fn columns_acc(dev: &Device, out: ViewMut, x: View) -> Result<()> {
             cpu::columns_acc(out.get::<T>("sum", "out")?, x.get::<T>("sum", "x")?);
             Ok(())
         }),
+        Device::Cuda(_) => super::no_kernels("sum"),
     }
 }
 
@@ -22,5 +23,6 @@ pub fn columns_acc(dev: &Device, out: ViewMut, x: View) -> Result<()> {
 pub fn squares(dev: &Device, x: View) -> Result<f64> {
     match dev {
         Device::Cpu => float!("sum", "x", x.dtype(), T => Ok(cpu::squares(x.get::<T>("sum", "x")?))),
+        Device::Cuda(_) => super::no_kernels("sum"),
     }
 }

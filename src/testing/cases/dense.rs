@@ -1,7 +1,6 @@
 //! Cases of the ops where the work is: products, linear layers, GELU, layer norm, attention.
 
-use super::{Case, Fill, Part, Role, assign, plain, take};
-use crate::device::Device::Cpu;
+use super::{Case, Fill, Keep, Part, Role, assign, plain, take};
 use crate::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
 use crate::ops::gelu::{self, Form};
 use crate::ops::layer_norm as norm;
@@ -79,14 +78,15 @@ fn matmul(m: usize, k: usize, n: usize) -> Case {
         .input("x", [m, k], Fill::Values, Part::Each)
         .input("w", [k, n], Fill::Values, Part::All)
         .output("y", [m, n], Part::Each, Role::Result)
-        .forward(move |x, out| {
+        .keep(&["w"], Keep::Weight)
+        .forward(move |dev, x, out| {
             let [y] = take(out);
-            matmul::forward(&Cpu, (y, y_at), (x[0], x_at), (x[1], w_at), Write::Set)
+            matmul::forward(dev, (y, y_at), (x[0], x_at), (x[1], w_at), Write::Set)
         })
-        .backward(&[("x", Write::Set), ("w", Write::Add)], move |x, _, up, grads| {
+        .backward(&[("x", Write::Set), ("w", Write::Add)], move |dev, x, _, up, grads| {
             let [dx, dw] = take(grads);
-            matmul::backward_input(&Cpu, (dx, x_at), (up[0], y_at), (x[1], w_at), Write::Set)?;
-            matmul::backward_weight_acc(&Cpu, (dw, w_at), (x[0], x_at), (up[0], y_at))
+            matmul::backward_input(dev, (dx, x_at), (up[0], y_at), (x[1], w_at), Write::Set)?;
+            matmul::backward_weight_acc(dev, (dw, w_at), (x[0], x_at), (up[0], y_at))
         })
         .plain(plain!(|x, up| {
             let dx = naive::matmul(&up[0], &naive::transpose(&x[1], k, n), m, n, k);
@@ -107,14 +107,15 @@ fn matmul_in_columns(m: usize, k: usize, n: usize) -> Case {
         .input("w", [k, n + 5], Fill::Values, Part::All)
         .output("y", [m, n], Part::Each, Role::Result)
         .adding()
-        .forward(move |x, out| {
+        .keep(&["w"], Keep::Weight)
+        .forward(move |dev, x, out| {
             let [y] = take(out);
-            matmul::forward(&Cpu, (y, y_at), (x[0], x_at), (x[1], w_at), Write::Add)
+            matmul::forward(dev, (y, y_at), (x[0], x_at), (x[1], w_at), Write::Add)
         })
-        .backward(&[("x", Write::Add), ("w", Write::Add)], move |x, _, up, grads| {
+        .backward(&[("x", Write::Add), ("w", Write::Add)], move |dev, x, _, up, grads| {
             let [dx, dw] = take(grads);
-            matmul::backward_input(&Cpu, (dx, x_at), (up[0], y_at), (x[1], w_at), Write::Add)?;
-            matmul::backward_weight_acc(&Cpu, (dw, w_at), (x[0], x_at), (up[0], y_at))
+            matmul::backward_input(dev, (dx, x_at), (up[0], y_at), (x[1], w_at), Write::Add)?;
+            matmul::backward_weight_acc(dev, (dw, w_at), (x[0], x_at), (up[0], y_at))
         })
         .flops(2 * m * k * n, 4 * m * k * n)
         .batched(move |m| matmul_in_columns(m, k, n))
@@ -125,6 +126,8 @@ fn with_weights(op: &'static str, label: String, m: usize, k: usize, n: usize) -
         .input("x", [m, k], Fill::Values, Part::Each)
         .input("kernel", [k, n], Fill::Values, Part::All)
         .input("bias", [n], Fill::Values, Part::All)
+        .keep(&["kernel"], Keep::Weight)
+        .wide(&["bias"])
 }
 
 /// Some columns of a wider layer, no ending.
@@ -133,18 +136,18 @@ fn linear_columns(m: usize, k: usize, n: usize) -> Case {
     let (here, there) = (used.clone(), used);
     with_weights("linear", format!("{m}x{k}x{n} columns 2.. of {}", n + 3), m, k, n + 3)
         .output("y", [m, n], Part::Each, Role::Result)
-        .forward(move |x, out| {
+        .forward(move |dev, x, out| {
             let [y] = take(out);
             let w = Weights { kernel: x[1], bias: x[2], columns: here.clone() };
-            linear::forward(&Cpu, y, x[0], &w, Ending::Plain)
+            linear::forward(dev, y, x[0], &w, Ending::Plain)
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
-            move |x, _, up, grads| {
+            move |dev, x, _, up, grads| {
                 let [dx, dkernel, dbias] = take(grads);
                 let w = Weights { kernel: x[1], bias: x[2], columns: there.clone() };
-                linear::backward_input(&Cpu, dx, up[0], &w, Write::Set)?;
-                linear::backward_params_acc(&Cpu, Some(dkernel), Some(dbias), x[0], up[0], there.clone())
+                linear::backward_input(dev, dx, up[0], &w, Write::Set)?;
+                linear::backward_params_acc(dev, Some(dkernel), Some(dbias), x[0], up[0], there.clone())
             },
         )
         .flops(2 * m * k * n, 4 * m * k * n)
@@ -155,16 +158,16 @@ fn linear_residual(m: usize, k: usize, n: usize) -> Case {
     with_weights("linear", format!("{m}x{k}x{n} + residual"), m, k, n)
         .input("residual", [m, n], Fill::Values, Part::Each)
         .output("y", [m, n], Part::Each, Role::Result)
-        .forward(move |x, out| {
+        .forward(move |dev, x, out| {
             let [y] = take(out);
-            linear::forward(&Cpu, y, x[0], &Weights::all(x[1], x[2]), Ending::Residual(x[3]))
+            linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Ending::Residual(x[3]))
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
-            move |x, _, up, grads| {
+            move |dev, x, _, up, grads| {
                 let [dx, dkernel, dbias] = take(grads);
-                linear::backward_input(&Cpu, dx, up[0], &Weights::all(x[1], x[2]), Write::Set)?;
-                linear::backward_params_acc(&Cpu, Some(dkernel), Some(dbias), x[0], up[0], 0..n)
+                linear::backward_input(dev, dx, up[0], &Weights::all(x[1], x[2]), Write::Set)?;
+                linear::backward_params_acc(dev, Some(dkernel), Some(dbias), x[0], up[0], 0..n)
             },
         )
         .plain(plain!(|x, up| {
@@ -181,19 +184,19 @@ fn linear_gelu(m: usize, k: usize, n: usize, form: Form) -> Case {
     with_weights("linear", format!("{m}x{k}x{n} gelu {form:?}"), m, k, n)
         .output("y", [m, n], Part::Each, Role::Result)
         .output("pre", [m, n], Part::Each, Role::Kept)
-        .forward(move |x, out| {
+        .forward(move |dev, x, out| {
             let [y, pre] = take(out);
-            linear::forward(&Cpu, y, x[0], &Weights::all(x[1], x[2]), Ending::Gelu { pre: Some(pre), form })
+            linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Ending::Gelu { pre: Some(pre), form })
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
-            move |x, out, up, grads| {
+            move |dev, x, out, up, grads| {
                 let [dx, dkernel, dbias] = take(grads);
                 let mut d = crate::tensor::Tensor::zeros(up[0].shape(), up[0].dtype());
                 assign(d.view_mut(), up[0]);
-                gelu::backward_in_place(&Cpu, d.view_mut(), out[1], form)?;
-                linear::backward_input(&Cpu, dx, d.view(), &Weights::all(x[1], x[2]), Write::Set)?;
-                linear::backward_params_acc(&Cpu, Some(dkernel), Some(dbias), x[0], d.view(), 0..n)
+                gelu::backward_in_place(dev, d.view_mut(), out[1], form)?;
+                linear::backward_input(dev, dx, d.view(), &Weights::all(x[1], x[2]), Write::Set)?;
+                linear::backward_params_acc(dev, Some(dkernel), Some(dbias), x[0], d.view(), 0..n)
             },
         )
         .plain(plain!(|x, up| {
@@ -213,14 +216,14 @@ fn gelu(m: usize, n: usize, form: Form) -> Case {
     Case::new("gelu", format!("{m}x{n} {form:?}"), m)
         .input("x", [m, n], Fill::Values, Part::Each)
         .output("y", [m, n], Part::Each, Role::Result)
-        .forward(move |x, out| {
+        .forward(move |dev, x, out| {
             let [y] = take(out);
-            gelu::forward(&Cpu, y, x[0], form)
+            gelu::forward(dev, y, x[0], form)
         })
-        .backward(&[("x", Write::Set)], move |x, _, up, grads| {
+        .backward(&[("x", Write::Set)], move |dev, x, _, up, grads| {
             let [mut dx] = take(grads);
             assign(dx.reborrow(), up[0]);
-            gelu::backward_in_place(&Cpu, dx, x[0], form)
+            gelu::backward_in_place(dev, dx, x[0], form)
         })
         .plain(plain!(|x, up| {
             let both: Vec<_> = x[0].iter().map(|&x| naive::gelu(x, form)).collect();
@@ -239,16 +242,17 @@ fn layer_norm(rows: usize, c: usize, values: Fill) -> Case {
         .input("bias", [c], Fill::Values, Part::All)
         .output("y", [rows, c], Part::Each, Role::Result)
         .output("stats", [rows, 2], Part::Each, Role::Kept)
-        .forward(move |x, out| {
+        .wide(&["scale", "bias", "stats"])
+        .forward(move |dev, x, out| {
             let [y, stats] = take(out);
-            norm::forward(&Cpu, y, stats, x[0], x[1], x[2], EPS)
+            norm::forward(dev, y, stats, x[0], x[1], x[2], EPS)
         })
         .backward(
             &[("x", Write::Add), ("scale", Write::Add), ("bias", Write::Add)],
-            move |x, out, up, grads| {
+            move |dev, x, out, up, grads| {
                 let [dx, dscale, dbias] = take(grads);
-                norm::backward_input_acc(&Cpu, dx, up[0], x[0], out[1], x[1])?;
-                norm::backward_params_acc(&Cpu, dscale, dbias, up[0], x[0], out[1])
+                norm::backward_input_acc(dev, dx, up[0], x[0], out[1], x[1])?;
+                norm::backward_params_acc(dev, dscale, dbias, up[0], x[0], out[1])
             },
         )
         .plain(plain!(|x, up| {
@@ -268,11 +272,12 @@ fn layer_norm_again(rows: usize, c: usize) -> Case {
         .input("bias", [c], Fill::Values, Part::All)
         .output("y", [rows, c], Part::Each, Role::Kept)
         .output("stats", [rows, 2], Part::Each, Role::Kept)
-        .forward(move |x, out| {
+        .wide(&["scale", "bias", "stats"])
+        .forward(move |dev, x, out| {
             let [mut y, mut stats] = take(out);
-            norm::forward(&Cpu, y.reborrow(), stats.reborrow(), x[0], x[1], x[2], EPS)?;
+            norm::forward(dev, y.reborrow(), stats.reborrow(), x[0], x[1], x[2], EPS)?;
             y.fill(f64::NAN);
-            norm::again(&Cpu, y, x[0], stats.as_view(), x[1], x[2])
+            norm::again(dev, y, x[0], stats.as_view(), x[1], x[2])
         })
         .plain(plain!(|x, _up| {
             let (y, stats) = naive::layer_norm(&x[0], &x[1], &x[2], EPS);
@@ -312,19 +317,20 @@ fn attention_packed(b: usize, t: usize, (h, d): (usize, usize), n: usize) -> Cas
     let case = prefix_inputs(case, b, n, c)
         .output("out", [b, t, c], Part::Each, Role::Result)
         .output("lse", [b, h, t], Part::Each, Role::Kept)
-        .forward(move |x, out| {
+        .wide(&["lse"])
+        .forward(move |dev, x, out| {
             let [out, lse] = take(out);
             let prefix = (n > 0).then(|| Prefix { k: x[1], v: x[2] });
-            attention::forward(&Cpu, out, lse, &Qkv::packed(x[0]), prefix.as_ref(), h)
+            attention::forward(dev, out, lse, &Qkv::packed(x[0]), prefix.as_ref(), h)
         })
-        .backward(&grads, move |x, out, up, grads| {
+        .backward(&grads, move |dev, x, out, up, grads| {
             let mut grads = grads.into_iter();
             let into = Into::Packed(grads.next().expect("dqkv"));
             let gradients = Gradients { into, q_rows: 0..t, kv_rows: 0..t };
             let dprefix = grads.next().zip(grads.next()).map(|(k, v)| PrefixMut { k, v });
             let prefix = (n > 0).then(|| Prefix { k: x[1], v: x[2] });
             let qkv = Qkv::packed(x[0]);
-            attention::backward_input(&Cpu, Some(gradients), dprefix, up[0], out[1], &qkv, prefix.as_ref(), h)
+            attention::backward_input(dev, Some(gradients), dprefix, up[0], out[1], &qkv, prefix.as_ref(), h)
         })
         .plain(plain!(|x, up| {
             let part = |i: usize| naive::columns(&x[0], 3 * c, i * c..(i + 1) * c);
@@ -360,19 +366,20 @@ fn attention_apart(b: usize, (tq, t): (usize, usize), (h, d): (usize, usize), n:
     let case = prefix_inputs(case, b, n, c)
         .output("out", [b, tq, c], Part::Each, Role::Result)
         .output("lse", [b, h, tq], Part::Each, Role::Kept)
-        .forward(move |x, out| {
+        .wide(&["lse"])
+        .forward(move |dev, x, out| {
             let [out, lse] = take(out);
             let prefix = (n > 0).then(|| Prefix { k: x[2], v: x[3] });
-            attention::forward(&Cpu, out, lse, &Qkv::apart(x[0], x[1]), prefix.as_ref(), h)
+            attention::forward(dev, out, lse, &Qkv::apart(x[0], x[1]), prefix.as_ref(), h)
         })
-        .backward(&grads, move |x, out, up, grads| {
+        .backward(&grads, move |dev, x, out, up, grads| {
             let mut grads = grads.into_iter();
             let into = Into::Apart { q: grads.next().expect("dq"), kv: grads.next().expect("dkv") };
             let gradients = Gradients { into, q_rows: 0..tq, kv_rows: 0..t };
             let dprefix = grads.next().zip(grads.next()).map(|(k, v)| PrefixMut { k, v });
             let prefix = (n > 0).then(|| Prefix { k: x[2], v: x[3] });
             let qkv = Qkv::apart(x[0], x[1]);
-            attention::backward_input(&Cpu, Some(gradients), dprefix, up[0], out[1], &qkv, prefix.as_ref(), h)
+            attention::backward_input(dev, Some(gradients), dprefix, up[0], out[1], &qkv, prefix.as_ref(), h)
         })
         .plain(plain!(|x, up| {
             let part = |i: usize| naive::columns(&x[1], 2 * c, i * c..(i + 1) * c);

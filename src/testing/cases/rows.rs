@@ -1,7 +1,6 @@
 //! Cases of the ops that move, sum, select and update.
 
 use super::{Case, Fill, Part, Role, assign, plain, take};
-use crate::device::Device::Cpu;
 use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::Write;
 use crate::ops::optimizer::{self, Adam, Sgd};
@@ -103,9 +102,10 @@ fn patches(b: usize, side: usize, patch: usize) -> Case {
     Case::new("patches", format!("{b}x{side}x{side} by {patch}"), b)
         .input("images", [b, side, side, 3], Fill::Values, Part::Each)
         .output("rows", [b * grid * grid, patch * line], Part::Each, Role::Kept)
-        .forward(move |x, out| {
+        .wide(&["images"])
+        .forward(move |dev, x, out| {
             let [rows] = take(out);
-            patches::forward(&Cpu, rows, x[0], patch)
+            patches::forward(dev, rows, x[0], patch)
         })
         .plain(plain!(|x, _up| {
             let mut rows = Vec::new();
@@ -128,17 +128,18 @@ fn embed(b: usize, t: usize, c: usize) -> Case {
         .input("cls", [c], Fill::Values, Part::All)
         .input("positions", [t, c], Fill::Values, Part::All)
         .output("x", [b, t, c], Part::Each, Role::Result)
-        .forward(move |x, out| {
+        .wide(&["cls", "positions"])
+        .forward(move |dev, x, out| {
             let [y] = take(out);
-            tokens::embed(&Cpu, y, x[0], x[1], x[2])
+            tokens::embed(dev, y, x[0], x[1], x[2])
         })
         .backward(
             &[("patches", Write::Set), ("cls", Write::Add), ("positions", Write::Add)],
-            move |_, _, up, grads| {
+            move |dev, _, _, up, grads| {
                 let [dpatches, dcls, dpositions] = take(grads);
-                tokens::copy(&Cpu, dpatches, 0, up[0], 1..t, Write::Set)?;
-                tokens::sum_images_acc(&Cpu, dcls, up[0], 0..1)?;
-                tokens::sum_images_acc(&Cpu, dpositions, up[0], 0..t)
+                tokens::copy(dev, dpatches, 0, up[0], 1..t, Write::Set)?;
+                tokens::sum_images_acc(dev, dcls, up[0], 0..1)?;
+                tokens::sum_images_acc(dev, dpositions, up[0], 0..t)
             },
         )
         .plain(plain!(|x, up| {
@@ -159,13 +160,13 @@ fn copy(b: usize, (ty, tx, c): (usize, usize, usize), to: usize, from: Range<usi
         .input("x", [b, tx, c], Fill::Values, Part::Each)
         .output("y", [b, ty, c], Part::Each, Role::Result)
         .adding()
-        .forward(move |x, out| {
+        .forward(move |dev, x, out| {
             let [y] = take(out);
-            tokens::copy(&Cpu, y, to, x[0], from.clone(), Write::Add)
+            tokens::copy(dev, y, to, x[0], from.clone(), Write::Add)
         })
-        .backward(&[("x", Write::Add)], move |_, _, up, grads| {
+        .backward(&[("x", Write::Add)], move |dev, _, _, up, grads| {
             let [dx] = take(grads);
-            tokens::copy(&Cpu, dx, there.start, up[0], to..to + n, Write::Add)
+            tokens::copy(dev, dx, there.start, up[0], to..to + n, Write::Add)
         })
         .moves(3 * b * n * c, 3 * b * n * c)
         .batched(move |b| copy(b, (ty, tx, c), to, again.clone()))
@@ -176,14 +177,15 @@ fn add_row(rows: usize, c: usize) -> Case {
         .input("x", [rows, c], Fill::Values, Part::Each)
         .input("row", [c], Fill::Values, Part::All)
         .output("y", [rows, c], Part::Each, Role::Result)
-        .forward(move |x, out| {
+        .wide(&["row"])
+        .forward(move |dev, x, out| {
             let [mut y] = take(out);
             assign(y.reborrow(), x[0]);
-            tokens::add_row_in_place(&Cpu, y, x[1])
+            tokens::add_row_in_place(dev, y, x[1])
         })
-        .backward(&[("row", Write::Add)], move |_, _, up, grads| {
+        .backward(&[("row", Write::Add)], move |dev, _, _, up, grads| {
             let [drow] = take(grads);
-            sum::columns_acc(&Cpu, drow, up[0])
+            sum::columns_acc(dev, drow, up[0])
         })
         .plain(plain!(|x, up| { (vec![naive::add_row(&x[0], &x[1])], vec![naive::column_sums(&up[0], c)]) }))
         .moves(4 * rows * c, rows * c)
@@ -197,13 +199,14 @@ fn gather(b: usize, (t, rows, c): (usize, usize, usize), at: usize, n: usize) ->
         .input("table", [rows, c], Fill::Values, Part::All)
         .output("tokens", [b, t, c], Part::Each, Role::Result)
         .adding()
-        .forward(move |x, out| {
+        .wide(&["table"])
+        .forward(move |dev, x, out| {
             let [tokens] = take(out);
-            gather::forward(&Cpu, tokens, at, x[1], x[0])
+            gather::forward(dev, tokens, at, x[1], x[0])
         })
-        .backward(&[("table", Write::Add)], move |x, _, up, grads| {
+        .backward(&[("table", Write::Add)], move |dev, x, _, up, grads| {
             let [dtable] = take(grads);
-            gather::backward_acc(&Cpu, dtable, up[0], at, x[0])
+            gather::backward_acc(dev, dtable, up[0], at, x[0])
         })
         .moves(2 * b * n * c, b * n * c + 2 * rows * c)
         .batched(move |b| gather(b, (t, rows, c), at, n))
@@ -214,13 +217,13 @@ fn axpy(rows: usize, c: usize) -> Case {
         .input("x", [rows, c], Fill::Values, Part::Each)
         .output("y", [rows, c], Part::Each, Role::Result)
         .adding()
-        .forward(move |x, out| {
+        .forward(move |dev, x, out| {
             let [y] = take(out);
-            axpy::axpy(&Cpu, y, x[0], -0.7)
+            axpy::axpy(dev, y, x[0], -0.7)
         })
-        .backward(&[("x", Write::Add)], move |_, _, up, grads| {
+        .backward(&[("x", Write::Add)], move |dev, _, _, up, grads| {
             let [dx] = take(grads);
-            axpy::axpy(&Cpu, dx, up[0], -0.7)
+            axpy::axpy(dev, dx, up[0], -0.7)
         })
         .moves(3 * rows * c, 3 * rows * c)
         .batched(move |rows| axpy(rows, c))
@@ -230,10 +233,10 @@ fn scale(rows: usize, c: usize) -> Case {
     Case::new("axpy", format!("x *= 1.3, {rows}x{c}"), rows)
         .input("x", [rows, c], Fill::Values, Part::Each)
         .output("y", [rows, c], Part::Each, Role::Result)
-        .forward(move |x, out| {
+        .forward(move |dev, x, out| {
             let [mut y] = take(out);
             assign(y.reborrow(), x[0]);
-            axpy::scale_in_place(&Cpu, y, 1.3)
+            axpy::scale_in_place(dev, y, 1.3)
         })
         .plain(plain!(|x, _up| (vec![naive::scaled(&x[0], 1.3)], vec![])))
         .moves(4 * rows * c, 0)
@@ -245,9 +248,10 @@ fn column_sums(rows: usize, c: usize) -> Case {
         .input("x", [rows, c], Fill::Values, Part::Each)
         .output("out", [c], Part::All, Role::Kept)
         .adding()
-        .forward(move |x, out| {
+        .wide(&["out"])
+        .forward(move |dev, x, out| {
             let [out] = take(out);
-            sum::columns_acc(&Cpu, out, x[0])
+            sum::columns_acc(dev, out, x[0])
         })
         .plain(plain!(|x, _up| (vec![naive::column_sums(&x[0], c)], vec![])))
         .moves(rows * c, 0)
@@ -257,9 +261,10 @@ fn squares(rows: usize, c: usize) -> Case {
     Case::new("sum", format!("squares {rows}x{c}"), 0)
         .input("x", [rows, c], Fill::Values, Part::Each)
         .output("out", [1], Part::All, Role::Kept)
-        .forward(move |x, out| {
+        .all_wide()
+        .forward(move |dev, x, out| {
             let [mut out] = take(out);
-            out.fill(sum::squares(&Cpu, x[0])?);
+            out.fill(sum::squares(dev, x[0])?);
             Ok(())
         })
         .plain(plain!(|x, _up| {
@@ -275,13 +280,14 @@ fn pool_tokens(b: usize, (t, c): (usize, usize), rows: Range<usize>, kind: Kind)
     Case::new("pool_tokens", format!("{kind:?} of {rows:?} of {b}x{t}x{c}"), b)
         .input("x", [b, t, c], Fill::Values, Part::Each)
         .output("y", [b, c], Part::Each, Role::Result)
-        .forward(move |x, out| {
+        .wide(&["y"])
+        .forward(move |dev, x, out| {
             let [y] = take(out);
-            pool_tokens::forward(&Cpu, y, x[0], from..to, kind)
+            pool_tokens::forward(dev, y, x[0], from..to, kind)
         })
-        .backward(&[("x", Write::Set)], move |x, _, up, grads| {
+        .backward(&[("x", Write::Set)], move |dev, x, _, up, grads| {
             let [dx] = take(grads);
-            pool_tokens::backward(&Cpu, dx, up[0], x[0], from..to, kind)
+            pool_tokens::backward(dev, dx, up[0], x[0], from..to, kind)
         })
         .plain(plain!(|x, up| {
             let (y, dx) = naive::pool_tokens(&x[0], &up[0], (t, c), from..to, kind);
@@ -295,13 +301,14 @@ fn row_norm(rows: usize, c: usize, form: Form) -> Case {
     Case::new("row_norm", format!("{rows}x{c} {form:?}"), rows)
         .input("x", [rows, c], Fill::Values, Part::Each)
         .output("y", [rows, c], Part::Each, Role::Result)
-        .forward(move |x, out| {
+        .all_wide()
+        .forward(move |dev, x, out| {
             let [y] = take(out);
-            row_norm::forward(&Cpu, y, x[0], form)
+            row_norm::forward(dev, y, x[0], form)
         })
-        .backward(&[("x", Write::Add)], move |x, _, up, grads| {
+        .backward(&[("x", Write::Add)], move |dev, x, _, up, grads| {
             let [dx] = take(grads);
-            row_norm::backward_acc(&Cpu, dx, up[0], x[0], form)
+            row_norm::backward_acc(dev, dx, up[0], x[0], form)
         })
         .plain(plain!(|x, up| {
             let (y, dx) = naive::row_norm(&x[0], &up[0], c, form);
@@ -316,14 +323,15 @@ fn pull(b: usize, m: usize, n: usize) -> Case {
         .input("ids", [b, n], Fill::DistinctIds(n, m as u32), Part::Each)
         .input("similarity", [b, m], Fill::Values, Part::Each)
         .output("pull", [1], Part::All, Role::Result)
-        .forward(move |x, out| {
+        .all_wide()
+        .forward(move |dev, x, out| {
             let [mut out] = take(out);
-            out.fill(match_prompts::pull(&Cpu, x[1], x[0])?);
+            out.fill(match_prompts::pull(dev, x[1], x[0])?);
             Ok(())
         })
-        .backward(&[("similarity", Write::Set)], move |x, _, up, grads| {
+        .backward(&[("similarity", Write::Set)], move |dev, x, _, up, grads| {
             let [dsimilarity] = take(grads);
-            match_prompts::backward_pull(&Cpu, dsimilarity, x[0], scalar(up[0]))
+            match_prompts::backward_pull(dev, dsimilarity, x[0], scalar(up[0]))
         })
         .moves(b * n, b * m + b * n)
 }
@@ -333,9 +341,10 @@ fn select(b: usize, m: usize, n: usize, how: Select) -> Case {
     let case = Case::new("match_prompts", format!("{how:?} {n} of {m}, batch {b}"), batch)
         .input("similarity", [b, m], Fill::Values, Part::Each)
         .output("ids", [b, n], Part::Each, Role::Ids)
-        .forward(move |x, out| {
+        .all_wide()
+        .forward(move |dev, x, out| {
             let [ids] = take(out);
-            match_prompts::select(&Cpu, ids, x[0], how)
+            match_prompts::select(dev, ids, x[0], how)
         })
         .moves(b * m + b * n, 0);
     if batch == 0 { case } else { case.batched(move |b| select(b, m, n, how)) }
@@ -352,15 +361,16 @@ fn cross_entropy(b: usize, k: usize, smoothing: f64) -> Case {
         .input("labels", [b], Fill::Ids(2), Part::Each)
         .input("logits", [b, k], Fill::Values, Part::Each)
         .output("loss", [1], Part::All, Role::Result)
-        .forward(move |x, out| {
+        .all_wide()
+        .forward(move |dev, x, out| {
             let [mut loss] = take(out);
-            loss.fill(run(&Cpu, None, x[1], x[0], &mask(k), smoothing)?.loss);
+            loss.fill(run(dev, None, x[1], x[0], &mask(k), smoothing)?.loss);
             Ok(())
         })
-        .backward(&[("logits", Write::Set)], move |x, _, up, grads| {
+        .backward(&[("logits", Write::Set)], move |dev, x, _, up, grads| {
             let [mut d] = take(grads);
-            run(&Cpu, Some(d.reborrow()), x[1], x[0], &mask(k), smoothing)?;
-            axpy::scale_in_place(&Cpu, d, scalar(up[0]))
+            run(dev, Some(d.reborrow()), x[1], x[0], &mask(k), smoothing)?;
+            axpy::scale_in_place(dev, d, scalar(up[0]))
         })
         .plain(plain!(|x, up| {
             let (loss, d) = naive::cross_entropy(&x[1], &x[0], &mask(k), smoothing);
@@ -379,12 +389,13 @@ fn adam(n: usize, decay: f64) -> Case {
         .output("p", [n], Part::All, Role::Kept)
         .output("m", [n], Part::All, Role::Kept)
         .output("v", [n], Part::All, Role::Kept)
-        .forward(move |x, out| {
+        .all_wide()
+        .forward(move |dev, x, out| {
             let [mut p, mut m, mut v] = take(out);
             for (to, from) in [&mut p, &mut m, &mut v].into_iter().zip(x) {
                 assign(to.reborrow(), *from);
             }
-            optimizer::adam(&Cpu, p, m, v, x[3], with)
+            optimizer::adam(dev, p, m, v, x[3], with)
         })
         .plain(plain!(|x, _up| (naive::adam(x, with), vec![])))
         .moves(13 * n, 0)
@@ -398,11 +409,12 @@ fn sgd(n: usize) -> Case {
         .input("g", [n], Fill::Values, Part::All)
         .output("p", [n], Part::All, Role::Kept)
         .output("u", [n], Part::All, Role::Kept)
-        .forward(move |x, out| {
+        .all_wide()
+        .forward(move |dev, x, out| {
             let [mut p, mut u] = take(out);
             assign(p.reborrow(), x[0]);
             assign(u.reborrow(), x[1]);
-            optimizer::sgd(&Cpu, p, u, x[2], with)
+            optimizer::sgd(dev, p, u, x[2], with)
         })
         .plain(plain!(|x, _up| (naive::sgd(x, with), vec![])))
         .moves(9 * n, 0)

@@ -1,0 +1,663 @@
+//! One GPU through the CUDA driver: context, kernels, three streams, memory. The only file that names the
+//! driver crate.
+//!
+//! All work on tensors goes to the compute stream, in the order of the calls; what another stream does
+//! with them is ordered by events. Nothing uses the default stream, and nothing waits for the whole device.
+//! A [`Gpu`] serves one thread at a time: two that launch at once would share its scratch memory.
+
+use super::embedded;
+use super::kernel::{Arg, Argument, Cell, Form, Grid, Kernel};
+use crate::error::{Error, Result};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The oldest compute capability that the kernels run on.
+const OLDEST: (i32, i32) = (8, 0);
+/// Dynamic shared memory that a kernel may use without asking.
+const SMEM_WITHOUT_ASKING: usize = 48 * 1024;
+
+/// Where the image of `kernels/<op>.cu` is found.
+pub type Images = fn(&str) -> Option<&'static [u8]>;
+
+/// The streams of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Kernels, and copies that they wait for.
+    Compute,
+    /// Images on their way to the device, numbers on their way back.
+    Copy,
+    /// Exchange with other devices.
+    Communication,
+}
+
+const LANES: usize = 3;
+
+/// A handle of the driver. It may be used from any thread that has made the context current.
+#[derive(Clone, Copy)]
+struct Handle<T>(T);
+
+// SAFETY: the driver's handles belong to a context, not to a thread; `Gpu::bind` makes it current.
+unsafe impl<T> Send for Handle<T> {}
+// SAFETY: as above; the driver locks what it changes.
+unsafe impl<T> Sync for Handle<T> {}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: Handle<sys::CUfunction>,
+    smem_bytes: usize,
+}
+
+/// Device memory that is not in use, by size.
+#[derive(Default)]
+struct Cache {
+    free: HashMap<usize, Vec<u64>>,
+}
+
+/// Memory that ops share for partial results. What a captured graph refers to stays where it is, so that
+/// growing keeps the old pieces.
+#[derive(Default)]
+struct Arena {
+    pieces: Vec<u64>,
+    bytes: usize,
+}
+
+/// A GPU that has been opened.
+pub struct Gpu {
+    index: usize,
+    label: String,
+    context: Handle<sys::CUcontext>,
+    device: sys::CUdevice,
+    streams: [Handle<sys::CUstream>; LANES],
+    images: Images,
+    modules: Mutex<HashMap<&'static str, Handle<sys::CUmodule>>>,
+    functions: Mutex<HashMap<(&'static str, Form), Function>>,
+    cache: Mutex<Cache>,
+    arena: Mutex<Arena>,
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} ({})", self.name(), self.label)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no thread panics while it holds a device's table")
+}
+
+fn say(error: DriverError) -> String {
+    let name = error.error_name().map(|n| n.to_string_lossy().into_owned());
+    let text = error.error_string().map(|t| t.to_string_lossy().into_owned());
+    format!(
+        "{} ({})",
+        text.unwrap_or_else(|_| "unknown error".into()),
+        name.unwrap_or_else(|_| "no name".into())
+    )
+}
+
+impl Gpu {
+    /// Opens GPU `index`; kernels are loaded when they are first launched.
+    ///
+    /// # Errors
+    /// `Error::Failed` with the reason: no driver, no such GPU, too old a GPU or driver.
+    pub fn open(index: usize, images: Images) -> Result<Arc<Gpu>> {
+        let gpus = probe::gpus().map_err(Error::failed)?;
+        let Some(found) = gpus.get(index) else {
+            let has = match gpus.len() {
+                0 => "no GPU".to_string(),
+                1 => "one GPU, cuda:0".to_string(),
+                n => format!("{n} GPUs, cuda:0 to cuda:{}", n - 1),
+            };
+            return Err(Error::failed(format!("there is no cuda:{index}: this machine has {has}")));
+        };
+        let ((major, minor), (least, _)) = (found.compute_capability, OLDEST);
+        if found.compute_capability < OLDEST {
+            return Err(Error::failed(format!(
+                "cuda:{index} ({}) has compute capability {major}.{minor}; the kernels need {least}.0 or newer",
+                found.name
+            )));
+        }
+        check_driver(probe::driver_version())?;
+        let fail = |what: &str, e: DriverError| Error::failed(format!("cuda:{index}: {what}: {}", say(e)));
+        let ordinal = i32::try_from(index).expect("an index below the number of GPUs");
+        let device = result::device::get(ordinal).map_err(|e| fail("cannot be opened", e))?;
+        // SAFETY: `device` was handed out by the driver just above; `drop` releases the context.
+        let context = unsafe { result::primary_ctx::retain(device) };
+        let context = Handle(context.map_err(|e| fail("gives no context", e))?);
+        // SAFETY: the context is alive.
+        unsafe { result::ctx::set_current(context.0) }.map_err(|e| fail("gives no context", e))?;
+        let stream = || {
+            let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
+            stream.map(Handle).map_err(|e| fail("gives no stream", e))
+        };
+        Ok(Arc::new(Gpu {
+            index,
+            label: found.name.clone(),
+            context,
+            device,
+            streams: [stream()?, stream()?, stream()?],
+            images,
+            modules: Mutex::default(),
+            functions: Mutex::default(),
+            cache: Mutex::default(),
+            arena: Mutex::default(),
+        }))
+    }
+
+    /// `cuda:0`, …
+    pub fn name(&self) -> String {
+        format!("cuda:{}", self.index)
+    }
+
+    fn failed(&self, what: impl fmt::Display, error: DriverError) -> Error {
+        Error::failed(format!("{}: {what}: {}", self.name(), say(error)))
+    }
+
+    /// Makes the context that of the calling thread; every call of the driver comes after this.
+    fn bind(&self) -> Result<()> {
+        // SAFETY: the context lives as long as `self`.
+        unsafe { result::ctx::set_current(self.context.0) }.map_err(|e| self.failed("lost its context", e))
+    }
+
+    fn stream(&self, lane: Lane) -> sys::CUstream {
+        self.streams[lane as usize].0
+    }
+
+    /// Waits until the stream has done what it was given.
+    pub fn synchronize(&self, lane: Lane) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream(lane)) }
+            .map_err(|e| self.failed("work on the device failed", e))
+    }
+
+    fn module(&self, op: &'static str) -> Result<sys::CUmodule> {
+        let mut modules = locked(&self.modules);
+        if let Some(module) = modules.get(op) {
+            return Ok(module.0);
+        }
+        let image = (self.images)(op).ok_or_else(|| {
+            Error::failed(format!("this program holds no CUDA kernels for `{op}`: it was built without nvcc"))
+        })?;
+        // SAFETY: the image is one that nvcc wrote, 64-byte aligned, and static.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) };
+        let module = module.map_err(|e| self.failed(format!("the kernels of `{op}` do not load"), e))?;
+        modules.insert(op, Handle(module));
+        Ok(module)
+    }
+
+    fn function(&self, kernel: &Kernel, form: Form, smem_bytes: usize) -> Result<sys::CUfunction> {
+        let mut functions = locked(&self.functions);
+        let function = match functions.get_mut(&(kernel.name, form)) {
+            Some(function) => function,
+            None => {
+                let module = self.module(kernel.op)?;
+                let symbol = kernel.symbol(form);
+                let name = CString::new(symbol.clone()).expect("names of kernels have no zeros");
+                // SAFETY: modules are kept until the context is released.
+                let handle = unsafe { result::module::get_function(module, name) };
+                let handle =
+                    Handle(handle.map_err(|e| self.failed(format!("there is no kernel {symbol}"), e))?);
+                let function = Function { handle, smem_bytes: SMEM_WITHOUT_ASKING };
+                functions.entry((kernel.name, form)).or_insert(function)
+            }
+        };
+        if smem_bytes > function.smem_bytes {
+            let limit = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let bytes = i32::try_from(smem_bytes).unwrap_or(i32::MAX);
+            // SAFETY: the function belongs to a module that is kept.
+            unsafe { result::function::set_function_attribute(function.handle.0, limit, bytes) }.map_err(
+                |e| {
+                    self.failed(
+                        format!("{} wants {smem_bytes} bytes of shared memory", kernel.symbol(form)),
+                        e,
+                    )
+                },
+            )?;
+            function.smem_bytes = smem_bytes;
+        }
+        Ok(function.handle.0)
+    }
+
+    /// Queues a kernel on the compute stream. There is no other way to start one.
+    ///
+    /// # Safety
+    /// With these arguments the kernel reads and writes inside of the tensors they came from, and writes
+    /// only to those that were borrowed mutably.
+    ///
+    /// # Errors
+    /// `Error::Shape` for a tensor in host memory, `Error::Failed` for arguments that are not the kernel's.
+    pub unsafe fn launch(&self, kernel: &Kernel, form: Form, grid: Grid, args: &[Arg]) -> Result<()> {
+        kernel.check(form, args)?;
+        if grid.blocks.contains(&0) {
+            return Ok(());
+        }
+        let refused = |arg: &Arg, wanted: &str, got: String| Error::Shape {
+            op: kernel.op,
+            arg: arg.name,
+            wanted: wanted.into(),
+            got,
+        };
+        let mut cells = Vec::with_capacity(args.len());
+        for arg in args {
+            // The driver reads as many bytes as the argument has, from the front.
+            cells.push(match arg.cell {
+                Cell::Pointer(p) | Cell::U64(p) => p,
+                Cell::U32(n) => u64::from_le_bytes(pair(n.to_le_bytes())),
+                Cell::F32(x) => u64::from_le_bytes(pair(x.to_le_bytes())),
+                Cell::TooLarge(n) => return Err(refused(arg, "below 2^32", n.to_string())),
+                Cell::HostMemory => return Err(refused(arg, "in GPU memory", "host memory".into())),
+            });
+        }
+        let mut pointers: Vec<*mut c_void> =
+            cells.iter_mut().map(|c| std::ptr::from_mut(c).cast::<c_void>()).collect();
+        let extent = |axis: usize, most: usize| {
+            let n = grid.blocks[axis];
+            u32::try_from(n).ok().filter(|_| n <= most).ok_or_else(|| {
+                Error::failed(format!("{}: a grid of {n} blocks in axis {axis}", kernel.symbol(form)))
+            })
+        };
+        let blocks = (extent(0, 0x7fff_ffff)?, extent(1, 65_535)?, extent(2, 65_535)?);
+        self.bind()?;
+        let function = self.function(kernel, form, grid.smem_bytes)?;
+        let smem = u32::try_from(grid.smem_bytes).expect("the driver has allowed this much");
+        let (threads, stream) = ((grid.threads, 1, 1), self.stream(Lane::Compute));
+        // SAFETY: the function takes these arguments (checked above); what it does with them is the
+        // caller's promise. The cells live until the call returns, and the driver has copied them by then.
+        unsafe { result::launch_kernel(function, blocks, threads, smem, stream, &mut pointers) }
+            .map_err(|e| self.failed(format!("launching {}", kernel.symbol(form)), e))
+    }
+
+    /// Device memory of exactly `bytes`, not initialised.
+    ///
+    /// # Errors
+    /// `Error::Failed`, naming what was wanted and what is free.
+    pub fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Memory> {
+        let address = if bytes == 0 { 0 } else { self.take(bytes)? };
+        Ok(Memory { gpu: self.clone(), address, bytes })
+    }
+
+    fn take(&self, bytes: usize) -> Result<u64> {
+        let mut cache = locked(&self.cache);
+        if let Some(address) = cache.free.get_mut(&bytes).and_then(Vec::pop) {
+            return Ok(address);
+        }
+        self.bind()?;
+        // SAFETY: the memory is written before it is read: `Memory` says so.
+        unsafe { result::malloc_sync(bytes) }
+            .or_else(|_| {
+                self.release(&mut cache);
+                // SAFETY: as above.
+                unsafe { result::malloc_sync(bytes) }
+            })
+            .map_err(|e| {
+                let mib = |n: usize| format!("{:.1} MiB", n as f64 / f64::from(1 << 20));
+                let free = result::mem_get_info().map_or("unknown".into(), |(free, _)| mib(free));
+                self.failed(format!("wanted {} of GPU memory, {free} are free", mib(bytes)), e)
+            })
+    }
+
+    fn release(&self, cache: &mut Cache) {
+        for (_, addresses) in cache.free.drain() {
+            for address in addresses {
+                // SAFETY: came from `malloc_sync`; nobody has it. The driver waits for work that uses it. An
+                // error would be one of earlier work, which the next call reports as well.
+                let _ = unsafe { result::free_sync(address) };
+            }
+        }
+    }
+
+    /// f32 scratch memory for the launches of one op, until the next op asks for some. Grows, but not
+    /// while a graph is captured.
+    pub fn scratch(&self, len: usize) -> Result<Scratch> {
+        let bytes = len * 4;
+        let mut arena = locked(&self.arena);
+        if bytes > arena.bytes {
+            let grown = bytes.max(2 * arena.bytes).next_multiple_of(1 << 16);
+            let address = self.take(grown)?;
+            arena.pieces.push(address);
+            arena.bytes = grown;
+        }
+        Ok(Scratch { address: arena.pieces.last().copied().unwrap_or(0), len })
+    }
+}
+
+/// Four bytes at the front of eight.
+fn pair([a, b, c, d]: [u8; 4]) -> [u8; 8] {
+    [a, b, c, d, 0, 0, 0, 0]
+}
+
+/// That the driver can load what nvcc has compiled: it must be of the same CUDA version or a newer one.
+fn check_driver(version: i32) -> Result<()> {
+    let major = embedded::TOOLKIT.and_then(|t| t.split('.').next()).and_then(|m| m.parse().ok()).unwrap_or(0);
+    let (has, has_minor) = (version / 1000, version % 1000 / 10);
+    if has >= major {
+        return Ok(());
+    }
+    let number = if major >= 13 { " (580 or newer)" } else { "" };
+    Err(Error::failed(format!(
+        "the NVIDIA driver knows CUDA {has}.{has_minor}; the kernels in this program need a driver for CUDA \
+         {major}{number}"
+    )))
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if self.bind().is_err() {
+            return;
+        }
+        let mut cache = std::mem::take(&mut *locked(&self.cache));
+        cache.free.entry(0).or_default().append(&mut locked(&self.arena).pieces);
+        self.release(&mut cache);
+        for stream in &self.streams {
+            // SAFETY: created by `open`, destroyed once. Errors have no one to go to.
+            let _ = unsafe { result::stream::destroy(stream.0) };
+        }
+        for module in locked(&self.modules).values() {
+            // SAFETY: loaded by `module`, unloaded once; the memory that kernels used is gone.
+            let _ = unsafe { result::module::unload(module.0) };
+        }
+        // SAFETY: retained by `open`.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+/// Device memory. Freed memory is handed out again at once, which is right as long as all that touch it
+/// run on the compute stream or are ordered with it by events.
+pub struct Memory {
+    gpu: Arc<Gpu>,
+    address: u64,
+    bytes: usize,
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} bytes on {}", self.bytes, self.gpu.name())
+    }
+}
+
+impl Memory {
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The device address of byte `at`.
+    pub fn address(&self, at: usize) -> u64 {
+        assert!(at <= self.bytes, "byte {at} of {}", self.bytes);
+        self.address + at as u64
+    }
+
+    /// The address of `bytes` bytes from `at`, after a check that they are there.
+    fn range(&self, at: usize, bytes: usize) -> u64 {
+        assert!(bytes <= self.bytes && at <= self.bytes - bytes, "{at}..+{bytes} of {}", self.bytes);
+        self.address + at as u64
+    }
+
+    /// Sets bytes from the host and waits until they are there.
+    pub fn write(&self, at: usize, from: &[u8]) -> Result<()> {
+        let to = self.range(at, from.len());
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.gpu.bind()?;
+        // SAFETY: the range was checked; `from` is borrowed until the copy has been waited for.
+        unsafe { result::memcpy_htod_async(to, from, self.gpu.stream(Lane::Compute)) }
+            .map_err(|e| self.gpu.failed("copying to the device", e))?;
+        self.gpu.synchronize(Lane::Compute)
+    }
+
+    /// Waits for the compute stream and reads bytes to the host.
+    pub fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
+        let from = self.range(at, to.len());
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.gpu.bind()?;
+        // SAFETY: the range was checked; `to` is borrowed until the copy has been waited for.
+        unsafe { result::memcpy_dtoh_async(to, from, self.gpu.stream(Lane::Compute)) }
+            .map_err(|e| self.gpu.failed("copying from the device", e))?;
+        self.gpu.synchronize(Lane::Compute)
+    }
+
+    /// Copies bytes of other memory of the same device.
+    pub fn copy(&self, at: usize, from: &Memory, from_at: usize, bytes: usize) -> Result<()> {
+        let (to, start) = (self.range(at, bytes), from.range(from_at, bytes));
+        if !Arc::ptr_eq(&self.gpu, &from.gpu) {
+            return Err(Error::failed(format!("a copy from {} to {}", from.gpu.name(), self.gpu.name())));
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.gpu.bind()?;
+        // SAFETY: both ranges were checked; the compute stream orders the copy with what came before.
+        unsafe { result::memcpy_dtod_async(to, start, bytes, self.gpu.stream(Lane::Compute)) }
+            .map_err(|e| self.gpu.failed("copying on the device", e))
+    }
+
+    /// Repeats an element of one, two or four bytes `n` times.
+    pub fn fill(&self, at: usize, element: &[u8], n: usize) -> Result<()> {
+        let (to, stream) = (self.range(at, element.len() * n), self.gpu.stream(Lane::Compute));
+        if n == 0 {
+            return Ok(());
+        }
+        self.gpu.bind()?;
+        let done = match *element {
+            // SAFETY: the range was checked, and elements are aligned to their size.
+            [a] => unsafe { sys::cuMemsetD8Async(to, a, n, stream) },
+            // SAFETY: as above.
+            [a, b] => unsafe { sys::cuMemsetD16Async(to, u16::from_le_bytes([a, b]), n, stream) },
+            // SAFETY: as above.
+            [a, b, c, d] => unsafe { sys::cuMemsetD32Async(to, u32::from_le_bytes([a, b, c, d]), n, stream) },
+            _ => return Err(Error::failed(format!("GPU memory is not filled with {} bytes", element.len()))),
+        };
+        done.result().map_err(|e| self.gpu.failed("filling memory", e))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            locked(&self.gpu.cache).free.entry(self.bytes).or_default().push(self.address);
+        }
+    }
+}
+
+/// f32 memory of the arena; see [`Gpu::scratch`].
+#[derive(Debug, Clone, Copy)]
+pub struct Scratch {
+    address: u64,
+    len: usize,
+}
+
+impl Scratch {
+    /// What is left behind the first `n` elements.
+    pub fn after(self, n: usize) -> Scratch {
+        assert!(n <= self.len, "{n} of {} elements", self.len);
+        Scratch { address: self.address + 4 * n as u64, len: self.len - n }
+    }
+}
+
+impl Argument for Scratch {
+    fn argument(&self) -> (&'static str, Cell) {
+        ("*f32", Cell::Pointer(self.address))
+    }
+}
+
+/// A point in a stream.
+pub struct Event {
+    gpu: Arc<Gpu>,
+    handle: Handle<sys::CUevent>,
+}
+
+impl Event {
+    pub fn new(gpu: &Arc<Gpu>) -> Result<Event> {
+        gpu.bind()?;
+        let handle = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        let handle = Handle(handle.map_err(|e| gpu.failed("gives no event", e))?);
+        Ok(Event { gpu: gpu.clone(), handle })
+    }
+
+    /// Marks what the stream has been given so far.
+    pub fn record(&self, lane: Lane) -> Result<()> {
+        self.gpu.bind()?;
+        // SAFETY: event and stream are alive and of one context.
+        unsafe { result::event::record(self.handle.0, self.gpu.stream(lane)) }
+            .map_err(|e| self.gpu.failed("recording an event", e))
+    }
+
+    /// What the stream is given from now on waits for the mark.
+    pub fn hold(&self, lane: Lane) -> Result<()> {
+        self.gpu.bind()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: as above.
+        unsafe { result::stream::wait_event(self.gpu.stream(lane), self.handle.0, flags) }
+            .map_err(|e| self.gpu.failed("waiting for an event", e))
+    }
+
+    /// Waits for the mark on this thread.
+    pub fn wait(&self) -> Result<()> {
+        self.gpu.bind()?;
+        // SAFETY: the event is alive.
+        unsafe { result::event::synchronize(self.handle.0) }
+            .map_err(|e| self.gpu.failed("work on the device failed", e))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.gpu.bind().is_ok() {
+            // SAFETY: created by `new`, destroyed once; the driver keeps it until it has been reached.
+            let _ = unsafe { result::event::destroy(self.handle.0) };
+        }
+    }
+}
+
+/// Host memory that the device reads and writes while the program goes on.
+pub struct Pinned {
+    gpu: Arc<Gpu>,
+    start: Handle<*mut u8>,
+    bytes: usize,
+    /// The last copy from or to it.
+    used: Event,
+}
+
+impl Pinned {
+    /// Zeros.
+    pub fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Pinned> {
+        gpu.bind()?;
+        let used = Event::new(gpu)?;
+        // SAFETY: initialised below; `drop` frees it.
+        let start = unsafe { result::malloc_host(bytes.max(1), 0) };
+        let start = start.map_err(|e| gpu.failed(format!("{bytes} bytes of pinned memory"), e))?.cast::<u8>();
+        // SAFETY: just allocated, of this size.
+        unsafe { start.write_bytes(0, bytes) };
+        Ok(Pinned { gpu: gpu.clone(), start: Handle(start), bytes, used })
+    }
+
+    /// The bytes, once no copy is under way.
+    pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
+        self.used.wait()?;
+        // SAFETY: allocated with this size and initialised; the device has let go of it.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.start.0, self.bytes) })
+    }
+
+    /// Starts copying the first `bytes` to byte `at` of device memory.
+    pub fn upload(&mut self, to: &Memory, at: usize, bytes: usize, lane: Lane) -> Result<()> {
+        assert!(bytes <= self.bytes, "{bytes} of {}", self.bytes);
+        let to = to.range(at, bytes);
+        self.gpu.bind()?;
+        // SAFETY: both ranges were checked; `used` keeps the host from the bytes until they are copied.
+        unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to, self.start.0.cast::<c_void>(), bytes, self.gpu.stream(lane))
+                .result()
+        }
+        .map_err(|e| self.gpu.failed("copying to the device", e))?;
+        self.used.record(lane)
+    }
+
+    /// Starts copying `bytes` from byte `at` of device memory to the front.
+    pub fn download(&mut self, from: &Memory, at: usize, bytes: usize, lane: Lane) -> Result<()> {
+        assert!(bytes <= self.bytes, "{bytes} of {}", self.bytes);
+        let from = from.range(at, bytes);
+        self.gpu.bind()?;
+        // SAFETY: as for `upload`.
+        unsafe {
+            sys::cuMemcpyDtoHAsync_v2(self.start.0.cast::<c_void>(), from, bytes, self.gpu.stream(lane))
+                .result()
+        }
+        .map_err(|e| self.gpu.failed("copying from the device", e))?;
+        self.used.record(lane)
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.used.wait().is_ok() {
+            // SAFETY: allocated by `new`, freed once, and no copy is under way.
+            let _ = unsafe { result::free_host(self.start.0.cast::<c_void>()) };
+        }
+    }
+}
+
+pub mod probe {
+    //! What the machine has, without needing any of it.
+
+    use super::{result, say, sys};
+
+    /// One GPU as the driver describes it.
+    #[derive(Debug, Clone)]
+    pub struct Found {
+        pub index: usize,
+        pub name: String,
+        pub memory_bytes: usize,
+        pub compute_capability: (i32, i32),
+    }
+
+    /// The GPUs of this machine, or a sentence why none can be used.
+    pub fn gpus() -> Result<Vec<Found>, String> {
+        // SAFETY: only looks for the shared library; every other call panics when it is missing.
+        if !unsafe { sys::is_culib_present() } {
+            return Err("no NVIDIA driver: libcuda.so.1 was not found".into());
+        }
+        result::init().map_err(|e| format!("the NVIDIA driver does not start: {}", say(e)))?;
+        let count =
+            result::device::get_count().map_err(|e| format!("the driver lists no device: {}", say(e)))?;
+        let mut gpus = Vec::new();
+        for index in 0..count {
+            let device = result::device::get(index).map_err(|e| format!("GPU {index}: {}", say(e)))?;
+            let name = result::device::get_name(device).unwrap_or_else(|_| "unnamed".into());
+            // SAFETY: `device` was handed out by the driver just above.
+            let memory_bytes = unsafe { result::device::total_mem(device) }.unwrap_or(0);
+            let attribute = |a| {
+                // SAFETY: as above.
+                unsafe { result::device::get_attribute(device, a) }.unwrap_or(0)
+            };
+            use sys::CUdevice_attribute as A;
+            let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+            let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+            gpus.push(Found {
+                index: index as usize,
+                name,
+                memory_bytes,
+                compute_capability: (major, minor),
+            });
+        }
+        Ok(gpus)
+    }
+
+    /// 13000 for CUDA 13.0; 0 if the driver does not say.
+    pub fn driver_version() -> i32 {
+        let mut version = 0;
+        // SAFETY: writes one number. `gpus` has found the library before.
+        let told = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+        told.map_or(0, |()| version)
+    }
+}

@@ -1,0 +1,522 @@
+// The scheduler. A block's threads are fibers on one thread of the host; blocks run one after the other.
+// Seed 0 takes blocks and threads in order, any other seed draws both.
+#include "emu.h"
+
+#include "ptx_emu.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <map>
+#include <mutex>
+#include <string>
+#ifndef __x86_64__
+#include <ucontext.h>
+#endif
+#ifdef EMU_TSAN
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace emu {
+
+Lane* current;
+Lane* lanes;
+Dim block_index, block_dim, grid_dim;
+
+namespace {
+
+constexpr unsigned MAX_THREADS = 1024, MAX_WARPS = 32;
+constexpr size_t STACK_BYTES = 128 * 1024, PAGE = 4096;
+// The most a block may have on an H100; and how much of it may be static.
+constexpr size_t DYNAMIC_BYTES = 227 * 1024, STATIC_BYTES = 48 * 1024;
+// Behind every piece of shared memory there is poison that nobody may touch.
+constexpr size_t SMEM_GUARD = 128;
+constexpr unsigned char POISON = 0xff; // NaN in every float type, an absurd id
+
+struct Warp { uint32_t live, arrived, runnable; };
+struct StaticArray { const void* key; size_t offset, bytes; };
+
+// ---- A fiber: a stack and where it stopped ----
+
+#ifdef __x86_64__
+typedef void* Context;
+extern "C" void emu_switch(Context* save, Context load);
+// Callee-saved registers of the System V ABI.
+asm(R"(
+.text
+.type emu_switch,@function
+emu_switch:
+    pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp
+    ret
+.size emu_switch,.-emu_switch
+)");
+void make_context(Context* c, char* stack, void (*entry)()) {
+    // `ret` leaves the stack pointer 8 below a multiple of 16, as after a call.
+    void** sp = reinterpret_cast<void**>(stack + STACK_BYTES) - 1;
+    *--sp = reinterpret_cast<void*>(entry);
+    for (int i = 0; i < 6; i++) *--sp = nullptr;
+    *c = sp;
+}
+void switch_context(Context* save, Context* load) { emu_switch(save, *load); }
+#else
+typedef ucontext_t Context;
+void make_context(Context* c, char* stack, void (*entry)()) {
+    getcontext(c);
+    c->uc_stack.ss_sp = stack;
+    c->uc_stack.ss_size = STACK_BYTES;
+    c->uc_link = nullptr;
+    makecontext(c, entry, 0);
+}
+void switch_context(Context* save, Context* load) { swapcontext(save, load); }
+#endif
+
+// ---- The running launch ----
+
+std::vector<Lane> lane_store(MAX_THREADS);
+Context contexts[MAX_THREADS], main_context;
+Warp warps[MAX_WARPS];
+uint32_t at_barrier[MAX_WARPS];
+unsigned waiting, live, n_threads, n_warps;
+bool random_order;
+uint64_t random_state;
+const Kernel* kernel;
+void** kernel_args;
+std::vector<StaticArray> static_arrays;
+size_t static_top, dynamic_bytes;
+unsigned char *smem, *static_area;
+char* stacks;
+sigjmp_buf escape;
+volatile sig_atomic_t inside;
+int code;
+std::string message;
+#ifdef EMU_TSAN
+void *fibers[MAX_THREADS], *main_fiber;
+char order_barrier, order_warp[MAX_WARPS], order_block;
+#endif
+
+void tsan_switch([[maybe_unused]] unsigned to) {
+#ifdef EMU_TSAN
+    __tsan_switch_to_fiber(fibers[to], __tsan_switch_to_fiber_no_sync);
+#endif
+}
+#ifdef EMU_TSAN
+#define RELEASE(x) __tsan_release(&(x))
+#define ACQUIRE(x) __tsan_acquire(&(x))
+#else
+#define RELEASE(x)
+#define ACQUIRE(x)
+#endif
+
+uint64_t draw() { // xorshift64
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    return random_state ^= random_state << 17;
+}
+
+// The thread that goes on, or null when all wait.
+Lane* pick() {
+    if (random_order) {
+        unsigned n = 0;
+        for (unsigned w = 0; w < n_warps; w++) n += unsigned(__builtin_popcount(warps[w].runnable));
+        if (n == 0) return nullptr;
+        unsigned k = unsigned(draw() % n), w = 0;
+        for (unsigned c; k >= (c = unsigned(__builtin_popcount(warps[w].runnable))); w++) k -= c;
+        uint32_t r = warps[w].runnable;
+        while (k-- > 0) r &= r - 1;
+        return &lanes[w * 32 + unsigned(__builtin_ctz(r))];
+    }
+    const unsigned first = current ? current->warp : 0;
+    const uint32_t here = warps[first].runnable;
+    // Later lanes of this warp, its other lanes, then the next warp.
+    const uint32_t later = current && current->lane < 31 ? here & (~0u << (current->lane + 1)) : 0;
+    if (later != 0) return &lanes[first * 32 + unsigned(__builtin_ctz(later))];
+    for (unsigned i = 0; i < n_warps; i++) {
+        const unsigned w = (first + i) % n_warps;
+        if (warps[w].runnable != 0) return &lanes[w * 32 + unsigned(__builtin_ctz(warps[w].runnable))];
+    }
+    return nullptr;
+}
+
+void go_to(Lane* next) {
+    Lane* const me = current;
+    if (next == me) return;
+    current = next;
+    tsan_switch(next->linear);
+    switch_context(&contexts[me->linear], &contexts[next->linear]);
+}
+
+const char* name_of(Op op) {
+    switch (op) {
+        case Op::Shuffle: return "a shuffle";
+        case Op::Vote: return "a vote";
+        case Op::SyncWarp: return "__syncwarp";
+        case Op::LdMatrix: return "ldmatrix_x4";
+        case Op::LdMatrixTrans: return "ldmatrix_x4_trans";
+        case Op::Mma: return "mma_16816";
+        case Op::SyncThreads: return "__syncthreads";
+        default: return "nothing";
+    }
+}
+
+[[noreturn]] void deadlock() {
+    std::string text;
+    const Lane* before = nullptr;
+    for (unsigned t = 0; t < n_threads; t++) {
+        const Lane& l = lanes[t];
+        if (l.done || (before && l.warp == before->warp && !(l.site != before->site))) continue;
+        before = &l;
+        char line[400];
+        snprintf(line, sizeof line, "\n  warp %u lane %u waits in %s, %s:%d", l.warp, l.lane, name_of(l.op), l.site.file, l.site.line);
+        text += line;
+    }
+    fail("deadlock: no thread can go on%s", text.c_str());
+}
+
+void block_current() {
+    Lane* const next = pick();
+    if (!next) deadlock();
+    go_to(next);
+}
+
+// All that are at the barrier go on.
+void open_barrier() {
+    waiting = 0;
+    for (unsigned w = 0; w < n_warps; w++) {
+        warps[w].runnable |= at_barrier[w];
+        at_barrier[w] = 0;
+    }
+}
+
+void fiber_main() {
+    kernel->call(kernel_args);
+    Lane* const me = current;
+    if (!me->groups.empty() || !me->copies.empty()) fail("the thread ends while its cp.async copies are under way");
+    me->done = true;
+    live--;
+    warps[me->warp].live &= ~(1u << me->lane);
+    warps[me->warp].runnable &= ~(1u << me->lane);
+    RELEASE(order_block);
+    if (waiting > 0 && waiting == live) open_barrier(); // exited threads are not waited for
+    if (live == 0) {
+#ifdef EMU_TSAN
+        __tsan_switch_to_fiber(main_fiber, __tsan_switch_to_fiber_no_sync);
+#endif
+        switch_context(&contexts[me->linear], &main_context);
+    } else {
+        block_current();
+    }
+    __builtin_unreachable();
+}
+
+// Not through memset, which ThreadSanitizer would see.
+EMU_UNSEEN void poison(unsigned char* from, size_t bytes) {
+#ifdef EMU_TSAN
+    for (size_t i = 0; i < bytes; i++) const_cast<volatile unsigned char*>(from)[i] = POISON;
+#else
+    memset(from, POISON, bytes);
+#endif
+}
+
+EMU_UNSEEN void expect_poison(const unsigned char* from, size_t bytes, const char* what) {
+    for (size_t i = 0; i < bytes; i++) {
+        if (from[i] != POISON) fail("the block wrote %zu bytes behind its %s", i + 1, what);
+    }
+}
+
+void run_block(Dim index) {
+    block_index = index;
+    live = n_threads;
+    waiting = 0;
+    current = nullptr;
+    poison(smem, dynamic_bytes + SMEM_GUARD);
+    poison(static_area, STATIC_BYTES + SMEM_GUARD);
+    for (unsigned w = 0; w < n_warps; w++) {
+        const unsigned n = n_threads - w * 32;
+        const uint32_t all = n >= 32 ? ~0u : (1u << n) - 1;
+        warps[w] = { all, 0, all };
+        at_barrier[w] = 0;
+    }
+    for (unsigned t = 0; t < n_threads; t++) {
+        Lane& l = lanes[t];
+        l.thread = { t % block_dim.x, t / block_dim.x % block_dim.y, t / (block_dim.x * block_dim.y) };
+        l.linear = t, l.warp = t / 32, l.lane = t % 32;
+        l.done = false;
+        l.op = Op::None;
+        l.copies.clear();
+        l.groups.clear();
+        make_context(&contexts[t], stacks + t * STACK_BYTES, fiber_main);
+    }
+    current = pick();
+    tsan_switch(current->linear);
+    switch_context(&main_context, &contexts[current->linear]);
+    ACQUIRE(order_block);
+    current = nullptr;
+    expect_poison(smem + dynamic_bytes, SMEM_GUARD, "dynamic shared memory");
+    for (const StaticArray& a : static_arrays) {
+        expect_poison(static_area + a.offset + a.bytes, SMEM_GUARD, "array in static shared memory");
+    }
+}
+
+char* map(size_t bytes) {
+    void* const p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        perror("emulation: mmap");
+        abort();
+    }
+    return static_cast<char*>(p);
+}
+
+// A stack that overflows meets a page that may not be touched.
+void prepare_memory() {
+    if (stacks) return;
+    stacks = map(STACK_BYTES * MAX_THREADS);
+    for (unsigned t = 0; t < MAX_THREADS; t++) mprotect(stacks + t * STACK_BYTES, PAGE, PROT_NONE);
+    // mmap gives whole pages, hence the 1024 bytes that DYN_SMEM promises.
+    smem = reinterpret_cast<unsigned char*>(map(DYNAMIC_BYTES + SMEM_GUARD));
+    static_area = reinterpret_cast<unsigned char*>(map(STATIC_BYTES + SMEM_GUARD));
+}
+
+// ---- Faults ----
+
+struct sigaction earlier_segv, earlier_bus;
+
+void on_fault(int signal, siginfo_t* info, void* context) {
+    if (inside) {
+        code = CUDA_ILLEGAL_ADDRESS;
+        fail("%s", describe_address(info->si_addr).c_str());
+    }
+    const struct sigaction& earlier = signal == SIGSEGV ? earlier_segv : earlier_bus;
+    if (earlier.sa_flags & SA_SIGINFO) return earlier.sa_sigaction(signal, info, context);
+    sigaction(signal, &earlier, nullptr); // the access happens again, and ends as it would have
+}
+
+// Installed for the time of a launch: the program may have handlers of its own.
+void catch_faults() {
+    static char* signal_stack = nullptr;
+    stack_t now;
+    sigaltstack(nullptr, &now);
+    if (now.ss_flags & SS_DISABLE) { // a stack overflow leaves no room for the handler
+        if (!signal_stack) signal_stack = map(64 * 1024);
+        const stack_t mine = { signal_stack, 0, 64 * 1024 };
+        sigaltstack(&mine, nullptr);
+    }
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    sigaction(SIGSEGV, &action, &earlier_segv);
+    sigaction(SIGBUS, &action, &earlier_bus);
+}
+void release_faults() {
+    sigaction(SIGSEGV, &earlier_segv, nullptr);
+    sigaction(SIGBUS, &earlier_bus, nullptr);
+}
+
+std::map<std::string, Kernel>& registry() {
+    static std::map<std::string, Kernel> kernels;
+    return kernels;
+}
+
+int refuse(int error, std::string why) {
+    message = std::move(why);
+    return error;
+}
+} // namespace
+
+Register::Register(Kernel k) { registry()[k.name] = std::move(k); }
+const Kernel* find_kernel(const char* name) {
+    const auto found = registry().find(name);
+    return found == registry().end() ? nullptr : &found->second;
+}
+
+void fail(const char* format, ...) {
+    char text[4000], where[300];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    inside = 0;
+    if (current) {
+        const uint3 t = current->thread;
+        snprintf(where, sizeof where, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): ", kernel->name, block_index.x,
+                 block_index.y, block_index.z, t.x, t.y, t.z);
+    } else {
+        snprintf(where, sizeof where, "kernel %s: ", kernel->name);
+    }
+    message = std::string(where) + text;
+    fprintf(stderr, "emulation: %s\n", message.c_str());
+#ifdef EMU_TSAN
+    _exit(2);
+#else
+    siglongjmp(escape, 1);
+#endif
+}
+
+void preempt() {
+    if (!random_order) return;
+    Lane* const next = pick();
+    if (next) go_to(next);
+}
+
+bool warp_arrive(Op op, uint32_t mask, const void* post, Site site) {
+    Warp& w = warps[current->warp];
+    const uint32_t me = 1u << current->lane;
+    if (!(mask & me)) fail("lane %u calls %s but is not in its mask %08x (%s:%d)", current->lane, name_of(op), mask, site.file, site.line);
+    if (mask & ~w.live) fail("%s waits for lanes %08x that have ended or do not exist (%s:%d)", name_of(op), mask & ~w.live, site.file, site.line);
+    current->op = op, current->mask = mask, current->site = site, current->post = post;
+    w.arrived |= me;
+    if ((w.arrived & mask) != mask) {
+        w.runnable &= ~me;
+        block_current();
+        return false;
+    }
+    for_lanes(mask, [&](unsigned l) {
+        const Lane& o = lane_of(l);
+        if (o.op != op || o.mask != mask || o.site != site) {
+            fail("a warp diverges: lane %u in %s of %08x at %s:%d, lane %u in %s of %08x at %s:%d", current->lane, name_of(op), mask, site.file,
+                 site.line, o.lane, name_of(o.op), o.mask, o.site.file, o.site.line);
+        }
+    });
+    return true;
+}
+
+void warp_release(uint32_t mask) {
+    warps[current->warp].arrived &= ~mask;
+    warps[current->warp].runnable |= mask;
+    preempt();
+}
+
+void sync_warp(uint32_t mask, Site site) {
+    RELEASE(order_warp[current->warp]);
+    if (warp_arrive(Op::SyncWarp, mask, nullptr, site)) warp_release(mask);
+    ACQUIRE(order_warp[current->warp]);
+}
+
+void sync_threads(Site site) {
+    for (unsigned w = 0; waiting > 0 && w < n_warps; w++) {
+        if (at_barrier[w] == 0) continue;
+        const Lane& other = lanes[w * 32 + unsigned(__builtin_ctz(at_barrier[w]))];
+        if (other.site != site) {
+            fail("threads of a block at different barriers: this one at %s:%d, thread %u at %s:%d", site.file, site.line,
+                 other.linear, other.site.file, other.site.line);
+        }
+        break;
+    }
+    current->op = Op::SyncThreads, current->site = site;
+    RELEASE(order_barrier);
+    if (++waiting == live) {
+        open_barrier();
+        preempt();
+    } else {
+        at_barrier[current->warp] |= 1u << current->lane;
+        warps[current->warp].runnable &= ~(1u << current->lane);
+        block_current();
+    }
+    ACQUIRE(order_barrier);
+}
+
+unsigned char* dynamic_smem() { return smem; }
+
+void* static_smem(const void* key, size_t bytes) {
+    for (const StaticArray& a : static_arrays) {
+        if (a.key == key) return static_area + a.offset;
+    }
+    const size_t offset = static_top;
+    if (offset + bytes > STATIC_BYTES) fail("more than 48 KiB of static shared memory");
+    static_arrays.push_back({ key, offset, bytes });
+    static_top = (offset + bytes + SMEM_GUARD + 127) / 128 * 128;
+    return static_area + offset;
+}
+
+bool is_shared(const void* p, size_t bytes) {
+    const unsigned char* const a = static_cast<const unsigned char*>(p);
+    return (a >= smem && a + bytes <= smem + dynamic_bytes) || (a >= static_area && a + bytes <= static_area + static_top);
+}
+
+void mma(const Mma* const lane[32], float2 (*unpack)(uint32_t)) {
+    float a[16][16], b[16][8], d[16][8];
+    for (unsigned l = 0; l < 32; l++) {
+        const unsigned g = l / 4, t = l % 4 * 2;
+        for (unsigned i = 0; i < 4; i++) { // pairs at (g, t), (g+8, t), (g, t+8), (g+8, t+8)
+            const float2 pair = unpack(lane[l]->a[i]);
+            const unsigned row = g + i % 2 * 8, column = t + i / 2 * 8;
+            a[row][column] = pair.x, a[row][column + 1] = pair.y;
+            d[g + i / 2 * 8][t + i % 2] = lane[l]->d[i];
+        }
+        for (unsigned i = 0; i < 2; i++) {
+            const float2 pair = unpack(lane[l]->b[i]);
+            b[t + i * 8][g] = pair.x, b[t + i * 8 + 1][g] = pair.y;
+        }
+    }
+    for (unsigned m = 0; m < 16; m++)
+        for (unsigned k = 0; k < 16; k++)
+            for (unsigned n = 0; n < 8; n++) d[m][n] += a[m][k] * b[k][n];
+    for (unsigned l = 0; l < 32; l++) {
+        for (unsigned i = 0; i < 4; i++) lane[l]->d[i] = d[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
+    }
+}
+} // namespace emu
+
+using namespace emu;
+
+extern "C" const char* emu_message() { return message.c_str(); }
+
+extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_bytes, void** args, uint64_t seed) {
+    static std::mutex one_at_a_time;
+    const std::lock_guard<std::mutex> lock(one_at_a_time);
+    const size_t threads = size_t(block.x) * block.y * block.z;
+    const size_t blocks = size_t(grid.x) * grid.y * grid.z;
+    kernel = find_kernel(name);
+    if (!kernel) return refuse(CUDA_NOT_FOUND, std::string("no kernel is called ") + name);
+    if (threads == 0 || threads > MAX_THREADS || block.z > 64) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": a block has 1 to 1024 threads");
+    if (blocks == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": a grid has 1 to 2^31 - 1, 65535, 65535 blocks");
+    if (smem_bytes > DYNAMIC_BYTES) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": more than 227 KiB of shared memory");
+    prepare_memory();
+    lanes = lane_store.data();
+    kernel_args = args;
+    grid_dim = grid, block_dim = block;
+    n_threads = unsigned(threads), n_warps = unsigned(threads + 31) / 32;
+    dynamic_bytes = smem_bytes;
+    static_arrays.clear();
+    static_top = 0;
+    random_order = seed != 0;
+    random_state = (seed + 1) * 0x9E3779B97F4A7C15ull | 1;
+    std::vector<unsigned> order(blocks);
+    for (size_t i = 0; i < blocks; i++) order[i] = unsigned(i);
+    if (random_order) {
+        for (size_t i = blocks - 1; i > 0; i--) std::swap(order[i], order[draw() % (i + 1)]);
+    }
+#ifdef EMU_TSAN
+    main_fiber = __tsan_get_current_fiber();
+    for (unsigned t = 0; t < n_threads; t++) fibers[t] = __tsan_create_fiber(0);
+#endif
+    catch_faults();
+    code = CUDA_SUCCESS;
+    message.clear();
+    if (sigsetjmp(escape, 1) == 0) {
+        inside = 1;
+        for (const unsigned i : order) run_block({ i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y });
+        current = nullptr;
+        const std::string spoilt = spoilt_guard();
+        if (!spoilt.empty()) {
+            code = CUDA_ILLEGAL_ADDRESS;
+            fail("%s", spoilt.c_str());
+        }
+        inside = 0;
+    } else if (code == CUDA_SUCCESS) {
+        code = CUDA_LAUNCH_FAILED;
+    }
+    current = nullptr;
+    release_faults();
+#ifdef EMU_TSAN
+    for (unsigned t = 0; t < n_threads; t++) __tsan_destroy_fiber(fibers[t]);
+#endif
+    return code;
+}
