@@ -15,19 +15,7 @@ use std::sync::Arc;
 const SEED: u64 = 20_261;
 
 /// Ops whose kernels are still to be written; the test fails when this list is not the truth.
-const MISSING: &[&str] = &[
-    "cross_entropy",
-    "gather",
-    "gelu",
-    "layer_norm",
-    "match_prompts",
-    "optimizer",
-    "patches",
-    "pool_tokens",
-    "row_norm",
-    "sum",
-    "tokens",
-];
+const MISSING: &[&str] = &["cross_entropy", "gather", "match_prompts", "optimizer", "sum"];
 
 /// Errors are counted in steps of the form's precision at the largest value. Results of the 16-bit forms
 /// are rounded when they are stored, and the probabilities of attention once on the way; f32 forms
@@ -84,7 +72,8 @@ impl Found {
         let what = format!("{} {}", case.op, case.label);
         let outputs = match case.run_forward(there, &data, None) {
             Ok(outputs) => outputs,
-            Err(e) if e.to_string().contains("there is no kernel") => {
+            // Without kernels some ops look at ids in host memory first.
+            Err(e) if ["there is no kernel", "in GPU memory"].iter().any(|t| e.to_string().contains(t)) => {
                 self.missing.insert(case.op);
                 return;
             }

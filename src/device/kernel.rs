@@ -64,6 +64,14 @@ impl Kernel {
     }
 }
 
+/// The `vectors` of a kernel that moves chunks of 16 bytes: whether rows of `len` elements, one after the
+/// other, can be moved so in all of these tensors.
+pub fn vectors(form: Form, len: usize, tensors: &[&dyn Argument]) -> u32 {
+    let chunk = if form == Form::F32 { 4 } else { 8 };
+    let aligned = |t: &&dyn Argument| matches!(t.argument().1, Cell::Pointer(at) if at.is_multiple_of(16));
+    u32::from(len.is_multiple_of(chunk) && tensors.iter().all(aligned))
+}
+
 /// `kernel!("gelu", "gelu_forward", [y: *T, x: *T, n: u32])`.
 macro_rules! kernel {
     ($op:literal, $name:literal, [$($arg:ident: $kind:tt $($to:ident)?),* $(,)?]) => {

@@ -5,7 +5,7 @@ mod kernel;
 
 pub use cuda::{Event, Gpu, Lane, Memory, Pinned, Scratch, probe};
 pub use kernel::{Arg, Argument, Cell, Form, Grid, Kernel};
-pub(crate) use kernel::{args, kernel};
+pub(crate) use kernel::{args, kernel, vectors};
 
 use crate::error::{Error, Result};
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //! PyTorch ports the erf form.
 
 pub mod cpu;
+pub(crate) mod cuda;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -23,7 +24,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, form: Form) -> Result<()> {
             cpu::forward(y.get::<T>("gelu", "y")?, x.get::<T>("gelu", "x")?, form);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels("gelu"),
+        Device::Cuda(gpu) => cuda::forward(gpu, y, x, form),
     }
 }
 
@@ -35,6 +36,6 @@ pub fn backward_in_place(dev: &Device, d: ViewMut, x: View, form: Form) -> Resul
             cpu::backward_in_place(d.get::<T>("gelu", "d")?, x.get::<T>("gelu", "x")?, form);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels("gelu"),
+        Device::Cuda(gpu) => cuda::backward_in_place(gpu, d, x, form),
     }
 }

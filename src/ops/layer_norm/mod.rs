@@ -3,6 +3,7 @@
 //! Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450.
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -38,7 +39,7 @@ pub fn forward(
             cpu::forward(y, stats, x.get::<T>(OP, "x")?, scale, bias, eps);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::forward(gpu, y, stats, x, (scale, bias), eps),
     }
 }
 
@@ -57,7 +58,7 @@ pub fn again(dev: &Device, y: ViewMut, x: View, stats: View, scale: View, bias: 
             cpu::again(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, stats, scale, bias);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::again(gpu, y, x, stats, (scale, bias)),
     }
 }
 
@@ -86,7 +87,7 @@ pub fn backward_input_acc(
             cpu::backward_input_acc(dx.get::<T>(OP, "dx")?, dy, x, stats, scale);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::backward_input_acc(gpu, dx, dy, x, stats, scale),
     }
 }
 
@@ -112,6 +113,6 @@ pub fn backward_params_acc(
             cpu::backward_params_acc(dscale, dbias, dy, x, stats);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::backward_params_acc(gpu, dscale, dbias, dy, x, stats),
     }
 }

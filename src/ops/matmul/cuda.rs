@@ -70,11 +70,7 @@ impl Tiles {
 
 /// `Gelu` in `kernels/include/gelu.cuh`.
 fn gelu_word(form: Option<gelu::Form>) -> u32 {
-    match form {
-        None => 0,
-        Some(gelu::Form::Tanh) => 1,
-        Some(gelu::Form::Erf) => 2,
-    }
+    form.map_or(0, gelu::cuda::code)
 }
 
 /// From the first element of a matrix to its last.

@@ -2,6 +2,7 @@
 //! embedding multiplies. Source: Dosovitskiy et al. 2021, arXiv:2010.11929, equation 1.
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -28,6 +29,6 @@ pub fn forward(dev: &Device, rows: ViewMut, images: View, patch_size: usize) -> 
             cpu::forward(rows.get::<T>("patches", "rows")?, images, side, patch_size, channels);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels("patches"),
+        Device::Cuda(gpu) => cuda::forward(gpu, rows, images, patch_size),
     }
 }

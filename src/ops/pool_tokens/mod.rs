@@ -2,6 +2,7 @@
 //! maximum + 2 mean (query features of the official code, `models/prompt.py`).
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -36,7 +37,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, rows: Range<usize>, kind: Kind
             cpu::forward(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, t, c, rows, kind);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::forward(gpu, y, x, rows, kind),
     }
 }
 
@@ -52,6 +53,6 @@ pub fn backward(dev: &Device, dx: ViewMut, dy: View, x: View, rows: Range<usize>
             cpu::backward(dx.get::<T>(OP, "dx")?, dy, x, t, c, rows, kind);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::backward(gpu, dx, dy, x, rows, kind),
     }
 }

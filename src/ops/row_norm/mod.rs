@@ -3,6 +3,7 @@
 //! `Plus`: y = x / (‖x‖ + 1e-10) (classifier input with `norm_pre_logits`).
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -25,7 +26,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, form: Form) -> Result<()> {
             cpu::forward(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, c, form);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::forward(gpu, y, x, form),
     }
 }
 
@@ -40,6 +41,6 @@ pub fn backward_acc(dev: &Device, dx: ViewMut, dy: View, x: View, form: Form) ->
             cpu::backward_acc(dx.get::<T>(OP, "dx")?, dy, x, c, form);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::backward_acc(gpu, dx, dy, x, form),
     }
 }

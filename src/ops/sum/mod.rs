@@ -1,6 +1,7 @@
 //! Sums in a fixed order: columns of a matrix, and the squares of a vector for the global norm.
 
 pub mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -15,7 +16,7 @@ pub fn columns_acc(dev: &Device, out: ViewMut, x: View) -> Result<()> {
             cpu::columns_acc(out.get::<T>("sum", "out")?, x.get::<T>("sum", "x")?);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels("sum"),
+        Device::Cuda(gpu) => cuda::columns_acc(gpu, out, x),
     }
 }
 

@@ -2,6 +2,7 @@
 //! rows between sequences of different lengths.
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -24,7 +25,7 @@ pub fn embed(dev: &Device, x: ViewMut, patches: View, cls: View, positions: View
             cpu::embed(x.get::<T>(OP, "x")?, patches.get::<T>(OP, "patches")?, cls, positions);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::embed(gpu, x, patches, cls, positions),
     }
 }
 
@@ -39,7 +40,7 @@ pub fn sum_images_acc(dev: &Device, sum: ViewMut, x: View, rows: Range<usize>) -
             cpu::sum_images_acc(sum.get::<T>(OP, "sum")?, x.get::<T>(OP, "x")?, t, c, rows.start);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::sum_images_acc(gpu, sum, x, rows),
     }
 }
 
@@ -56,7 +57,7 @@ pub fn copy(dev: &Device, y: ViewMut, to: usize, x: View, from: Range<usize>, wr
             cpu::copy((y.get::<T>(OP, "y")?, ty, to), (x.get::<T>(OP, "x")?, tx, from), c, write);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::copy(gpu, y, to, x, from, write),
     }
 }
 
@@ -68,7 +69,7 @@ pub fn add_row_in_place(dev: &Device, x: ViewMut, row: View) -> Result<()> {
             crate::ops::linear::cpu::bias(x.get::<T>(OP, "x")?, row.get::<T>(OP, "row")?);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::add_row_in_place(gpu, x, row),
     }
 }
 

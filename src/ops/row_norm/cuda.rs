@@ -1,0 +1,38 @@
+//! Launches of `kernels/row_norm.cu`.
+
+use super::Form;
+use crate::device::{self, Gpu, Grid, Kernel, args, kernel};
+use crate::error::Result;
+use crate::tensor::{View, ViewMut};
+
+const FORWARD: Kernel =
+    kernel!("row_norm", "row_norm_forward", [y: *f32, x: *f32, rows: u32, c: u32, how: u32]);
+const BACKWARD: Kernel =
+    kernel!("row_norm", "row_norm_backward", [dx: *f32, dy: *f32, x: *f32, rows: u32, c: u32, how: u32]);
+
+/// Rows per block: one warp each.
+const WARPS: usize = 8;
+
+fn grid(rows: usize) -> Grid {
+    Grid::new(rows.div_ceil(WARPS), 32 * WARPS as u32)
+}
+
+fn code(form: Form) -> u32 {
+    match form {
+        Form::Rsqrt => 0,
+        Form::Plus => 1,
+    }
+}
+
+pub fn forward(gpu: &Gpu, y: ViewMut, x: View, form: Form) -> Result<()> {
+    let (rows, c) = (x.dims()[0], x.dims()[1]);
+    // SAFETY: mod.rs has checked that both have rows x c elements.
+    unsafe { gpu.launch(&FORWARD, device::Form::F32, grid(rows), &args![y, x, rows, c, how = code(form)]) }
+}
+
+pub fn backward_acc(gpu: &Gpu, dx: ViewMut, dy: View, x: View, form: Form) -> Result<()> {
+    let (rows, c) = (x.dims()[0], x.dims()[1]);
+    let args = args![dx, dy, x, rows, c, how = code(form)];
+    // SAFETY: as in `forward`.
+    unsafe { gpu.launch(&BACKWARD, device::Form::F32, grid(rows), &args) }
+}
