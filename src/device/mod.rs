@@ -42,6 +42,10 @@ pub enum Device {
     Cuda(Arc<Gpu>),
 }
 
+/// Why no run is given a GPU yet.
+const UNFINISHED: &str =
+    "the kernels of selection, loss and optimizer are still missing, so this version computes on the CPU";
+
 impl Device {
     /// Chooses a device from the command line's word: `auto`, `cpu`, `cuda` or `cuda:N`. With `auto` also a
     /// sentence, if there is a GPU that cannot be used.
@@ -59,7 +63,8 @@ impl Device {
                 "--device: wanted `auto`, `cpu`, `cuda` or `cuda:N`, found `{word}`"
             )));
         };
-        match Gpu::open(index, embedded::image) {
+        let gpu = Gpu::open(index, embedded::image).and_then(|_| Err(Error::failed(UNFINISHED)));
+        match gpu {
             Ok(gpu) => Ok((Device::Cuda(gpu), None)),
             Err(why) if word == "auto" => {
                 let has_one = probe::gpus().is_ok_and(|gpus| !gpus.is_empty());

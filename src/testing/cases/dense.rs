@@ -192,7 +192,7 @@ fn linear_gelu(m: usize, k: usize, n: usize, form: Form) -> Case {
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
             move |dev, x, out, up, grads| {
                 let [dx, dkernel, dbias] = take(grads);
-                let mut d = crate::tensor::Tensor::zeros(up[0].shape(), up[0].dtype());
+                let mut d = crate::tensor::Tensor::zeros_on(dev, up[0].shape(), up[0].dtype())?;
                 assign(d.view_mut(), up[0]);
                 gelu::backward_in_place(dev, d.view_mut(), out[1], form)?;
                 linear::backward_input(dev, dx, d.view(), &Weights::all(x[1], x[2]), Write::Set)?;
