@@ -2,13 +2,10 @@
 
 use super::print;
 use crate::error::{Error, Result};
-use crate::output::checkpoint::Store;
 use crate::output::results::Score;
 use crate::output::table::{self, Style};
-use crate::output::workdir::Workdir;
-use crate::train::Session;
 use crate::train::evaluate::{self, QueryCache};
-use crate::train::run::Position;
+use crate::train::{Saved, Session};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -33,7 +30,8 @@ pub struct Eval {
 impl Eval {
     pub fn run(self) -> Result<()> {
         let dev = super::device(&self.device)?;
-        let mut config = saved_config(&self.workdir)?;
+        let saved = Saved::read(&self.workdir)?;
+        let mut config = saved.config.clone();
         let hash = config.identity().config_hash();
         if let Some(dir) = self.data_dir {
             config.data.dir = dir;
@@ -43,7 +41,8 @@ impl Eval {
             config.check()?;
         }
         let mut session = Session::new(config, dev)?;
-        let at = restore(&mut session, &self.workdir, &hash)?;
+        saved.restore_session(&mut session)?;
+        let at = saved.at;
         let tasks = at.per_image.len();
         if tasks == 0 {
             return Err(Error::failed(format!(
@@ -79,47 +78,4 @@ impl Eval {
         }
         Ok(())
     }
-}
-
-/// The configuration that a run was started with.
-pub fn saved_config(workdir: &std::path::Path) -> Result<crate::config::Config> {
-    Workdir::saved_config(workdir)?.ok_or_else(|| {
-        Error::file(workdir, "holds no run (no config.toml); wanted the --workdir of a finished `train`")
-    })
-}
-
-/// Puts the last checkpoint of a run into a session.
-pub fn restore(session: &mut Session, workdir: &std::path::Path, hash: &str) -> Result<Position> {
-    let at = last_position(workdir, hash, |at, tensors| {
-        if at.checkpoint_sha256 != session.backbone.sha256 {
-            return Err(Error::failed(format!(
-                "{}: the run was made on a backbone with sha256 {}, {} has {}; wanted the same file",
-                workdir.display(),
-                at.checkpoint_sha256,
-                session.config.model.init_checkpoint,
-                session.backbone.sha256
-            )));
-        }
-        session.method.restore(tensors, at.optimizer_step)
-    })?;
-    Ok(at)
-}
-
-/// Reads the last checkpoint and hands it to `use_it`.
-pub fn last_position(
-    workdir: &std::path::Path,
-    hash: &str,
-    use_it: impl FnOnce(&Position, &crate::methods::Tensors) -> Result<()>,
-) -> Result<Position> {
-    let dir = workdir.join("checkpoints");
-    if !dir.is_dir() {
-        return Err(Error::file(&dir, "is missing: the run has no checkpoint yet; train it first"));
-    }
-    let mut warnings = Vec::new();
-    let state = Store::open(&dir, hash)?.load_latest(&mut warnings)?;
-    warnings.iter().for_each(|w| crate::output::say(&format!("warning: {w}")));
-    let state = state.ok_or_else(|| Error::file(&dir, "holds no checkpoint yet; train the run first"))?;
-    let at = Position::of(&state)?;
-    use_it(&at, &state.tensors)?;
-    Ok(at)
 }

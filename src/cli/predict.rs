@@ -1,13 +1,12 @@
 //! `l2p-engine predict`.
 
-use super::eval::{last_position, saved_config};
 use super::print;
 use crate::data::{ImageView, Preprocess, image_file};
 use crate::error::{Error, Result};
 use crate::methods;
 use crate::ops::match_prompts::Select;
 use crate::tensor::plan::Plan;
-use crate::train::backbone;
+use crate::train::{Saved, backbone};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -32,27 +31,13 @@ pub struct Predict {
 impl Predict {
     pub fn run(self) -> Result<()> {
         let dev = super::device(&self.device)?;
-        let config = saved_config(&self.workdir)?;
-        let backbone = backbone::load(&config)?;
-        let mut method = None;
-        let at = last_position(&self.workdir, &config.identity().config_hash(), |at, tensors| {
-            if at.checkpoint_sha256 != backbone.sha256 {
-                return Err(Error::failed(format!(
-                    "{}: the run was made on a backbone with sha256 {}, {} has {}; wanted the same file",
-                    self.workdir.display(),
-                    at.checkpoint_sha256,
-                    config.model.init_checkpoint,
-                    backbone.sha256
-                )));
-            }
-            let mut plan = Plan::new();
-            let model = backbone::model(&config, &backbone, at.class_names.len(), &mut plan)?;
-            let mut built = methods::build(&config, model, &mut plan);
-            built.restore(tensors, at.optimizer_step)?;
-            method = Some(built);
-            Ok(())
-        })?;
-        let mut method = method.expect("built while the checkpoint was read");
+        let saved = Saved::read(&self.workdir)?;
+        let (config, at) = (&saved.config, &saved.at);
+        let backbone = backbone::load(config)?;
+        let mut plan = Plan::new();
+        let model = backbone::model(config, &backbone, at.class_names.len(), &mut plan)?;
+        let mut method = methods::build(config, model, &mut plan);
+        saved.restore(method.as_mut(), &backbone)?;
         let preprocess = Preprocess::new(&config.data, backbone::normalize(&backbone))?;
         let mut failed = 0;
         for path in &self.images {

@@ -44,7 +44,7 @@ pub struct Split {
 /// # Errors
 /// `Error::Config` for zero or too many classes, a bad class order, or a class without images;
 /// `Error::File` for a bad class-order file, with the line.
-pub fn split(data: &DataSet, continual: &Continual, _seed: u64) -> Result<Split> {
+pub fn split(data: &DataSet, continual: &Continual) -> Result<Split> {
     let (num_tasks, per_task) = (continual.num_tasks, continual.num_classes_per_task);
     if num_tasks == 0 || per_task == 0 {
         return Err(Error::config(format!(

@@ -101,6 +101,15 @@ impl Store {
         Ok(Store { dir: dir.to_path_buf(), config_hash: config_hash.to_string() })
     }
 
+    /// The newest whole checkpoint in `dir` as [`Store::load_latest`] finds it, for a reader beside a run
+    /// that may still be writing: nothing is made or removed.
+    ///
+    /// # Errors
+    /// Those of [`Store::load_latest`].
+    pub fn read_latest(dir: &Path, warnings: &mut Vec<String>) -> Result<Option<State>> {
+        Store { dir: dir.to_path_buf(), config_hash: String::new() }.load_latest(warnings)
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }

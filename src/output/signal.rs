@@ -32,6 +32,17 @@ pub fn stop_requested() -> bool {
     STOP.load(Ordering::SeqCst)
 }
 
+/// # Errors
+/// `Error::Interrupted` if somebody asked the run to stop, for parts that begin anew after it.
+pub fn stop_floor() -> Result<()> {
+    if !stop_requested() {
+        return Ok(());
+    }
+    Err(Error::Interrupted(
+        "stopped while computing a floor; the run itself is saved, add --resume to go on".into(),
+    ))
+}
+
 /// Asks the run to stop, as the first signal does.
 pub fn request_stop() {
     STOP.store(true, Ordering::SeqCst);

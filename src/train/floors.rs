@@ -10,8 +10,8 @@ use crate::methods::ClassMeans;
 use crate::ops::cross_entropy;
 use crate::ops::linear::{Ending, Weights, backward_params_acc, forward};
 use crate::ops::optimizer::{Adam, adam};
-
 use crate::output::results::{Floors, Score};
+use crate::output::signal;
 use crate::rng::{Rng, Stream};
 use crate::tensor::{DType, Tensor};
 
@@ -66,6 +66,7 @@ pub fn compute(session: &mut Session, quiet: bool) -> Result<Floors> {
 fn features(session: &mut Session) -> Result<Vec<TaskFeatures>> {
     let mut all = Vec::new();
     for task in session.split.tasks.clone() {
+        signal::stop_floor()?;
         let train = session.all_features(Images::Train, &task.train)?;
         let test = session.all_features(Images::Test, &task.test)?;
         all.push(TaskFeatures { train, test });
@@ -175,6 +176,7 @@ impl Head {
         let mut order: Vec<usize> = (0..y.len()).collect();
         let mut step = 0;
         for epoch in 0..EPOCHS {
+            signal::stop_floor()?;
             let stream = (task as u64) << 32 | 1 << 63 | epoch as u64;
             Rng::new(session.config.seed, Stream::Shuffle, stream).shuffle(&mut order);
             for batch in order.chunks(BATCH) {

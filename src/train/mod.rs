@@ -6,8 +6,10 @@ pub mod floors;
 pub mod pretrain;
 pub mod report;
 pub mod run;
+mod saved;
 mod session;
 mod warp;
 
 pub use run::{Options, train};
+pub use saved::Saved;
 pub use session::{Session, image_tensor};

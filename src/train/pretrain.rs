@@ -53,7 +53,7 @@ pub fn pretrain(config: &Config, workdir: &Path, out: &Path, resume: bool, quiet
     signal::install()?;
     let workdir = Workdir::create(workdir, resume, config)?;
     let data = Arc::new(data::load(&config.data, config.seed)?);
-    let split = tasks::split(&data, &config.continual, config.seed)?;
+    let split = tasks::split(&data, &config.continual)?;
     let task = tasks::joint(&split);
     let normalize = Normalize::UNIT;
     let preprocess = Preprocess::new(&config.data, normalize)?;

@@ -9,7 +9,8 @@ use crate::config::schema::Method as Name;
 use crate::data::{Prefetch, Task};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::l2p::StepStats;
+use crate::import::Backbone;
+use crate::l2p::{StepStats, TaskView};
 use crate::optim::schedule::LearningRate;
 use crate::output::checkpoint::{State, Store};
 use crate::output::log::Log;
@@ -21,7 +22,7 @@ use crate::output::{say, signal, table};
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,6 +78,21 @@ impl Position {
         serde_json::from_value(state.meta.clone())
             .map_err(|e| Error::failed(format!("the checkpoint of step {} cannot be used: {e}", state.step)))
     }
+
+    /// # Errors
+    /// `Error::Failed` if the run in `workdir` was made on another backbone than this one.
+    pub fn expect_backbone(&self, workdir: &Path, backbone: &Backbone, config: &Config) -> Result<()> {
+        if self.checkpoint_sha256 == backbone.sha256 {
+            return Ok(());
+        }
+        Err(Error::failed(format!(
+            "{}: the run was made on a backbone with sha256 {}, {} has {}; wanted the same file",
+            workdir.display(),
+            self.checkpoint_sha256,
+            config.model.init_checkpoint,
+            backbone.sha256
+        )))
+    }
 }
 
 /// Trains from start (or the last checkpoint) to end, and returns the results it wrote.
@@ -102,14 +118,7 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     };
     if let Some(state) = &saved {
         at = Position::of(state)?;
-        if at.checkpoint_sha256 != sha256 {
-            return Err(Error::failed(format!(
-                "{}: the run was started on a backbone with sha256 {}, {} now has {sha256}; wanted the same file",
-                options.workdir.display(),
-                at.checkpoint_sha256,
-                session.config.model.init_checkpoint
-            )));
-        }
+        at.expect_backbone(workdir.path(), &session.backbone, &session.config)?;
         session.method.restore(&state.tensors, at.optimizer_step)?;
     }
     workdir.write_config(
@@ -144,7 +153,7 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     if workdir.resumed() {
         progress.say(&format!("going on from step {} of {total}", at.step));
     }
-    let mut run = Run { session, store, log, events, progress, at, started, before: 0.0 };
+    let mut run = Run { session, workdir, store, log, events, progress, at, started, before: 0.0 };
     run.before = run.at.seconds;
     run.learn()?;
     if run.at.floors.is_none() {
@@ -153,8 +162,8 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
         run.save()?;
     }
     let results = run.results(true)?;
-    results.write(&workdir.results_json())?;
-    results.write_csv(&workdir.accuracy_csv())?;
+    results.write(&run.workdir.results_json())?;
+    results.write_csv(&run.workdir.accuracy_csv())?;
     run.at.complete = true;
     run.save()?;
     run.events.hparams_end(true)?;
@@ -178,17 +187,11 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
     for task in session.train_tasks.clone() {
         progress.task(task.index);
         session.method.begin_task(&session.task_view(&task))?;
-        let (rate, steps) = schedule(session, &task)?;
-        for (s, batch) in Prefetch::start(Arc::new(session.loader(&task)?), 0..steps)?.enumerate() {
-            if signal::stop_requested() {
-                return Err(Error::Interrupted(
-                    "stopped while computing a floor; the run itself is saved, add --resume to go on".into(),
-                ));
-            }
-            let batch = batch?;
-            let stats = one_step(session, &task, &batch.images, &batch.labels, rate.at(s + 1))?;
+        let mut steps = Steps::from(session, &task, 0)?;
+        while let Some(done) = steps.next(session)? {
+            signal::stop_floor()?;
             step += 1;
-            progress.step(step, stats.loss, batch.labels.len());
+            progress.step(step, done.stats.loss, done.images);
         }
         let row: Result<Vec<f64>> =
             (0..=task.index).map(|i| Ok(evaluate::task(session, &mut cache, i)?.per_image)).collect();
@@ -198,27 +201,51 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
     Ok(matrix)
 }
 
-fn schedule(session: &Session, task: &Task) -> Result<(LearningRate, usize)> {
-    let (loader, config) = (session.loader(task)?, &session.config);
-    let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
-    Ok((LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs), loader.steps()))
+/// The training steps of one task, one at a time.
+struct Steps {
+    batches: Prefetch,
+    task: TaskView,
+    rate: LearningRate,
+    done: usize,
+    total: usize,
 }
 
-fn one_step(
-    session: &mut Session,
-    task: &Task,
-    images: &[f32],
-    labels: &[u32],
+/// A step that was made.
+struct Done {
+    stats: StepStats,
+    images: usize,
     lr: f64,
-) -> Result<StepStats> {
-    let view = session.task_view(task);
-    let images = session.image_tensor(images);
-    let labels = Tensor::from_vec(labels.to_vec(), [labels.len()]);
-    session.method.step(&session.dev, images.view(), labels.view(), &view, lr)
+}
+
+impl Steps {
+    /// Those after the first `done`.
+    fn from(session: &Session, task: &Task, done: usize) -> Result<Steps> {
+        let (loader, config) = (session.loader(task)?, &session.config);
+        let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
+        let rate = LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs);
+        let total = loader.steps();
+        let batches = Prefetch::start(Arc::new(loader), done..total)?;
+        Ok(Steps { batches, task: session.task_view(task), rate, done, total })
+    }
+
+    /// Makes the next step; `None` after the last.
+    fn next(&mut self, session: &mut Session) -> Result<Option<Done>> {
+        let Some(batch) = self.batches.next() else { return Ok(None) };
+        let batch = batch?;
+        self.done += 1;
+        let lr = self.rate.at(self.done);
+        let images = session.image_tensor(&batch.images);
+        let labels = Tensor::from_vec(batch.labels.clone(), [batch.labels.len()]);
+        let stats = session.method.step(&session.dev, images.view(), labels.view(), &self.task, lr)?;
+        let images = batch.labels.len();
+        self.batches.recycle(batch);
+        Ok(Some(Done { stats, images, lr }))
+    }
 }
 
 struct Run {
     session: Session,
+    workdir: Workdir,
     store: Store,
     log: Log,
     events: Writer,
@@ -244,37 +271,31 @@ impl Run {
             self.at.task += 1;
             self.at.task_step = 0;
             self.save()?;
-            self.results(false)?.write(&self.store_results_path())?;
+            self.results(false)?.write(&self.workdir.results_json())?;
         }
         Ok(())
     }
 
-    fn store_results_path(&self) -> PathBuf {
-        self.store.dir().parent().map_or_else(PathBuf::new, |p| p.join("results.json"))
-    }
-
     fn train_task(&mut self, task: &Task) -> Result<()> {
-        let (rate, steps) = schedule(&self.session, task)?;
-        let batches = Prefetch::start(Arc::new(self.session.loader(task)?), self.at.task_step..steps)?;
+        let mut steps = Steps::from(&self.session, task, self.at.task_step)?;
         let every = self.session.config.train.checkpoint_every_steps;
-        for batch in batches {
-            let (batch, clock) = (batch?, Instant::now());
-            let lr = rate.at(self.at.task_step + 1);
-            let stats = one_step(&mut self.session, task, &batch.images, &batch.labels, lr)?;
+        let mut clock = Instant::now();
+        while let Some(Done { stats, images, lr }) = steps.next(&mut self.session)? {
             self.at.task_step += 1;
             self.at.step += 1;
             self.at.train_seconds += clock.elapsed().as_secs_f64();
-            self.at.train_images += batch.labels.len() as u64;
-            self.at.window_images += batch.labels.len();
-            self.progress.step(self.at.step, stats.loss, batch.labels.len());
+            self.at.train_images += images as u64;
+            self.at.window_images += images;
+            self.progress.step(self.at.step, stats.loss, images);
             self.at.window.push(stats);
-            if self.at.step.is_multiple_of(LOG_EVERY) || self.at.task_step == steps {
+            if self.at.step.is_multiple_of(LOG_EVERY) || steps.done == steps.total {
                 self.report_steps(task, lr)?;
             }
             self.stop_if_asked()?;
-            if every > 0 && self.at.task_step.is_multiple_of(every) && self.at.task_step < steps {
+            if every > 0 && self.at.task_step.is_multiple_of(every) && steps.done < steps.total {
                 self.save()?;
             }
+            clock = Instant::now();
         }
         Ok(())
     }

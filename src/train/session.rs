@@ -36,7 +36,7 @@ impl Session {
 
     /// The same with data and backbone at hand.
     pub fn with(config: Config, dev: Device, data: Arc<DataSet>, backbone: Backbone) -> Result<Session> {
-        let split = tasks::split(&data, &config.continual, config.seed)?;
+        let split = tasks::split(&data, &config.continual)?;
         config.check_with_layers(backbone.dims.layers)?;
         let mut plan = Plan::new();
         let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan)?;

@@ -6,7 +6,7 @@ const SIZE: usize = 16;
 
 fn small_loader(task: usize, seed: u64, batch: usize, epochs: usize) -> (Loader, Split, Arc<DataSet>) {
     let data = synthetic();
-    let split = tasks::split(&data, &continual(5, 2, "seed:1"), 0).unwrap();
+    let split = tasks::split(&data, &continual(5, 2, "seed:1")).unwrap();
     let p = preprocess(SIZE, 20, Augment::CropFlip, Normalize::UNIT);
     let loader = Loader::new(data.clone(), &split, &split.tasks[task], p, seed, batch, epochs).unwrap();
     (loader, split, data)
