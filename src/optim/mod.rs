@@ -6,10 +6,10 @@ use crate::config::schema::{Optim, OptimizerName};
 use crate::device::Device;
 use crate::error::Result;
 use crate::nn::params::{Grads, Params};
-use crate::ops::optimizer::{Adam, Sgd, adam, sgd};
 pub use crate::ops::optimizer::clip_factor;
-use crate::tensor::{Tensor, View};
+use crate::ops::optimizer::{Adam, Sgd, adam, sgd};
 use crate::tensor::plan::Plan;
+use crate::tensor::{Tensor, View};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -60,7 +60,8 @@ impl Optimizer {
         let max_norm = self.config.grad_clip_max_norm;
         let decay = if self.config.optim == OptimizerName::AdamW { self.config.weight_decay } else { 0.0 };
         let with = Adam { beta1: BETA1, beta2: BETA2, eps: EPS, decay, max_norm };
-        self.pace.view_mut().copy_from(Tensor::from_f64(&with.pace(lr, self.step, 1.0), [4], self.pace.dtype()).view())?;
+        let pace = Tensor::from_f64(&with.pace(lr, self.step, 1.0), [4], self.pace.dtype());
+        self.pace.view_mut().copy_from(pace.view())?;
         let pace = self.pace.view();
         match self.config.optim {
             OptimizerName::Sgd => {

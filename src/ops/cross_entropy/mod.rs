@@ -7,7 +7,7 @@ mod cpu;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::tensor::{View, ViewMut, expect_shape};
+use crate::tensor::{DType, Tensor, View, ViewMut, expect_shape};
 
 const OP: &str = "cross_entropy";
 
@@ -64,6 +64,17 @@ pub fn forward_backward(
         }),
         Device::Cuda(_) => super::no_kernels(OP),
     }
+}
+
+/// Mean loss over all classes, on the CPU, wherever the logits are: for evaluation, which looks at them
+/// there anyway.
+pub fn mean_loss(logits: View, labels: View) -> Result<f64> {
+    let logits = logits.to_host()?;
+    let mask = Tensor::from_vec(vec![1u32; logits.dims()[1]], [logits.dims()[1]]);
+    let mut outcome = Tensor::zeros([2], DType::F64);
+    let cpu = &Device::Cpu;
+    forward_backward(cpu, outcome.view_mut(), None, logits.view(), labels, mask.view(), 0.0)?;
+    Ok(Outcome::read(outcome.view())?.loss)
 }
 
 fn check_labels(labels: &[u32], mask: &[u32]) -> Result<()> {

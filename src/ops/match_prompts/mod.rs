@@ -51,7 +51,7 @@ pub fn select(dev: &Device, ids: ViewMut, similarity: View, how: Select) -> Resu
 }
 
 /// The ids, all of them below m. On a GPU nobody looks: kernels pass over an id that is none.
-fn checked(ids: View, m: usize) -> Result<&[u32]> {
+fn checked(ids: View<'_>, m: usize) -> Result<&[u32]> {
     let ids = ids.get::<u32>(OP, "ids")?;
     match ids.iter().find(|&&id| id as usize >= m) {
         None => Ok(ids),
