@@ -275,6 +275,31 @@ fn a_closed_pipe_is_no_panic() {
 }
 
 #[test]
+fn a_closed_stderr_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let workdir = dir.path().join("run");
+    let plain = train(&workdir, &[]);
+    let mut closed = Command::new("sh");
+    closed.args(["-c", "exec \"$0\" \"$@\" 2>&-"]).arg(plain.get_program()).args(plain.get_args());
+    assert_eq!(closed.output().expect("a start").status.code(), Some(0));
+    assert!(workdir.join("results.json").is_file());
+}
+
+#[test]
+fn runs_without_a_workdir_get_folders_of_their_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for folder in ["runs/default", "runs/default-2"] {
+        let mut command = with(&["train", "--quiet"]);
+        common::process::SMALL.iter().for_each(|set| {
+            command.args(["--set", set]);
+        });
+        command.current_dir(dir.path());
+        expect(command, 0);
+        assert!(dir.path().join(folder).join("results.json").is_file(), "{folder}");
+    }
+}
+
+#[test]
 fn a_full_disk_is_a_sentence_and_loses_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     let small = dir.path().join("small");

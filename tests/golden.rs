@@ -5,10 +5,19 @@
 //! another folder of the same format.
 
 mod common;
+#[path = "golden_parts/loader.rs"]
+mod loader;
+#[path = "golden_parts/metrics.rs"]
+mod metrics;
+#[path = "golden_parts/preprocess.rs"]
+mod preprocess;
+#[path = "import/support.rs"]
+#[allow(dead_code)]
+mod support;
 
 use common::npz::Npz;
 use common::official::{self, extract, place};
-use common::{absolute_error, json, relative_error};
+use common::{absolute_error, golden_dir, json, relative_error};
 use l2p_engine::config::schema::{ClipScope, Config, OptimizerName};
 use l2p_engine::device::Device;
 use l2p_engine::l2p::{Model, TaskView};

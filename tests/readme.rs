@@ -70,7 +70,12 @@ fn commands_parse_and_cheap_ones_run() {
         }
     }
     assert!(seen > 5, "only {seen} commands were found");
-    for args in [&["devices"][..], &["train", "--print-config"], &["train", "--dry-run"]] {
+    for args in [
+        &["devices"][..],
+        &["inspect", "assets/micro.safetensors"],
+        &["train", "--print-config"],
+        &["train", "--dry-run"],
+    ] {
         let status =
             std::process::Command::new(env!("CARGO_BIN_EXE_l2p-engine")).args(args).output().expect("a run");
         assert!(status.status.success(), "{args:?}");

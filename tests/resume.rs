@@ -145,8 +145,8 @@ fn damaged_checkpoints_fall_back() {
     let bytes = std::fs::read(&files[1]).expect("bytes");
     std::fs::write(&files[1], &bytes[..bytes.len() / 2]).expect("a truncated file");
     let output = train(&damaged, &["--resume"]).output().expect("the program starts");
-    // --quiet silences warnings too, so ask `inspect`, which always says.
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("skipped"), "{}", stderr(&output));
     same(&left_alone, &damaged, "after a truncated checkpoint");
     for file in std::fs::read_dir(damaged.join("checkpoints")).expect("checkpoints") {
         let path = file.expect("an entry").path();

@@ -1,6 +1,8 @@
 //! Event files: the framing against literals, the contents against TensorBoard itself where it is
 //! installed (`L2P_PYTHON` names the interpreter; default `python3`).
 
+mod common;
+
 use l2p_engine::output::tensorboard::{HParam, Writer, frame, tags};
 use std::path::Path;
 use std::process::Command;
@@ -125,14 +127,51 @@ assert plugin_data_pb2.HParamsPluginData.FromString(content).session_end_info.st
 print("read back")
 "##;
 
-#[test]
-fn tensorboard_reads_it_back() {
+/// An interpreter with TensorBoard; without one the test says that it is skipped.
+fn python() -> Option<String> {
     let python = std::env::var("L2P_PYTHON").unwrap_or_else(|_| "python3".into());
     let there = Command::new(&python).args(["-c", "import tensorboard"]).output();
-    if !there.is_ok_and(|o| o.status.success()) {
-        println!("skipped: `{python} -c 'import tensorboard'` fails; set L2P_PYTHON");
-        return;
+    if there.is_ok_and(|o| o.status.success()) {
+        return Some(python);
     }
+    println!("skipped: `{python} -c 'import tensorboard'` fails; set L2P_PYTHON");
+    None
+}
+
+const READ_RUN: &str = r##"
+import sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+acc = EventAccumulator(sys.argv[1], size_guidance={"scalars": 0, "histograms": 0}, purge_orphaned_data=True)
+acc.Reload()
+tags = acc.Tags()
+for tag in ["loss", "loss_std", "train_accuracy", "learning_rate", "l2_grads", "task_id", "avg_acc", "forgetting"]:
+    steps = [e.step for e in acc.Scalars(tag)]
+    assert steps and steps == sorted(set(steps)), (tag, steps)
+assert len(acc.Scalars("avg_acc")) == 5, acc.Scalars("avg_acc")
+assert len(acc.Scalars("accuracy_0")) == 5 and len(acc.Scalars("accuracy_4")) == 1
+assert len(acc.Histograms("histogram_0")) == 5, tags
+assert acc.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+"##;
+
+#[test]
+fn tensorboard_reads_a_run_that_was_stopped_and_resumed() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut first = common::process::train(&run, &[]).spawn().unwrap();
+    while std::fs::read_dir(run.join("checkpoints")).map_or(0, Iterator::count) < 4 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    common::process::expect(common::process::train(&run, &["--resume"]), 0);
+    let output = Command::new(&python).arg("-c").arg(READ_RUN).arg(&run).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn tensorboard_reads_it_back() {
+    let Some(python) = python() else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut first = Writer::create(dir.path(), None).unwrap();
     let hparams = [

@@ -220,7 +220,7 @@ fn resize(
     match image.channels {
         1 => resize_channels::<1>(image, table, rows, columns, emit),
         3 => resize_channels::<3>(image, table, rows, columns, emit),
-        n => panic!("images have 1 or 3 channels, not {n}"),
+        n => unreachable!("the readers make images of 1 or 3 channels, not {n}"),
     }
 }
 

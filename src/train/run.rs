@@ -143,6 +143,7 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
         let hparams: Vec<(String, HParam)> =
             session.config.pairs().into_iter().map(|(k, v)| (k, HParam::from_toml(&v))).collect();
         events.hparams(&hparams, &[tags::AVG_ACC, tags::FORGETTING])?;
+        events.flush()?;
     }
     let progress = Progress::new(options.quiet, session.train_tasks.len(), total, at.step);
     warnings.iter().for_each(|w| say(&format!("warning: {w}")));
@@ -406,6 +407,8 @@ impl Run {
 
     /// Writes a checkpoint of this moment.
     fn save(&mut self) -> Result<()> {
+        // What a checkpoint follows must be in the files before it.
+        self.events.flush()?;
         self.log.sync()?;
         self.at.log_bytes = self.log.len();
         self.at.optimizer_step = self.session.method.optimizer_step();

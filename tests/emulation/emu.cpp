@@ -258,6 +258,7 @@ void run_block(Dim index) {
     tsan_switch(current->linear);
     switch_context(&main_context, &contexts[current->linear]);
     ACQUIRE(order_block);
+    current = nullptr;
     expect_poison(smem + dynamic_bytes, SMEM_GUARD, "dynamic shared memory");
     for (const StaticArray& a : static_arrays) {
         expect_poison(static_area + a.offset + a.bytes, SMEM_GUARD, "array in static shared memory");
@@ -288,7 +289,10 @@ void prepare_memory() {
 struct sigaction earlier_segv, earlier_bus;
 
 void on_fault(int signal, siginfo_t* info, void* context) {
-    if (inside) fail("%s", describe_address(info->si_addr).c_str());
+    if (inside) {
+        code = CUDA_ILLEGAL_ADDRESS;
+        fail("%s", describe_address(info->si_addr).c_str());
+    }
     const struct sigaction& earlier = signal == SIGSEGV ? earlier_segv : earlier_bus;
     if (earlier.sa_flags & SA_SIGINFO) return earlier.sa_sigaction(signal, info, context);
     sigaction(signal, &earlier, nullptr); // the access happens again, and ends as it would have
@@ -339,9 +343,13 @@ void fail(const char* format, ...) {
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     inside = 0;
-    const uint3 t = current ? current->thread : uint3{ 0, 0, 0 };
-    snprintf(where, sizeof where, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): ", kernel->name, block_index.x,
-             block_index.y, block_index.z, t.x, t.y, t.z);
+    if (current) {
+        const uint3 t = current->thread;
+        snprintf(where, sizeof where, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): ", kernel->name, block_index.x,
+                 block_index.y, block_index.z, t.x, t.y, t.z);
+    } else {
+        snprintf(where, sizeof where, "kernel %s: ", kernel->name);
+    }
     message = std::string(where) + text;
     fprintf(stderr, "emulation: %s\n", message.c_str());
 #ifdef EMU_TSAN
@@ -495,8 +503,14 @@ extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_b
     if (sigsetjmp(escape, 1) == 0) {
         inside = 1;
         for (const unsigned i : order) run_block({ i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y });
+        current = nullptr;
+        const std::string spoilt = spoilt_guard();
+        if (!spoilt.empty()) {
+            code = CUDA_ILLEGAL_ADDRESS;
+            fail("%s", spoilt.c_str());
+        }
         inside = 0;
-    } else {
+    } else if (code == CUDA_SUCCESS) {
         code = CUDA_LAUNCH_FAILED;
     }
     current = nullptr;

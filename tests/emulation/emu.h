@@ -6,12 +6,49 @@
 #include <string>
 
 namespace emu {
-enum { CUDA_SUCCESS = 0, CUDA_INVALID_VALUE = 1, CUDA_OUT_OF_MEMORY = 2, CUDA_NOT_FOUND = 500, CUDA_ILLEGAL_ADDRESS = 700, CUDA_LAUNCH_FAILED = 719 };
+// CUresult.
+enum {
+    CUDA_SUCCESS = 0,
+    CUDA_INVALID_VALUE = 1,
+    CUDA_OUT_OF_MEMORY = 2,
+    CUDA_NOT_INITIALIZED = 3,
+    CUDA_INVALID_DEVICE = 101,
+    CUDA_INVALID_CONTEXT = 201,
+    CUDA_INVALID_HANDLE = 400,
+    CUDA_NOT_FOUND = 500,
+    CUDA_NOT_READY = 600,
+    CUDA_ILLEGAL_ADDRESS = 700,
+    CUDA_PEER_ACCESS_ALREADY_ENABLED = 704,
+    CUDA_LAUNCH_FAILED = 719,
+    CUDA_NOT_SUPPORTED = 801,
+    CUDA_CAPTURE_UNSUPPORTED = 900,
+    CUDA_CAPTURE_INVALIDATED = 901,
+    CUDA_CAPTURE_MERGE = 902,
+    CUDA_CAPTURE_UNMATCHED = 903,
+    CUDA_CAPTURE_UNJOINED = 904,
+    CUDA_CAPTURE_ISOLATION = 905,
+    CUDA_CAPTURE_IMPLICIT = 906,
+    CUDA_CAPTURED_EVENT = 907,
+    CUDA_CAPTURE_WRONG_THREAD = 908,
+};
 
 // Device memory, filled with 0xff. Behind it lies at least a page that faults.
-void* device_alloc(size_t bytes);
-// False where no allocation starts at p, or something was written behind its end.
+void* device_alloc(size_t bytes, int device);
+// An allocation at an address that an earlier process got from `device_alloc`.
+bool device_alloc_at(char* start, size_t bytes);
+// False where no allocation starts at p, or something was written beside it.
 bool device_free(void* p, std::string* why);
+// The allocation that holds the address.
+struct Place {
+    char* start;
+    size_t bytes;
+    int device;
+};
+bool find_allocation(const void* p, Place* place);
+// True for the addresses that device memory may have.
+bool in_arena(const void* p);
+// A sentence about an allocation beside which something was written since the last call, or nothing.
+std::string spoilt_guard();
 // A sentence about an address that faulted: where it lies, and beside which allocation.
 std::string describe_address(const void* p);
 } // namespace emu

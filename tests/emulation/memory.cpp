@@ -20,48 +20,83 @@ constexpr unsigned char POISON = 0xff;
 char* const ARENA = reinterpret_cast<char*>(0x1000000000);
 constexpr size_t ARENA_BYTES = size_t(64) << 30;
 
-struct Allocation { size_t bytes, mapped; };
+struct Allocation { size_t bytes, mapped; int device; };
 std::mutex access_to_arena;
 std::map<char*, Allocation> allocations; // by first byte
 std::map<char*, size_t> holes;           // free ranges of whole pages
 
 char* page_of(char* p) { return reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(p) / PAGE * PAGE); }
 
-// The end of the allocation up to the guard page.
-const char* first_spoilt(char* p, const Allocation& a) {
-    for (char* q = p + a.bytes; q < page_of(p) + a.mapped; q++) {
-        if (static_cast<unsigned char>(*q) != POISON) return q;
+size_t pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
+
+void reserve_arena() {
+    static bool reserved = false;
+    if (reserved) return;
+    void* const p = mmap(ARENA, ARENA_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (p != ARENA) {
+        perror("emulation: the address range of device memory is taken");
+        abort();
     }
-    return nullptr;
+    holes[ARENA] = ARENA_BYTES;
+    reserved = true;
+}
+
+// The allocation at the beginning of a hole that is large enough.
+char* take(char* page, size_t bytes, int device) {
+    const size_t mapped = pages(bytes), left = holes[page] - (mapped + PAGE);
+    if (mprotect(page, mapped, PROT_READ | PROT_WRITE) != 0) return nullptr;
+    holes.erase(page);
+    if (left > 0) holes[page + mapped + PAGE] = left;
+    memset(page, POISON, mapped);
+    char* const start = page + (mapped - bytes) / ALIGN * ALIGN;
+    allocations[start] = { bytes, mapped, device };
+    return start;
+}
+
+// Where something was written beside the allocation: before it within `before` bytes, or behind it.
+const char* first_spoilt(char* p, const Allocation& a, size_t before) {
+    char* const page = page_of(p);
+    const auto spoilt = [](char* from, char* to) -> const char* {
+        for (; from < to; from++) {
+            if (static_cast<unsigned char>(*from) != POISON) return from;
+        }
+        return nullptr;
+    };
+    const char* const head = spoilt(size_t(p - page) > before ? p - before : page, p);
+    return head ? head : spoilt(p + a.bytes, page + a.mapped);
+}
+
+std::string describe_spoilt(const char* at, const char* start, const Allocation& a) {
+    char text[200];
+    snprintf(text, sizeof text, "byte %td of an allocation of %zu bytes was written", at - start, a.bytes);
+    return text;
 }
 } // namespace
 
-void* device_alloc(size_t bytes) {
+void* device_alloc(size_t bytes, int device) {
     const std::lock_guard<std::mutex> lock(access_to_arena);
-    static const bool reserved = [] {
-        void* const p = mmap(ARENA, ARENA_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-        if (p != ARENA) {
-            perror("emulation: the arena's address range is taken");
-            abort();
-        }
-        holes[ARENA] = ARENA_BYTES;
-        return true;
-    }();
-    (void)reserved;
-    const size_t mapped = (bytes + PAGE - 1) / PAGE * PAGE, whole = mapped + PAGE;
-    for (auto hole = holes.begin(); hole != holes.end(); ++hole) {
-        if (hole->second < whole) continue;
-        char* const page = hole->first;
-        const size_t left = hole->second - whole;
-        if (mprotect(page, mapped, PROT_READ | PROT_WRITE) != 0) return nullptr;
-        holes.erase(hole);
-        if (left > 0) holes[page + whole] = left;
-        memset(page, POISON, mapped);
-        char* const p = page + (mapped - bytes) / ALIGN * ALIGN;
-        allocations[p] = { bytes, mapped };
-        return p;
+    reserve_arena();
+    const size_t whole = pages(bytes) + PAGE;
+    for (const auto& [page, free_bytes] : holes) {
+        if (free_bytes >= whole) return take(page, bytes, device);
     }
     return nullptr;
+}
+
+bool device_alloc_at(char* start, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(access_to_arena);
+    reserve_arena();
+    char* const page = page_of(start);
+    auto hole = holes.upper_bound(page);
+    if (hole == holes.begin()) return false;
+    --hole;
+    char* const from = hole->first;
+    if (page + pages(bytes) + PAGE > from + hole->second) return false;
+    if (from < page) { // the hole in two, so that one begins here
+        holes[page] = hole->second - size_t(page - from);
+        hole->second = size_t(page - from);
+    }
+    return take(page, bytes, 0) == start;
 }
 
 bool device_free(void* pointer, std::string* why) {
@@ -73,10 +108,8 @@ bool device_free(void* pointer, std::string* why) {
     }
     char* const page = page_of(found->first);
     const size_t mapped = found->second.mapped;
-    const char* const spoilt = first_spoilt(found->first, found->second);
-    if (spoilt) {
-        *why = "byte " + std::to_string(spoilt - found->first) + " of an allocation of " + std::to_string(found->second.bytes) + " bytes was written";
-    }
+    const char* const spoilt = first_spoilt(found->first, found->second, PAGE);
+    if (spoilt) *why = describe_spoilt(spoilt, found->first, found->second);
     allocations.erase(found);
     madvise(page, mapped, MADV_DONTNEED);
     mprotect(page, mapped, PROT_NONE);
@@ -99,12 +132,39 @@ bool device_free(void* pointer, std::string* why) {
     return !spoilt;
 }
 
+bool in_arena(const void* p) { return p >= ARENA && p < ARENA + ARENA_BYTES; }
+
+bool find_allocation(const void* p, Place* place) {
+    const std::lock_guard<std::mutex> lock(access_to_arena);
+    char* const at = static_cast<char*>(const_cast<void*>(p));
+    const auto after = allocations.upper_bound(at);
+    if (after == allocations.begin()) return false;
+    const auto& [start, a] = *std::prev(after);
+    if (at >= start + a.bytes) return false;
+    *place = { start, a.bytes, a.device };
+    return true;
+}
+
+std::string spoilt_guard() {
+    const std::lock_guard<std::mutex> lock(access_to_arena);
+    for (const auto& [start, a] : allocations) {
+        // Before an allocation there may be most of a page; a kernel's slip lands close to its array.
+        const char* const at = first_spoilt(start, a, 64);
+        if (!at) continue;
+        const std::string text = describe_spoilt(at, start, a);
+        memset(page_of(start), POISON, size_t(start - page_of(start)));
+        memset(start + a.bytes, POISON, size_t(page_of(start) + a.mapped - (start + a.bytes)));
+        return text;
+    }
+    return "";
+}
+
 std::string describe_address(const void* p) {
     char text[300];
     char* const at = static_cast<char*>(const_cast<void*>(p));
     // No lock: this runs in a signal handler, while the launch has the device for itself.
     auto after = allocations.upper_bound(at);
-    if (at >= ARENA && at < ARENA + ARENA_BYTES && after != allocations.begin()) {
+    if (in_arena(at) && after != allocations.begin()) {
         const auto& [start, a] = *std::prev(after);
         snprintf(text, sizeof text, "illegal access at %p, byte %zu of an allocation of %zu bytes", p, size_t(at - start), a.bytes);
     } else {

@@ -7,6 +7,7 @@
 //! logarithm of each softmax denominator; the backward pass computes the probabilities again.
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -136,7 +137,7 @@ pub fn forward(
             cpu::forward(out, lse, &cpu::Inputs::new(qkv, prefix, e)?);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::forward(gpu, out, lse, qkv, prefix, e),
     }
 }
 
@@ -192,6 +193,6 @@ pub fn backward_input(
             let (dout, lse) = (dout.get::<T>(OP, "dout")?, lse.get::<T>(OP, "lse")?);
             cpu::backward_input(gradients, dprefix, dout, lse, &inputs)
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::backward_input(gpu, gradients, dprefix, dout, lse, qkv, prefix, e),
     }
 }

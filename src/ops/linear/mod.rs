@@ -48,40 +48,40 @@ fn matrix(view: View) -> Layout {
 
 /// Overwrites y. x: (M, K), y: (M, N) with N the number of columns used.
 pub fn forward(dev: &Device, mut y: ViewMut, x: View, w: &Weights, ending: Ending) -> Result<()> {
+    match &ending {
+        Ending::Residual(residual) => expect_shape("linear", "residual", residual.shape(), y.shape())?,
+        Ending::Gelu { pre: Some(pre), .. } => expect_shape("linear", "pre", pre.shape(), y.shape())?,
+        Ending::Plain | Ending::Gelu { pre: None, .. } => {}
+    }
     let at = matrix(y.as_view());
-    match ending {
-        Ending::Gelu { pre, form } => {
-            if let Some(pre) = &pre {
-                expect_shape("linear", "pre", pre.shape(), y.shape())?;
-            }
-            matmul::forward(dev, (y.reborrow(), at), (x, matrix(x)), (w.kernel, w.layout()), Write::Set)?;
-            match dev {
-                Device::Cpu => float!("linear", "y", y.dtype(), T => {
-                    let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
-                    let pre = pre.map(|pre| pre.get::<T>("linear", "pre")).transpose()?;
-                    cpu::bias_gelu(y.get::<T>("linear", "y")?, pre, bias, form);
-                    Ok(())
-                }),
-                Device::Cuda(_) => super::no_kernels("linear"),
-            }
-        }
-        Ending::Plain | Ending::Residual(_) => {
-            let product = (y.reborrow(), at);
-            matmul::forward(dev, product, (x, matrix(x)), (w.kernel, w.layout()), Write::Set)?;
-            match dev {
-                Device::Cpu => float!("linear", "y", y.dtype(), T => {
-                    let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
-                    if let Ending::Residual(residual) = ending {
-                        expect_shape("linear", "residual", residual.shape(), y.shape())?;
-                        let residual = residual.get::<T>("linear", "residual")?;
-                        cpu::bias_residual(y.get::<T>("linear", "y")?, residual, bias);
-                    } else {
-                        cpu::bias(y.get::<T>("linear", "y")?, bias);
+    let (x, kernel) = ((x, matrix(x)), (w.kernel, w.layout()));
+    match dev {
+        Device::Cpu => {
+            matmul::forward(dev, (y.reborrow(), at), x, kernel, Write::Set)?;
+            float!("linear", "y", y.dtype(), T => {
+                let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
+                let y = y.get::<T>("linear", "y")?;
+                match ending {
+                    Ending::Plain => cpu::bias(y, bias),
+                    Ending::Residual(r) => cpu::bias_residual(y, r.get::<T>("linear", "residual")?, bias),
+                    Ending::Gelu { pre, form } => {
+                        let pre = pre.map(|pre| pre.get::<T>("linear", "pre")).transpose()?;
+                        cpu::bias_gelu(y, pre, bias, form);
                     }
-                    Ok(())
-                }),
-                Device::Cuda(_) => super::no_kernels("linear"),
-            }
+                }
+                Ok(())
+            })
+        }
+        Device::Cuda(gpu) => {
+            let bias = Some(w.bias.part(w.columns.start, [w.columns.len()]));
+            let none = matmul::cuda::Ending { bias, ..Default::default() };
+            let ending = match ending {
+                Ending::Plain => none,
+                Ending::Residual(residual) => matmul::cuda::Ending { residual: Some(residual), ..none },
+                Ending::Gelu { pre, form } => matmul::cuda::Ending { pre, gelu: Some(form), ..none },
+            };
+            matmul::check_forward(&(y.as_view(), at), &x, &kernel)?;
+            matmul::cuda::forward(gpu, (y, at), x, kernel, Write::Set, ending)
         }
     }
 }

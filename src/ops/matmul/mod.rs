@@ -4,6 +4,7 @@
 //! batch of a thousand gives (tested in `tests/ops.rs`).
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -58,6 +59,14 @@ fn check(
     Ok(())
 }
 
+/// That the extents are those of y = x w, and within their tensors.
+pub(crate) fn check_forward(y: &(View, Layout), x: &(View, Layout), w: &(View, Layout)) -> Result<()> {
+    let (m, k, n) = (x.1.rows, x.1.cols, w.1.cols);
+    check("matmul", "y", y.0.len(), y.1, m, n)?;
+    check("matmul", "x", x.0.len(), x.1, m, k)?;
+    check("matmul", "w", w.0.len(), w.1, k, n)
+}
+
 /// y = x w (or y += x w). x: (M, K), w: (K, N), y: (M, N).
 pub fn forward(
     dev: &Device,
@@ -66,17 +75,14 @@ pub fn forward(
     w: (View, Layout),
     write: Write,
 ) -> Result<()> {
-    let (m, k, n) = (x.1.rows, x.1.cols, w.1.cols);
-    check("matmul", "y", y.0.len(), y.1, m, n)?;
-    check("matmul", "x", x.0.len(), x.1, m, k)?;
-    check("matmul", "w", w.0.len(), w.1, k, n)?;
+    check_forward(&(y.0.as_view(), y.1), &x, &w)?;
     match dev {
         Device::Cpu => float!("matmul", "y", y.0.dtype(), T => {
             let (x, w) = ((x.0.get::<T>("matmul", "x")?, x.1), (w.0.get::<T>("matmul", "w")?, w.1));
             cpu::forward((y.0.get::<T>("matmul", "y")?, y.1), x, w, write);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels("matmul"),
+        Device::Cuda(gpu) => cuda::forward(gpu, y, x, w, write, cuda::Ending::default()),
     }
 }
 
@@ -98,7 +104,7 @@ pub fn backward_input(
             cpu::backward_input((dx.0.get::<T>("matmul", "dx")?, dx.1), dy, w, write);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels("matmul"),
+        Device::Cuda(gpu) => cuda::backward_input(gpu, dx, dy, w, write, None),
     }
 }
 
@@ -119,6 +125,6 @@ pub fn backward_weight_acc(
             cpu::backward_weight_acc((dw.0.get::<T>("matmul", "dw")?, dw.1), x, dy);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels("matmul"),
+        Device::Cuda(gpu) => cuda::backward_weight_acc(gpu, dw, x, dy),
     }
 }

@@ -1,6 +1,39 @@
 //! Preprocessing against TensorFlow's results.
 
-use super::*;
+use super::golden_dir;
+use l2p_engine::config::schema::{Augment, Data};
+use l2p_engine::data::preprocess::{CropBox, resize_u8, sample_crop};
+use l2p_engine::data::{ImageView, Normalize, Preprocess, image_file};
+use l2p_engine::rng::{Rng, Stream};
+use std::collections::HashMap;
+use std::io::Read;
+
+struct Golden(HashMap<String, Vec<u8>>);
+
+impl Golden {
+    fn open() -> Golden {
+        let file = std::fs::File::open(golden_dir().join("preprocess.npz")).unwrap();
+        let mut zip = zip::ZipArchive::new(file).unwrap();
+        let mut arrays = HashMap::new();
+        for i in 0..zip.len() {
+            let mut entry = zip.by_index(i).unwrap();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            arrays.insert(entry.name().unwrap().trim_end_matches(".npy").to_string(), bytes);
+        }
+        Golden(arrays)
+    }
+
+    fn get<T: npyz::Deserialize>(&self, name: &str) -> Option<(Vec<usize>, Vec<T>)> {
+        let file = npyz::NpyFile::new(self.0.get(name)?.as_slice()).unwrap();
+        let shape = file.shape().iter().map(|&n| n as usize).collect();
+        Some((shape, file.into_vec().unwrap()))
+    }
+}
+
+fn preprocess(input_size: usize, resize_size: usize, augment: Augment, normalize: Normalize) -> Preprocess {
+    Preprocess::new(&Data { input_size, resize_size, augment, ..Data::default() }, normalize).unwrap()
+}
 
 fn view<'a>(shape: &[usize], pixels: &'a [u8]) -> ImageView<'a> {
     ImageView { pixels, height: shape[0], width: shape[1], channels: shape[2] }
@@ -165,4 +198,19 @@ fn crop_boxes_are_distributed_as_tensorflows() {
     let (a, b) = (mean(stored.collect()), mean(ours.collect()));
     // Deviation 0.29, 3,800 and 19,000 values: five standard errors of the difference are 0.026.
     assert!((a - b).abs() < 0.026, "{a} and {b}");
+}
+
+#[test]
+fn the_stored_jpeg_decodes_to_what_tensorflow_decoded() {
+    // Up to the decoders' rounding.
+    let golden = Golden::open();
+    let (_, jpeg) = golden.get::<u8>("train0/jpeg").unwrap();
+    let (shape, wanted) = golden.get::<u8>("train0/jpeg_decoded").unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("picture");
+    std::fs::write(&path, jpeg).unwrap();
+    let (pixels, height, width) = image_file::read_rgb(&path).unwrap();
+    assert_eq!([height, width, 3], shape[..]);
+    let mean = pixels.iter().zip(&wanted).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>();
+    assert!(mean / (wanted.len() as f64) < 2.0, "{}", mean / wanted.len() as f64);
 }

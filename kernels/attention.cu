@@ -1,0 +1,639 @@
+// attention: out = softmax(scale q k^T) v per head; rows of a prefix may stand in front of k and v.
+//
+//   q, out, dout     (B, Tq, C) and k, v (B, Tk, C), C = heads * head_dim; rows `stride` apart, so that
+//                    packed (B, T, 3C) and separate tensors are the same to a kernel
+//   prefix_k, _v     (B, prefix, C), dense; key j is prefix row j, or row j - prefix of k
+//   lse              (B, H, Tq) f32: logarithm of each softmax denominator, natural
+//   delta            (B, H, Tq) f32: sum over keys of P dP, scratch of the backward pass
+//
+// Backward, with P = exp(scale q k^T - lse) computed again and dP = dout v^T:
+//   delta = sum P dP;   dS = P (dP - delta);   dq = scale dS k;   dk = scale dS^T q;   dv = P^T dout
+// in three kernels: delta and dq have queries as rows, dkv has keys as rows. Nine products instead
+// of the five of a single pass; in exchange no atomics, no (Tq, Tk) matrix in memory, and each
+// kernel computes only the rows that are asked for.
+//
+// 16-bit forms: a block of 8 warps owns 128 rows of one head of one image, a warp 16 of them; the
+// other side passes through shared memory in tiles, two at a time, by cp.async. Products by
+// mma.m16n8k16, softmax in f32 (forward: online), P and dS rounded to T as operands.
+// f32 form: a warp owns a row, its lanes are 32 rows of the other side.
+//
+// The same bits: an output row depends on its own image and head alone, and the other side is
+// walked in order. Widths: head_dim <= 32 (`_narrow`), <= 64, <= 128 (`_wide`), zeros beyond.
+//
+// Traffic at least: q, k, v, out once (forward); q, k, v, dout 3 times, dq, dk, dv once (backward).
+#include <type_traits>
+
+#include "include/common.cuh"
+#include "include/ptx.cuh"
+#include "include/tile.cuh"
+
+constexpr float LOG2_E = 1.442695041f, LN_2 = 0.6931471806f;
+
+// Rows of one head of one image, possibly behind the rows of a prefix. With T const for reading.
+template <class T> struct Rows {
+    T* data;
+    unsigned stride, first, end; // rows first..end are here
+    T* prefix;
+    unsigned prefix_stride;
+    __device__ __forceinline__ T* operator()(unsigned row) const {
+        if (row >= end) return nullptr;
+        return row < first ? prefix + size_t(row) * prefix_stride : data + size_t(row - first) * stride;
+    }
+};
+// `count` rows per image of `stride` elements.
+template <class T> __device__ __forceinline__ Rows<T> rows_of(T* data, unsigned image, unsigned col, unsigned count, unsigned stride) {
+    return { data + size_t(image) * count * stride + col, stride, 0, count, nullptr, 0 };
+}
+template <class T>
+__device__ __forceinline__ Rows<T> rows_of(T* data, unsigned image, unsigned col, unsigned count, unsigned stride,
+                                           T* prefix, unsigned prefix_count, unsigned prefix_stride) {
+    T* const before = prefix_count == 0 ? nullptr : prefix + size_t(image) * prefix_count * prefix_stride + col;
+    return { data + size_t(image) * count * stride + col, stride, prefix_count, prefix_count + count, before, prefix_stride };
+}
+
+// What the extents and the number of a block say.
+struct Problem {
+    unsigned heads, head_dim, tq, tk, prefix, q_stride, kv_stride;
+    float scale;
+    bool vectors;
+};
+struct Place {
+    unsigned image, head, col; // col: first column of the head
+    unsigned row0;             // first row of the block
+    __device__ __forceinline__ Place(const Problem& p, unsigned rows, unsigned rows_per_block) {
+        const unsigned blocks = div_ceil(rows, rows_per_block), unit = blockIdx.x / blocks;
+        image = unit / p.heads, head = unit % p.heads, col = head * p.head_dim;
+        row0 = blockIdx.x % blocks * rows_per_block;
+    }
+    // The head's first entry in a tensor (B, H, n).
+    __device__ __forceinline__ size_t vector(const Problem& p, unsigned n) const {
+        return (size_t(image) * p.heads + head) * n;
+    }
+};
+
+// Tiles of one head: WIDTH >= head_dim columns; blocks own ROWS rows, the other side comes in STEPs.
+template <class T, unsigned WIDTH> struct Shape {
+    static constexpr unsigned WARPS = 8, THREADS = WARPS * WARP, ROWS = WARPS * 16;
+    static constexpr unsigned STEP = WIDTH <= 64 ? 64 : 32; // so that all tiles fit into 99 KiB
+    using Own = Tile<T, ROWS, WIDTH>;
+    using Other = Tile<T, STEP, WIDTH>;
+    static constexpr unsigned FORWARD_LEN = Own::SIZE + 4 * Other::SIZE;
+    static constexpr unsigned BACKWARD_LEN = 2 * Own::SIZE + 4 * Other::SIZE; // of T; lse and delta follow
+};
+
+// The 16 rows of a warp as `a` operands. Kept in registers while they are few, else read each time.
+template <class T, unsigned WIDTH> struct OwnRows {
+    static constexpr bool KEPT = WIDTH <= 64;
+    typename Shape<T, WIDTH>::Own tile;
+    unsigned row;
+    uint32_t kept[KEPT ? WIDTH / 16 : 1][4];
+
+    __device__ __forceinline__ void fetch() {
+        if constexpr (KEPT) {
+#pragma unroll
+            for (unsigned d = 0; d < WIDTH / 16; d++) fragment_a<Inner::Depth>(kept[d], tile, row, d * 16);
+        }
+    }
+    __device__ __forceinline__ const uint32_t (&get(unsigned d))[4] {
+        if constexpr (KEPT) return kept[d];
+        fragment_a<Inner::Depth>(kept[0], tile, row, d * 16);
+        return kept[0];
+    }
+};
+
+// s (16 rows x 16 columns) = own rows times rows first.. of the other side.
+template <class T, unsigned WIDTH>
+__device__ __forceinline__ void scores(float (&s)[2][4], OwnRows<T, WIDTH>& own,
+                                       const typename Shape<T, WIDTH>::Other& other, unsigned first) {
+#pragma unroll
+    for (unsigned j = 0; j < 2; j++) {
+#pragma unroll
+        for (unsigned e = 0; e < 4; e++) s[j][e] = 0.f;
+    }
+#pragma unroll
+    for (unsigned d = 0; d < WIDTH / 16; d++) {
+        uint32_t b[4];
+        fragment_b<Inner::Depth>(b, other, first, d * 16);
+        mma_16816<T>(s[0], own.get(d), b[0], b[1]);
+        mma_16816<T>(s[1], own.get(d), b[2], b[3]);
+    }
+}
+
+// The sums of a product with 16 columns as the `a` operand of the next one.
+template <class T> __device__ __forceinline__ void as_operand(uint32_t (&a)[4], const float (&s)[2][4]) {
+    a[0] = pack<T>(s[0][0], s[0][1]);
+    a[1] = pack<T>(s[0][2], s[0][3]);
+    a[2] = pack<T>(s[1][0], s[1][1]);
+    a[3] = pack<T>(s[1][2], s[1][3]);
+}
+
+// sum (16 x WIDTH) += a (16 x 16) times rows first.. of the other side.
+template <class T, unsigned WIDTH>
+__device__ __forceinline__ void accumulate(float (&sum)[WIDTH / 8][4], const uint32_t (&a)[4],
+                                           const typename Shape<T, WIDTH>::Other& other, unsigned first) {
+#pragma unroll
+    for (unsigned d = 0; d < WIDTH / 16; d++) {
+        uint32_t b[4];
+        fragment_b<Inner::Outer>(b, other, d * 16, first);
+        mma_16816<T>(sum[2 * d], a, b[0], b[1]);
+        mma_16816<T>(sum[2 * d + 1], a, b[2], b[3]);
+    }
+}
+
+// Writes a warp's sums, times a factor per row (rows g and g + 8), through its own rows of the tile,
+// which nobody needs any more.
+template <class T, unsigned WIDTH>
+__device__ __forceinline__ void store(const Rows<T>& to, const typename Shape<T, WIDTH>::Own& tile, unsigned row0, unsigned row,
+                                      const float (&sum)[WIDTH / 8][4], float factor, float factor8, const Problem& p) {
+    const unsigned g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2;
+    __syncwarp();
+#pragma unroll
+    for (unsigned d = 0; d < WIDTH / 8; d++) {
+        *reinterpret_cast<uint32_t*>(tile.at(row + g, d * 8 + t)) = pack<T>(sum[d][0] * factor, sum[d][1] * factor);
+        *reinterpret_cast<uint32_t*>(tile.at(row + g + 8, d * 8 + t)) = pack<T>(sum[d][2] * factor8, sum[d][3] * factor8);
+    }
+    __syncwarp();
+    tile.store_warp([&](unsigned r) { return to(row0 + r); }, row, p.head_dim, p.vectors);
+}
+
+// Sum and maximum over the four lanes that share a row of a product.
+__device__ __forceinline__ float quad_sum(float x) {
+    x += __shfl_xor_sync(ALL_LANES, x, 1);
+    return x + __shfl_xor_sync(ALL_LANES, x, 2);
+}
+__device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
+    return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
+}
+
+// Calls use(step) for each STEP of `count` rows, after load(step) has filled a stage and what it copies
+// has landed. The next tiles are on their way while some are used.
+template <unsigned STEP, class Load, class Use>
+__device__ __forceinline__ void walk(unsigned count, const Load& load, const Use& use) {
+    const unsigned steps = div_ceil(count, STEP);
+    load(0);
+    cp_async_commit();
+    for (unsigned i = 0; i < steps; i++) {
+        if (i + 1 < steps) {
+            load(i + 1);
+            cp_async_commit();
+            cp_async_wait<1>();
+        } else {
+            cp_async_wait<0>();
+        }
+        __syncthreads();
+        use(i);
+        __syncthreads(); // the stage may be filled again
+    }
+}
+
+template <class T, unsigned WIDTH>
+__device__ __forceinline__ void forward(T* out, float* __restrict__ lse, const T* __restrict__ q, const T* __restrict__ k,
+                                        const T* __restrict__ v, const T* __restrict__ prefix_k,
+                                        const T* __restrict__ prefix_v, const Problem& p) {
+    using S = Shape<T, WIDTH>;
+    DYN_SMEM(smem);
+    T* const tiles = reinterpret_cast<T*>(smem);
+    const auto stage = [&](unsigned step, unsigned which) {
+        return typename S::Other{ tiles + S::Own::SIZE + (step % 2 * 2 + which) * S::Other::SIZE };
+    };
+    const Place at(p, p.tq, S::ROWS);
+    const unsigned c = p.heads * p.head_dim, keys = p.prefix + p.tk;
+    const auto queries = rows_of(q, at.image, at.col, p.tq, p.q_stride);
+    const auto key_rows = rows_of(k, at.image, at.col, p.tk, p.kv_stride, prefix_k, p.prefix, c);
+    const auto value_rows = rows_of(v, at.image, at.col, p.tk, p.kv_stride, prefix_v, p.prefix, c);
+    const unsigned row = threadIdx.x / WARP * 16, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2;
+    const bool busy = at.row0 + row < p.tq; // a warp without rows only helps to load
+
+    OwnRows<T, WIDTH> own = { { tiles }, row, {} };
+    own.tile.template load<S::THREADS>(queries, at.row0, 0, p.head_dim, p.vectors);
+    // Scores are kept in units of log2, because exp2 is what the machine has.
+    const float unit = p.scale * LOG2_E;
+    float o[WIDTH / 8][4] = {}, top[2] = { -CUDART_INF_F, -CUDART_INF_F }, sum[2] = { 0.f, 0.f };
+    const auto load = [&](unsigned step) {
+        stage(step, 0).template load<S::THREADS>(key_rows, step * S::STEP, 0, p.head_dim, p.vectors);
+        stage(step, 1).template load<S::THREADS>(value_rows, step * S::STEP, 0, p.head_dim, p.vectors);
+    };
+    walk<S::STEP>(keys, load, [&](unsigned step) {
+        if (!busy) return;
+        if (step == 0) own.fetch();
+        const unsigned key0 = step * S::STEP;
+        float s[S::STEP / 16][2][4], most[2] = { top[0], top[1] };
+#pragma unroll
+        for (unsigned i = 0; i < S::STEP / 16; i++) {
+            scores(s[i], own, stage(step, 0), i * 16);
+#pragma unroll
+            for (unsigned j = 0; j < 2; j++) {
+#pragma unroll
+                for (unsigned e = 0; e < 4; e++) {
+                    const bool there = key0 + i * 16 + j * 8 + t + e % 2 < keys;
+                    s[i][j][e] = there ? s[i][j][e] * unit : -CUDART_INF_F;
+                    most[e / 2] = fmaxf(most[e / 2], s[i][j][e]);
+                }
+            }
+        }
+#pragma unroll
+        for (unsigned half = 0; half < 2; half++) {
+            most[half] = quad_max(most[half]);
+            const float shrink = exp2_approx(top[half] - most[half]);
+            top[half] = most[half];
+            sum[half] *= shrink;
+#pragma unroll
+            for (unsigned d = 0; d < WIDTH / 8; d++) {
+                o[d][half * 2] *= shrink;
+                o[d][half * 2 + 1] *= shrink;
+            }
+        }
+#pragma unroll
+        for (unsigned i = 0; i < S::STEP / 16; i++) {
+#pragma unroll
+            for (unsigned j = 0; j < 2; j++) {
+#pragma unroll
+                for (unsigned e = 0; e < 4; e++) {
+                    s[i][j][e] = exp2_approx(s[i][j][e] - top[e / 2]);
+                    sum[e / 2] += s[i][j][e];
+                }
+            }
+            uint32_t a[4];
+            as_operand<T>(a, s[i]);
+            accumulate<T, WIDTH>(o, a, stage(step, 1), i * 16);
+        }
+    });
+    if (!busy) return;
+#pragma unroll
+    for (unsigned half = 0; half < 2; half++) sum[half] = quad_sum(sum[half]);
+    const auto outputs = rows_of(out, at.image, at.col, p.tq, c);
+    store<T, WIDTH>(outputs, own.tile, at.row0, row, o, 1.f / sum[0], 1.f / sum[1], p);
+#pragma unroll
+    for (unsigned half = 0; half < 2; half++) {
+        const unsigned r = at.row0 + row + half * 8 + g;
+        if (t == 0 && r < p.tq) lse[at.vector(p, p.tq) + r] = (top[half] + log2f(sum[half])) * LN_2;
+    }
+}
+
+// delta of all queries (DQ false, written to `delta`), or dq of the queries first_row.. (count of them),
+// with delta read.
+template <class T, unsigned WIDTH, bool DQ>
+__device__ __forceinline__ void backward_queries(T* dq, float* delta, const T* __restrict__ dout, const float* __restrict__ lse,
+                                                 const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
+                                                 const T* __restrict__ prefix_k, const T* __restrict__ prefix_v,
+                                                 const Problem& p, unsigned first_row, unsigned count, unsigned dq_stride) {
+    using S = Shape<T, WIDTH>;
+    DYN_SMEM(smem);
+    T* const tiles = reinterpret_cast<T*>(smem);
+    const auto stage = [&](unsigned step, unsigned which) {
+        return typename S::Other{ tiles + 2 * S::Own::SIZE + (step % 2 * 2 + which) * S::Other::SIZE };
+    };
+    const Place at(p, count, S::ROWS);
+    const unsigned c = p.heads * p.head_dim, keys = p.prefix + p.tk;
+    const auto queries = rows_of(q, at.image, at.col, p.tq, p.q_stride);
+    const auto dout_rows = rows_of(dout, at.image, at.col, p.tq, c);
+    const auto key_rows = rows_of(k, at.image, at.col, p.tk, p.kv_stride, prefix_k, p.prefix, c);
+    const auto value_rows = rows_of(v, at.image, at.col, p.tk, p.kv_stride, prefix_v, p.prefix, c);
+    const unsigned row = threadIdx.x / WARP * 16, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2;
+    const bool busy = at.row0 + row < count;
+
+    OwnRows<T, WIDTH> own_q = { { tiles }, row, {} }, own_dout = { { tiles + S::Own::SIZE }, row, {} };
+    own_q.tile.template load<S::THREADS>(queries, first_row + at.row0, 0, p.head_dim, p.vectors);
+    own_dout.tile.template load<S::THREADS>(dout_rows, first_row + at.row0, 0, p.head_dim, p.vectors);
+    const float unit = p.scale * LOG2_E;
+    float bound[2], mean[2] = { 0.f, 0.f };
+#pragma unroll
+    for (unsigned half = 0; half < 2; half++) {
+        const unsigned r = at.row0 + row + half * 8 + g;
+        const size_t entry = at.vector(p, p.tq) + first_row + r;
+        bound[half] = r < count ? lse[entry] * LOG2_E : CUDART_INF_F; // rows beyond: P = 0
+        if (DQ && r < count) mean[half] = delta[entry];
+    }
+    float sum[DQ ? WIDTH / 8 : 1][4] = {};
+    const auto load = [&](unsigned step) {
+        stage(step, 0).template load<S::THREADS>(key_rows, step * S::STEP, 0, p.head_dim, p.vectors);
+        stage(step, 1).template load<S::THREADS>(value_rows, step * S::STEP, 0, p.head_dim, p.vectors);
+    };
+    walk<S::STEP>(keys, load, [&](unsigned step) {
+        if (!busy) return;
+        if (step == 0) {
+            own_q.fetch();
+            own_dout.fetch();
+        }
+#pragma unroll 1 // more is in the way of the registers
+        for (unsigned i = 0; i < S::STEP / 16; i++) {
+            float s[2][4], dp[2][4];
+            scores(s, own_q, stage(step, 0), i * 16);
+            scores(dp, own_dout, stage(step, 1), i * 16);
+#pragma unroll
+            for (unsigned j = 0; j < 2; j++) {
+#pragma unroll
+                for (unsigned e = 0; e < 4; e++) {
+                    const bool there = step * S::STEP + i * 16 + j * 8 + t + e % 2 < keys;
+                    const float prob = there ? exp2_approx(s[j][e] * unit - bound[e / 2]) : 0.f;
+                    if constexpr (DQ) s[j][e] = prob * (dp[j][e] - mean[e / 2]);
+                    else mean[e / 2] += prob * dp[j][e];
+                }
+            }
+            if constexpr (DQ) {
+                uint32_t a[4];
+                as_operand<T>(a, s);
+                accumulate<T, WIDTH>(sum, a, stage(step, 0), i * 16);
+            }
+        }
+    });
+    if (!busy) return;
+    if constexpr (DQ) {
+        const auto outputs = rows_of(dq, at.image, at.col, count, dq_stride);
+        store<T, WIDTH>(outputs, own_q.tile, at.row0, row, sum, p.scale, p.scale, p);
+    } else {
+#pragma unroll
+        for (unsigned half = 0; half < 2; half++) {
+            mean[half] = quad_sum(mean[half]);
+            const unsigned r = at.row0 + row + half * 8 + g;
+            if (t == 0 && r < count) delta[at.vector(p, p.tq) + r] = mean[half];
+        }
+    }
+}
+
+// dk and dv of the keys first_row.. (count of them; keys are counted with the prefix).
+template <class T, unsigned WIDTH>
+__device__ __forceinline__ void backward_keys(T* dk, T* dv, const float* __restrict__ delta, const T* __restrict__ dout,
+                                              const float* __restrict__ lse, const T* __restrict__ q,
+                                              const T* __restrict__ k, const T* __restrict__ v,
+                                              const T* __restrict__ prefix_k, const T* __restrict__ prefix_v,
+                                              const Problem& p, unsigned first_row, unsigned count, unsigned dkv_stride) {
+    using S = Shape<T, WIDTH>;
+    DYN_SMEM(smem);
+    T* const tiles = reinterpret_cast<T*>(smem);
+    float* const vectors = reinterpret_cast<float*>(tiles + S::BACKWARD_LEN); // lse and delta of two stages
+    const auto stage = [&](unsigned step, unsigned which) {
+        return typename S::Other{ tiles + 2 * S::Own::SIZE + (step % 2 * 2 + which) * S::Other::SIZE };
+    };
+    const Place at(p, count, S::ROWS);
+    const unsigned c = p.heads * p.head_dim;
+    const auto queries = rows_of(q, at.image, at.col, p.tq, p.q_stride);
+    const auto dout_rows = rows_of(dout, at.image, at.col, p.tq, c);
+    const auto key_rows = rows_of(k, at.image, at.col, p.tk, p.kv_stride, prefix_k, p.prefix, c);
+    const auto value_rows = rows_of(v, at.image, at.col, p.tk, p.kv_stride, prefix_v, p.prefix, c);
+    const unsigned row = threadIdx.x / WARP * 16, t = threadIdx.x % 4 * 2;
+    const bool busy = at.row0 + row < count;
+
+    OwnRows<T, WIDTH> own_k = { { tiles }, row, {} }, own_v = { { tiles + S::Own::SIZE }, row, {} };
+    own_k.tile.template load<S::THREADS>(key_rows, first_row + at.row0, 0, p.head_dim, p.vectors);
+    own_v.tile.template load<S::THREADS>(value_rows, first_row + at.row0, 0, p.head_dim, p.vectors);
+    const float unit = p.scale * LOG2_E;
+    float sum_k[WIDTH / 8][4] = {}, sum_v[WIDTH / 8][4] = {};
+    const auto load = [&](unsigned step) {
+        stage(step, 0).template load<S::THREADS>(queries, step * S::STEP, 0, p.head_dim, p.vectors);
+        stage(step, 1).template load<S::THREADS>(dout_rows, step * S::STEP, 0, p.head_dim, p.vectors);
+        if (threadIdx.x < S::STEP) {
+            const unsigned r = step * S::STEP + threadIdx.x;
+            const size_t entry = at.vector(p, p.tq) + r;
+            float* const to = vectors + step % 2 * 2 * S::STEP + threadIdx.x;
+            to[0] = r < p.tq ? lse[entry] * LOG2_E : CUDART_INF_F; // queries beyond: P = 0
+            to[S::STEP] = r < p.tq ? delta[entry] : 0.f;
+        }
+    };
+    walk<S::STEP>(p.tq, load, [&](unsigned step) {
+        if (!busy) return;
+        if (step == 0) {
+            own_k.fetch();
+            own_v.fetch();
+        }
+        const float* const bounds = vectors + step % 2 * 2 * S::STEP;
+#pragma unroll 1 // more is in the way of the registers
+        for (unsigned i = 0; i < S::STEP / 16; i++) {
+            float s[2][4], dp[2][4];
+            scores(s, own_k, stage(step, 0), i * 16);
+            scores(dp, own_v, stage(step, 1), i * 16);
+#pragma unroll
+            for (unsigned j = 0; j < 2; j++) {
+                const float2 bound = *reinterpret_cast<const float2*>(bounds + i * 16 + j * 8 + t);
+                const float2 mean = *reinterpret_cast<const float2*>(bounds + S::STEP + i * 16 + j * 8 + t);
+#pragma unroll
+                for (unsigned e = 0; e < 4; e++) {
+                    s[j][e] = exp2_approx(s[j][e] * unit - (e % 2 == 0 ? bound.x : bound.y));
+                    dp[j][e] = s[j][e] * (dp[j][e] - (e % 2 == 0 ? mean.x : mean.y));
+                }
+            }
+            uint32_t a[4];
+            as_operand<T>(a, s);
+            accumulate<T, WIDTH>(sum_v, a, stage(step, 1), i * 16);
+            as_operand<T>(a, dp);
+            accumulate<T, WIDTH>(sum_k, a, stage(step, 0), i * 16);
+        }
+    });
+    if (!busy) return;
+    const auto to_k = rows_of(dk, at.image, at.col, count, dkv_stride), to_v = rows_of(dv, at.image, at.col, count, dkv_stride);
+    store<T, WIDTH>(to_k, own_k.tile, at.row0, row, sum_k, p.scale, p.scale, p);
+    store<T, WIDTH>(to_v, own_v.tile, at.row0, row, sum_v, 1.f, 1.f, p);
+}
+
+// The f32 form. A block of 8 warps owns 8 rows; the other side comes in tiles of 32 rows, one per lane.
+struct Exact {
+    static constexpr unsigned ROWS = 8, STEP = 32, THREADS = ROWS * WARP, WIDTH = 128, PITCH = WIDTH + 1;
+    static constexpr unsigned SUMS = WIDTH / WARP; // a lane's columns: lane, lane + 32, ...
+
+    // Rows of two matrices in shared memory, zeros beyond their end.
+    template <unsigned N>
+    static __device__ __forceinline__ void load(float* a, float* b, const Rows<const float>& rows_a,
+                                                const Rows<const float>& rows_b, unsigned row0, unsigned head_dim) {
+        for (unsigned i = threadIdx.x; i < N * head_dim; i += THREADS) {
+            const unsigned r = i / head_dim, d = i % head_dim;
+            const float *const ra = rows_a(row0 + r), *const rb = rows_b(row0 + r);
+            a[r * PITCH + d] = ra == nullptr ? 0.f : ra[d];
+            b[r * PITCH + d] = rb == nullptr ? 0.f : rb[d];
+        }
+    }
+    static __device__ __forceinline__ float dot(const float* a, const float* b, unsigned head_dim) {
+        float sum = 0.f;
+        for (unsigned d = 0; d < head_dim; d++) sum = fmaf(a[d], b[d], sum);
+        return sum;
+    }
+    // sum[column] += weight of each lane times its row of the tile.
+    static __device__ __forceinline__ void accumulate(float (&sum)[SUMS], float weight, const float* tile, unsigned head_dim) {
+        for (unsigned j = 0; j < STEP; j++) {
+            const float w = __shfl_sync(ALL_LANES, weight, int(j));
+#pragma unroll
+            for (unsigned i = 0; i < SUMS; i++) {
+                const unsigned d = i * WARP + threadIdx.x % WARP;
+                if (d < head_dim) sum[i] = fmaf(w, tile[j * PITCH + d], sum[i]);
+            }
+        }
+    }
+    static __device__ __forceinline__ void store(float* row, const float (&sum)[SUMS], float factor, unsigned head_dim) {
+#pragma unroll
+        for (unsigned i = 0; i < SUMS; i++) {
+            const unsigned d = i * WARP + threadIdx.x % WARP;
+            if (row != nullptr && d < head_dim) row[d] = sum[i] * factor;
+        }
+    }
+};
+
+// The widths 32, 64 and 128 compute the same in f32.
+template <>
+__device__ __forceinline__ void forward<float, Exact::WIDTH>(float* out, float* __restrict__ lse, const float* __restrict__ q,
+                                                             const float* __restrict__ k, const float* __restrict__ v,
+                                                             const float* __restrict__ prefix_k,
+                                                             const float* __restrict__ prefix_v, const Problem& p) {
+    SMEM(float, own, Exact::ROWS * Exact::PITCH);
+    SMEM(float, ks, Exact::STEP * Exact::PITCH);
+    SMEM(float, vs, Exact::STEP * Exact::PITCH);
+    const Place at(p, p.tq, Exact::ROWS);
+    const unsigned c = p.heads * p.head_dim, keys = p.prefix + p.tk, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const auto queries = rows_of(q, at.image, at.col, p.tq, p.q_stride);
+    const auto key_rows = rows_of(k, at.image, at.col, p.tk, p.kv_stride, prefix_k, p.prefix, c);
+    const auto value_rows = rows_of(v, at.image, at.col, p.tk, p.kv_stride, prefix_v, p.prefix, c);
+    Exact::load<Exact::ROWS>(own, own, queries, queries, at.row0, p.head_dim);
+    float o[Exact::SUMS] = {}, top = -CUDART_INF_F, sum = 0.f;
+    for (unsigned key0 = 0; key0 < keys; key0 += Exact::STEP) {
+        Exact::load<Exact::STEP>(ks, vs, key_rows, value_rows, key0, p.head_dim);
+        __syncthreads();
+        const bool there = key0 + lane < keys;
+        const float s = there ? p.scale * Exact::dot(own + warp * Exact::PITCH, ks + lane * Exact::PITCH, p.head_dim) : -CUDART_INF_F;
+        const float most = fmaxf(top, warp_max(s)), shrink = expf(top - most), prob = expf(s - most);
+        top = most;
+        sum = sum * shrink + warp_sum(prob);
+#pragma unroll
+        for (unsigned i = 0; i < Exact::SUMS; i++) o[i] *= shrink;
+        Exact::accumulate(o, prob, vs, p.head_dim);
+        __syncthreads();
+    }
+    const unsigned row = at.row0 + warp;
+    Exact::store(rows_of(out, at.image, at.col, p.tq, c)(row), o, 1.f / sum, p.head_dim);
+    if (lane == 0 && row < p.tq) lse[at.vector(p, p.tq) + row] = top + logf(sum);
+}
+
+template <bool DQ>
+__device__ __forceinline__ void exact_backward_queries(float* dq, float* delta, const float* __restrict__ dout,
+                                                       const float* __restrict__ lse, const float* __restrict__ q,
+                                                       const float* __restrict__ k, const float* __restrict__ v,
+                                                       const float* __restrict__ prefix_k, const float* __restrict__ prefix_v,
+                                                       const Problem& p, unsigned first_row, unsigned count, unsigned dq_stride) {
+    SMEM(float, own_q, Exact::ROWS * Exact::PITCH);
+    SMEM(float, own_dout, Exact::ROWS * Exact::PITCH);
+    SMEM(float, ks, Exact::STEP * Exact::PITCH);
+    SMEM(float, vs, Exact::STEP * Exact::PITCH);
+    const Place at(p, count, Exact::ROWS);
+    const unsigned c = p.heads * p.head_dim, keys = p.prefix + p.tk, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const auto queries = rows_of(q, at.image, at.col, p.tq, p.q_stride);
+    const auto dout_rows = rows_of(dout, at.image, at.col, p.tq, c);
+    const auto key_rows = rows_of(k, at.image, at.col, p.tk, p.kv_stride, prefix_k, p.prefix, c);
+    const auto value_rows = rows_of(v, at.image, at.col, p.tk, p.kv_stride, prefix_v, p.prefix, c);
+    Exact::load<Exact::ROWS>(own_q, own_dout, queries, dout_rows, first_row + at.row0, p.head_dim);
+    const unsigned row = at.row0 + warp;
+    const size_t entry = at.vector(p, p.tq) + first_row + row;
+    const float bound = row < count ? lse[entry] : CUDART_INF_F;
+    float mean = DQ && row < count ? delta[entry] : 0.f, sum[Exact::SUMS] = {};
+    for (unsigned key0 = 0; key0 < keys; key0 += Exact::STEP) {
+        Exact::load<Exact::STEP>(ks, vs, key_rows, value_rows, key0, p.head_dim);
+        __syncthreads();
+        const float s = p.scale * Exact::dot(own_q + warp * Exact::PITCH, ks + lane * Exact::PITCH, p.head_dim);
+        const float dp = Exact::dot(own_dout + warp * Exact::PITCH, vs + lane * Exact::PITCH, p.head_dim);
+        const float prob = key0 + lane < keys ? expf(s - bound) : 0.f;
+        if constexpr (DQ) Exact::accumulate(sum, prob * (dp - mean), ks, p.head_dim);
+        else mean += warp_sum(prob * dp);
+        __syncthreads();
+    }
+    if constexpr (DQ) Exact::store(rows_of(dq, at.image, at.col, count, dq_stride)(row), sum, p.scale, p.head_dim);
+    else if (lane == 0 && row < count) delta[entry] = mean;
+}
+template <>
+__device__ __forceinline__ void backward_queries<float, Exact::WIDTH, false>(
+    float* dq, float* delta, const float* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ q,
+    const float* __restrict__ k, const float* __restrict__ v, const float* __restrict__ prefix_k,
+    const float* __restrict__ prefix_v, const Problem& p, unsigned first_row, unsigned count, unsigned dq_stride) {
+    exact_backward_queries<false>(dq, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, first_row, count, dq_stride);
+}
+template <>
+__device__ __forceinline__ void backward_queries<float, Exact::WIDTH, true>(
+    float* dq, float* delta, const float* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ q,
+    const float* __restrict__ k, const float* __restrict__ v, const float* __restrict__ prefix_k,
+    const float* __restrict__ prefix_v, const Problem& p, unsigned first_row, unsigned count, unsigned dq_stride) {
+    exact_backward_queries<true>(dq, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, first_row, count, dq_stride);
+}
+
+template <>
+__device__ __forceinline__ void backward_keys<float, Exact::WIDTH>(
+    float* dk, float* dv, const float* __restrict__ delta, const float* __restrict__ dout, const float* __restrict__ lse,
+    const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v, const float* __restrict__ prefix_k,
+    const float* __restrict__ prefix_v, const Problem& p, unsigned first_row, unsigned count, unsigned dkv_stride) {
+    SMEM(float, own_k, Exact::ROWS * Exact::PITCH);
+    SMEM(float, own_v, Exact::ROWS * Exact::PITCH);
+    SMEM(float, qs, Exact::STEP * Exact::PITCH);
+    SMEM(float, douts, Exact::STEP * Exact::PITCH);
+    const Place at(p, count, Exact::ROWS);
+    const unsigned c = p.heads * p.head_dim, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const auto queries = rows_of(q, at.image, at.col, p.tq, p.q_stride);
+    const auto dout_rows = rows_of(dout, at.image, at.col, p.tq, c);
+    const auto key_rows = rows_of(k, at.image, at.col, p.tk, p.kv_stride, prefix_k, p.prefix, c);
+    const auto value_rows = rows_of(v, at.image, at.col, p.tk, p.kv_stride, prefix_v, p.prefix, c);
+    Exact::load<Exact::ROWS>(own_k, own_v, key_rows, value_rows, first_row + at.row0, p.head_dim);
+    float sum_k[Exact::SUMS] = {}, sum_v[Exact::SUMS] = {};
+    for (unsigned query0 = 0; query0 < p.tq; query0 += Exact::STEP) {
+        Exact::load<Exact::STEP>(qs, douts, queries, dout_rows, query0, p.head_dim);
+        __syncthreads();
+        const bool there = query0 + lane < p.tq;
+        const size_t entry = at.vector(p, p.tq) + query0 + lane;
+        const float s = p.scale * Exact::dot(own_k + warp * Exact::PITCH, qs + lane * Exact::PITCH, p.head_dim);
+        const float dp = Exact::dot(own_v + warp * Exact::PITCH, douts + lane * Exact::PITCH, p.head_dim);
+        const float prob = there ? expf(s - lse[entry]) : 0.f;
+        Exact::accumulate(sum_v, prob, douts, p.head_dim);
+        Exact::accumulate(sum_k, there ? prob * (dp - delta[entry]) : 0.f, qs, p.head_dim);
+        __syncthreads();
+    }
+    const unsigned row = at.row0 + warp;
+    Exact::store(rows_of(dk, at.image, at.col, count, dkv_stride)(row), sum_k, p.scale, p.head_dim);
+    Exact::store(rows_of(dv, at.image, at.col, count, dkv_stride)(row), sum_v, 1.f, p.head_dim);
+}
+
+// Grid: for each image, head and group of rows a block of 256 threads; a group is 128 rows, in f32 8.
+// Shared memory of the 16-bit forms, with W = 32, 64, 128 the width and S = 64, 64, 32 the step:
+// 2 W (128 + 4 S) bytes forward, 2 W (256 + 4 S) + 16 S backward; none in f32.
+// `vectors`: head_dim, the strides and all addresses are multiples of 16 bytes.
+#define ATTENTION(name, T, WIDTH, BLOCKS) \
+    extern "C" __global__ void __launch_bounds__(256, BLOCKS) \
+        attention_forward_##name( \
+            T* out, float* __restrict__ lse, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, \
+            const T* __restrict__ prefix_k, const T* __restrict__ prefix_v, unsigned heads, unsigned head_dim, unsigned tq, \
+            unsigned tk, unsigned prefix, unsigned q_stride, unsigned kv_stride, float scale, unsigned vectors) { \
+        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale, vectors != 0 }; \
+        forward<T, WIDTH>(out, lse, q, k, v, prefix_k, prefix_v, p); \
+    } \
+    EXPORT(attention_forward_##name) \
+    extern "C" __global__ void __launch_bounds__(256, 1) \
+        attention_backward_delta_##name( \
+            float* delta, const T* __restrict__ dout, const float* __restrict__ lse, const T* __restrict__ q, \
+            const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ prefix_k, const T* __restrict__ prefix_v, \
+            unsigned heads, unsigned head_dim, unsigned tq, unsigned tk, unsigned prefix, unsigned q_stride, \
+            unsigned kv_stride, float scale, unsigned vectors) { \
+        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale, vectors != 0 }; \
+        backward_queries<T, WIDTH, false>(nullptr, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, 0, tq, 0); \
+    } \
+    EXPORT(attention_backward_delta_##name) \
+    extern "C" __global__ void __launch_bounds__(256, 1) \
+        attention_backward_q_##name( \
+            T* dq, float* delta, const T* __restrict__ dout, const float* __restrict__ lse, const T* __restrict__ q, \
+            const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ prefix_k, const T* __restrict__ prefix_v, \
+            unsigned heads, unsigned head_dim, unsigned tq, unsigned tk, unsigned prefix, unsigned q_stride, \
+            unsigned kv_stride, float scale, unsigned first_row, unsigned count, unsigned dq_stride, unsigned vectors) { \
+        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale, vectors != 0 }; \
+        backward_queries<T, WIDTH, true>(dq, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, first_row, count, dq_stride); \
+    } \
+    EXPORT(attention_backward_q_##name) \
+    extern "C" __global__ void __launch_bounds__(256, 1) \
+        attention_backward_kv_##name( \
+            T* dk, T* dv, const float* __restrict__ delta, const T* __restrict__ dout, const float* __restrict__ lse, \
+            const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ prefix_k, \
+            const T* __restrict__ prefix_v, unsigned heads, unsigned head_dim, unsigned tq, unsigned tk, unsigned prefix, \
+            unsigned q_stride, unsigned kv_stride, float scale, unsigned first_row, unsigned count, unsigned dkv_stride, \
+            unsigned vectors) { \
+        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale, vectors != 0 }; \
+        backward_keys<T, WIDTH>(dk, dv, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, first_row, count, dkv_stride); \
+    } \
+    EXPORT(attention_backward_kv_##name)
+
+ATTENTION(narrow_bf16, bf16, 32, 2)
+ATTENTION(narrow_f16, f16, 32, 2)
+ATTENTION(bf16, bf16, 64, 2)
+ATTENTION(f16, f16, 64, 2)
+ATTENTION(wide_bf16, bf16, 128, 1)
+ATTENTION(wide_f16, f16, 128, 1)
+ATTENTION(f32, float, Exact::WIDTH, 1)

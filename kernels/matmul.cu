@@ -1,0 +1,314 @@
+// matmul: y = x w and the two products of its backward pass, with what follows them fused.
+//
+//   forward          y  (M, N)  = x (M, K) w (K, N)
+//   backward_input   dx (M, K)  = dy (M, N) w (K, N)^T
+//   backward_weight  dw (K, N) += x (M, K)^T dy (M, N)      f32
+//
+// All matrices are row-major as they lie in memory, with leading dimensions: nothing is transposed
+// or copied beforehand. Inside, each product is out (rows, cols) = sum over `depth` of a b, and an
+// operand's tile keeps the orientation of memory; ldmatrix transposes on the way to the registers.
+//
+// 16-bit forms: one block per tile of 128x128 (8 warps of 64x32) or, for few rows, 64x64 (4 warps
+// of 32x32), 32 deep, through a pipeline of four stages of cp.async; mma.m16n8k16 with f32 sums.
+// f32 form: tiles of 64x64, 16 deep, fused multiply-adds.
+//
+// The same bits: an element is summed over its whole depth in order, 16 (f32: 1) at a time, whatever
+// the tile and its place, so that a row of y does not depend on M. The weight gradient alone is cut
+// into slices of its depth, by the shape only; the slices are added in order.
+//
+// The ending of forward and backward_input, in this order; a null pointer leaves a part out:
+//   v = sum + bias[col];  pre = v;  v = gelu(v);  v = v * gelu'(slope);  v = v + residual
+// To add to y, pass y itself as the residual.
+//
+// Traffic: each operand and the output once, operands again once per tile that L2 does not serve.
+#include <type_traits>
+
+#include "include/common.cuh"
+#include "include/gelu.cuh"
+#include "include/tile.cuh"
+
+// The sums of a block on their way to global memory: ROWS x COLS of f32, permuted as 16-byte chunks
+// so that the rows of a warp's accumulators fall into different banks.
+template <unsigned ROWS, unsigned COLS> struct Sums {
+    float* data;
+    __device__ __forceinline__ float* at(unsigned row, unsigned col) const {
+        return data + row * COLS + ((col / 4 ^ row % 4 * 2) * 4 + col % 4);
+    }
+};
+
+template <class T> struct Ending {
+    T* out;
+    T* pre; // lies like out
+    const float* bias;
+    const T* residual;
+    const T* slope; // lies like out
+    unsigned ld, ld_residual, gelu;
+    bool vectors; // every group of four columns is whole and aligned
+};
+
+template <class T> struct alignas(4 * sizeof(T)) Four { T at[4]; };
+
+// Four neighbours of a row, of which the first `count` exist.
+template <class T> __device__ __forceinline__ void read_four(float (&v)[4], const T* from, unsigned count, bool vectors) {
+    if (vectors) {
+        const Four<T> four = *reinterpret_cast<const Four<T>*>(from);
+#pragma unroll
+        for (unsigned e = 0; e < 4; e++) v[e] = to_f32(four.at[e]);
+    } else {
+#pragma unroll
+        for (unsigned e = 0; e < 4; e++) v[e] = e < count ? to_f32(from[e]) : 0.f;
+    }
+}
+template <class T> __device__ __forceinline__ void write_four(T* to, const float (&v)[4], unsigned count, bool vectors) {
+    if (vectors) {
+        Four<T> four;
+#pragma unroll
+        for (unsigned e = 0; e < 4; e++) four.at[e] = from_f32<T>(v[e]);
+        *reinterpret_cast<Four<T>*>(to) = four;
+    } else {
+#pragma unroll
+        for (unsigned e = 0; e < 4; e++) {
+            if (e < count) to[e] = from_f32<T>(v[e]);
+        }
+    }
+}
+
+// Writes the part of the block's sums that lies within (rows, cols), four neighbours per thread.
+template <class T, unsigned ROWS, unsigned COLS, unsigned THREADS>
+__device__ __forceinline__ void finish(Sums<ROWS, COLS> sums, const Ending<T>& end, unsigned row0, unsigned col0,
+                                       unsigned rows, unsigned cols) {
+    const unsigned col = col0 + threadIdx.x % (COLS / 4) * 4;
+    if (col >= cols) return;
+    const unsigned count = min(4u, cols - col);
+    float bias[4] = {};
+    if (end.bias != nullptr) read_four(bias, end.bias + col, count, false);
+    for (unsigned r = threadIdx.x / (COLS / 4); r < ROWS && row0 + r < rows; r += THREADS / (COLS / 4)) {
+        const size_t at = size_t(row0 + r) * end.ld + col;
+        float v[4];
+        read_four(v, sums.at(r, col - col0), 4, true);
+#pragma unroll
+        for (unsigned e = 0; e < 4; e++) v[e] += bias[e];
+        if (end.pre != nullptr) write_four(end.pre + at, v, count, end.vectors);
+        if (end.slope != nullptr) {
+            float x[4];
+            read_four(x, end.slope + at, count, end.vectors);
+#pragma unroll
+            for (unsigned e = 0; e < 4; e++) v[e] *= gelu_slope<T>(x[e], end.gelu);
+        } else if (end.gelu != GELU_NONE) {
+#pragma unroll
+            for (unsigned e = 0; e < 4; e++) v[e] = gelu_value<T>(v[e], end.gelu);
+        }
+        if (end.residual != nullptr) {
+            float x[4];
+            read_four(x, end.residual + size_t(row0 + r) * end.ld_residual + col, count, end.vectors);
+#pragma unroll
+            for (unsigned e = 0; e < 4; e++) v[e] += x[e];
+        }
+        write_four(end.out + at, v, count, end.vectors);
+    }
+}
+
+// out (rows, cols) = sum over depth0 <= k < depth_end of a b, for one tile of out.
+struct Extents {
+    unsigned rows, cols, depth0, depth_end, lda, ldb;
+    bool vectors; // both operands can be loaded by 16 bytes
+};
+
+// Blocks of BM x BN by warps of WM x WN. A: depth is contiguous (x, dy) or rows are (xᵀ); B: columns
+// are contiguous (w, dy) or depth is (wᵀ).
+template <class T, Inner A, Inner B, unsigned BM, unsigned BN, unsigned WM, unsigned WN> struct MmaProduct {
+    static constexpr unsigned DEPTH = 32, STAGES = 4, THREADS = BM / WM * (BN / WN) * WARP;
+    using TileA = std::conditional_t<A == Inner::Depth, Tile<T, BM, DEPTH>, Tile<T, DEPTH, BM>>;
+    using TileB = std::conditional_t<B == Inner::Depth, Tile<T, BN, DEPTH>, Tile<T, DEPTH, BN>>;
+    static constexpr unsigned STAGE = TileA::SIZE + TileB::SIZE;
+    static constexpr unsigned SMEM_BYTES = STAGES * STAGE * sizeof(T);
+    static_assert(BM * BN * sizeof(float) <= SMEM_BYTES); // the sums take the place of the pipeline
+
+    static __device__ __forceinline__ void run(Sums<BM, BN> sums, T* pipeline, const T* __restrict__ a,
+                                               const T* __restrict__ b, unsigned row0, unsigned col0, const Extents& e) {
+        const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+        const unsigned wm = warp / (BN / WN) * WM, wn = warp % (BN / WN) * WN;
+        const auto load = [&](unsigned step) {
+            const unsigned k = e.depth0 + step * DEPTH;
+            T* const stage = pipeline + step % STAGES * STAGE;
+            const TileA ta = { stage };
+            const TileB tb = { stage + TileA::SIZE };
+            const Matrix<T> ma = { a, e.lda, A == Inner::Depth ? e.rows : e.depth_end };
+            const Matrix<T> mb = { b, e.ldb, B == Inner::Depth ? e.cols : e.depth_end };
+            if constexpr (A == Inner::Depth) ta.template load<THREADS>(ma, row0, k, e.depth_end, e.vectors);
+            else ta.template load<THREADS>(ma, k, row0, e.rows, e.vectors);
+            if constexpr (B == Inner::Depth) tb.template load<THREADS>(mb, col0, k, e.depth_end, e.vectors);
+            else tb.template load<THREADS>(mb, k, col0, e.cols, e.vectors);
+        };
+
+        const unsigned steps = div_ceil(e.depth_end - e.depth0, DEPTH);
+#pragma unroll
+        for (unsigned s = 0; s < STAGES - 1; s++) {
+            if (s < steps) load(s);
+            cp_async_commit();
+        }
+        float acc[WM / 16][WN / 8][4] = {};
+        for (unsigned step = 0; step < steps; step++) {
+            cp_async_wait<STAGES - 2>();
+            __syncthreads(); // this stage has landed, and nobody reads the one that is filled next
+            if (step + STAGES - 1 < steps) load(step + STAGES - 1);
+            cp_async_commit();
+            T* const stage = pipeline + step % STAGES * STAGE;
+#pragma unroll
+            for (unsigned k = 0; k < DEPTH; k += 16) {
+                uint32_t fa[WM / 16][4], fb[WN / 16][4];
+#pragma unroll
+                for (unsigned i = 0; i < WM / 16; i++) fragment_a<A>(fa[i], TileA{ stage }, wm + i * 16, k);
+#pragma unroll
+                for (unsigned j = 0; j < WN / 16; j++) fragment_b<B>(fb[j], TileB{ stage + TileA::SIZE }, wn + j * 16, k);
+#pragma unroll
+                for (unsigned i = 0; i < WM / 16; i++) {
+#pragma unroll
+                    for (unsigned j = 0; j < WN / 8; j++) {
+                        mma_16816<T>(acc[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+                    }
+                }
+            }
+        }
+        cp_async_wait<0>();
+        __syncthreads(); // the pipeline is empty
+#pragma unroll
+        for (unsigned i = 0; i < WM / 16; i++) {
+#pragma unroll
+            for (unsigned j = 0; j < WN / 8; j++) {
+#pragma unroll
+                for (unsigned half = 0; half < 2; half++) {
+                    float* const to = sums.at(wm + i * 16 + half * 8 + lane / 4, wn + j * 8 + lane % 4 * 2);
+                    *reinterpret_cast<float2*>(to) = make_float2(acc[i][j][half * 2], acc[i][j][half * 2 + 1]);
+                }
+            }
+        }
+        __syncthreads();
+    }
+};
+
+// The same in f32: 256 threads, each 4x4 elements, k one by one.
+template <Inner A, Inner B> struct FmaProduct {
+    static constexpr unsigned BM = 64, BN = 64, DEPTH = 16, THREADS = 256;
+    static constexpr unsigned PITCH = 68; // 64 and a chunk, against bank conflicts
+    static constexpr unsigned SMEM_BYTES = BM * BN * sizeof(float);
+    static_assert(2 * DEPTH * PITCH * sizeof(float) <= SMEM_BYTES);
+
+    // tile[k][outer], zero outside of the matrix. Neighbouring threads read neighbours in memory.
+    template <Inner I>
+    static __device__ __forceinline__ void load(float* tile, const float* __restrict__ from, unsigned ld, unsigned outer0,
+                                                unsigned outer_end, unsigned k0, unsigned k_end) {
+#pragma unroll
+        for (unsigned n = 0; n < 64 * DEPTH / THREADS; n++) {
+            const unsigned i = n * THREADS + threadIdx.x;
+            const unsigned k = I == Inner::Depth ? i % DEPTH : i / 64, o = I == Inner::Depth ? i / DEPTH : i % 64;
+            const bool there = outer0 + o < outer_end && k0 + k < k_end;
+            const size_t at = I == Inner::Depth ? size_t(outer0 + o) * ld + k0 + k : size_t(k0 + k) * ld + outer0 + o;
+            tile[k * PITCH + o] = there ? from[at] : 0.f;
+        }
+    }
+
+    static __device__ __forceinline__ void run(Sums<BM, BN> sums, float* tiles, const float* __restrict__ a,
+                                               const float* __restrict__ b, unsigned row0, unsigned col0, const Extents& e) {
+        float* const ta = tiles;
+        float* const tb = tiles + DEPTH * PITCH;
+        const unsigned r = threadIdx.x / 16 * 4, c = threadIdx.x % 16 * 4;
+        float acc[4][4] = {};
+        for (unsigned k0 = e.depth0; k0 < e.depth_end; k0 += DEPTH) {
+            load<A>(ta, a, e.lda, row0, e.rows, k0, e.depth_end);
+            load<B>(tb, b, e.ldb, col0, e.cols, k0, e.depth_end);
+            __syncthreads();
+#pragma unroll
+            for (unsigned k = 0; k < DEPTH; k++) {
+                float va[4], vb[4];
+                read_four(va, ta + k * PITCH + r, 4, true);
+                read_four(vb, tb + k * PITCH + c, 4, true);
+#pragma unroll
+                for (unsigned i = 0; i < 4; i++) {
+#pragma unroll
+                    for (unsigned j = 0; j < 4; j++) acc[i][j] = fmaf(va[i], vb[j], acc[i][j]);
+                }
+            }
+            __syncthreads();
+        }
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) write_four(sums.at(r + i, c), acc[i], 4, true);
+        __syncthreads();
+    }
+};
+
+// One tile of a product and its ending. Tiles of a row of tiles are neighbours, so that the rows of
+// `a` are read once from memory and `b`, the smaller operand, stays in L2.
+template <class Product, unsigned BM, unsigned BN, class T, class Out>
+__device__ __forceinline__ void product(unsigned tile, const T* __restrict__ a, const T* __restrict__ b,
+                                        const Extents& e, const Ending<Out>& end) {
+    DYN_SMEM(smem);
+    const unsigned across = div_ceil(e.cols, BN);
+    const unsigned row0 = tile / across * BM, col0 = tile % across * BN;
+    const Sums<BM, BN> sums = { reinterpret_cast<float*>(smem) };
+    Product::run(sums, reinterpret_cast<T*>(smem), a, b, row0, col0, e);
+    finish<Out, BM, BN, Product::THREADS>(sums, end, row0, col0, e.rows, e.cols);
+}
+
+template <class T, Inner A, Inner B> using Large = MmaProduct<T, A, B, 128, 128, 64, 32>;
+template <class T, Inner A, Inner B> using Small = MmaProduct<T, A, B, 64, 64, 32, 32>;
+template <class T, Inner A, Inner B> using Exact = FmaProduct<A, B>;
+
+// The three products of one form by one kind of tile.
+//
+// Grid: a block per tile; for the weight, of each slice of `depth` rows, slice after slice.
+// 16-bit: 256 threads and 65536 bytes of shared memory (tiles of 128x128), or with `_few_rows` 128 threads
+// and 32768 bytes (tiles of 64x64). f32: 256 threads, 16384 bytes (64x64).
+// `vectors`: bit 0, operands may be loaded by 16 bytes; bit 1, the ending may move four elements at once.
+//
+// backward_input: with `pre`, the sums are multiplied by gelu'(pre). backward_weight: one slice adds to dw,
+// given as `out` and `residual`; several write to scratch (slices, K, N), `slice_len` = K N apart.
+#define MATMUL(form, T, PRODUCT, TILE, THREADS, BLOCKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+        matmul_forward_##form(T* y, T* __restrict__ pre, const T* __restrict__ x, const T* __restrict__ w, \
+                              const float* __restrict__ bias, const T* residual, unsigned m, unsigned k, unsigned n, \
+                              unsigned ldy, unsigned ldx, unsigned ldw, unsigned ld_residual, unsigned gelu, \
+                              unsigned vectors) { \
+        const Extents e = { m, n, 0, k, ldx, ldw, (vectors & 1) != 0 }; \
+        const Ending<T> end = { y, pre, bias, residual, nullptr, ldy, ld_residual, gelu, (vectors & 2) != 0 }; \
+        product<PRODUCT<T, Inner::Depth, Inner::Outer>, TILE, TILE>(blockIdx.x, x, w, e, end); \
+    } \
+    EXPORT(matmul_forward_##form) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+        matmul_backward_input_##form(T* dx, const T* __restrict__ dy, const T* __restrict__ w, const T* residual, \
+                                     const T* __restrict__ pre, unsigned m, unsigned k, unsigned n, unsigned lddx, \
+                                     unsigned lddy, unsigned ldw, unsigned ld_residual, unsigned gelu, unsigned vectors) { \
+        const Extents e = { m, k, 0, n, lddy, ldw, (vectors & 1) != 0 }; \
+        const Ending<T> end = { dx, nullptr, nullptr, residual, pre, lddx, ld_residual, gelu, (vectors & 2) != 0 }; \
+        product<PRODUCT<T, Inner::Depth, Inner::Depth>, TILE, TILE>(blockIdx.x, dy, w, e, end); \
+    } \
+    EXPORT(matmul_backward_input_##form) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+        matmul_backward_weight_##form(float* out, const T* __restrict__ x, const T* __restrict__ dy, const float* residual, \
+                                      unsigned m, unsigned k, unsigned n, unsigned ld_out, unsigned ldx, unsigned lddy, \
+                                      unsigned depth, uint64_t slice_len, unsigned vectors) { \
+        const unsigned tiles = div_ceil(k, TILE) * div_ceil(n, TILE), slice = blockIdx.x / tiles; \
+        const Extents e = { k, n, slice * depth, min(m, (slice + 1) * depth), ldx, lddy, (vectors & 1) != 0 }; \
+        const Ending<float> end = { out + slice * slice_len, nullptr, nullptr, residual, nullptr, \
+                                    ld_out, ld_out, GELU_NONE, (vectors & 2) != 0 }; \
+        product<PRODUCT<T, Inner::Outer, Inner::Outer>, TILE, TILE>(blockIdx.x % tiles, x, dy, e, end); \
+    } \
+    EXPORT(matmul_backward_weight_##form)
+
+MATMUL(bf16, bf16, Large, 128, 256, 2)
+MATMUL(f16, f16, Large, 128, 256, 2)
+MATMUL(few_rows_bf16, bf16, Small, 64, 128, 4)
+MATMUL(few_rows_f16, f16, Small, 64, 128, 4)
+MATMUL(f32, float, Exact, 64, 256, 2)
+
+// dw (K, N) += the sum of `slices` parts (K, N), in order. Blocks of 256 threads, one element each.
+extern "C" __global__ void __launch_bounds__(256)
+    matmul_add_slices_f32(float* __restrict__ dw, const float* __restrict__ parts, unsigned k, unsigned n, unsigned lddw,
+                          unsigned slices) {
+    const size_t i = size_t(blockIdx.x) * 256 + threadIdx.x, len = size_t(k) * n;
+    if (i >= len) return;
+    float sum = 0.f;
+    for (unsigned s = 0; s < slices; s++) sum += parts[s * len + i];
+    dw[i / n * lddw + i % n] += sum;
+}
+EXPORT(matmul_add_slices_f32)

@@ -1,0 +1,263 @@
+//! Launches of `kernels/attention.cu`.
+
+use super::{Extents, Gradients, Into, OP, Prefix, PrefixMut, Qkv, Rows};
+use crate::device::{Arg, Argument, Cell, Form, Gpu, Grid, Kernel, Scratch, args, kernel};
+use crate::error::{Error, Result};
+use crate::tensor::{View, ViewMut};
+
+const FORWARD: Kernel = kernel!("attention", "attention_forward", [
+    out: *T, lse: *f32, q: *T, k: *T, v: *T, prefix_k: *T, prefix_v: *T, heads: u32, head_dim: u32, tq: u32,
+    tk: u32, prefix: u32, q_stride: u32, kv_stride: u32, scale: f32, vectors: u32,
+]);
+const BACKWARD_DELTA: Kernel = kernel!("attention", "attention_backward_delta", [
+    delta: *f32, dout: *T, lse: *f32, q: *T, k: *T, v: *T, prefix_k: *T, prefix_v: *T, heads: u32,
+    head_dim: u32, tq: u32, tk: u32, prefix: u32, q_stride: u32, kv_stride: u32, scale: f32, vectors: u32,
+]);
+const BACKWARD_Q: Kernel = kernel!("attention", "attention_backward_q", [
+    dq: *T, delta: *f32, dout: *T, lse: *f32, q: *T, k: *T, v: *T, prefix_k: *T, prefix_v: *T, heads: u32,
+    head_dim: u32, tq: u32, tk: u32, prefix: u32, q_stride: u32, kv_stride: u32, scale: f32,
+    first_row: u32, count: u32, dq_stride: u32, vectors: u32,
+]);
+const BACKWARD_KV: Kernel = kernel!("attention", "attention_backward_kv", [
+    dk: *T, dv: *T, delta: *f32, dout: *T, lse: *f32, q: *T, k: *T, v: *T, prefix_k: *T, prefix_v: *T,
+    heads: u32, head_dim: u32, tq: u32, tk: u32, prefix: u32, q_stride: u32, kv_stride: u32, scale: f32,
+    first_row: u32, count: u32, dkv_stride: u32, vectors: u32,
+]);
+
+/// The widest head that the kernels hold.
+const WIDEST: usize = 128;
+
+/// A pass and the three widths that it was compiled for.
+struct Pass {
+    narrow: Kernel,
+    usual: Kernel,
+    wide: Kernel,
+    /// Tiles of 128 rows that a block keeps: q, or what stands for it.
+    kept: usize,
+    /// Bytes per row of the tiles that pass by.
+    per_row: usize,
+}
+
+const FORWARD_PASS: Pass = Pass {
+    narrow: Kernel { name: "attention_forward_narrow", ..FORWARD },
+    usual: FORWARD,
+    wide: Kernel { name: "attention_forward_wide", ..FORWARD },
+    kept: 1,
+    per_row: 0,
+};
+const DELTA_PASS: Pass = Pass {
+    narrow: Kernel { name: "attention_backward_delta_narrow", ..BACKWARD_DELTA },
+    usual: BACKWARD_DELTA,
+    wide: Kernel { name: "attention_backward_delta_wide", ..BACKWARD_DELTA },
+    kept: 2,
+    per_row: 16,
+};
+const Q_PASS: Pass = Pass {
+    narrow: Kernel { name: "attention_backward_q_narrow", ..BACKWARD_Q },
+    usual: BACKWARD_Q,
+    wide: Kernel { name: "attention_backward_q_wide", ..BACKWARD_Q },
+    kept: 2,
+    per_row: 16,
+};
+const KV_PASS: Pass = Pass {
+    narrow: Kernel { name: "attention_backward_kv_narrow", ..BACKWARD_KV },
+    usual: BACKWARD_KV,
+    wide: Kernel { name: "attention_backward_kv_wide", ..BACKWARD_KV },
+    kept: 2,
+    per_row: 16,
+};
+
+impl Pass {
+    /// The kernel for this head width, and the grid for so many rows of each head of each image.
+    fn choose(&self, form: Form, e: Extents, rows: usize) -> (&Kernel, Grid) {
+        let units = e.batch * e.heads;
+        if form == Form::F32 {
+            return (&self.usual, Grid::new(units * rows.div_ceil(8), 256));
+        }
+        let (kernel, width, step) = match e.head_dim {
+            ..=32 => (&self.narrow, 32, 64),
+            ..=64 => (&self.usual, 64, 64),
+            _ => (&self.wide, 128, 32),
+        };
+        let smem = 2 * width * (128 * self.kept + 4 * step) + self.per_row * step;
+        (kernel, Grid::new(units * rows.div_ceil(128), 256).smem(smem))
+    }
+}
+
+fn first_row<'a>(rows: &Rows<'a>) -> View<'a> {
+    let left = rows.data.len().saturating_sub(rows.offset);
+    rows.data.part(rows.offset.min(rows.data.len()), [left])
+}
+
+/// What all kernels read, as they take it.
+struct Inputs {
+    form: Form,
+    extents: Extents,
+    tq: usize,
+    rows: [Arg; 5],
+    numbers: [Arg; 8],
+    vectors: bool,
+}
+
+/// Whether rows of heads can be moved by 16 bytes.
+fn aligned(tensor: &impl Argument, form: Form, stride: usize) -> bool {
+    let group = if form == Form::F32 { 4 } else { 8 };
+    match tensor.argument().1 {
+        Cell::Pointer(address) => address.is_multiple_of(16) && stride.is_multiple_of(group),
+        _ => false,
+    }
+}
+
+impl Inputs {
+    fn new(qkv: &Qkv, prefix: Option<&Prefix>, e: Extents) -> Result<Inputs> {
+        if e.head_dim > WIDEST {
+            let wanted = format!("heads of at most {WIDEST} channels on a GPU");
+            return Err(Error::Shape { op: OP, arg: "heads", wanted, got: e.head_dim.to_string() });
+        }
+        if qkv.k.stride != qkv.v.stride || qkv.k.tokens != qkv.v.tokens {
+            let got = format!("{:?}", qkv.v);
+            return Err(Error::Shape { op: OP, arg: "v", wanted: "rows as those of k".into(), got });
+        }
+        let form = qkv.q.data.dtype().form(OP, "q")?;
+        let (q, k, v) = (first_row(&qkv.q), first_row(&qkv.k), first_row(&qkv.v));
+        let prefix = prefix.filter(|_| e.prefix > 0);
+        let (prefix_k, prefix_v) = prefix.map(|p| (p.k, p.v)).unzip();
+        let (heads, head_dim, tq, tk) = (e.heads, e.head_dim, qkv.q.tokens, qkv.k.tokens);
+        let (q_stride, kv_stride) = (qkv.q.stride, qkv.k.stride);
+        let c = heads * head_dim;
+        let vectors = aligned(&q, form, q_stride)
+            && [k, v].iter().all(|t| aligned(t, form, kv_stride))
+            && [prefix_k, prefix_v].iter().flatten().all(|t| aligned(t, form, c))
+            && head_dim.is_multiple_of(8);
+        let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
+        Ok(Inputs {
+            form,
+            extents: e,
+            tq,
+            rows: args![q, k, v, prefix_k, prefix_v],
+            numbers: args![heads, head_dim, tq, tk, prefix = e.prefix, q_stride, kv_stride, scale],
+            vectors,
+        })
+    }
+
+    /// # Safety
+    /// The tensors among `first` have the extents that the pass writes, and `rows` are there.
+    unsafe fn launch(&self, gpu: &Gpu, pass: &Pass, first: &[Arg], rows: usize, last: &[Arg]) -> Result<()> {
+        let (kernel, grid) = pass.choose(self.form, self.extents, rows);
+        let args = [first, &self.rows, &self.numbers, last].concat();
+        // SAFETY: mod.rs has checked that all inputs lie within their tensors; the rest is promised.
+        unsafe { gpu.launch(kernel, self.form, grid, &args) }
+    }
+}
+
+pub fn forward(
+    gpu: &Gpu,
+    out: ViewMut,
+    lse: ViewMut,
+    qkv: &Qkv,
+    prefix: Option<&Prefix>,
+    e: Extents,
+) -> Result<()> {
+    let inputs = Inputs::new(qkv, prefix, e)?;
+    let vectors = u32::from(inputs.vectors && aligned(&out, inputs.form, e.heads * e.head_dim));
+    // SAFETY: mod.rs has checked out (B, Tq, C) and lse (B, H, Tq).
+    unsafe { inputs.launch(gpu, &FORWARD_PASS, &args![out, lse], inputs.tq, &args![vectors]) }
+}
+
+/// The backward pass once delta is known.
+struct Backward<'a> {
+    gpu: &'a Gpu,
+    inputs: Inputs,
+    delta: Scratch,
+    dout: View<'a>,
+    lse: View<'a>,
+}
+
+impl Backward<'_> {
+    fn vectors(&self, tensors: &[&ViewMut], stride: usize) -> u32 {
+        let form = self.inputs.form;
+        u32::from(self.inputs.vectors && tensors.iter().all(|t| aligned(*t, form, stride)))
+    }
+
+    /// # Safety
+    /// dq has `count` rows per image, `dq_stride` apart.
+    unsafe fn queries(&self, dq: ViewMut, first_row: usize, count: usize, dq_stride: usize) -> Result<()> {
+        let Backward { gpu, inputs, delta, dout, lse } = self;
+        let vectors = self.vectors(&[&dq], dq_stride);
+        let last = args![first_row, count, dq_stride, vectors];
+        // SAFETY: the caller's promise.
+        unsafe {
+            inputs.launch(gpu, &Q_PASS, &args![dq, delta = *delta, dout = *dout, lse = *lse], count, &last)
+        }
+    }
+
+    /// `to`: dk and dv. Keys are counted with the prefix.
+    ///
+    /// # Safety
+    /// Both have `count` rows per image, `dkv_stride` apart.
+    unsafe fn keys(
+        &self,
+        to: &[Arg],
+        vectors: u32,
+        first_row: usize,
+        count: usize,
+        dkv_stride: usize,
+    ) -> Result<()> {
+        let Backward { gpu, inputs, delta, dout, lse } = self;
+        let first = [to, &args![delta = *delta, dout = *dout, lse = *lse]].concat();
+        let last = args![first_row, count, dkv_stride, vectors];
+        // SAFETY: the caller's promise.
+        unsafe { inputs.launch(gpu, &KV_PASS, &first, count, &last) }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+pub fn backward_input(
+    gpu: &Gpu,
+    gradients: Option<Gradients>,
+    dprefix: Option<PrefixMut>,
+    dout: View,
+    lse: View,
+    qkv: &Qkv,
+    prefix: Option<&Prefix>,
+    e: Extents,
+) -> Result<()> {
+    let mut inputs = Inputs::new(qkv, prefix, e)?;
+    let c = e.heads * e.head_dim;
+    inputs.vectors &= aligned(&dout, inputs.form, c);
+    let delta = gpu.scratch(e.batch * e.heads * inputs.tq)?;
+    let vectors = u32::from(inputs.vectors);
+    // SAFETY: delta has a number for each query of each head; mod.rs has checked dout and lse.
+    unsafe { inputs.launch(gpu, &DELTA_PASS, &args![delta, dout, lse], inputs.tq, &args![vectors])? };
+    let backward = Backward { gpu, inputs, delta, dout, lse };
+    if let Some(Gradients { into, q_rows, kv_rows }) = gradients {
+        let (first_key, nq, n) = (e.prefix + kv_rows.start, q_rows.len(), kv_rows.len());
+        // dk and dv are the last two of the `wide` groups of C columns.
+        let (dkv, wide) = match into {
+            Into::Packed(mut dqkv) => {
+                // SAFETY: mod.rs has checked dqkv (B, n, 3C) and that n rows of q are asked for.
+                unsafe { backward.queries(dqkv.reborrow(), q_rows.start, nq, 3 * c)? };
+                (dqkv, 3)
+            }
+            Into::Apart { q, kv } => {
+                // SAFETY: mod.rs has checked dq (B, nq, C).
+                unsafe { backward.queries(q, q_rows.start, nq, c)? };
+                (kv, 2)
+            }
+        };
+        if n > 0 {
+            let vectors = backward.vectors(&[&dkv], c);
+            // Two views of one tensor that is borrowed mutably: they only say where it lies.
+            let group = |i| dkv.as_view().part(i * c, [dkv.len() - (wide - 1) * c]);
+            let to = args![dk = group(wide - 2), dv = group(wide - 1)];
+            // SAFETY: mod.rs has checked dkv (B, n, wide C).
+            unsafe { backward.keys(&to, vectors, first_key, n, wide * c)? };
+        }
+    }
+    if let Some(PrefixMut { k: dk, v: dv }) = dprefix {
+        let vectors = backward.vectors(&[&dk, &dv], c);
+        // SAFETY: mod.rs has checked both (B, prefix, C).
+        unsafe { backward.keys(&args![dk, dv], vectors, 0, e.prefix, c)? };
+    }
+    Ok(())
+}

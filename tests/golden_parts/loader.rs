@@ -1,0 +1,75 @@
+//! The official loader's arrays, its positions and the query features of what it loaded.
+
+use super::*;
+use crate::support::{cls_feature, deviation};
+use l2p_engine::import::{Backbone, HostTensor, Options, load, resize_positions};
+
+fn loader() -> Backbone {
+    load(&golden_dir().join("loader_checkpoint.npz"), &Options::default()).unwrap()
+}
+
+#[test]
+fn the_official_loader_takes_the_same_arrays() {
+    let (backbone, stored) = (loader(), Npz::golden("loader_checkpoint.npz"));
+    let names = json("loader.json");
+    let mut compared = 0;
+    for (linen, source) in names["linen_names_and_source"].as_object().unwrap() {
+        let Some(source) = source.as_str().and_then(|source| stored.arrays.get(source)) else { continue };
+        let name = linen
+            .replace("Transformer/encoderblock_", "block_")
+            .replace("Transformer/posembed_input/", "")
+            .replace("Transformer/encoder_norm", "norm")
+            .replace("LayerNorm_0", "ln1")
+            .replace("LayerNorm_1", "ln2")
+            .replace("MlpBlock_0/Dense_0", "fc1")
+            .replace("MlpBlock_0/Dense_1", "fc2")
+            .replace("MultiHeadDotProductAttention_0/out", "proj");
+        let narrow: Vec<f32> = source.data.iter().map(|&v| v as f32).collect();
+        if let Some((block, part)) = name.split_once("/MultiHeadDotProductAttention_0/") {
+            let (which, leaf) = part.split_once('/').unwrap();
+            let column = ["query", "key", "value"].iter().position(|w| *w == which).unwrap();
+            let found = backbone.tensors[&format!("{block}/qkv/{leaf}")].data.chunks_exact(24);
+            let found: Vec<f32> = found.flat_map(|line| line[column * 8..][..8].to_vec()).collect();
+            assert_eq!(found, narrow, "{linen}");
+        } else {
+            assert_eq!(backbone.tensors[&name].data, narrow, "{linen}");
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 12 * 16 + 6);
+    let query = Npz::golden("loader_query.npz");
+    // The golden images are scaled by 256 (exact in binary), unlike images of data sets.
+    let image: Vec<f64> = query.get("in/image_u8").data.iter().map(|v| v / 256.0).collect();
+    for (image, wanted) in image.chunks_exact(16 * 16 * 3).zip(query.get("out/query").data.chunks_exact(8)) {
+        let off = deviation(&cls_feature(&backbone, image), wanted);
+        assert!(off < 1e-12, "query feature is off by {off}");
+    }
+}
+
+#[test]
+fn positions_resize_as_the_official_code_does() {
+    let arrays = Npz::golden("posembed_resize.npz");
+    for name in ["4to6", "6to4", "3to7", "5to5", "14to24"] {
+        let (from, to) = (arrays.get(&format!("{name}/in")), arrays.get(&format!("{name}/out")));
+        let table =
+            HostTensor { shape: from.shape.clone(), data: from.data.iter().map(|&v| v as f32).collect() };
+        let out = resize_positions(&table, (to.shape[1] - 1).isqrt()).unwrap();
+        assert_eq!(out.shape, to.shape);
+        let wide: Vec<f64> = out.data.iter().map(|&v| f64::from(v)).collect();
+        assert!(deviation(&wide, &to.data) < 2e-7, "{name}: {}", deviation(&wide, &to.data));
+    }
+    let bad = HostTensor { shape: vec![1, 4, 2], data: vec![0.0; 8] };
+    assert!(resize_positions(&bad, 2).is_err());
+    let loaded = load(
+        &golden_dir().join("loader_checkpoint.npz"),
+        &Options { image_size: 24, blocks: 7, ..Options::default() },
+    )
+    .unwrap();
+    assert_eq!((loaded.dims.image_size, loaded.dims.layers, loaded.dims.grid()), (24, 7, 6));
+    assert_eq!(
+        loaded.tensors["pos_embedding"],
+        resize_positions(&loader().tensors["pos_embedding"], 6).unwrap()
+    );
+    assert_eq!(loaded.tensors.len(), 4 + 7 * 12 + 2);
+    println!("{}", loaded.source);
+}
