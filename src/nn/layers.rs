@@ -4,7 +4,7 @@ use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::linear::{self, Ending, Weights};
-use crate::ops::{layer_norm, matmul::Write};
+use crate::ops::{gelu, layer_norm, matmul::Write};
 use crate::tensor::{View, ViewMut};
 use std::ops::Range;
 
@@ -107,6 +107,19 @@ impl Linear {
         write: Write,
     ) -> Result<()> {
         linear::backward_input(dev, dx, dy, &self.weights(p, columns), write)
+    }
+
+    /// dx = (dy Wᵀ) ∘ gelu'(pre), for a layer that reads gelu(pre).
+    pub fn backward_input_gelu(
+        &self,
+        dev: &Device,
+        p: &Params,
+        dx: ViewMut,
+        dy: View,
+        pre: View,
+        form: gelu::Form,
+    ) -> Result<()> {
+        linear::backward_input_gelu(dev, dx, dy, &self.weights(p, None), pre, form)
     }
 
     /// Whether the kernel's or the bias' gradient is computed, so that x must be at hand.
