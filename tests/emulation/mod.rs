@@ -12,7 +12,8 @@ use std::sync::{Mutex, OnceLock};
 /// What only the replay of launches needs (`kernels/race.rs`).
 const REPLAY: &str = "race.cpp";
 
-const COMMON_FLAGS: &[&str] = &["-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DL2P_EMU", "-pthread"];
+const COMMON_FLAGS: &[&str] =
+    &["-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DL2P_EMU", "-pthread"];
 
 /// A product and a sum stay two operations; vectors at wrong addresses, indices outside of local arrays
 /// and stacks that overflow end in an error.

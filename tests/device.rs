@@ -1,0 +1,156 @@
+//! The kernels: every op of the case table on a CUDA device beside the CPU in f64, in all three forms,
+//! under several orders of streams, blocks and threads. Without a GPU the device is the emulated one of
+//! `tests/emulation`; `L2P_REQUIRE_GPU=1` asks for a real one.
+
+mod emulation;
+
+use l2p_engine::device::{Device, Gpu};
+use l2p_engine::tensor::{DType, Tensor};
+use l2p_engine::testing::cases::{self, Case, Data, On};
+use l2p_engine::testing::close;
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::sync::Arc;
+
+const SEED: u64 = 20_261;
+
+/// Ops whose kernels are still to be written; the test fails when this list is not the truth.
+const MISSING: &[&str] = &[
+    "cross_entropy",
+    "gather",
+    "gelu",
+    "layer_norm",
+    "match_prompts",
+    "optimizer",
+    "patches",
+    "pool_tokens",
+    "row_norm",
+    "sum",
+    "tokens",
+];
+
+/// Errors are counted in steps of the form's precision at the largest value. Results of the 16-bit forms
+/// are rounded when they are stored, and the probabilities of attention once on the way; f32 forms
+/// differ from f64 by their sums of up to 700 terms. A gradient goes through one such stage more.
+fn limit(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 25.0 * f64::from(f32::EPSILON),
+        DType::BF16 => 1.5 / 128.0,
+        _ => 1.7 / 1024.0,
+    }
+}
+
+fn on(tensors: &[Tensor], dev: &Device) -> Vec<Tensor> {
+    tensors.iter().map(|t| t.to(dev).expect("an upload")).collect()
+}
+
+fn host(tensors: &[Tensor]) -> Vec<Vec<f64>> {
+    tensors.iter().map(|t| t.view().read_f64().expect("a download")).collect()
+}
+
+/// The same values in f64; ids stay ids.
+fn wide(tensors: &[Tensor]) -> Vec<Tensor> {
+    let widen = |t: &Tensor| Tensor::from_f64(&t.to_f64(), t.shape(), DType::F64);
+    tensors.iter().map(|t| if t.dtype() == DType::U32 { t.clone() } else { widen(t) }).collect()
+}
+
+#[derive(Default)]
+struct Found {
+    arrays: usize,
+    missing: BTreeSet<&'static str>,
+    worst: f64,
+    failures: Vec<String>,
+}
+
+impl Found {
+    fn compare(&mut self, what: &str, dtype: DType, got: &[Vec<f64>], wanted: &[Vec<f64>], limit: f64) {
+        assert_eq!(got.len(), wanted.len(), "{what}");
+        for (i, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+            let error = close::relative_error(got, wanted);
+            self.arrays += 1;
+            self.worst = self.worst.max(error / limit);
+            if error.is_nan() || error > limit {
+                self.failures.push(format!("{what} {dtype:?}, array {i}: off by {error:.1e} > {limit:.1e}"));
+            }
+        }
+    }
+
+    /// One case in one form: outputs poisoned and guarded by the table, twice with the same bits.
+    fn check(&mut self, case: &Case, there: &On, dtype: DType) {
+        let data = case.data(SEED, dtype);
+        let exact = Data { inputs: wide(&data.inputs), upstream: wide(&data.upstream), dtype: DType::F64 };
+        let data =
+            Data { inputs: on(&data.inputs, &there.dev), upstream: on(&data.upstream, &there.dev), dtype };
+        let what = format!("{} {}", case.op, case.label);
+        let outputs = match case.run_forward(there, &data, None) {
+            Ok(outputs) => outputs,
+            Err(e) if e.to_string().contains("there is no kernel") => {
+                self.missing.insert(case.op);
+                return;
+            }
+            Err(e) => return self.failures.push(format!("{what} {dtype:?}: {e}")),
+        };
+        let wanted = case.run_forward(&On::CPU, &exact, None).expect("the CPU's results");
+        self.compare(&what, dtype, &host(&outputs), &host(&wanted), limit(dtype));
+        let again = case.run_forward(there, &data, None).expect("the same again");
+        for (a, b) in host(&outputs).iter().zip(&host(&again)) {
+            if !close::same_bits(a, b) {
+                self.failures.push(format!("{what} {dtype:?}: other bits the second time"));
+            }
+        }
+        let slopes = case.run_backward(&On::CPU, &exact, &wanted, None).expect("the CPU's gradients");
+        match case.run_backward(there, &data, &outputs, None) {
+            Ok(grads) => {
+                let what = format!("{what} gradients");
+                self.compare(&what, dtype, &host(&grads), &host(&slopes), 2.0 * limit(dtype));
+            }
+            Err(e) => self.failures.push(format!("{what} {dtype:?} backward: {e}")),
+        }
+    }
+}
+
+/// The device of the tests, or `None` where there is no host compiler to make one.
+fn device() -> Option<Arc<Gpu>> {
+    let real = std::env::var_os("L2P_REQUIRE_GPU").is_some_and(|v| v == "1");
+    if !real && let Err(why) = emulation::compiler() {
+        let _ = writeln!(std::io::stderr(), "skipped: 1 test of kernels: {why}");
+        return None;
+    }
+    emulation::install().expect("the kernels compile for the host");
+    let gpu = if real {
+        Gpu::open(0, l2p_engine::device::embedded::image)
+    } else {
+        // The emulated driver finds kernels by name and does not look at images.
+        Gpu::open(0, |_| Some(&[0u8; 64]))
+    };
+    Some(gpu.expect("a device"))
+}
+
+#[test]
+fn kernels_agree_with_the_cpu() {
+    let Some(gpu) = device() else { return };
+    let mut found = Found::default();
+    for seed in [0, 1, 2] {
+        emulation::set_seed(seed);
+        for case in cases::small().iter().chain(&cases::medium()) {
+            // Other orders on the small cases only: the emulation is slow.
+            if seed > 0 && case.label.contains("700") {
+                continue;
+            }
+            for dtype in [DType::F32, DType::BF16, DType::F16] {
+                // Addresses after guards of 64 elements are aligned for vectors, after 67 they are not.
+                for band in [64, 67] {
+                    found.check(case, &On { dev: Device::Cuda(gpu.clone()), band }, dtype);
+                }
+            }
+        }
+    }
+    let text = format!(
+        "\nkernels: {} arrays compared with the CPU, at most {:.2} of the limit; ops without kernels: {:?}\n",
+        found.arrays, found.worst, found.missing
+    );
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    assert!(found.failures.is_empty(), "{} failures:\n{}", found.failures.len(), found.failures.join("\n"));
+    assert_eq!(found.missing.iter().copied().collect::<Vec<_>>(), MISSING);
+    assert!(found.arrays > 500, "{} arrays", found.arrays);
+}
