@@ -61,7 +61,13 @@ pub fn open(seed: u64) -> Option<Gpu> {
         result::ctx::set_current(result::primary_ctx::retain(device).expect("a context")).expect("current");
         let module = result::module::load_data(c"not looked at".as_ptr().cast()).expect("a module");
         let stream = || result::stream::create(result::stream::StreamKind::NonBlocking).expect("a stream");
-        Some(Gpu { device, module, memory: Vec::new(), streams: [stream(), stream(), stream()], _alone: alone })
+        Some(Gpu {
+            device,
+            module,
+            memory: Vec::new(),
+            streams: [stream(), stream(), stream()],
+            _alone: alone,
+        })
     }
 }
 
@@ -101,7 +107,8 @@ impl Gpu {
     pub fn launch(&self, name: &str, blocks: u32, threads: u32, smem: u32, stream: usize, args: &[Arg]) {
         let name = CString::new(name).expect("a name");
         let mut values = args.to_vec();
-        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
         // SAFETY: the planted kernels break the rules on purpose, which the emulation survives.
         unsafe {
             let function = result::module::get_function(self.module, name).expect("a kernel");
