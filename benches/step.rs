@@ -116,7 +116,7 @@ fn main() -> l2p_engine::Result<()> {
     for step in 0..=args.steps {
         let start = Instant::now();
         let stats = model.step(&Device::Cpu, images.view(), labels.view(), &task)?;
-        optimizer.step(&Device::Cpu, &mut model.params, &model.grads, 0.015, stats.grad_norm)?;
+        optimizer.step(&Device::Cpu, &mut model.params, &model.grads, model.report.squares(), 0.015)?;
         loss = stats.loss;
         if step > 0 {
             seconds.push(start.elapsed().as_secs_f64());

@@ -4,8 +4,10 @@ pub mod layout;
 pub mod model;
 pub mod pool;
 pub mod prompts;
+pub mod report;
 pub mod setup;
 mod workspace;
 
-pub use model::{Model, StepStats, TaskView};
+pub use model::{Model, TaskView};
+pub use report::StepStats;
 pub use setup::Setup;

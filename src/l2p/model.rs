@@ -2,6 +2,7 @@
 
 use super::layout::Layout;
 use super::prompts::{Prompts, Side};
+use super::report::{Report, StepStats};
 use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
 use crate::config::schema::{ClipScope, EmbeddingKey, Initializer, TokenOrder};
@@ -22,7 +23,7 @@ use crate::ops::row_norm::{self, Form};
 use crate::ops::{gather, layer_norm, sum, tokens};
 use crate::rng::{Rng, Stream};
 use crate::tensor::plan::Plan;
-use crate::tensor::{Tensor, View};
+use crate::tensor::{Tensor, View, ViewMut};
 
 /// What a step needs to know of its task.
 #[derive(Debug, Clone)]
@@ -30,19 +31,6 @@ pub struct TaskView {
     pub index: usize,
     /// Classes whose logits take part in the loss.
     pub mask: Vec<bool>,
-}
-
-/// What a training step reports.
-#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct StepStats {
-    /// ce_loss - λ · pull + l2 penalty.
-    pub loss: f64,
-    pub ce_loss: f64,
-    pub pull: f64,
-    /// Norm of the gradients in the clip scope, before clipping.
-    pub grad_norm: f64,
-    /// Images answered right among the classes of the mask.
-    pub correct: usize,
 }
 
 /// Parameters, gradients and memory of one network.
@@ -57,6 +45,9 @@ pub struct Model {
     /// The pre-trained backbone as it was, for the query pass of a backbone that learns.
     pub query_params: Option<Params>,
     pub grads: Grads,
+    pub report: Report,
+    /// The mask that the workspace holds.
+    mask: Vec<bool>,
     limit_last: bool,
     can_share: bool,
     ws: Workspace,
@@ -88,7 +79,22 @@ impl Model {
             && layout.entry.is_some_and(|entry| entry < last);
         let needs = Needs { limit_last, blocks_learn, embed_learns };
         let ws = Workspace::new(plan, &setup, &layout, needs);
-        Model { setup, layout, vit, prompts, head, params, query_params, grads, limit_last, can_share, ws }
+        let (report, mask) = (Report::new(plan), Vec::new());
+        Model {
+            setup,
+            layout,
+            vit,
+            prompts,
+            head,
+            params,
+            query_params,
+            grads,
+            report,
+            mask,
+            limit_last,
+            can_share,
+            ws,
+        }
     }
 
     /// A copy of the backbone that never learns, if the model's own does.
@@ -198,11 +204,12 @@ impl Model {
         if pool.batchwise_prompt { Select::Vote { group } } else { Select::PerImage }
     }
 
-    /// Forward and backward of one training batch: fills `grads`, changes no parameter.
-    /// images: (B, S, S, 3), labels: (B) u32.
-    pub fn step(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<StepStats> {
+    /// Forward and backward of one training batch: fills `grads` and the report, changes no parameter.
+    /// images: (B, S, S, 3), labels: (B) u32; on a GPU it only queues the work.
+    pub fn queue_step(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<()> {
         let batch = images.dims()[0];
         let share = self.can_share;
+        self.set_mask(&task.mask)?;
         if self.has_cls_query() {
             self.query_pass(dev, images, share)?;
         }
@@ -215,26 +222,48 @@ impl Model {
         let ws = &mut self.ws;
         ws.dlogits.reshape([batch, self.setup.classes]);
         let (dlogits, smoothing) = (Some(ws.dlogits.view_mut()), self.setup.label_smoothing);
-        let (logits, mask) = (ws.logits.view(), &task.mask);
-        let outcome = cross_entropy::forward_backward(dev, dlogits, logits, labels, mask, smoothing)?;
-        let (pull, weight) = match &self.setup.pool {
-            Some(pool) => (ws.matching.pull(dev)?, pool.pull_constraint_coeff),
-            None => (0.0, 0.0),
-        };
+        let (logits, mask) = (ws.logits.view(), ws.mask.view());
+        let outcome = self.report.outcome();
+        cross_entropy::forward_backward(dev, outcome, dlogits, logits, labels, mask, smoothing)?;
+        if self.setup.pool.is_some() {
+            ws.matching.pull(dev, self.report.pull_mut())?;
+        }
+        let weight = self.pull_weight();
         self.grads.zero();
         self.backward(dev, batch, share, weight)?;
-        let penalty = self.weight_decay(dev)?;
-        let mut squares = sum::squares(dev, self.grads.trainable.view())?;
+        self.weight_decay(dev)?;
+        self.report.squares_mut().fill(0.0);
+        sum::squares_acc(dev, self.report.squares_mut(), self.grads.trainable.view())?;
         if let Some(frozen) = &self.grads.frozen {
-            squares += sum::squares(dev, frozen.view())?;
+            sum::squares_acc(dev, self.report.squares_mut(), frozen.view())?;
         }
-        Ok(StepStats {
-            loss: outcome.loss - weight * pull + penalty,
-            ce_loss: outcome.loss,
-            pull,
-            grad_norm: squares.sqrt(),
-            correct: outcome.correct,
-        })
+        Ok(())
+    }
+
+    /// What the last step reports, once it is computed.
+    pub fn step_stats(&self) -> Result<StepStats> {
+        self.report.stats(self.pull_weight(), self.setup.weight_decay)
+    }
+
+    /// [`Model::queue_step`] and its [`Model::step_stats`].
+    pub fn step(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<StepStats> {
+        self.queue_step(dev, images, labels, task)?;
+        self.step_stats()
+    }
+
+    fn pull_weight(&self) -> f64 {
+        self.setup.pool.as_ref().map_or(0.0, |pool| pool.pull_constraint_coeff)
+    }
+
+    /// Copies the mask where the loss reads it, if it is another than before.
+    fn set_mask(&mut self, mask: &[bool]) -> Result<()> {
+        if self.mask == mask {
+            return Ok(());
+        }
+        let numbers: Vec<u32> = mask.iter().map(|&m| u32::from(m)).collect();
+        self.ws.mask.view_mut().write(&numbers)?;
+        self.mask = mask.to_vec();
+        Ok(())
     }
 
     /// Whether an image's query changes while the model learns.
@@ -246,21 +275,21 @@ impl Model {
         self.setup.pool.as_ref().is_some_and(|p| p.embedding_key == EmbeddingKey::Cls)
     }
 
-    /// 0.5 · decay · Σ p² over parameters with more than one axis, and its gradient.
-    fn weight_decay(&mut self, dev: &Device) -> Result<f64> {
+    /// Σ p² over parameters with more than one axis, and the gradient of 0.5 · decay times that.
+    fn weight_decay(&mut self, dev: &Device) -> Result<()> {
         let decay = self.setup.weight_decay;
         if decay == 0.0 {
-            return Ok(0.0);
+            return Ok(());
         }
-        let mut squares = 0.0;
+        self.report.decayed_mut().fill(0.0);
         for id in self.params.ids().filter(|&id| self.params.spec(id).decays) {
             let value = self.params.get(id);
-            squares += sum::squares(dev, value)?;
+            sum::squares_acc(dev, self.report.decayed_mut(), value)?;
             if let Some(grad) = self.grads.get_mut(&self.params, id) {
                 axpy(dev, grad, value, decay)?;
             }
         }
-        Ok(0.5 * decay * squares)
+        Ok(())
     }
 
     /// The plain network on the frozen backbone, class row after the final norm. With `share`, what
@@ -363,7 +392,7 @@ impl Model {
             if layer.prefix_rows > 0 {
                 out.reshape([batch, layer.prefix_rows, c]);
                 let parts = &layer.prefix_parts;
-                self.prompts.fill_prefix(dev, p, out, l, parts, side, &ws.matching.ids)?;
+                self.prompts.fill_prefix(dev, p, out, l, parts, side, &ws.matching)?;
             }
         }
         if layer.tokens_in == 0 {
@@ -381,8 +410,8 @@ impl Model {
             let position = cls_first.then(|| p.get(self.vit.positions).part(0, [c]));
             fill_table(dev, &mut ws.table, rows, position)?;
             let n = rows.dims()[0];
-            let ids = self.prompts.row_ids(part, &ws.matching.ids, batch)?;
-            gather::forward(dev, ws.xs[l].view_mut(), part.at, ws.table.view(), ids.view())?;
+            let (ids, length) = self.prompts.chosen(part, &ws.matching, batch);
+            gather::forward(dev, ws.xs[l].view_mut(), part.at, ws.table.view(), ids, length)?;
             if reused {
                 let block = &self.vit.blocks[l];
                 ws.table_stats.reshape([n, 2]);
@@ -392,7 +421,7 @@ impl Model {
                 block.ln1.forward(dev, p, a, stats, ws.table.view())?;
                 block.qkv.forward(dev, p, ws.table_qkv.view_mut(), ws.temp.a.view(), Ending::Plain)?;
                 let qkv = ws.acts[l].qkv.view_mut();
-                gather::forward(dev, qkv, part.at, ws.table_qkv.view(), ids.view())?;
+                gather::forward(dev, qkv, part.at, ws.table_qkv.view(), ids, length)?;
             }
         }
         Ok(())
@@ -510,12 +539,12 @@ impl Model {
         let from_query = patch_query.filter(|_| learns);
         let mut extra = None;
         if let Some(kind) = from_query {
-            let mut dquery = Tensor::zeros([batch, c], p.dtype());
             let (prompts, setup) = (&self.prompts, &self.setup);
-            ws.matching.backward_pull(dev, p, grads, prompts, setup, -weight, Some(&mut dquery))?;
+            let dquery = &mut ws.dquery;
+            ws.matching.backward_pull(dev, p, grads, prompts, setup, -weight, Some(dquery))?;
             let (patches, n) = (ws.embedded.patches.view(), self.setup.dims.patches());
             dpatches_query.reshape([batch, n, c]);
-            pool_tokens::backward(dev, dpatches_query.view_mut(), dquery.view(), patches, 0..n, kind)?;
+            pool_tokens::backward(dev, dpatches_query.view_mut(), ws.dquery.view(), patches, 0..n, kind)?;
             extra = Some(dpatches_query.view());
         } else {
             ws.matching.backward_pull(dev, p, grads, &self.prompts, &self.setup, -weight, None)?;
@@ -544,8 +573,8 @@ impl Model {
         block.backward(dev, p, grads, d, acts, x, prefix.as_ref(), dprefix, need, temp)?;
         if has_prefix {
             for (side, d) in [(Side::Key, &ws.dprefix[0]), (Side::Value, &ws.dprefix[1])] {
-                let (parts, ids) = (&layer.prefix_parts, &ws.matching.ids);
-                self.prompts.backward_prefix(dev, p, grads, d, l, parts, side, ids)?;
+                let (parts, matching) = (&layer.prefix_parts, &ws.matching);
+                self.prompts.backward_prefix(dev, p, grads, d, l, parts, side, matching)?;
             }
         }
         Ok(())
@@ -561,15 +590,17 @@ impl Model {
         let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
         let d = ws.d.view().reshaped([batch, layer.tokens, c]);
         for part in &layer.token_parts {
-            let ids = self.prompts.row_ids(part, &ws.matching.ids, batch)?;
             if let Some(dtable) = self.prompts.rows_grad(p, grads, l, part, Side::Key) {
-                gather::backward_acc(dev, dtable, d, part.at, ids.view())?;
+                let (ids, length) = self.prompts.chosen(part, &ws.matching, batch);
+                gather::backward_acc(dev, dtable, d, part.at, ids, length)?;
             }
         }
         if self.setup.token_order == TokenOrder::ClsFirst
             && let Some(dpositions) = grads.get_mut(p, self.vit.positions)
         {
-            let mut rows = Tensor::zeros([layer.tokens_in, c], p.dtype());
+            let rows = &mut ws.dprompt_rows;
+            rows.reshape([layer.tokens_in, c]);
+            rows.fill(0.0);
             tokens::sum_images_acc(dev, rows.view_mut(), d, 0..layer.tokens_in)?;
             sum::columns_acc(dev, dpositions.part(0, [c]), rows.view())?;
         }
@@ -590,14 +621,14 @@ impl Model {
         for part in &layer.token_parts {
             let Some(rows) = self.prompts.rows(p, l, part, Side::Key) else { continue };
             let n = rows.dims()[0];
-            let ids = self.prompts.row_ids(part, &ws.matching.ids, batch)?;
+            let (ids, length) = self.prompts.chosen(part, &ws.matching, batch);
             for (tensor, width) in [(&mut ws.dtable, c), (&mut ws.dtable_qkv, 3 * c)] {
                 tensor.reshape([n, width]);
                 tensor.fill(0.0);
             }
-            gather::backward_acc(dev, ws.dtable.view_mut(), d, part.at, ids.view())?;
+            gather::backward_acc(dev, ws.dtable.view_mut(), d, part.at, ids, length)?;
             let dqkv = ws.temp.dqkv.view();
-            gather::backward_acc(dev, ws.dtable_qkv.view_mut(), dqkv, part.at, ids.view())?;
+            gather::backward_acc(dev, ws.dtable_qkv.view_mut(), dqkv, part.at, ids, length)?;
             // The table and its statistics again: the forward pass may have used them for more parts.
             let cls_first = self.setup.token_order == TokenOrder::ClsFirst;
             let position = cls_first.then(|| p.get(self.vit.positions).part(0, [c]));

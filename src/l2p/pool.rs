@@ -12,7 +12,7 @@ use crate::ops::matmul::{self, Layout, Write};
 use crate::ops::pool_tokens;
 use crate::ops::row_norm::{self, Form};
 use crate::tensor::plan::Plan;
-use crate::tensor::{DType, Tensor, View};
+use crate::tensor::{DType, Tensor, View, ViewMut};
 
 /// What selection writes and the pull term's backward reads. M prompts, N of them selected.
 #[derive(Debug)]
@@ -31,12 +31,33 @@ pub struct Matching {
     pub ids: Tensor,
     /// The selection before vote and mask, (B, N).
     pub own_ids: Tensor,
+    /// (B, 1) zeros: every image uses the one general prompt.
+    only: Tensor,
+    temp: Temp,
+}
+
+/// Scratch of keys that are means of prompts, and of the gradients. S slices of the pool, L rows a prompt.
+#[derive(Debug)]
+struct Temp {
+    /// (M, C): one slice's means, later their gradients.
+    mean: Tensor,
+    /// (B, M)
+    dsimilarity: Tensor,
+    /// (M, C)
+    dkeys_unit: Tensor,
+    /// (M, L, C)
+    drows: Tensor,
+    /// (B, C)
+    dquery_unit: Tensor,
 }
 
 impl Matching {
     pub fn new(plan: &mut Plan, setup: &Setup, dtype: DType) -> Matching {
         let (b, c) = (setup.max_batch, setup.dims.embed_dim);
-        let (m, n) = setup.pool.as_ref().map_or((0, 0), |p| (p.pool_size, p.top_k));
+        let pool = setup.pool.as_ref();
+        let (m, n, length) = pool.map_or((0, 0, 0), |p| (p.pool_size, p.top_k, p.length));
+        let learned = pool.is_none_or(|p| p.prompt_key);
+        let back = if setup.training { b } else { 0 };
         Matching {
             query: plan.tensor("query", [b, c], dtype),
             query_unit: plan.tensor("unit query", [b, c], dtype),
@@ -45,7 +66,20 @@ impl Matching {
             similarity: plan.tensor("similarity", [b, m], dtype),
             ids: plan.tensor("prompt ids", [b, n], DType::U32),
             own_ids: plan.tensor("own prompt ids", [b, n], DType::U32),
+            only: plan.tensor("general prompt ids", [b, 1], DType::U32),
+            temp: Temp {
+                mean: plan.tensor("mean prompts", [if learned { 0 } else { m }, c], dtype),
+                dsimilarity: plan.tensor("dsimilarity", [back, m], dtype),
+                dkeys_unit: plan.tensor("dunit keys", [if setup.training { m } else { 0 }, c], dtype),
+                drows: plan.tensor("dprompt rows", [if learned { 0 } else { m }, length, c], dtype),
+                dquery_unit: plan.tensor("dunit query", [back, c], dtype),
+            },
         }
+    }
+
+    /// (B, 1) zeros.
+    pub fn only(&self, batch: usize) -> View<'_> {
+        self.only.view().part(0, [batch, 1])
     }
 
     /// Fills everything after `query` for its current batch.
@@ -90,7 +124,7 @@ impl Matching {
         let Some(prompt) = prompts.prompt else { return Ok(()) };
         let (slices, m, n) = (pool.e_prompt_layer_idx.len(), pool.pool_size, pool.length);
         let c = setup.dims.embed_dim;
-        let mut mean = Tensor::zeros([m, c], p.dtype());
+        let mean = &mut self.temp.mean;
         for slice in 0..slices {
             let rows = p.get(prompt).part(slice * m * n * c, [m, n, c]);
             pool_tokens::forward(dev, mean.view_mut(), rows, 0..n, pool_tokens::Kind::Mean)?;
@@ -99,16 +133,16 @@ impl Matching {
         Ok(())
     }
 
-    /// Σ of the selected similarities / B.
-    pub fn pull(&self, dev: &Device) -> Result<f64> {
-        match_prompts::pull(dev, self.similarity.view(), self.ids.view())
+    /// Overwrites `out` (1): Σ of the selected similarities / B.
+    pub fn pull(&self, dev: &Device, out: ViewMut) -> Result<()> {
+        match_prompts::pull(dev, out, self.similarity.view(), self.ids.view())
     }
 
     /// Adds the gradient of `weight` · pull to the keys (or prompts); overwrites `dquery` (B, C) with
     /// that of the query if it is asked for.
     #[allow(clippy::too_many_arguments)]
     pub fn backward_pull(
-        &self,
+        &mut self,
         dev: &Device,
         p: &Params,
         grads: &mut Grads,
@@ -119,11 +153,12 @@ impl Matching {
     ) -> Result<()> {
         let Some(pool) = &setup.pool else { return Ok(()) };
         let (b, m, c) = (self.query.dims()[0], pool.pool_size, setup.dims.embed_dim);
-        let mut dsimilarity = Tensor::zeros([b, m], p.dtype());
+        let Temp { mean: dkeys, dsimilarity, dkeys_unit: dunit, drows, dquery_unit } = &mut self.temp;
+        dsimilarity.reshape([b, m]);
         match_prompts::backward_pull(dev, dsimilarity.view_mut(), self.ids.view(), weight)?;
         let ds = (dsimilarity.view(), Layout::dense(b, m));
         /* 3, keys */
-        let mut dunit = Tensor::zeros([m, c], p.dtype());
+        dunit.fill(0.0);
         let query = (self.query_unit.view(), Layout::dense(b, c));
         matmul::backward_weight_acc(dev, (dunit.view_mut(), Layout::dense(m, c)), ds, query)?;
         if let Some(key) = prompts.key {
@@ -134,12 +169,11 @@ impl Matching {
         } else if let Some(prompt) = prompts.prompt
             && let Some(mut dprompt) = grads.get_mut(p, prompt)
         {
-            let mut dkeys = Tensor::zeros([m, c], p.dtype());
+            dkeys.fill(0.0);
             /* 2 */
             row_norm::backward_acc(dev, dkeys.view_mut(), dunit.view(), self.keys.view(), Form::Rsqrt)?;
             /* 1 */
             let (slices, n) = (pool.e_prompt_layer_idx.len(), pool.length);
-            let mut drows = Tensor::zeros([m, n, c], p.dtype());
             for slice in 0..slices {
                 let start = slice * m * n * c;
                 let rows = p.get(prompt).part(start, [m, n, c]);
@@ -151,12 +185,12 @@ impl Matching {
         }
         let Some(dquery) = dquery else { return Ok(()) };
         /* 3, 2, query */
-        let mut dunit = Tensor::zeros([b, c], p.dtype());
+        dquery_unit.reshape([b, c]);
         let keys = (self.keys_unit.view(), Layout::dense(m, c));
-        matmul::forward(dev, (dunit.view_mut(), Layout::dense(b, c)), ds, keys, Write::Set)?;
+        matmul::forward(dev, (dquery_unit.view_mut(), Layout::dense(b, c)), ds, keys, Write::Set)?;
         dquery.reshape([b, c]);
         dquery.fill(0.0);
-        row_norm::backward_acc(dev, dquery.view_mut(), dunit.view(), self.query.view(), Form::Rsqrt)
+        row_norm::backward_acc(dev, dquery.view_mut(), dquery_unit.view(), self.query.view(), Form::Rsqrt)
     }
 
     /// Prompts chosen earlier, N per image, instead of a selection.
@@ -167,8 +201,7 @@ impl Matching {
             return Err(Error::Shape { op: "match_prompts", arg: "ids", wanted, got });
         }
         self.ids.reshape([batch, n]);
-        self.ids.view_mut().get::<u32>("match_prompts", "ids")?.copy_from_slice(ids);
-        Ok(())
+        self.ids.view_mut().write(ids)
     }
 
     /// Query features computed earlier, instead of a query pass.

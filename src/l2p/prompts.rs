@@ -1,6 +1,7 @@
 //! The prompt parameters, how their rows enter tokens and prefixes, and how gradients return.
 
 use super::layout::{Part, Source};
+use super::pool::Matching;
 use super::setup::Setup;
 use crate::device::Device;
 use crate::error::Result;
@@ -114,20 +115,12 @@ impl Prompts {
         parts.iter().filter_map(|part| self.table(0, part, Side::Key)).any(|(id, ..)| grads.wants(p, id))
     }
 
-    /// Table rows of every image: all of the general prompt, or the L_p rows of each selected id.
-    /// ids: (B, N) prompt numbers; the result is (B, part.rows).
-    pub fn row_ids(&self, part: &Part, ids: &Tensor, batch: usize) -> Result<Tensor> {
-        let mut rows = Vec::with_capacity(batch * part.rows);
+    /// Which prompts of a table every image uses, (B, n), and how many rows each of them has.
+    pub fn chosen<'a>(&self, part: &Part, matching: &'a Matching, batch: usize) -> (View<'a>, usize) {
         match part.source {
-            Source::General => (0..batch).for_each(|_| rows.extend(0..part.rows as u32)),
-            Source::Pool(_) => {
-                let length = self.length as u32;
-                for &id in ids.view().get::<u32>("prompts", "ids")? {
-                    rows.extend(id * length..(id + 1) * length);
-                }
-            }
+            Source::General => (matching.only(batch), part.rows),
+            Source::Pool(_) => (matching.ids.view(), self.length),
         }
-        Ok(Tensor::from_vec(rows, [batch, part.rows]))
     }
 
     /// Writes the prefix (B, n, C) of one side.
@@ -140,13 +133,13 @@ impl Prompts {
         layer: usize,
         parts: &[Part],
         side: Side,
-        ids: &Tensor,
+        matching: &Matching,
     ) -> Result<()> {
         let batch = out.dims()[0];
         for part in parts {
             if let Some(table) = self.rows(p, layer, part, side) {
-                let rows = self.row_ids(part, ids, batch)?;
-                gather::forward(dev, out.view_mut(), part.at, table, rows.view())?;
+                let (ids, length) = self.chosen(part, matching, batch);
+                gather::forward(dev, out.view_mut(), part.at, table, ids, length)?;
             }
         }
         Ok(())
@@ -163,13 +156,13 @@ impl Prompts {
         layer: usize,
         parts: &[Part],
         side: Side,
-        ids: &Tensor,
+        matching: &Matching,
     ) -> Result<()> {
         let batch = dprefix.dims()[0];
         for part in parts {
-            let rows = self.row_ids(part, ids, batch)?;
             if let Some(dtable) = self.rows_grad(p, grads, layer, part, side) {
-                gather::backward_acc(dev, dtable, dprefix.view(), part.at, rows.view())?;
+                let (ids, length) = self.chosen(part, matching, batch);
+                gather::backward_acc(dev, dtable, dprefix.view(), part.at, ids, length)?;
             }
         }
         Ok(())

@@ -5,8 +5,8 @@ use super::pool::Matching;
 use super::setup::Setup;
 use crate::nn::block::{BlockActs, BlockTemp, Keep};
 use crate::nn::vit::Embedded;
-use crate::tensor::Tensor;
 use crate::tensor::plan::Plan;
+use crate::tensor::{DType, Tensor};
 
 /// B images, T tokens of the last layer, T0 without prompts, R rows that the head reads.
 #[derive(Debug)]
@@ -53,6 +53,12 @@ pub struct Workspace {
     pub d: Tensor,
     /// (B, N, C), for embeddings that learn.
     pub dpatches: [Tensor; 2],
+    /// (B, C), for queries that learn.
+    pub dquery: Tensor,
+    /// (P, C): gradients of the prompt tokens of one layer, summed over images.
+    pub dprompt_rows: Tensor,
+    /// (K) u32: classes that take part in the loss.
+    pub mask: Tensor,
     pub temp: BlockTemp,
 }
 
@@ -120,6 +126,8 @@ impl Workspace {
         let table_rows = table_rows(setup);
         let dprefix = ["dkey prefix", "dvalue prefix"].map(|n| plan.tensor(n, [back, prefix_rows, c], dtype));
         let learn = if needs.embed_learns { back } else { 0 };
+        let prompt_rows =
+            if needs.embed_learns { layout.layers.iter().map(|l| l.tokens_in).max().unwrap_or(0) } else { 0 };
         Workspace {
             embedded,
             matching,
@@ -148,6 +156,9 @@ impl Workspace {
             d: plan.tensor("residual gradient", [back, t, c], dtype),
             dpatches: ["dpatches", "dpatches from the query"]
                 .map(|n| plan.tensor(n, [learn, t0 - 1, c], dtype)),
+            dquery: plan.tensor("dquery", [learn, c], dtype),
+            dprompt_rows: plan.tensor("dprompt rows", [prompt_rows, c], dtype),
+            mask: plan.tensor("class mask", [setup.classes], DType::U32),
             temp: BlockTemp::new(plan, block, (b, t), setup.training, needs.blocks_learn, dtype),
         }
     }

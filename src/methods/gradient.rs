@@ -53,8 +53,8 @@ impl Method for Gradient {
                 task.index, stats.loss, stats.grad_norm
             )));
         }
-        let (params, grads) = (&mut self.model.params, &self.model.grads);
-        self.optimizer.step(dev, params, grads, lr, stats.grad_norm)?;
+        let model = &mut self.model;
+        self.optimizer.step(dev, &mut model.params, &model.grads, model.report.squares(), lr)?;
         Ok(stats)
     }
 

@@ -345,9 +345,9 @@ impl Block {
             gelu::forward(dev, gelu_out.view_mut(), fc1.view(), self.dims.gelu)?;
             self.fc2.backward_params_acc(dev, p, grads, gelu_out.view(), d.view(), None)?;
         }
-        self.fc2.backward_input(dev, p, t.wide.view_mut(), d.view(), None, Write::Set)?;
         /* 8 */
-        gelu::backward_in_place(dev, t.wide.view_mut(), fc1.view(), self.dims.gelu)?;
+        let (wide, form) = (t.wide.view_mut(), self.dims.gelu);
+        self.fc2.backward_input_gelu(dev, p, wide, d.view(), fc1.view(), form)?;
         /* 7 */
         if self.fc1.wanted(p, grads) {
             self.ln2.again(dev, p, t.a.view_mut(), acts.mid.view(), acts.ln2_stats.view())?;

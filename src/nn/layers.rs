@@ -3,10 +3,9 @@
 use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::axpy::axpy;
 use crate::ops::linear::{self, Ending, Weights};
-use crate::ops::{layer_norm, matmul::Write};
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::ops::{gelu, layer_norm, matmul::Write};
+use crate::tensor::{View, ViewMut};
 use std::ops::Range;
 
 /// Scale and bias, (C) each.
@@ -46,14 +45,14 @@ impl LayerNorm {
         stats: View,
     ) -> Result<()> {
         if grads.wants(p, self.scale) || grads.wants(p, self.bias) {
-            let c = p.spec(self.scale).shape;
-            let (mut scale, mut bias) = (Tensor::zeros(c, p.dtype()), Tensor::zeros(c, p.dtype()));
-            layer_norm::backward_params_acc(dev, scale.view_mut(), bias.view_mut(), dy, x, stats)?;
-            for (id, sum) in [(self.scale, scale), (self.bias, bias)] {
-                if let Some(g) = grads.get_mut(p, id) {
-                    axpy(dev, g, sum.view(), 1.0)?;
-                }
+            let c = p.spec(self.scale).shape.len();
+            let [scale, bias] = &mut grads.norm;
+            for sum in [&mut *scale, &mut *bias] {
+                sum.reshape([c]);
+                sum.fill(0.0);
             }
+            layer_norm::backward_params_acc(dev, scale.view_mut(), bias.view_mut(), dy, x, stats)?;
+            grads.add_norm(dev, p, [self.scale, self.bias])?;
         }
         match dx {
             Some(dx) => layer_norm::backward_input_acc(dev, dx, dy, x, stats, p.get(self.scale)),
@@ -108,6 +107,19 @@ impl Linear {
         write: Write,
     ) -> Result<()> {
         linear::backward_input(dev, dx, dy, &self.weights(p, columns), write)
+    }
+
+    /// dx = (dy Wᵀ) ∘ gelu'(pre), for a layer that reads gelu(pre).
+    pub fn backward_input_gelu(
+        &self,
+        dev: &Device,
+        p: &Params,
+        dx: ViewMut,
+        dy: View,
+        pre: View,
+        form: gelu::Form,
+    ) -> Result<()> {
+        linear::backward_input_gelu(dev, dx, dy, &self.weights(p, None), pre, form)
     }
 
     /// Whether the kernel's or the bias' gradient is computed, so that x must be at hand.

@@ -1,7 +1,9 @@
 //! Parameters by name in two flat buffers: what learns and what is frozen. One clip, one optimizer
 //! launch and one all-reduce then serve every method.
 
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::ops::axpy::axpy;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Shape, Tensor, View, ViewMut};
 
@@ -132,26 +134,19 @@ impl Params {
     /// `Error::Failed` if the number of values is another.
     pub fn set(&mut self, id: ParamId, values: &[f64]) -> Result<()> {
         let name = self.spec(id).name.clone();
-        let target = self.get_mut(id);
+        let dtype = self.dtype();
+        let mut target = self.get_mut(id);
         if values.len() != target.len() {
             let wanted = format!("{:?} = {} values", target.shape(), target.len());
             return Err(Error::failed(format!("{name}: wanted {wanted}, found {}", values.len())));
         }
-        match target.dtype() {
-            DType::F32 => {
-                let target = target.get::<f32>("params", "value")?;
-                target.iter_mut().zip(values).for_each(|(t, &v)| *t = v as f32);
-            }
-            _ => target.get::<f64>("params", "value")?.copy_from_slice(values),
-        }
-        Ok(())
+        target.copy_from(Tensor::from_f64(values, [values.len()], dtype).view())
     }
 
     /// The same for f32 values, without a detour through f64.
     pub fn set_f32(&mut self, id: ParamId, values: &[f32]) -> Result<()> {
         if self.dtype() == DType::F32 && self.spec(id).shape.len() == values.len() {
-            self.get_mut(id).get::<f32>("params", "value")?.copy_from_slice(values);
-            return Ok(());
+            return self.get_mut(id).write(values);
         }
         self.set(id, &values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())
     }
@@ -162,6 +157,8 @@ impl Params {
 pub struct Grads {
     pub trainable: Tensor,
     pub frozen: Option<Tensor>,
+    /// Scratch for the two gradients of a norm: (C) each.
+    pub norm: [Tensor; 2],
 }
 
 impl Grads {
@@ -170,7 +167,10 @@ impl Grads {
         let dtype = params.dtype();
         let trainable = plan.tensor("trainable gradients", params.trainable.shape(), dtype);
         let frozen = with_frozen.then(|| plan.tensor("frozen gradients", params.frozen.shape(), dtype));
-        Grads { trainable, frozen }
+        let scales = params.specs.iter().filter(|s| s.name.ends_with("/scale"));
+        let width = scales.map(|s| s.shape.len()).max().unwrap_or(0);
+        let norm = ["dscale", "dbias"].map(|name| plan.tensor(name, [width], dtype));
+        Grads { trainable, frozen, norm }
     }
 
     pub fn zero(&mut self) {
@@ -178,6 +178,18 @@ impl Grads {
         if let Some(frozen) = &mut self.frozen {
             frozen.fill(0.0);
         }
+    }
+
+    /// Adds what was summed in `norm` to the gradients of scale and bias, where they are wanted.
+    pub fn add_norm(&mut self, dev: &Device, params: &Params, ids: [ParamId; 2]) -> Result<()> {
+        for (id, sum) in ids.into_iter().zip(&self.norm) {
+            let spec = params.spec(id);
+            let flat = if spec.trainable { Some(&mut self.trainable) } else { self.frozen.as_mut() };
+            if let Some(flat) = flat {
+                axpy(dev, flat.view_mut().part(spec.offset, spec.shape), sum.view(), 1.0)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether this parameter's gradient is computed.

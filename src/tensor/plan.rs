@@ -77,6 +77,11 @@ impl Plan {
         self.failure.take().map_or(Ok(()), Err)
     }
 
+    /// The type of single numbers such as losses and norms, summed in f64 where there is one.
+    pub fn number(&self) -> DType {
+        if self.dev.gpu().is_some() { DType::F32 } else { DType::F64 }
+    }
+
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }

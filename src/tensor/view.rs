@@ -162,6 +162,29 @@ impl<'a> ViewMut<'a> {
         });
     }
 
+    /// Sets the elements from host memory.
+    ///
+    /// # Errors
+    /// As [`ViewMut::copy_from`].
+    pub fn write<T: Element>(&mut self, values: &[T]) -> Result<()> {
+        if self.len() != values.len() || self.dtype() != T::DTYPE {
+            return Err(Error::failed(format!(
+                "{} values of {:?} for a tensor of {:?} {:?}",
+                values.len(),
+                T::DTYPE,
+                self.dtype(),
+                self.shape
+            )));
+        }
+        match self.as_view().span() {
+            Some(span) => span.write(values),
+            None => {
+                self.reborrow().get::<T>("write", "values")?.copy_from_slice(values);
+                Ok(())
+            }
+        }
+    }
+
     /// Copies the elements of a tensor of the same length and type, from wherever to wherever. From the CPU
     /// to a GPU and back it waits; on a GPU it is queued.
     ///

@@ -24,6 +24,10 @@ pub enum Fill {
     Constant(f64),
     /// Second moments: positive.
     Positive,
+    /// These.
+    Numbers([f64; 4]),
+    /// u32: 1, 1, 0, 1, 1, 0, … : a class mask.
+    TwoOfThree,
     /// u32, uniform below this.
     Ids(u32),
     /// u32, the ids of each row all different: rows of `.0` below `.1`.
@@ -46,12 +50,15 @@ pub enum Keep {
     Weight,
     /// Both f32.
     Wide,
+    /// A sum or a setting: F64 on the CPU, F32 on a GPU.
+    Number,
 }
 
 impl Keep {
     fn value(self, dtype: DType) -> DType {
         match (self, dtype) {
             (Keep::Wide, DType::BF16 | DType::F16) => DType::F32,
+            (Keep::Number, _) => DType::F64,
             _ => dtype,
         }
     }
@@ -194,6 +201,11 @@ impl Case {
         self
     }
 
+    /// These arguments are sums or settings.
+    fn numbers(self, names: &[&str]) -> Case {
+        self.keep(names, Keep::Number)
+    }
+
     fn keep(mut self, names: &[&str], keep: Keep) -> Case {
         for &name in names {
             let inputs = self.inputs.iter_mut().filter(|a| a.name == name).map(|a| &mut a.keep);
@@ -206,9 +218,15 @@ impl Case {
 
     /// Whether any argument has 16 bits when activations do.
     pub fn has_narrow_form(&self) -> bool {
-        let inputs = self.inputs.iter().filter(|a| !matches!(a.fill, Fill::Ids(_) | Fill::DistinctIds(..)));
+        let inputs = self
+            .inputs
+            .iter()
+            .filter(|a| !matches!(a.fill, Fill::Ids(_) | Fill::DistinctIds(..) | Fill::TwoOfThree));
         let outputs = self.outputs.iter().filter(|o| o.role != Role::Ids);
-        inputs.map(|a| a.keep).chain(outputs.map(|o| o.keep)).any(|k| k != Keep::Wide)
+        inputs
+            .map(|a| a.keep)
+            .chain(outputs.map(|o| o.keep))
+            .any(|k| matches!(k, Keep::Activation | Keep::Weight))
     }
 
     /// The last output is added to, not overwritten.
@@ -283,7 +301,7 @@ impl Case {
     /// added to as `start` (or zero), and the surroundings must come out untouched.
     pub fn run_forward(&self, on: &On, data: &Data, start: Option<&[Tensor]>) -> Result<Vec<Tensor>> {
         let slots = self.outputs.iter().map(|o| {
-            let dtype = if o.role == Role::Ids { DType::U32 } else { o.keep.value(data.dtype) };
+            let dtype = if o.role == Role::Ids { DType::U32 } else { on.dtype(o.keep.value(data.dtype)) };
             (o.name, o.shape, dtype, o.write)
         });
         let inputs: Vec<View> = data.inputs.iter().map(Tensor::view).collect();
@@ -357,6 +375,11 @@ pub struct On {
 
 impl On {
     pub const CPU: On = On { dev: Device::Cpu, band: 67 };
+
+    /// There is no F64 on a GPU.
+    fn dtype(&self, dtype: DType) -> DType {
+        if dtype == DType::F64 && self.dev.gpu().is_some() { DType::F32 } else { dtype }
+    }
 }
 
 /// Inputs of a case and upstream gradients of its results.
@@ -373,10 +396,15 @@ impl Data {
     pub fn to(&self, dev: &Device, dtype: DType) -> Result<Data> {
         let convert = |tensor: &Tensor| {
             let float = !matches!(tensor.dtype(), DType::U32 | DType::U8);
-            if float && dtype == DType::F64 {
-                return Ok(Tensor::from_f64(&tensor.to_f64(), tensor.shape(), dtype));
+            let wanted = match (tensor.dtype(), dev.gpu()) {
+                (DType::F64, Some(_)) => DType::F32,
+                _ if float && dtype == DType::F64 => DType::F64,
+                (same, _) => same,
+            };
+            if wanted == tensor.dtype() {
+                return tensor.to(dev);
             }
-            tensor.to(dev)
+            Tensor::from_f64(&tensor.to_f64(), tensor.shape(), wanted).to(dev)
         };
         let all = |tensors: &[Tensor]| tensors.iter().map(convert).collect::<Result<Vec<Tensor>>>();
         Ok(Data { inputs: all(&self.inputs)?, upstream: all(&self.upstream)?, dtype })
@@ -389,6 +417,9 @@ fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
     if let Fill::Ids(below) = arg.fill {
         return Tensor::from_vec((0..n).map(|_| rng.below(below)).collect(), arg.shape);
     }
+    if arg.fill == Fill::TwoOfThree {
+        return Tensor::from_vec((0..n as u32).map(|j| u32::from(j % 3 != 2)).collect(), arg.shape);
+    }
     if let Fill::DistinctIds(width, below) = arg.fill {
         let row = |_| {
             let mut all: Vec<u32> = (0..below).collect();
@@ -399,12 +430,13 @@ fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
         return Tensor::from_vec((0..n / width).flat_map(row).collect(), arg.shape);
     }
     let values: Vec<f64> = (0..n)
-        .map(|_| {
+        .map(|i| {
             let z = rng.normal();
             let value = match arg.fill {
                 Fill::Weights => 1.0 + 0.3 * z,
                 Fill::Around(mean) => mean + z,
                 Fill::Constant(c) => c,
+                Fill::Numbers(numbers) => numbers[i],
                 Fill::Positive => z * z + 0.01,
                 _ => z,
             };

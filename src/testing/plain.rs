@@ -204,15 +204,17 @@ pub fn pool_tokens<T: Float>(
 }
 
 /// (loss, dlogits): mean cross-entropy over the allowed classes, smoothed.
-pub fn cross_entropy<T: Float>(z: &[T], labels: &[T], mask: &[bool], smoothing: f64) -> (T, Vec<T>) {
+pub fn cross_entropy<T: Float>(z: &[T], labels: &[T], mask: &[bool], smoothing: f64) -> ([T; 2], Vec<T>) {
     let k = mask.len();
     let b = of::<T>(labels.len() as f64);
     let share = of::<T>(smoothing / mask.iter().filter(|&&m| m).count() as f64);
-    let (mut loss, mut dz) = (T::ZERO, Vec::new());
+    let (mut loss, mut correct, mut dz) = (T::ZERO, T::ZERO, Vec::new());
     for (z, label) in z.chunks_exact(k).zip(labels) {
         let allowed = || (0..k).filter(|&j| mask[j]);
         let max = allowed().map(|j| z[j]).reduce(|a, b| if b > a { b } else { a }).expect("a class");
         let total = sum(allowed().map(|j| exp(z[j] - max)));
+        let first = allowed().find(|&j| z[j] == max).expect("a class");
+        correct += if first as f64 == label.to_f64() { T::ONE } else { T::ZERO };
         for j in 0..k {
             let own = j as f64 == label.to_f64();
             let target = share + if own { of(1.0 - smoothing) } else { T::ZERO };
@@ -223,37 +225,43 @@ pub fn cross_entropy<T: Float>(z: &[T], labels: &[T], mask: &[bool], smoothing: 
             dz.push(if mask[j] { (p - target) / b } else { T::ZERO });
         }
     }
-    (loss, dz)
+    ([loss, correct], dz)
 }
 
 pub fn scaled<T: Float>(x: &[T], a: f64) -> Vec<T> {
     x.iter().map(|&x| x * of(a)).collect()
 }
 
-/// [p, m, v] after a step from [p, m, v, g].
+/// [p, m, v] after a step from [p, m, v, g, squares, pace].
 pub fn adam<T: Float>(x: &[Vec<T>], with: Adam) -> Vec<Vec<T>> {
     let (beta1, beta2) = (of::<T>(with.beta1), of::<T>(with.beta2));
-    let root = |beta: f64| of::<T>(1.0 - beta.powi(with.step as i32));
-    let (c1, c2) = (root(with.beta1), root(with.beta2));
+    let (pace, scale) = (&x[5], grad_scale(x[4][0], x[5][3], with.max_norm));
     let mut out = vec![Vec::new(); 3];
     for (((&p, &m), &v), &g) in x[0].iter().zip(&x[1]).zip(&x[2]).zip(&x[3]) {
-        let g = g * of(with.grad_scale);
+        let g = g * scale;
         let m = beta1 * m + (T::ONE - beta1) * g;
         let v = beta2 * v + (T::ONE - beta2) * g * g;
-        let update = (m / c1) / ((v / c2).sqrt() + of(with.eps));
-        out[0].push(p - of::<T>(with.lr) * update - of::<T>(with.lr * with.decay) * p);
+        let update = (m / pace[1]) / ((v / pace[2]).sqrt() + of(with.eps));
+        out[0].push(p - pace[0] * update - pace[0] * of(with.decay) * p);
         out[1].push(m);
         out[2].push(v);
     }
     out
 }
 
-/// [p, u] after a step from [p, u, g].
+/// Of gradients that are clipped to `max_norm`.
+fn grad_scale<T: Float>(squares: T, unscale: T, max_norm: f64) -> T {
+    let norm = squares.sqrt() * unscale + of(1e-6);
+    if max_norm > 0.0 && norm > of(max_norm) { of::<T>(max_norm) / norm * unscale } else { unscale }
+}
+
+/// [p, u] after a step from [p, u, g, squares, pace].
 pub fn sgd<T: Float>(x: &[Vec<T>], with: Sgd) -> Vec<Vec<T>> {
-    let (lr, momentum) = (of::<T>(with.lr), of::<T>(with.momentum));
+    let (lr, momentum) = (x[4][0], of::<T>(with.momentum));
+    let scale = grad_scale(x[3][0], x[4][3], with.max_norm);
     let mut out = vec![Vec::new(); 2];
     for ((&p, &u), &g) in x[0].iter().zip(&x[1]).zip(&x[2]) {
-        let g = g * of(with.grad_scale);
+        let g = g * scale;
         let u = momentum * u + g;
         out[0].push(p - lr * (g + momentum * u));
         out[1].push(u);

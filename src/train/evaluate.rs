@@ -96,18 +96,16 @@ struct Batch<'a> {
 fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Result<(Vec<bool>, f64)> {
     let (images, labels) = session.eval_images(batch.loader, Images::Test, batch.indices)?;
     let logits = session.method.logits(&session.dev, images.view(), batch.features, ids)?;
-    let mask = vec![true; session.classes()];
+    let classes = session.classes();
     let labels_tensor = Tensor::from_vec(labels.clone(), [labels.len()]);
-    let outcome =
-        cross_entropy::forward_backward(&session.dev, None, logits.view(), labels_tensor.view(), &mask, 0.0)?;
-    let classes = mask.len();
+    let loss = cross_entropy::mean_loss(logits.view(), labels_tensor.view())?;
     let right = logits
         .to_f64()
         .chunks_exact(classes)
         .zip(&labels)
         .map(|(z, &label)| argmax(z) == label as usize)
         .collect();
-    Ok((right, outcome.loss))
+    Ok((right, loss))
 }
 
 /// Images answered right with the voted prompts. An image whose vote equals its own choice keeps its

@@ -5,6 +5,7 @@ use super::evaluate::argmax;
 use super::session::Session;
 use crate::config::schema::Method as Name;
 use crate::data::Images;
+use crate::device::Device;
 use crate::error::Result;
 use crate::methods::ClassMeans;
 use crate::ops::cross_entropy;
@@ -170,11 +171,16 @@ impl Head {
     }
 
     fn train(&mut self, session: &Session, x: &[f64], y: &[u32], task: usize) -> Result<()> {
-        let (dev, c, k) = (&session.dev, self.width, self.classes);
+        // A small head on cached features: the CPU is as good as any device.
+        let (dev, c, k) = (&Device::Cpu, self.width, self.classes);
         let mut moments = [&self.kernel, &self.bias]
             .map(|p| [Tensor::zeros([p.len()], DType::F32), Tensor::zeros([p.len()], DType::F32)]);
         let mut order: Vec<usize> = (0..y.len()).collect();
         let mut step = 0;
+        let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, max_norm: 0.0 };
+        // Nothing is clipped: any finite norm will do.
+        let (mut outcome, squares) = (Tensor::zeros([2], DType::F64), Tensor::zeros([1], DType::F64));
+        let mask = Tensor::from_vec(vec![1u32; k], [k]);
         for epoch in 0..EPOCHS {
             signal::stop_floor()?;
             let stream = (task as u64) << 32 | 1 << 63 | epoch as u64;
@@ -188,25 +194,27 @@ impl Head {
                 let weights = Weights::all(self.kernel.view().reshaped([c, k]), self.bias.view());
                 forward(dev, logits.view_mut(), images.view(), &weights, Ending::Plain)?;
                 let mut d = Tensor::zeros([batch.len(), k], DType::F32);
-                let mask = vec![true; k];
+                let (logits, labels) = (logits.view(), labels.view());
+                let d_view = Some(d.view_mut());
                 cross_entropy::forward_backward(
                     dev,
-                    Some(d.view_mut()),
-                    logits.view(),
-                    labels.view(),
-                    &mask,
+                    outcome.view_mut(),
+                    d_view,
+                    logits,
+                    labels,
+                    mask.view(),
                     0.0,
                 )?;
                 let mut grads = [Tensor::zeros([c * k], DType::F32), Tensor::zeros([k], DType::F32)];
                 let [dkernel, dbias] = &mut grads;
                 let into = (Some(dkernel.view_mut()), Some(dbias.view_mut()));
                 backward_params_acc(dev, into.0, into.1, images.view(), d.view(), 0..k)?;
-                let with =
-                    Adam { lr: RATE, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, step, grad_scale: 1.0 };
+                let pace = Tensor::from_f64(&with.pace(RATE, step, 1.0), [4], DType::F64);
                 for ((p, [m, v]), g) in
                     [&mut self.kernel, &mut self.bias].into_iter().zip(&mut moments).zip(&grads)
                 {
-                    adam(dev, p.view_mut(), m.view_mut(), v.view_mut(), g.view(), with)?;
+                    let (m, v) = (m.view_mut(), v.view_mut());
+                    adam(dev, p.view_mut(), m, v, g.view(), squares.view(), pace.view(), with)?;
                 }
             }
         }

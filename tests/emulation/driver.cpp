@@ -292,6 +292,7 @@ API cuInit(unsigned) {
     const std::lock_guard<std::mutex> lock(driver);
     if (initialized) return CUDA_SUCCESS;
     initialized = true;
+    print_errors = false; // cuGetErrorString tells
     devices.resize(environment("L2P_EMU_DEVICES", 1));
     for (Device& d : devices) d.total = environment("L2P_EMU_MEMORY", size_t(4) << 30);
     set_seed(environment("L2P_EMU_SEED", 0));

@@ -27,6 +27,7 @@ namespace emu {
 Lane* current;
 Lane* lanes;
 Dim block_index, block_dim, grid_dim;
+bool print_errors = true;
 
 namespace {
 
@@ -287,9 +288,11 @@ void prepare_memory() {
 // ---- Faults ----
 
 struct sigaction earlier_segv, earlier_bus;
+stack_t earlier_stack;
 
 void on_fault(int signal, siginfo_t* info, void* context) {
     if (inside) {
+        inside = 0; // what faults from here on is the emulation's own
         code = CUDA_ILLEGAL_ADDRESS;
         fail("%s", describe_address(info->si_addr).c_str());
     }
@@ -300,14 +303,13 @@ void on_fault(int signal, siginfo_t* info, void* context) {
 
 // Installed for the time of a launch: the program may have handlers of its own.
 void catch_faults() {
-    static char* signal_stack = nullptr;
-    stack_t now;
-    sigaltstack(nullptr, &now);
-    if (now.ss_flags & SS_DISABLE) { // a stack overflow leaves no room for the handler
-        if (!signal_stack) signal_stack = map(64 * 1024);
-        const stack_t mine = { signal_stack, 0, 64 * 1024 };
-        sigaltstack(&mine, nullptr);
-    }
+    // Of its own: a stack overflow leaves no room for the handler, and the program's is small.
+    constexpr size_t BYTES = 64 * 1024;
+    static char* const signal_stack = map(BYTES);
+    stack_t mine = {};
+    mine.ss_sp = signal_stack;
+    mine.ss_size = BYTES;
+    sigaltstack(&mine, &earlier_stack);
     struct sigaction action = {};
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
@@ -317,6 +319,7 @@ void catch_faults() {
 void release_faults() {
     sigaction(SIGSEGV, &earlier_segv, nullptr);
     sigaction(SIGBUS, &earlier_bus, nullptr);
+    sigaltstack(&earlier_stack, nullptr);
 }
 
 std::map<std::string, Kernel>& registry() {
@@ -351,7 +354,7 @@ void fail(const char* format, ...) {
         snprintf(where, sizeof where, "kernel %s: ", kernel->name);
     }
     message = std::string(where) + text;
-    fprintf(stderr, "emulation: %s\n", message.c_str());
+    if (print_errors) fprintf(stderr, "emulation: %s\n", message.c_str());
 #ifdef EMU_TSAN
     _exit(2);
 #else

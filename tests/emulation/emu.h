@@ -32,6 +32,9 @@ enum {
     CUDA_CAPTURE_WRONG_THREAD = 908,
 };
 
+// Whether a failed launch says so on stderr, and not only in `emu_message`.
+extern bool print_errors;
+
 // Device memory, filled with 0xff. Behind it lies at least a page that faults.
 void* device_alloc(size_t bytes, int device);
 // An allocation at an address that an earlier process got from `device_alloc`.

@@ -157,7 +157,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         Command::new(&self.program)
     }
 }

@@ -166,7 +166,8 @@ fn elementwise_arguments() {
     refused(axpy::axpy(&DEV, y.view_mut(), ids([6]).view(), 1.0), "axpy", "x");
     refused(axpy::scale_in_place(&DEV, ids([6]).view_mut(), 1.0), "axpy", "x");
     refused(sum::columns_acc(&DEV, t([2]).view_mut(), x.view()), "sum", "out");
-    refused(sum::squares(&DEV, ids([2]).view()), "sum", "x");
+    refused(sum::squares_acc(&DEV, t([1]).view_mut(), ids([2]).view()), "sum", "x");
+    refused(sum::squares_acc(&DEV, t([2]).view_mut(), x.view()), "sum", "out");
     refused(row_norm::forward(&DEV, y.view_mut(), wrong.view(), row_norm::Form::Plus), "row_norm", "y");
     let form = row_norm::Form::Rsqrt;
     refused(row_norm::backward_acc(&DEV, y.view_mut(), wrong.view(), x.view(), form), "row_norm", "dy");
@@ -207,11 +208,15 @@ fn token_arguments() {
     );
     let table = t([3, 4]);
     let high = Tensor::from_vec(vec![0u32, 3], [2, 1]);
-    refused(gather::forward(&DEV, y.view_mut(), 0, table.view(), high.view()), "gather", "ids");
-    refused(gather::forward(&DEV, y.view_mut(), 0, table.view(), ids([1, 1]).view()), "gather", "ids");
-    refused(gather::forward(&DEV, y.view_mut(), 3, table.view(), ids([2, 1]).view()), "gather", "tokens");
-    refused(gather::forward(&DEV, y.view_mut(), 0, t([3, 5]).view(), ids([2, 1]).view()), "gather", "tokens");
-    refused(gather::forward(&DEV, y.view_mut(), 0, table.view(), t([2, 1]).view()), "gather", "ids");
+    refused(gather::forward(&DEV, y.view_mut(), 0, table.view(), high.view(), 1), "gather", "ids");
+    refused(gather::forward(&DEV, y.view_mut(), 0, table.view(), ids([1, 1]).view(), 1), "gather", "ids");
+    refused(gather::forward(&DEV, y.view_mut(), 3, table.view(), ids([2, 1]).view(), 1), "gather", "tokens");
+    refused(
+        gather::forward(&DEV, y.view_mut(), 0, t([3, 5]).view(), ids([2, 1]).view(), 1),
+        "gather",
+        "tokens",
+    );
+    refused(gather::forward(&DEV, y.view_mut(), 0, table.view(), t([2, 1]).view(), 1), "gather", "ids");
 }
 
 #[test]
@@ -221,30 +226,55 @@ fn selection_and_loss_arguments() {
     refused(select(4, Select::Vote { group: 2 }), "match_prompts", "group");
     refused(select(2, Select::Vote { group: 0 }), "match_prompts", "group");
     refused(select(2, Select::Fixed { start: 2 }), "match_prompts", "start");
-    refused(match_prompts::pull(&DEV, t([2, 3]).view(), ids([3, 1]).view()), "match_prompts", "ids");
-    refused(match_prompts::pull(&DEV, t([2, 3]).view(), t([2, 1]).view()), "match_prompts", "ids");
+    refused(
+        match_prompts::pull(&DEV, t([1]).view_mut(), t([2, 3]).view(), ids([3, 1]).view()),
+        "match_prompts",
+        "ids",
+    );
+    refused(
+        match_prompts::pull(&DEV, t([1]).view_mut(), t([2, 3]).view(), t([2, 1]).view()),
+        "match_prompts",
+        "ids",
+    );
     let high = Tensor::from_vec(vec![0u32, 3], [2, 1]);
-    refused(match_prompts::pull(&DEV, t([2, 3]).view(), high.view()), "match_prompts", "ids");
-    let run = |labels: &[u32], mask: &[bool]| {
+    refused(
+        match_prompts::pull(&DEV, t([1]).view_mut(), t([2, 3]).view(), high.view()),
+        "match_prompts",
+        "ids",
+    );
+    let run = |labels: &[u32], mask: &[u32]| {
         let labels = Tensor::from_vec(labels.to_vec(), [labels.len()]);
-        cross_entropy::forward_backward(&DEV, None, t([2, 3]).view(), labels.view(), mask, 0.0)
+        let mask = Tensor::from_vec(mask.to_vec(), [mask.len()]);
+        let (mut outcome, logits) = (t([2]), t([2, 3]));
+        let outcome = outcome.view_mut();
+        cross_entropy::forward_backward(&DEV, outcome, None, logits.view(), labels.view(), mask.view(), 0.0)
     };
-    refused(run(&[0], &[true; 3]), "cross_entropy", "labels");
-    refused(run(&[0, 3], &[true; 3]), "cross_entropy", "labels");
-    refused(run(&[0, 1], &[true, false, true]), "cross_entropy", "labels");
-    refused(run(&[0, 1], &[true; 4]), "cross_entropy", "mask");
-    let with = Adam { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, step: 1, grad_scale: 1.0 };
+    refused(run(&[0], &[1; 3]), "cross_entropy", "labels");
+    refused(run(&[0, 3], &[1; 3]), "cross_entropy", "labels");
+    refused(run(&[0, 1], &[1, 0, 1]), "cross_entropy", "labels");
+    refused(run(&[0, 1], &[1; 4]), "cross_entropy", "mask");
+    let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, max_norm: 1.0 };
+    let (squares, pace) = (t([1]), t([4]));
     let adam = |m: usize, v: usize, g: usize| {
         let (mut p, mut m, mut v, g) = (t([3]), t([m]), t([v]), t([g]));
-        optimizer::adam(&DEV, p.view_mut(), m.view_mut(), v.view_mut(), g.view(), with)
+        optimizer::adam(
+            &DEV,
+            p.view_mut(),
+            m.view_mut(),
+            v.view_mut(),
+            g.view(),
+            squares.view(),
+            pace.view(),
+            with,
+        )
     };
     refused(adam(2, 3, 3), "optimizer", "m");
     refused(adam(3, 2, 3), "optimizer", "v");
     refused(adam(3, 3, 4), "optimizer", "g");
     let sgd = |u: usize, g: usize| {
         let (mut p, mut u, g) = (t([3]), t([u]), t([g]));
-        let with = Sgd { lr: 0.1, momentum: 0.9, grad_scale: 1.0 };
-        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g.view(), with)
+        let with = Sgd { momentum: 0.9, max_norm: 1.0 };
+        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g.view(), squares.view(), pace.view(), with)
     };
     refused(sgd(2, 3), "optimizer", "u");
     refused(sgd(3, 2), "optimizer", "g");

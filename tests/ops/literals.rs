@@ -2,13 +2,14 @@
 
 use super::{DEV, f64s};
 use l2p_engine::ops::attention::{self, Prefix, Qkv};
+use l2p_engine::ops::cross_entropy::{self, Outcome};
 use l2p_engine::ops::gelu::{self, Form};
 use l2p_engine::ops::linear::{self, Ending, Weights};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
 use l2p_engine::ops::pool_tokens::{self, Kind};
-use l2p_engine::ops::{axpy, cross_entropy, gather, layer_norm, patches, row_norm, sum, tokens};
-use l2p_engine::tensor::{DType, Tensor};
+use l2p_engine::ops::{axpy, gather, layer_norm, patches, row_norm, sum, tokens};
+use l2p_engine::tensor::{DType, Tensor, ViewMut};
 use l2p_engine::testing::close::relative_error;
 
 fn same(name: &str, got: &Tensor, wanted: &[f64]) {
@@ -108,6 +109,13 @@ fn attention_values() {
     same("lse", &lse, &[2.0361408712402005]);
 }
 
+fn loss(d: Option<ViewMut>, z: &Tensor, labels: &Tensor, mask: &[u32], smoothing: f64) -> Outcome {
+    let (mut outcome, mask) = (poisoned([2]), Tensor::from_vec(mask.to_vec(), [mask.len()]));
+    let (into, z, labels) = (outcome.view_mut(), z.view(), labels.view());
+    cross_entropy::forward_backward(&DEV, into, d, z, labels, mask.view(), smoothing).expect("a loss");
+    Outcome::read(outcome.view()).expect("numbers")
+}
+
 /// Class 2 is masked though its logits are the largest. python3, M = (0, 1, 3):
 /// Z = sum(exp(z[j]) for j in M); T = {j: s / 3 + (1 - s) * (j == y) for j in M};
 /// loss += sum(T[j] * (log(Z) - z[j]) for j in M) / 2; d = [(exp(z[j]) / Z - T[j]) / 2 for j in M]
@@ -115,11 +123,8 @@ fn attention_values() {
 fn cross_entropy_values() {
     let z = f64s(&[0.5, -1., 9., 2., 3., 1., 0., -2.], [2, 4]);
     let labels = Tensor::from_vec(vec![1u32, 3], [2]);
-    let mask = [true, true, false, true];
     let mut d = poisoned([2, 4]);
-    let run = |d: Option<_>, s| {
-        cross_entropy::forward_backward(&DEV, d, z.view(), labels.view(), &mask, s).expect("a loss")
-    };
+    let run = |d: Option<_>, s| loss(d, &z, &labels, &[1, 1, 0, 1], s);
     assert!((run(None, 0.0).loss - 4.187078265192366).abs() < 1e-14);
     let outcome = run(Some(d.view_mut()), 0.1);
     assert!((outcome.loss - 3.9787449318590333).abs() < 1e-14);
@@ -130,13 +135,13 @@ fn cross_entropy_values() {
     // Ties go to the lower class: right for label 0, wrong for label 1.
     let z = f64s(&[1., 1., 1., 1.], [2, 2]);
     let labels = Tensor::from_vec(vec![0u32, 1], [2]);
-    let outcome = cross_entropy::forward_backward(&DEV, None, z.view(), labels.view(), &[true; 2], 0.0);
-    let outcome = outcome.expect("a loss");
+    let outcome = loss(None, &z, &labels, &[1, 1], 0.0);
     assert_eq!(outcome.correct, 1);
     assert!((outcome.loss - 2f64.ln()).abs() < 1e-15);
 }
 
-/// Two steps from p = 1 with gradients 0.5 and -2, clip factor 0.5, lr 0.1. python3:
+/// Two steps from p = 1 with gradients 0.5 and -2, both halved: the first by the clip factor, the second
+/// as the scale of a loss. lr 0.1. python3:
 /// m = .9 * m + .1 * g; v = .999 * v + .001 * g * g;
 /// p -= .1 * (m / (1 - .9 ** t)) / (sqrt(v / (1 - .999 ** t)) + 1e-8) + .1 * decay * p
 #[test]
@@ -146,9 +151,14 @@ fn optimizer_values() {
     for (decay, wanted) in [(0.0, adam), (0.2, adamw)] {
         let (mut p, mut m, mut v) = (f64s(&[1.], [1]), f64s(&[0.], [1]), f64s(&[0.], [1]));
         for (step, g) in [(1, 0.5), (2, -2.0)] {
-            let with = Adam { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay, step, grad_scale: 0.5 };
-            let g = f64s(&[g], [1]);
-            optimizer::adam(&DEV, p.view_mut(), m.view_mut(), v.view_mut(), g.view(), with).expect("adam");
+            let (max_norm, unscale) = halved(step, g);
+            let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay, max_norm };
+            let pace = f64s(&with.pace(0.1, step, unscale), [4]);
+            let (squares, g) = (f64s(&[g * g], [1]), f64s(&[g], [1]));
+            let (g, squares, pace) = (g.view(), squares.view(), pace.view());
+            let update =
+                optimizer::adam(&DEV, p.view_mut(), m.view_mut(), v.view_mut(), g, squares, pace, with);
+            update.expect("adam");
             let [wp, wm, wv] = wanted[step as usize - 1];
             same("p", &p, &[wp]);
             same("m", &m, &[wm]);
@@ -157,12 +167,37 @@ fn optimizer_values() {
     }
     // u = .9 * u + g; p -= .1 * (g + .9 * u)
     let (mut p, mut u) = (f64s(&[1.], [1]), f64s(&[0.], [1]));
-    for (g, wp, wu) in [(0.5, 0.9525, 0.25), (-2.0, 1.12225, -0.775)] {
-        let with = Sgd { lr: 0.1, momentum: 0.9, grad_scale: 0.5 };
-        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), f64s(&[g], [1]).view(), with).expect("sgd");
+    for (step, g, wp, wu) in [(1, 0.5, 0.9525, 0.25), (2, -2.0, 1.12225, -0.775)] {
+        let (max_norm, unscale) = halved(step, g);
+        let (squares, g, pace) = (f64s(&[g * g], [1]), f64s(&[g], [1]), f64s(&[0.1, 1., 1., unscale], [4]));
+        let (g, squares, pace) = (g.view(), squares.view(), pace.view());
+        let with = Sgd { momentum: 0.9, max_norm };
+        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g, squares, pace, with).expect("sgd");
         same("p", &p, &[wp]);
         same("u", &u, &[wu]);
     }
+}
+
+/// max_norm and unscale that halve a gradient in one way and in the other.
+fn halved(step: u64, g: f64) -> (f64, f64) {
+    if step == 1 { (0.5 * (g.abs() + 1e-6), 1.0) } else { (0.0, 0.5) }
+}
+
+/// Gradients that are not finite change nothing.
+#[test]
+fn optimizers_pass_over_infinity() {
+    let (mut p, mut m, mut v, g) = (f64s(&[1.], [1]), f64s(&[2.], [1]), f64s(&[3.], [1]), f64s(&[4.], [1]));
+    let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.1, max_norm: 1.0 };
+    let pace = f64s(&with.pace(0.1, 1, 1.0), [4]);
+    for bad in [f64::NAN, f64::INFINITY] {
+        let squares = f64s(&[bad], [1]);
+        let (g, squares, pace) = (g.view(), squares.view(), pace.view());
+        optimizer::adam(&DEV, p.view_mut(), m.view_mut(), v.view_mut(), g, squares, pace, with)
+            .expect("adam");
+        let with = Sgd { momentum: 0.9, max_norm: 0.0 };
+        optimizer::sgd(&DEV, p.view_mut(), m.view_mut(), g, squares, pace, with).expect("sgd");
+    }
+    assert_eq!([p.to_f64(), m.to_f64(), v.to_f64()], [[1.], [2.], [3.]]);
 }
 
 #[test]
@@ -191,7 +226,9 @@ fn rows_and_tokens() {
     let mut columns = f64s(&[100., 0.], [2]);
     sum::columns_acc(&DEV, columns.view_mut(), m.view()).expect("sum");
     same("columns", &columns, &[124., 46.]);
-    assert_eq!(sum::squares(&DEV, m.view()).expect("squares"), 121. + 484. + 169. + 576.);
+    let mut squares = f64s(&[1.], [1]);
+    sum::squares_acc(&DEV, squares.view_mut(), m.view()).expect("squares");
+    same("squares", &squares, &[1. + 121. + 484. + 169. + 576.]);
     axpy::axpy(&DEV, m.view_mut(), f64s(&[1., 2., 3., 4.], [4]).view(), -2.0).expect("axpy");
     same("axpy", &m, &[9., 18., 7., 16.]);
     axpy::scale_in_place(&DEV, m.view_mut(), 0.5).expect("scale");
@@ -199,12 +236,17 @@ fn rows_and_tokens() {
 
     let (table, ids) = (f64s(&[1., 2., 3.], [3, 1]), Tensor::from_vec(vec![2u32, 0, 2, 2], [2, 2]));
     let mut seq = f64s(&[-1.; 6], [2, 3, 1]);
-    gather::forward(&DEV, seq.view_mut(), 1, table.view(), ids.view()).expect("gather");
+    gather::forward(&DEV, seq.view_mut(), 1, table.view(), ids.view(), 1).expect("gather");
     same("gather", &seq, &[-1., 3., 1., -1., 3., 3.]);
     let mut dtable = f64s(&[0., 5., 0.], [3, 1]);
     let d = f64s(&[9., 1., 2., 9., 3., 4.], [2, 3, 1]);
-    gather::backward_acc(&DEV, dtable.view_mut(), d.view(), 1, ids.view()).expect("gather");
+    gather::backward_acc(&DEV, dtable.view_mut(), d.view(), 1, ids.view(), 1).expect("gather");
     same("dtable", &dtable, &[2., 5., 8.]);
+    // Prompt 1 of two rows each.
+    let (table, ids) = (f64s(&[1., 2., 3., 4.], [4, 1]), Tensor::from_vec(vec![1u32], [1, 1]));
+    let mut seq = f64s(&[-1.; 3], [1, 3, 1]);
+    gather::forward(&DEV, seq.view_mut(), 1, table.view(), ids.view(), 2).expect("gather");
+    same("gather by prompts", &seq, &[-1., 3., 4.]);
 }
 
 #[test]

@@ -60,8 +60,9 @@ fn fixed_ids() {
 fn pull_sums_over_prompts_and_averages_over_images() {
     let s = f64s(&[1., 2., 4., 8., 16., 32.], [2, 3]);
     let ids = Tensor::from_vec(vec![2u32, 0, 1, 2], [2, 2]);
-    let pull = match_prompts::pull(&DEV, s.view(), ids.view()).expect("pull");
-    assert_eq!(pull, (4. + 1. + 16. + 32.) / 2.);
+    let mut pull = f64s(&[f64::NAN], [1]);
+    match_prompts::pull(&DEV, pull.view_mut(), s.view(), ids.view()).expect("pull");
+    assert_eq!(pull.to_f64(), [(4. + 1. + 16. + 32.) / 2.]);
     let mut d = f64s(&[f64::NAN; 6], [2, 3]);
     match_prompts::backward_pull(&DEV, d.view_mut(), ids.view(), -0.5).expect("gradient");
     assert_eq!(d.to_f64(), [-0.25, 0., -0.25, 0., -0.25, -0.25]);

@@ -7,15 +7,15 @@ pub fn forward_backward<T: Float>(
     mut dlogits: Option<&mut [T]>,
     logits: &[T],
     labels: &[u32],
-    mask: &[bool],
+    mask: &[u32],
     smoothing: f64,
 ) -> Outcome {
     let (b, k) = (labels.len(), mask.len());
-    let allowed = mask.iter().filter(|&&m| m).count() as f64;
+    let allowed = mask.iter().filter(|&&m| m != 0).count() as f64;
     let mut outcome = Outcome { loss: 0.0, correct: 0 };
     for (i, &label) in labels.iter().enumerate() {
         let z = &logits[i * k..][..k];
-        let classes = || (0..k).filter(|&j| mask[j]);
+        let classes = || (0..k).filter(|&j| mask[j] != 0);
         let mut best = label as usize;
         for j in classes() {
             if z[j] > z[best] || (z[j] == z[best] && j < best) {
@@ -32,7 +32,7 @@ pub fn forward_backward<T: Float>(
             let d = &mut d[i * k..][..k];
             for j in 0..k {
                 let probability = (z[j].to_f64() - lse).exp();
-                d[j] = if mask[j] { T::of((probability - target(j)) / b as f64) } else { T::ZERO };
+                d[j] = if mask[j] != 0 { T::of((probability - target(j)) / b as f64) } else { T::ZERO };
             }
         }
     }

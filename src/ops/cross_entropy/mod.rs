@@ -7,7 +7,7 @@ mod cpu;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::tensor::{View, ViewMut, expect_shape};
+use crate::tensor::{DType, Tensor, View, ViewMut, expect_shape};
 
 const OP: &str = "cross_entropy";
 
@@ -20,40 +20,69 @@ pub struct Outcome {
     pub correct: usize,
 }
 
-/// Overwrites `dlogits` (B, K), if given, with dL/dlogits.
+impl Outcome {
+    /// What `forward_backward` has written, once it is computed.
+    pub fn read(outcome: View) -> Result<Outcome> {
+        let values = outcome.read_f64()?;
+        Ok(Outcome { loss: values[0], correct: values[1] as usize })
+    }
+}
+
+/// Overwrites `outcome` (2) with the mean loss and the number of right answers, and `dlogits` (B, K), if
+/// given, with dL/dlogits.
 ///
 /// # Shapes
-/// logits: (B, K); labels: (B) u32; mask: (K), `true` for the classes that take part.
+/// outcome: F64 on the CPU, F32 on a GPU; logits: (B, K); labels: (B) u32; mask: (K) u32, not 0 for the
+/// classes that take part.
 ///
 /// # Errors
-/// `Error::Shape` if a label is masked or not a class: the loss would be infinite.
+/// `Error::Shape` if a label is masked or not a class: the loss would be infinite. On a GPU the loss is NaN.
 pub fn forward_backward(
     dev: &Device,
+    outcome: ViewMut,
     dlogits: Option<ViewMut>,
     logits: View,
     labels: View,
-    mask: &[bool],
+    mask: View,
     label_smoothing: f64,
-) -> Result<Outcome> {
+) -> Result<()> {
     let (b, k) = (logits.dims()[0], logits.dims()[1]);
     expect_shape(OP, "labels", labels.shape(), [b])?;
-    if mask.len() != k {
-        let (wanted, got) = (format!("{k} classes"), mask.len().to_string());
-        return Err(Error::Shape { op: OP, arg: "mask", wanted, got });
-    }
-    let labels = labels.get::<u32>(OP, "labels")?;
-    if let Some(label) = labels.iter().find(|&&l| !mask.get(l as usize).copied().unwrap_or(false)) {
-        let wanted = "classes that the mask allows".to_string();
-        return Err(Error::Shape { op: OP, arg: "labels", wanted, got: label.to_string() });
-    }
+    expect_shape(OP, "outcome", outcome.shape(), [2])?;
+    expect_shape(OP, "mask", mask.shape(), [k])?;
     if let Some(d) = &dlogits {
         expect_shape(OP, "dlogits", d.shape(), [b, k])?;
     }
     match dev {
         Device::Cpu => float!("cross_entropy", "logits", logits.dtype(), T => {
-            let d = dlogits.map(|d| d.get::<T>(OP, "dlogits")).transpose()?;
-            Ok(cpu::forward_backward(d, logits.get::<T>(OP, "logits")?, labels, mask, label_smoothing))
+            let (labels, mask) = (labels.get::<u32>(OP, "labels")?, mask.get::<u32>(OP, "mask")?);
+            check_labels(labels, mask)?;
+            let (d, logits) = (dlogits.map(|d| d.get::<T>(OP, "dlogits")).transpose()?, logits.get::<T>(OP, "logits")?);
+            let Outcome { loss, correct } = cpu::forward_backward(d, logits, labels, mask, label_smoothing);
+            outcome.get::<f64>(OP, "outcome")?.copy_from_slice(&[loss, correct as f64]);
+            Ok(())
         }),
         Device::Cuda(_) => super::no_kernels(OP),
+    }
+}
+
+/// Mean loss over all classes, on the CPU, wherever the logits are: for evaluation, which looks at them
+/// there anyway.
+pub fn mean_loss(logits: View, labels: View) -> Result<f64> {
+    let logits = logits.to_host()?;
+    let mask = Tensor::from_vec(vec![1u32; logits.dims()[1]], [logits.dims()[1]]);
+    let mut outcome = Tensor::zeros([2], DType::F64);
+    let cpu = &Device::Cpu;
+    forward_backward(cpu, outcome.view_mut(), None, logits.view(), labels, mask.view(), 0.0)?;
+    Ok(Outcome::read(outcome.view())?.loss)
+}
+
+fn check_labels(labels: &[u32], mask: &[u32]) -> Result<()> {
+    match labels.iter().find(|&&label| mask.get(label as usize).is_none_or(|&m| m == 0)) {
+        None => Ok(()),
+        Some(label) => {
+            let wanted = "classes that the mask allows".to_string();
+            Err(Error::Shape { op: OP, arg: "labels", wanted, got: label.to_string() })
+        }
     }
 }

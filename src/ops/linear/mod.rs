@@ -92,6 +92,31 @@ pub fn backward_input(dev: &Device, dx: ViewMut, dy: View, w: &Weights, write: W
     matmul::backward_input(dev, (dx, at), (dy, matrix(dy)), (w.kernel, w.layout()), write)
 }
 
+/// dx = (dy Wᵀ) ∘ gelu'(pre): the gradient in front of the activation that the layer read.
+/// dy: (M, N); dx, pre: (M, K).
+pub fn backward_input_gelu(
+    dev: &Device,
+    mut dx: ViewMut,
+    dy: View,
+    w: &Weights,
+    pre: View,
+    form: gelu::Form,
+) -> Result<()> {
+    expect_shape("linear", "pre", pre.shape(), dx.shape())?;
+    let at = matrix(pre);
+    let (dy, kernel) = ((dy, matrix(dy)), (w.kernel, w.layout()));
+    match dev {
+        Device::Cpu => {
+            matmul::backward_input(dev, (dx.reborrow(), at), dy, kernel, Write::Set)?;
+            gelu::backward_in_place(dev, dx, pre, form)
+        }
+        Device::Cuda(gpu) => {
+            matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
+            matmul::cuda::backward_input(gpu, (dx, at), dy, kernel, Write::Set, Some((pre, form)))
+        }
+    }
+}
+
 /// dW += xᵀ dy and db += Σ_rows dy, in the columns used. dkernel: (K, N), dbias: (N).
 pub fn backward_params_acc(
     dev: &Device,

@@ -50,24 +50,28 @@ pub fn select(dev: &Device, ids: ViewMut, similarity: View, how: Select) -> Resu
     }
 }
 
-fn check_ids(ids: View, b: usize, m: usize) -> Result<()> {
-    expect_shape(OP, "ids", ids.shape(), [b, ids.dims()[1]])?;
-    match ids.get::<u32>(OP, "ids")?.iter().find(|&&id| id as usize >= m) {
-        None => Ok(()),
+/// The ids, all of them below m. On a GPU nobody looks: kernels pass over an id that is none.
+fn checked(ids: View<'_>, m: usize) -> Result<&[u32]> {
+    let ids = ids.get::<u32>(OP, "ids")?;
+    match ids.iter().find(|&&id| id as usize >= m) {
+        None => Ok(ids),
         Some(id) => {
             Err(Error::Shape { op: OP, arg: "ids", wanted: format!("below {m}"), got: id.to_string() })
         }
     }
 }
 
-/// Pull term: Σ_b Σ_{j in ids[b]} similarity[b, j] / B. Summed over the N prompts, not averaged.
-pub fn pull(dev: &Device, similarity: View, ids: View) -> Result<f64> {
+/// Overwrites `out` with the pull term: Σ_b Σ_{j in ids[b]} similarity[b, j] / B. Summed over the N
+/// prompts, not averaged. out: (1), F64 on the CPU, F32 on a GPU.
+pub fn pull(dev: &Device, out: ViewMut, similarity: View, ids: View) -> Result<()> {
     let (b, m) = (similarity.dims()[0], similarity.dims()[1]);
-    check_ids(ids, b, m)?;
+    expect_shape(OP, "out", out.shape(), [1])?;
+    expect_shape(OP, "ids", ids.shape(), [b, ids.dims()[1]])?;
     match dev {
         Device::Cpu => float!("match_prompts", "similarity", similarity.dtype(), T => {
-            let (s, ids) = (similarity.get::<T>(OP, "similarity")?, ids.get::<u32>(OP, "ids")?);
-            Ok(cpu::pull(s, ids, b, m))
+            let (s, ids) = (similarity.get::<T>(OP, "similarity")?, checked(ids, m)?);
+            out.get::<f64>(OP, "out")?[0] = cpu::pull(s, ids, b, m);
+            Ok(())
         }),
         Device::Cuda(_) => super::no_kernels(OP),
     }
@@ -77,10 +81,10 @@ pub fn pull(dev: &Device, similarity: View, ids: View) -> Result<f64> {
 /// weight = -λ it is the gradient of -λ · pull.
 pub fn backward_pull(dev: &Device, dsimilarity: ViewMut, ids: View, weight: f64) -> Result<()> {
     let (b, m) = (dsimilarity.dims()[0], dsimilarity.dims()[1]);
-    check_ids(ids, b, m)?;
+    expect_shape(OP, "ids", ids.shape(), [b, ids.dims()[1]])?;
     match dev {
         Device::Cpu => float!("match_prompts", "dsimilarity", dsimilarity.dtype(), T => {
-            let ids = ids.get::<u32>(OP, "ids")?;
+            let ids = checked(ids, m)?;
             cpu::backward_pull(dsimilarity.get::<T>(OP, "dsimilarity")?, ids, b, m, weight);
             Ok(())
         }),

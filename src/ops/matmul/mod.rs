@@ -67,6 +67,18 @@ pub(crate) fn check_forward(y: &(View, Layout), x: &(View, Layout), w: &(View, L
     check("matmul", "w", w.0.len(), w.1, k, n)
 }
 
+/// That the extents are those of dx = dy wᵀ, and within their tensors.
+pub(crate) fn check_backward_input(
+    dx: &(View, Layout),
+    dy: &(View, Layout),
+    w: &(View, Layout),
+) -> Result<()> {
+    let (m, n, k) = (dy.1.rows, dy.1.cols, w.1.rows);
+    check("matmul", "dx", dx.0.len(), dx.1, m, k)?;
+    check("matmul", "dy", dy.0.len(), dy.1, m, n)?;
+    check("matmul", "w", w.0.len(), w.1, k, n)
+}
+
 /// y = x w (or y += x w). x: (M, K), w: (K, N), y: (M, N).
 pub fn forward(
     dev: &Device,
@@ -94,10 +106,7 @@ pub fn backward_input(
     w: (View, Layout),
     write: Write,
 ) -> Result<()> {
-    let (m, n, k) = (dy.1.rows, dy.1.cols, w.1.rows);
-    check("matmul", "dx", dx.0.len(), dx.1, m, k)?;
-    check("matmul", "dy", dy.0.len(), dy.1, m, n)?;
-    check("matmul", "w", w.0.len(), w.1, k, n)?;
+    check_backward_input(&(dx.0.as_view(), dx.1), &dy, &w)?;
     match dev {
         Device::Cpu => float!("matmul", "dx", dx.0.dtype(), T => {
             let (dy, w) = ((dy.0.get::<T>("matmul", "dy")?, dy.1), (w.0.get::<T>("matmul", "w")?, w.1));

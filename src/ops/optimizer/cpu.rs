@@ -3,12 +3,19 @@
 use super::{Adam, Sgd};
 use crate::ops::float::{Float, Shared, for_rows};
 
-pub fn adam<T: Float>(p: &mut [T], m: &mut [T], v: &mut [T], g: &[T], with: Adam) {
+pub fn adam<T: Float>(
+    p: &mut [T],
+    m: &mut [T],
+    v: &mut [T],
+    g: &[T],
+    pace: &[f64],
+    grad_scale: f64,
+    with: Adam,
+) {
     let (beta1, beta2) = (T::of(with.beta1), T::of(with.beta2));
-    let correct1 = T::of(1.0 - with.beta1.powf(with.step as f64));
-    let correct2 = T::of(1.0 - with.beta2.powf(with.step as f64));
-    let (lr, eps, decay) = (T::of(with.lr), T::of(with.eps), T::of(with.lr * with.decay));
-    let scale = T::of(with.grad_scale);
+    let (correct1, correct2) = (T::of(pace[1]), T::of(pace[2]));
+    let (lr, eps, decay) = (T::of(pace[0]), T::of(with.eps), T::of(pace[0] * with.decay));
+    let scale = T::of(grad_scale);
     let (m, v) = (Shared(m.as_mut_ptr()), Shared(v.as_mut_ptr()));
     for_rows(
         p,
@@ -30,8 +37,8 @@ pub fn adam<T: Float>(p: &mut [T], m: &mut [T], v: &mut [T], g: &[T], with: Adam
     );
 }
 
-pub fn sgd<T: Float>(p: &mut [T], u: &mut [T], g: &[T], with: Sgd) {
-    let (lr, momentum, scale) = (T::of(with.lr), T::of(with.momentum), T::of(with.grad_scale));
+pub fn sgd<T: Float>(p: &mut [T], u: &mut [T], g: &[T], pace: &[f64], grad_scale: f64, with: Sgd) {
+    let (lr, momentum, scale) = (T::of(pace[0]), T::of(with.momentum), T::of(grad_scale));
     let u = Shared(u.as_mut_ptr());
     for_rows(
         p,

@@ -11,49 +11,99 @@ const OP: &str = "optimizer";
 
 /// Adam (Kingma & Ba 2015, arXiv:1412.6980), eps outside the root of the corrected second moment:
 /// m = β₁m + (1-β₁)g, v = β₂v + (1-β₂)g², p -= lr (m/(1-β₁ᵗ)) / (√(v/(1-β₂ᵗ)) + eps) + lr·decay·p.
+///
+/// Every gradient is multiplied by the [`clip_factor`] first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
-    pub lr: f64,
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f64,
     /// Decoupled weight decay (AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101).
     pub decay: f64,
-    pub step: u64,
-    /// Every gradient is multiplied by this first: the clip factor.
-    pub grad_scale: f64,
+    /// Largest norm of a gradient; 0: any.
+    pub max_norm: f64,
 }
 
-/// p, m, v, g: the same length. Updates p, m, v.
-pub fn adam(dev: &Device, p: ViewMut, m: ViewMut, v: ViewMut, g: View, with: Adam) -> Result<()> {
+impl Adam {
+    /// What step t of a run at rate `lr` needs beside the constants; `unscale` undoes a scale of the loss.
+    pub fn pace(&self, lr: f64, t: u64, unscale: f64) -> [f64; 4] {
+        [lr, 1.0 - self.beta1.powf(t as f64), 1.0 - self.beta2.powf(t as f64), unscale]
+    }
+}
+
+/// The factor that brings a gradient of norm `norm` down to `max_norm`: min(1, max / (norm + 1e-6)).
+/// `max_norm` 0: no clipping. Source: google-research/l2p `train_continual.py:306-313`.
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    if max_norm == 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
+}
+
+/// unscale · clip factor; `None` if the gradients are not finite, and nothing is updated.
+fn grad_scale(squares: f64, unscale: f64, max_norm: f64) -> Option<f64> {
+    let norm = squares.sqrt() * unscale;
+    norm.is_finite().then(|| clip_factor(norm, max_norm) * unscale)
+}
+
+/// Updates p, m, v with the gradients g, unless they are not finite.
+///
+/// # Shapes
+/// p, m, v, g: the same length; squares: (1), Σ g² over all gradients that are clipped together; pace: (4),
+/// see [`Adam::pace`]. The last two are F64 on the CPU, F32 on a GPU.
+#[allow(clippy::too_many_arguments)]
+pub fn adam(
+    dev: &Device,
+    p: ViewMut,
+    m: ViewMut,
+    v: ViewMut,
+    g: View,
+    squares: View,
+    pace: View,
+    with: Adam,
+) -> Result<()> {
     expect_shape(OP, "m", m.shape(), p.shape())?;
     expect_shape(OP, "v", v.shape(), p.shape())?;
     expect_shape(OP, "g", g.shape(), p.shape())?;
+    expect_shape(OP, "squares", squares.shape(), [1])?;
+    expect_shape(OP, "pace", pace.shape(), [4])?;
     match dev {
         Device::Cpu => float!("optimizer", "p", p.dtype(), T => {
             let (m, v) = (m.get::<T>(OP, "m")?, v.get::<T>(OP, "v")?);
-            cpu::adam(p.get::<T>(OP, "p")?, m, v, g.get::<T>(OP, "g")?, with);
+            let (squares, pace) = (squares.get::<f64>(OP, "squares")?, pace.get::<f64>(OP, "pace")?);
+            if let Some(scale) = grad_scale(squares[0], pace[3], with.max_norm) {
+                cpu::adam(p.get::<T>(OP, "p")?, m, v, g.get::<T>(OP, "g")?, pace, scale, with);
+            }
             Ok(())
         }),
         Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
-/// SGD with Nesterov momentum: u = μu + g, p -= lr (g + μu).
+/// SGD with Nesterov momentum: u = μu + g, p -= lr (g + μu). Gradients are clipped as for [`Adam`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sgd {
-    pub lr: f64,
     pub momentum: f64,
-    pub grad_scale: f64,
+    pub max_norm: f64,
 }
 
-/// p, u, g: the same length. Updates p and u.
-pub fn sgd(dev: &Device, p: ViewMut, u: ViewMut, g: View, with: Sgd) -> Result<()> {
+/// Updates p and u. Shapes as for [`adam`]; of `pace` the first and the last are used.
+pub fn sgd(
+    dev: &Device,
+    p: ViewMut,
+    u: ViewMut,
+    g: View,
+    squares: View,
+    pace: View,
+    with: Sgd,
+) -> Result<()> {
     expect_shape(OP, "u", u.shape(), p.shape())?;
     expect_shape(OP, "g", g.shape(), p.shape())?;
+    expect_shape(OP, "squares", squares.shape(), [1])?;
+    expect_shape(OP, "pace", pace.shape(), [4])?;
     match dev {
         Device::Cpu => float!("optimizer", "p", p.dtype(), T => {
-            cpu::sgd(p.get::<T>(OP, "p")?, u.get::<T>(OP, "u")?, g.get::<T>(OP, "g")?, with);
+            let (squares, pace) = (squares.get::<f64>(OP, "squares")?, pace.get::<f64>(OP, "pace")?);
+            if let Some(scale) = grad_scale(squares[0], pace[3], with.max_norm) {
+                cpu::sgd(p.get::<T>(OP, "p")?, u.get::<T>(OP, "u")?, g.get::<T>(OP, "g")?, pace, scale, with);
+            }
             Ok(())
         }),
         Device::Cuda(_) => super::no_kernels(OP),

@@ -20,10 +20,14 @@ pub fn columns_acc(dev: &Device, out: ViewMut, x: View) -> Result<()> {
     }
 }
 
-/// Σ x², in f64. x: any shape.
-pub fn squares(dev: &Device, x: View) -> Result<f64> {
+/// out += Σ x². x: any shape; out: (1), F64 on the CPU, F32 on a GPU.
+pub fn squares_acc(dev: &Device, out: ViewMut, x: View) -> Result<()> {
+    expect_shape("sum", "out", out.shape(), [1])?;
     match dev {
-        Device::Cpu => float!("sum", "x", x.dtype(), T => Ok(cpu::squares(x.get::<T>("sum", "x")?))),
+        Device::Cpu => float!("sum", "x", x.dtype(), T => {
+            out.get::<f64>("sum", "out")?[0] += cpu::squares(x.get::<T>("sum", "x")?);
+            Ok(())
+        }),
         Device::Cuda(_) => super::no_kernels("sum"),
     }
 }

@@ -21,6 +21,8 @@ pub(super) fn small() -> Vec<Case> {
         linear_residual(5, 7, 3),
         linear_gelu(9, 13, 11, Form::Tanh),
         linear_gelu(7, 3, 15, Form::Erf),
+        gelu_linear(5, 11, 6, Form::Tanh),
+        gelu_linear(3, 8, 16, Form::Erf),
         gelu(3, 37, Form::Tanh),
         gelu(3, 37, Form::Erf),
     ];
@@ -46,6 +48,7 @@ pub(super) fn medium() -> Vec<Case> {
         matmul(130, 64, 257),
         linear_residual(131, 48, 192),
         linear_gelu(131, 48, 193, Form::Tanh),
+        gelu_linear(131, 192, 48, Form::Tanh),
         gelu(131, 500, Form::Erf),
         layer_norm(133, 192, Fill::Values),
         layer_norm(150, 768, Fill::Values),
@@ -62,6 +65,7 @@ pub(super) fn vit_b() -> Vec<Case> {
         matmul(b * t, c, 3 * c),
         linear_residual(b * t, c, c),
         linear_gelu(b * t, c, 4 * c, Form::Tanh),
+        gelu_linear(b * t, 4 * c, c, Form::Tanh),
         gelu(b * t, 4 * c, Form::Tanh),
         gelu(b * t, 4 * c, Form::Erf),
         layer_norm(b * t, c, Fill::Values),
@@ -210,6 +214,31 @@ fn linear_gelu(m: usize, k: usize, n: usize, form: Form) -> Case {
         }))
         .flops(2 * m * k * n, 4 * m * k * n)
         .batched(move |m| linear_gelu(m, k, n, form))
+}
+
+/// A layer on gelu(x), back to x in one step.
+fn gelu_linear(m: usize, k: usize, n: usize, form: Form) -> Case {
+    with_weights("linear", format!("{m}x{k}x{n} of gelu {form:?}"), m, k, n)
+        .output("y", [m, n], Part::Each, Role::Result)
+        .output("activation", [m, k], Part::Each, Role::Kept)
+        .forward(move |dev, x, out| {
+            let [y, mut activation] = take(out);
+            gelu::forward(dev, activation.reborrow(), x[0], form)?;
+            linear::forward(dev, y, activation.as_view(), &Weights::all(x[1], x[2]), Ending::Plain)
+        })
+        .backward(&[("x", Write::Set)], move |dev, x, _, up, grads| {
+            let [dx] = take(grads);
+            linear::backward_input_gelu(dev, dx, up[0], &Weights::all(x[1], x[2]), x[0], form)
+        })
+        .plain(plain!(|x, up| {
+            let both: Vec<_> = x[0].iter().map(|&x| naive::gelu(x, form)).collect();
+            let activation: Vec<_> = both.iter().map(|g| g.0).collect();
+            let y = naive::add_row(&naive::matmul(&activation, &x[1], m, k, n), &x[2]);
+            let d = naive::matmul(&up[0], &naive::transpose(&x[1], k, n), m, n, k);
+            (vec![y, activation], vec![both.iter().zip(&d).map(|(g, &d)| g.1 * d).collect()])
+        }))
+        .flops(2 * m * k * n, 2 * m * k * n)
+        .batched(move |m| gelu_linear(m, k, n, form))
 }
 
 fn gelu(m: usize, n: usize, form: Form) -> Case {

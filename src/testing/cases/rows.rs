@@ -7,7 +7,7 @@ use crate::ops::optimizer::{self, Adam, Sgd};
 use crate::ops::pool_tokens::{self, Kind};
 use crate::ops::row_norm::{self, Form};
 use crate::ops::{axpy, cross_entropy, gather, patches, sum, tokens};
-use crate::tensor::View;
+use crate::tensor::{Tensor, View};
 use crate::testing::plain as naive;
 use std::ops::Range;
 
@@ -19,8 +19,9 @@ pub(super) fn small() -> Vec<Case> {
         embed(1, 2, 1),
         copy(3, (6, 4, 5), 2, 1..4),
         add_row(5, 7),
-        gather(3, (7, 5, 4), 1, 3),
-        gather(1, (3, 1, 1), 0, 1),
+        gather(3, (7, 5, 4), 1, (3, 1)),
+        gather(2, (7, 6, 5), 1, (2, 3)),
+        gather(1, (3, 1, 1), 0, (1, 1)),
         axpy(3, 11),
         scale(2, 9),
         column_sums(7, 5),
@@ -54,7 +55,7 @@ pub(super) fn medium() -> Vec<Case> {
         embed(7, 50, 96),
         copy(7, (60, 50, 96), 10, 0..50),
         add_row(300, 193),
-        gather(7, (60, 40, 96), 2, 20),
+        gather(7, (60, 40, 96), 2, (4, 5)),
         axpy(300, 193),
         scale(300, 193),
         column_sums(5000, 48),
@@ -77,7 +78,7 @@ pub(super) fn vit_b() -> Vec<Case> {
         embed(b, 197, c),
         copy(b, (t, 197, c), 40, 0..197),
         add_row(b * t, c),
-        gather(b, (t, 100, c), 0, 40),
+        gather(b, (t, 50, c), 0, (4, 10)),
         axpy(b * t, c),
         scale(b * t, c),
         column_sums(b * t, c),
@@ -193,23 +194,23 @@ fn add_row(rows: usize, c: usize) -> Case {
 }
 
 /// n rows of a table, from row `at` of each sequence of t.
-fn gather(b: usize, (t, rows, c): (usize, usize, usize), at: usize, n: usize) -> Case {
-    Case::new("gather", format!("{b}x{n} of {rows} into {t}, C {c}"), b)
-        .input("ids", [b, n], Fill::Ids(rows as u32), Part::Each)
+fn gather(b: usize, (t, rows, c): (usize, usize, usize), at: usize, (n, length): (usize, usize)) -> Case {
+    Case::new("gather", format!("{b}x{n} times {length} of {rows} into {t}, C {c}"), b)
+        .input("ids", [b, n], Fill::Ids((rows / length) as u32), Part::Each)
         .input("table", [rows, c], Fill::Values, Part::All)
         .output("tokens", [b, t, c], Part::Each, Role::Result)
         .adding()
         .wide(&["table"])
         .forward(move |dev, x, out| {
             let [tokens] = take(out);
-            gather::forward(dev, tokens, at, x[1], x[0])
+            gather::forward(dev, tokens, at, x[1], x[0], length)
         })
         .backward(&[("table", Write::Add)], move |dev, x, _, up, grads| {
             let [dtable] = take(grads);
-            gather::backward_acc(dev, dtable, up[0], at, x[0])
+            gather::backward_acc(dev, dtable, up[0], at, x[0], length)
         })
-        .moves(2 * b * n * c, b * n * c + 2 * rows * c)
-        .batched(move |b| gather(b, (t, rows, c), at, n))
+        .moves(2 * b * n * length * c, b * n * length * c + 2 * rows * c)
+        .batched(move |b| gather(b, (t, rows, c), at, (n, length)))
 }
 
 fn axpy(rows: usize, c: usize) -> Case {
@@ -262,10 +263,11 @@ fn squares(rows: usize, c: usize) -> Case {
         .input("x", [rows, c], Fill::Values, Part::Each)
         .output("out", [1], Part::All, Role::Kept)
         .all_wide()
+        .numbers(&["out"])
+        .adding()
         .forward(move |dev, x, out| {
-            let [mut out] = take(out);
-            out.fill(sum::squares(dev, x[0])?);
-            Ok(())
+            let [out] = take(out);
+            sum::squares_acc(dev, out, x[0])
         })
         .plain(plain!(|x, _up| {
             let squares: Vec<_> = x[0].iter().map(|&x| x * x).collect();
@@ -324,10 +326,10 @@ fn pull(b: usize, m: usize, n: usize) -> Case {
         .input("similarity", [b, m], Fill::Values, Part::Each)
         .output("pull", [1], Part::All, Role::Result)
         .all_wide()
+        .numbers(&["pull"])
         .forward(move |dev, x, out| {
-            let [mut out] = take(out);
-            out.fill(match_prompts::pull(dev, x[1], x[0])?);
-            Ok(())
+            let [out] = take(out);
+            match_prompts::pull(dev, out, x[1], x[0])
         })
         .backward(&[("similarity", Write::Set)], move |dev, x, _, up, grads| {
             let [dsimilarity] = take(grads);
@@ -350,71 +352,77 @@ fn select(b: usize, m: usize, n: usize, how: Select) -> Case {
     if batch == 0 { case } else { case.batched(move |b| select(b, m, n, how)) }
 }
 
-/// All but every third class take part.
-fn mask(k: usize) -> Vec<bool> {
-    (0..k).map(|j| j % 3 != 2).collect()
-}
-
 fn cross_entropy(b: usize, k: usize, smoothing: f64) -> Case {
     let run = cross_entropy::forward_backward;
     Case::new("cross_entropy", format!("{b}x{k} smoothing {smoothing}"), 0)
         .input("labels", [b], Fill::Ids(2), Part::Each)
         .input("logits", [b, k], Fill::Values, Part::Each)
+        .input("mask", [k], Fill::TwoOfThree, Part::All)
         .output("loss", [1], Part::All, Role::Result)
+        .output("outcome", [2], Part::All, Role::Kept)
         .all_wide()
+        .numbers(&["loss", "outcome"])
         .forward(move |dev, x, out| {
-            let [mut loss] = take(out);
-            loss.fill(run(dev, None, x[1], x[0], &mask(k), smoothing)?.loss);
-            Ok(())
+            let [mut loss, mut outcome] = take(out);
+            run(dev, outcome.reborrow(), None, x[1], x[0], x[2], smoothing)?;
+            loss.copy_from(outcome.as_view().part(0, [1]))
         })
-        .backward(&[("logits", Write::Set)], move |dev, x, _, up, grads| {
-            let [mut d] = take(grads);
-            run(dev, Some(d.reborrow()), x[1], x[0], &mask(k), smoothing)?;
+        .backward(&[("logits", Write::Set)], move |dev, x, out, up, grads| {
+            let ([mut d], mut outcome) = (take(grads), Tensor::zeros_on(dev, [2], out[1].dtype())?);
+            run(dev, outcome.view_mut(), Some(d.reborrow()), x[1], x[0], x[2], smoothing)?;
             axpy::scale_in_place(dev, d, scalar(up[0]))
         })
         .plain(plain!(|x, up| {
-            let (loss, d) = naive::cross_entropy(&x[1], &x[0], &mask(k), smoothing);
-            (vec![vec![loss]], vec![d.iter().map(|&d| d * up[0][0]).collect()])
+            let mask: Vec<bool> = (0..k).map(|j| j % 3 != 2).collect();
+            let (outcome, d) = naive::cross_entropy(&x[1], &x[0], &mask, smoothing);
+            let d = d.iter().map(|&d| d * up[0][0]).collect();
+            (vec![vec![outcome[0]], outcome.to_vec()], vec![d])
         }))
         .moves(b * k, 4 * b * k)
 }
 
 fn adam(n: usize, decay: f64) -> Case {
-    let with = Adam { lr: 0.03, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay, step: 3, grad_scale: 0.5 };
+    let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay, max_norm: 1.5 };
     Case::new("optimizer", format!("adam {n} decay {decay}"), 0)
         .input("p", [n], Fill::Values, Part::All)
         .input("m", [n], Fill::Values, Part::All)
         .input("v", [n], Fill::Positive, Part::All)
         .input("g", [n], Fill::Values, Part::All)
+        .input("squares", [1], Fill::Constant(9.0), Part::All)
+        .input("pace", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Part::All)
         .output("p", [n], Part::All, Role::Kept)
         .output("m", [n], Part::All, Role::Kept)
         .output("v", [n], Part::All, Role::Kept)
         .all_wide()
+        .numbers(&["squares", "pace"])
         .forward(move |dev, x, out| {
             let [mut p, mut m, mut v] = take(out);
             for (to, from) in [&mut p, &mut m, &mut v].into_iter().zip(x) {
                 assign(to.reborrow(), *from);
             }
-            optimizer::adam(dev, p, m, v, x[3], with)
+            optimizer::adam(dev, p, m, v, x[3], x[4], x[5], with)
         })
         .plain(plain!(|x, _up| (naive::adam(x, with), vec![])))
         .moves(13 * n, 0)
 }
 
 fn sgd(n: usize) -> Case {
-    let with = Sgd { lr: 0.03, momentum: 0.9, grad_scale: 0.5 };
+    let with = Sgd { momentum: 0.9, max_norm: 1.5 };
     Case::new("optimizer", format!("sgd {n}"), 0)
         .input("p", [n], Fill::Values, Part::All)
         .input("u", [n], Fill::Values, Part::All)
         .input("g", [n], Fill::Values, Part::All)
+        .input("squares", [1], Fill::Constant(9.0), Part::All)
+        .input("pace", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Part::All)
         .output("p", [n], Part::All, Role::Kept)
         .output("u", [n], Part::All, Role::Kept)
         .all_wide()
+        .numbers(&["squares", "pace"])
         .forward(move |dev, x, out| {
             let [mut p, mut u] = take(out);
             assign(p.reborrow(), x[0]);
             assign(u.reborrow(), x[1]);
-            optimizer::sgd(dev, p, u, x[2], with)
+            optimizer::sgd(dev, p, u, x[2], x[3], x[4], with)
         })
         .plain(plain!(|x, _up| (naive::sgd(x, with), vec![])))
         .moves(9 * n, 0)

@@ -75,7 +75,7 @@ BROKEN(ends_while_copying) {
     cp_async_commit();
 }
 
-// These end without an error; y[threadIdx.x] must be n, and is not. In `missing_*` under some schedules only.
+// These end without an error; y[threadIdx.x] must be n, and is not, some under some schedules only.
 BROKEN(silent_uninitialized) {
     SMEM(float, s, 96);
     if (threadIdx.x > 0) s[threadIdx.x] = 0.f;
@@ -98,10 +98,10 @@ BROKEN(silent_missing_barrier) {
 }
 BROKEN(silent_missing_second_barrier) {
     SMEM(float, s, 1);
-    for (unsigned i = 0; i <= n; i++) {
+    for (unsigned i = 0; i <= n + 1; i++) {
         if (threadIdx.x == 0) s[0] = float(i);
         __syncthreads();
-        y[threadIdx.x] = s[0];
+        if (i == n) y[threadIdx.x] = s[0];
         // A barrier is missing: thread 0 overwrites what others have not read.
     }
 }

@@ -1,0 +1,128 @@
+//! Right kernels are computed right, and each planted bug is found.
+
+use super::gpu;
+use half::{bf16, f16};
+use l2p_engine::rng::{Rng, Stream};
+
+const SEEDS: [u64; 4] = [0, 1, 2, 3];
+
+fn pattern(n: usize, step: usize, modulus: usize) -> Vec<f32> {
+    (0..n).map(|i| (i * step % modulus) as f32 - (modulus / 2) as f32).collect()
+}
+
+#[test]
+fn rows_are_reduced() {
+    for seed in SEEDS {
+        let Some(mut gpu) = gpu::open(seed) else { return };
+        let (rows, c) = (5, 197);
+        let x = pattern(rows * c, 37, 101);
+        let (device_x, sum, most) = (gpu.upload(&x), gpu.alloc(rows * 4), gpu.alloc(rows * 4));
+        let args = [sum.into(), most.into(), device_x.into(), (c as u32).into()];
+        gpu.launch("reduce_rows", rows as u32, 128, 0, 0, &args);
+        // Small whole numbers: exact in any order.
+        let wanted: Vec<f32> = x.chunks(c).map(|row| row.iter().sum()).collect();
+        assert_eq!(gpu.download::<f32>(sum, rows), wanted, "seed {seed}");
+        let wanted: Vec<f32> = x.chunks(c).map(|row| row.iter().copied().fold(f32::MIN, f32::max)).collect();
+        assert_eq!(gpu.download::<f32>(most, rows), wanted, "seed {seed}");
+    }
+}
+
+/// ldmatrix, its transposed form and mma.sync against loops, with numbers that are exact in both types.
+#[test]
+fn matrices_are_multiplied() {
+    for (seed, transposed) in [(0, 0u32), (0, 1), (7, 0), (7, 1)] {
+        let Some(mut gpu) = gpu::open(seed) else { return };
+        let (a, b) = (pattern(256, 37, 61), pattern(128, 29, 53));
+        let d = gpu.alloc(512);
+        let mut wanted = vec![0f32; 128];
+        for (m, n, k) in (0..16 * 8 * 16).map(|i| (i / 128, i / 16 % 8, i % 16)) {
+            wanted[m * 8 + n] += a[m * 16 + k] * if transposed == 1 { b[n * 16 + k] } else { b[k * 8 + n] };
+        }
+        let narrow = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
+        let args = [d, gpu.upload(&narrow(&a)), gpu.upload(&narrow(&b))].map(gpu::Arg::from);
+        gpu.launch("product_bf16", 1, 32, 0, 0, &[args[0], args[1], args[2], transposed.into()]);
+        assert_eq!(gpu.download::<f32>(d, 128), wanted, "bf16, seed {seed}");
+        let narrow = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>();
+        let args = [d, gpu.upload(&narrow(&a)), gpu.upload(&narrow(&b))].map(gpu::Arg::from);
+        gpu.launch("product_f16", 1, 32, 0, 0, &[args[0], args[1], args[2], transposed.into()]);
+        assert_eq!(gpu.download::<f32>(d, 128), wanted, "f16, seed {seed}");
+    }
+}
+
+#[test]
+fn random_numbers_are_those_of_the_host() {
+    let Some(mut gpu) = gpu::open(1) else { return };
+    let (seed, index, n) = (0x1234_5678_9abc_def0u64, (1u64 << 33) - 2, 70usize);
+    let [words, uniforms, wide, below] = [4, 4, 8, 4].map(|size| gpu.alloc(size * n));
+    let outputs = [words, uniforms, wide, below, seed, index].map(gpu::Arg::from);
+    gpu.launch("draw", 3, 32, 0, 0, &[&outputs[..], &[(n as u32).into()]].concat());
+    let words = gpu.download::<u32>(words, n);
+    let uniforms = gpu.download::<f32>(uniforms, n);
+    let wide = gpu.download::<f64>(wide, n);
+    let below = gpu.download::<u32>(below, n);
+    for i in 0..n {
+        let mut rng = Rng::new(seed, Stream::Test, index + i as u64);
+        assert_eq!(words[i], rng.next_u32());
+        assert_eq!(uniforms[i].to_bits(), rng.uniform().to_bits());
+        assert_eq!(wide[i].to_bits(), rng.uniform_f64().to_bits());
+        assert_eq!(below[i], rng.below(1000 + i as u32));
+    }
+}
+
+#[test]
+fn the_last_block_sees_all_blocks() {
+    for seed in SEEDS {
+        let Some(mut gpu) = gpu::open(seed) else { return };
+        let (n, tickets) = (gpu.alloc(4), gpu.upload(&[0u32, 0]));
+        gpu.launch("count_threads", 7, 50, 0, 0, &[n.into(), tickets.into()]);
+        assert_eq!(gpu.download::<u32>(n, 1), [350], "seed {seed}");
+    }
+}
+
+/// Runs `broken_<name>`: the error, or what it wrote.
+fn run_broken(name: &str, seed: u64) -> Option<Result<Vec<f32>, String>> {
+    let mut gpu = gpu::open(seed)?;
+    let y = gpu.upload(&[5f32; 96]);
+    gpu.launch(&format!("broken_{name}"), 2, 96, 256, 0, &[y.into(), 96u32.into()]);
+    Some(gpu.synchronize().map(|()| gpu.download(y, 96)))
+}
+
+#[test]
+fn bugs_end_in_an_error_that_names_them() {
+    for (name, words) in [
+        ("write_far_behind", "illegal access"),
+        ("write_just_behind", "of an allocation of 384 bytes was written"),
+        ("write_just_before", "byte -4 of an allocation of 384 bytes was written"),
+        ("null", "illegal access"),
+        ("barrier_in_a_branch", "at different barriers"),
+        ("shuffle_in_a_branch", ""),
+        ("vote_against_barrier", "deadlock"),
+        ("shuffle_from_outside", "reads lane 20"),
+        ("static_overrun", "behind its array in static shared memory"),
+        ("dynamic_overrun", "behind its dynamic shared memory"),
+        ("stack_overflow", "illegal access"),
+        ("local_index", "index 4 of a 'float [4]'"),
+        ("misaligned_vector", "is no multiple of 16 bytes"),
+        ("misaligned_copy", "no multiple of 16 bytes"),
+        ("ends_while_copying", "while its cp.async copies are under way"),
+    ] {
+        for seed in SEEDS {
+            let Some(outcome) = run_broken(name, seed) else { return };
+            let error = outcome.expect_err(name);
+            assert!(error.contains(&format!("kernel broken_{name}")), "{error}");
+            assert!(error.contains(words), "{name}, seed {seed}: {error}");
+        }
+    }
+}
+
+#[test]
+fn silent_bugs_show_in_what_is_written() {
+    for name in ["uninitialized", "copy_not_waited_for", "missing_barrier", "missing_second_barrier"] {
+        let mut found = 0;
+        for seed in SEEDS {
+            let Some(outcome) = run_broken(&format!("silent_{name}"), seed) else { return };
+            found += usize::from(outcome.expect(name).iter().any(|&v| v != 96.0));
+        }
+        assert!(found > 0, "{name} is not found");
+    }
+}

@@ -1,0 +1,180 @@
+//! What nvcc makes of the kernels, for both targets: registers, shared memory, no spills, no stack, tensor
+//! cores where they are meant. No GPU is needed.
+//!
+//! `L2P_WRITE_REPORT=1` writes the table to `docs/kernel_resources.md`.
+
+use super::emulation;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TARGETS: [&str; 2] = ["80", "90a"];
+
+/// Products of 16-bit matrices run on tensor cores; their f32 forms must not, which would round.
+const ON_TENSOR_CORES: [&str; 2] = ["matmul", "attention"];
+
+/// What ptxas says about a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Resources {
+    registers: u32,
+    smem_bytes: u32,
+    stack_bytes: u32,
+    spilled_bytes: u32,
+}
+
+/// The numbers before `unit` in a line of ptxas, added up.
+fn number_before(line: &str, unit: &str) -> u32 {
+    let parts = line.split(',').filter_map(|part| part.trim().strip_suffix(unit));
+    parts.filter_map(|n| n.trim().rsplit(' ').next()?.parse::<u32>().ok()).sum()
+}
+
+/// The report of `-Xptxas -v`.
+fn parse(report: &str) -> BTreeMap<String, Resources> {
+    let mut kernels = BTreeMap::new();
+    let mut current: Option<(String, Resources)> = None;
+    for line in report.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            let name = rest.split('\'').next().expect("a name").to_string();
+            current = Some((name, Resources::default()));
+        } else if let Some((_, r)) = &mut current {
+            if line.contains("bytes stack frame") {
+                r.stack_bytes = number_before(line, "bytes stack frame");
+                r.spilled_bytes =
+                    number_before(line, "bytes spill stores") + number_before(line, "bytes spill loads");
+            } else if line.contains(" registers") {
+                r.registers = number_before(line, "registers");
+                r.smem_bytes = number_before(line, "bytes smem");
+                kernels.extend(current.take());
+            }
+        }
+    }
+    kernels
+}
+
+/// Compiles a kernel file for one target, unless it was before: the report, and the code's file.
+fn compile(nvcc: &Path, source: &Path, target: &str) -> (String, PathBuf) {
+    let headers = emulation::files(&emulation::root().join("kernels/include"), "cuh").expect("headers");
+    let mut hash = Sha256::new();
+    for path in headers.iter().chain([&source.to_path_buf()]) {
+        hash.update(fs::read(path).expect("a kernel file"));
+    }
+    let version = Command::new(nvcc).arg("--version").output().expect("nvcc starts").stdout;
+    hash.update(version);
+    let hash: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let folder = emulation::folder().join("cubin");
+    fs::create_dir_all(&folder).expect("a folder");
+    let stem = source.file_stem().and_then(|s| s.to_str()).expect("a name");
+    let code = folder.join(format!("{stem}-{target}-{hash}.cubin"));
+    let report = code.with_extension("txt");
+    if let Ok(text) = fs::read_to_string(&report) {
+        return (text, code);
+    }
+    let gencode = format!("-gencode=arch=compute_{target},code=sm_{target}");
+    let mut command = Command::new(nvcc);
+    command.args([
+        "-cubin",
+        "-std=c++17",
+        "-O3",
+        "-lineinfo",
+        "-Werror",
+        "all-warnings",
+        "-Ikernels",
+        "-Xptxas=-v",
+    ]);
+    let output =
+        command.current_dir(emulation::root()).arg(gencode).arg(source).arg("-o").arg(&code).output();
+    let output = output.expect("nvcc starts");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}\n{text}");
+    fs::write(&report, &text).expect("the report");
+    (text, code)
+}
+
+/// The kernels of a compiled file that use tensor cores; `None` without cuobjdump and nvdisasm.
+fn with_tensor_cores(nvcc: &Path, code: &Path) -> Option<Vec<String>> {
+    let folder = nvcc.parent()?;
+    let path = std::env::join_paths([folder]).ok()?;
+    let output =
+        Command::new(folder.join("cuobjdump")).arg("-sass").arg(code).env("PATH", path).output().ok()?;
+    if !output.status.success() {
+        return None;
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let functions = text.split("Function : ").skip(1).filter(|function| function.contains("HMMA"));
+    Some(functions.map(|f| f.lines().next().expect("a name").trim().to_string()).collect())
+}
+
+#[test]
+fn no_spills_no_stack_and_tensor_cores_where_they_are_meant() {
+    let Some(nvcc) = option_env!("L2P_NVCC_USED").map(Path::new).filter(|path| path.is_file()) else {
+        return eprintln!("skipped: this was built without nvcc");
+    };
+    let (mut failures, mut rows, mut looked_at) = (Vec::new(), BTreeMap::new(), 0);
+    for source in emulation::files(&emulation::root().join("kernels"), "cu").expect("kernels") {
+        let op = source.file_stem().and_then(|s| s.to_str()).expect("a name").to_string();
+        for (i, target) in TARGETS.into_iter().enumerate() {
+            let (report, code) = compile(nvcc, &source, target);
+            let kernels = parse(&report);
+            if kernels.is_empty() {
+                failures.push(format!("{op}: no kernels for sm_{target}"));
+            }
+            for (name, r) in &kernels {
+                if r.spilled_bytes > 0 || r.stack_bytes > 0 {
+                    let Resources { stack_bytes, spilled_bytes, .. } = r;
+                    failures.push(format!(
+                        "{name} sm_{target}: {stack_bytes} bytes of stack, {spilled_bytes} spilled"
+                    ));
+                }
+                rows.entry(name.clone()).or_insert([Resources::default(); 2])[i] = *r;
+            }
+            if !ON_TENSOR_CORES.contains(&op.as_str()) {
+                continue;
+            }
+            let Some(found) = with_tensor_cores(nvcc, &code) else { continue };
+            for name in kernels.keys() {
+                let wanted = !name.ends_with("_f32");
+                if found.contains(name) != wanted {
+                    let verb = if wanted { "does not use" } else { "uses" };
+                    failures.push(format!("{name} sm_{target} {verb} tensor cores"));
+                }
+                looked_at += 1;
+            }
+        }
+    }
+    let mut table = String::from(
+        "# Registers and shared memory\n\nWhat ptxas reports for each kernel; no kernel spills or has a stack. \
+         Written by `L2P_WRITE_REPORT=1 cargo\ntest --release --test kernels`, not measured on a GPU.\n\n\
+         | kernel | registers sm_80 | registers sm_90a | static shared memory, bytes |\n|---|---:|---:|---:|\n",
+    );
+    for (name, [old, new]) in &rows {
+        let smem = old.smem_bytes.max(new.smem_bytes);
+        writeln!(table, "| `{name}` | {} | {} | {smem} |", old.registers, new.registers).expect("a string");
+    }
+    println!("{table}\n{looked_at} kernels looked at for tensor cores");
+    if std::env::var_os("L2P_WRITE_REPORT").is_some_and(|v| v == "1") {
+        fs::write(emulation::root().join("docs/kernel_resources.md"), &table).expect("the report");
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(rows.len() > 20, "{} kernels", rows.len());
+}
+
+#[test]
+fn the_report_of_ptxas_is_understood() {
+    let report = "\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'a_f32' for 'sm_80'
+ptxas info    : Function properties for a_f32
+    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 25 registers, used 1 barriers, 8 bytes cumulative stack size, 1536 bytes smem, 388 bytes cmem[0]
+ptxas info    : Compiling entry function 'b_bf16' for 'sm_80'
+ptxas info    : Function properties for b_bf16
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 14 registers, used 0 barriers, 372 bytes cmem[0]
+";
+    let a = Resources { registers: 25, smem_bytes: 1536, stack_bytes: 8, spilled_bytes: 16 };
+    let b = Resources { registers: 14, smem_bytes: 0, stack_bytes: 0, spilled_bytes: 0 };
+    assert_eq!(parse(report), BTreeMap::from([("a_f32".to_string(), a), ("b_bf16".to_string(), b)]));
+}
