@@ -2,6 +2,7 @@
 //! under several orders of streams, blocks and threads. Without a GPU the device is the emulated one of
 //! `tests/emulation`; `L2P_REQUIRE_GPU=1` asks for a real one.
 
+#[path = "emulation/mod.rs"]
 mod emulation;
 
 use l2p_engine::device::{Device, Gpu};

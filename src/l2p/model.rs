@@ -23,7 +23,7 @@ use crate::ops::row_norm::{self, Form};
 use crate::ops::{gather, layer_norm, sum, tokens};
 use crate::rng::{Rng, Stream};
 use crate::tensor::plan::Plan;
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::tensor::{Tensor, View};
 
 /// What a step needs to know of its task.
 #[derive(Debug, Clone)]

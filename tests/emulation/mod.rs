@@ -1,5 +1,6 @@
 //! The emulated GPU of the tests: `libcuda.so.1` made of `tests/emulation/*.cpp` and `kernels/*.cu` by the
 //! host compiler (`CXX`, g++ or clang++), and loaded before anything asks for a driver.
+#![allow(dead_code)] // each test program uses its part
 
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
