@@ -205,8 +205,9 @@ impl Matching {
     }
 
     /// Query features computed earlier, instead of a query pass.
-    pub fn set_query(&mut self, query: View) -> Result<()> {
+    pub fn set_query(&mut self, dev: &Device, query: View) -> Result<()> {
         self.query.reshape(query.shape());
-        self.query.view_mut().copy_from(query)
+        self.query.fill(0.0);
+        axpy(dev, self.query.view_mut(), query, 1.0)
     }
 }

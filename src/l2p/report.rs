@@ -1,5 +1,6 @@
 //! What a training step reports.
 
+use crate::error::Result;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Tensor, View, ViewMut};
 
@@ -22,12 +23,10 @@ pub struct StepStats {
 pub struct Report(Tensor);
 
 impl Report {
-    pub const LEN: usize = 5;
-
     pub fn new(plan: &mut Plan) -> Report {
         plan.group("numbers");
         let dtype = plan.number();
-        Report(plan.tensor("report", [Report::LEN], dtype))
+        Report(plan.tensor("report", [5], dtype))
     }
 
     pub fn outcome(&mut self) -> ViewMut<'_> {
@@ -51,22 +50,15 @@ impl Report {
         self.0.view().part(4, [1])
     }
 
-    /// (5)
-    pub fn view(&self) -> View<'_> {
-        self.0.view()
-    }
-}
-
-impl StepStats {
-    /// From the numbers of a [`Report`].
-    pub fn of(values: &[f64], pull_weight: f64, decay: f64, loss_scale: f64) -> StepStats {
+    pub fn stats(&self, pull_weight: f64, decay: f64) -> Result<StepStats> {
+        let values = self.0.view().read_f64()?;
         let (ce_loss, pull, penalty) = (values[0], values[2], 0.5 * decay * values[3]);
-        StepStats {
+        Ok(StepStats {
             loss: ce_loss - pull_weight * pull + penalty,
             ce_loss,
             pull,
-            grad_norm: values[4].sqrt() / loss_scale,
+            grad_norm: values[4].sqrt(),
             correct: values[1] as usize,
-        }
+        })
     }
 }

@@ -71,14 +71,7 @@ impl Method for Ncm {
         Ok(())
     }
 
-    fn step(
-        &mut self,
-        dev: &Device,
-        images: View,
-        labels: View,
-        _: &TaskView,
-        _: f64,
-    ) -> Result<Vec<StepStats>> {
+    fn step(&mut self, dev: &Device, images: View, labels: View, _: &TaskView, _: f64) -> Result<StepStats> {
         let features = self.model.features(dev, images)?.to_f64();
         let labels = labels.get::<u32>("ncm", "labels")?;
         let mut stats = StepStats::default();
@@ -88,7 +81,7 @@ impl Method for Ncm {
             let best = (0..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });
             stats.correct += usize::from(best == label as usize);
         }
-        Ok(vec![stats])
+        Ok(stats)
     }
 
     fn features(&mut self, dev: &Device, images: View) -> Result<Tensor> {
@@ -106,13 +99,13 @@ impl Method for Ncm {
         Ok(Tensor::from_f64(&scores, [b, self.means.counts.len()], self.model.dtype()))
     }
 
-    fn state(&self) -> Result<Tensors> {
+    fn state(&self) -> Tensors {
         let (sums, counts) = (self.means.sums.clone(), self.means.counts.clone());
         let shape = vec![counts.len(), self.means.width];
-        Ok(vec![
+        vec![
             ("class sums".into(), shape, TensorData::F64(sums)),
             ("class counts".into(), vec![counts.len()], TensorData::F64(counts)),
-        ])
+        ]
     }
 
     fn optimizer_step(&self) -> u64 {

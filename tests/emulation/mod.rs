@@ -1,8 +1,6 @@
 //! The emulated GPU of the tests: `libcuda.so.1` made of `tests/emulation/*.cpp` and `kernels/*.cu` by the
 //! host compiler (`CXX`, g++ or clang++), and loaded before anything asks for a driver.
-
-// Each test program uses a part of this.
-#![allow(dead_code)]
+#![allow(dead_code)] // each test program uses its part
 
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
@@ -12,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-/// The main file of the replay of launches.
+/// What only the replay of launches needs (`kernels/race.rs`).
 const REPLAY: &str = "race.cpp";
 
 const COMMON_FLAGS: &[&str] =
@@ -55,8 +53,10 @@ pub fn library() -> Result<PathBuf, String> {
 
 /// The same with the kernels of another folder.
 pub fn library_of(kernels: &Path) -> Result<PathBuf, String> {
+    let compiler = compiler()?;
+    let emulation = root().join("tests/emulation");
     let mut jobs = Vec::new();
-    for source in files(&root().join("tests/emulation"), "cpp")? {
+    for source in files(&emulation, "cpp")? {
         if source.file_name() != Some(OsStr::new(REPLAY)) {
             jobs.push((source, COMMON_FLAGS.to_vec()));
         }
@@ -64,30 +64,18 @@ pub fn library_of(kernels: &Path) -> Result<PathBuf, String> {
     for source in files(kernels, "cu")? {
         jobs.push((source, [COMMON_FLAGS, KERNEL_FLAGS].concat()));
     }
-    build(kernels, &jobs, &["-shared", "-Wl,-soname,libcuda.so.1"], "libcuda.so.1")
-}
-
-/// The program that replays recorded launches of the kernels of a folder under ThreadSanitizer. Only the
-/// kernels are seen by it; the emulation tells it what barriers order.
-pub fn replay_of(kernels: &Path) -> Result<PathBuf, String> {
-    let common = [COMMON_FLAGS, &["-DEMU_TSAN", "-g"]].concat();
-    let of = |name: &str| (root().join("tests/emulation").join(name), common.clone());
-    let mut jobs = [REPLAY, "emu.cpp", "memory.cpp", "record.cpp"].map(of).to_vec();
-    for source in files(kernels, "cu")? {
-        let kernel = ["-xc++", "-ffp-contract=off", "-Wno-unknown-pragmas", "-fsanitize=thread"];
-        jobs.push((source, [&common[..], &kernel].concat()));
-    }
-    build(kernels, &jobs, &["-fsanitize=thread"], "race")
+    let link = ["-shared", "-pthread", "-Wl,-soname,libcuda.so.1"];
+    build(&compiler, kernels, &jobs, &link, "libcuda.so.1")
 }
 
 /// Compiles the sources that have changed and links them to `name`, in a folder named by what is in it.
-fn build(
+pub fn build(
+    compiler: &Compiler,
     kernels: &Path,
     jobs: &[(PathBuf, Vec<&str>)],
     link: &[&str],
     name: &str,
 ) -> Result<PathBuf, String> {
-    let compiler = &compiler()?;
     let objects = folder().join("objects");
     fs::create_dir_all(&objects).map_err(|e| format!("{}: {e}", objects.display()))?;
     // Test programs run side by side; the second finds everything done.
@@ -122,7 +110,7 @@ fn build(
     if !built.exists() {
         fs::create_dir_all(built.parent().expect("a folder")).map_err(|e| e.to_string())?;
         let mut command = compiler.command();
-        command.args(&objects).args(link).args(["-pthread", "-ldl"]);
+        command.args(&objects).args(link).arg("-ldl");
         produce(command, &built)?;
     }
     Ok(built)

@@ -124,10 +124,7 @@ fn arguments_are_those_of_the_bindings() {
         let op = source.file_stem().and_then(|s| s.to_str()).expect("a name");
         let exported = exported(&expanded(&compiler, &source));
         let binding = emulation::root().join(format!("src/ops/{op}/cuda.rs"));
-        let Ok(text) = std::fs::read_to_string(&binding) else {
-            all.push(format!("{op}.cu has no src/ops/{op}/cuda.rs"));
-            continue;
-        };
+        let text = std::fs::read_to_string(&binding).unwrap_or_else(|e| panic!("{}: {e}", binding.display()));
         kernels += exported.len();
         all.extend(misfits(op, &exported, &declared(&text)));
     }

@@ -4,7 +4,6 @@
 //! Names: query (B, C), keys (M, C), both as rows of unit length; similarity (B, M); ids (B, N).
 
 mod cpu;
-mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -47,7 +46,7 @@ pub fn select(dev: &Device, ids: ViewMut, similarity: View, how: Select) -> Resu
             cpu::select(ids.get::<u32>(OP, "ids")?, similarity, n, m, how);
             Ok(())
         }),
-        Device::Cuda(gpu) => cuda::select(gpu, ids, similarity, how),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -74,7 +73,7 @@ pub fn pull(dev: &Device, out: ViewMut, similarity: View, ids: View) -> Result<(
             out.get::<f64>(OP, "out")?[0] = cpu::pull(s, ids, b, m);
             Ok(())
         }),
-        Device::Cuda(gpu) => cuda::pull(gpu, out, similarity, ids),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }
 
@@ -89,6 +88,6 @@ pub fn backward_pull(dev: &Device, dsimilarity: ViewMut, ids: View, weight: f64)
             cpu::backward_pull(dsimilarity.get::<T>(OP, "dsimilarity")?, ids, b, m, weight);
             Ok(())
         }),
-        Device::Cuda(gpu) => cuda::backward_pull(gpu, dsimilarity, ids, weight),
+        Device::Cuda(_) => super::no_kernels(OP),
     }
 }

@@ -8,7 +8,5 @@ mod emulation;
 mod gpu;
 #[path = "emulation/planted.rs"]
 mod planted;
-#[path = "emulation/races.rs"]
-mod races;
 #[path = "emulation/streams.rs"]
 mod streams;
