@@ -1,7 +1,7 @@
 //! `l2p-engine devices`.
 
 use super::print;
-use crate::device::probe;
+use crate::device::{embedded, probe};
 use crate::error::Result;
 use clap::Args;
 
@@ -28,7 +28,14 @@ impl Devices {
             }
             Err(why) => print(&format!("cuda: {why}")),
         }
-        print("this program holds no CUDA kernels yet: it computes on the CPU");
+        print(&match embedded::TOOLKIT {
+            None => "this program holds no CUDA kernels: there was no nvcc when it was built".to_string(),
+            Some(version) => format!(
+                "this program holds kernels for {} (CUDA {version}), not yet all that a run needs: it computes on \
+                 the CPU",
+                embedded::TARGETS
+            ),
+        });
         Ok(())
     }
 }
