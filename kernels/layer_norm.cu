@@ -5,12 +5,14 @@
 //   stats          (rows, 2)   f32: mean and rstd, kept for the backward passes
 //
 // One warp per row, 8 rows a block; sums in f32, two passes over the row (mean, then variance), which the
-// second time comes from the cache. Any c >= 1. Traffic: forward 2, backward_input 4 rows c elements.
+// second time comes from the cache. The gradients of scale and bias: one thread per column sums GROUP rows, then one
+// thread per column adds the sums of the groups in order. Any c >= 1.
+// Traffic: forward and again 2, backward_input 4, backward_params 2 rows c elements.
 #include "include/chunk.cuh"
 
 constexpr unsigned WARPS = 8;
 constexpr unsigned THREADS = WARP * WARPS;
-// Rows that one partial sum of the parameters' gradients covers, and columns of a block.
+// Rows that one partial sum of the parameters' gradients covers.
 constexpr unsigned GROUP = 64;
 
 __device__ __forceinline__ unsigned row_of_warp() { return blockIdx.x * WARPS + threadIdx.x / WARP; }
@@ -31,9 +33,9 @@ template <class T>
 __device__ __forceinline__ void normalise(T* y, const T* x, float mean, float rstd, const float* scale, const float* bias, unsigned c, unsigned vectors) {
     for (unsigned j = threadIdx.x % WARP * Vec<T>::LEN; j < c; j += WARP * Vec<T>::LEN) {
         Vec<T> v = load_chunk(x, j, c, vectors);
+        const Floats<T> s = load_floats<T>(scale, j, c, vectors), b = load_floats<T>(bias, j, c, vectors);
 #pragma unroll
-        for (unsigned i = 0; i < Vec<T>::LEN; i++)
-            if (j + i < c) v.at[i] = from_f32<T>(fmaf((to_f32(v.at[i]) - mean) * rstd, scale[j + i], bias[j + i]));
+        for (unsigned i = 0; i < Vec<T>::LEN; i++) v.at[i] = from_f32<T>(fmaf((to_f32(v.at[i]) - mean) * rstd, s.at[i], b.at[i]));
         store_chunk(y, j, c, v, vectors);
     }
 }
@@ -71,10 +73,10 @@ __device__ void backward_input(T* dx, const T* dy, const T* x, const float* stat
     float sum_g = 0.f, sum_gx = 0.f;
     for (unsigned j = threadIdx.x % WARP * Vec<T>::LEN; j < c; j += WARP * Vec<T>::LEN) {
         const Vec<T> v = load_chunk(x + at, j, c, vectors), d = load_chunk(dy + at, j, c, vectors);
+        const Floats<T> s = load_floats<T>(scale, j, c, vectors);
 #pragma unroll
         for (unsigned i = 0; i < Vec<T>::LEN; i++) {
-            if (j + i >= c) continue;
-            const float g = to_f32(d.at[i]) * scale[j + i];
+            const float g = to_f32(d.at[i]) * s.at[i]; // zero beyond the row
             sum_g += g;
             sum_gx += g * ((to_f32(v.at[i]) - mean) * rstd);
         }
@@ -82,24 +84,25 @@ __device__ void backward_input(T* dx, const T* dy, const T* x, const float* stat
     const float mean_g = warp_sum(sum_g) / float(c), mean_gx = warp_sum(sum_gx) / float(c);
     for (unsigned j = threadIdx.x % WARP * Vec<T>::LEN; j < c; j += WARP * Vec<T>::LEN) {
         const Vec<T> v = load_chunk(x + at, j, c, vectors), d = load_chunk(dy + at, j, c, vectors);
+        const Floats<T> s = load_floats<T>(scale, j, c, vectors);
         Vec<T> to = load_chunk(dx + at, j, c, vectors);
 #pragma unroll
         for (unsigned i = 0; i < Vec<T>::LEN; i++) {
-            if (j + i >= c) continue;
             const float normed = (to_f32(v.at[i]) - mean) * rstd;
-            to.at[i] = from_f32<T>(to_f32(to.at[i]) + rstd * (to_f32(d.at[i]) * scale[j + i] - mean_g - normed * mean_gx));
+            to.at[i] = from_f32<T>(to_f32(to.at[i]) + rstd * (to_f32(d.at[i]) * s.at[i] - mean_g - normed * mean_gx));
         }
         store_chunk(dx + at, j, c, to, vectors);
     }
 }
 
-// partial (groups, 2, c): sums of dy x^ and of dy over GROUP rows. One thread per column.
+// partial (groups, 2, c): sums of dy x^ and of dy over GROUP rows. blockIdx.x = group.
 template <class T>
 __device__ void backward_params(float* partial, const T* dy, const T* x, const float* stats, unsigned rows, unsigned c) {
     const unsigned j = blockIdx.y * THREADS + threadIdx.x;
     if (j >= c) return;
     const unsigned first = blockIdx.x * GROUP, end = min(first + GROUP, rows);
     float dscale = 0.f, dbias = 0.f;
+#pragma unroll 4
     for (unsigned row = first; row < end; row++) {
         const float d = to_f32(dy[size_t(row) * c + j]);
         dscale += d * ((to_f32(x[size_t(row) * c + j]) - stats[2 * size_t(row)]) * stats[2 * size_t(row) + 1]);
@@ -109,12 +112,13 @@ __device__ void backward_params(float* partial, const T* dy, const T* x, const f
     partial[(size_t(blockIdx.x) * 2 + 1) * c + j] = dbias;
 }
 
-// Adds the partial sums in the order of the rows.
+// Adds the partial sums in the order of the rows: one thread per column, 256 a block.
 extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_add_params_f32(
     float* __restrict__ dscale, float* __restrict__ dbias, const float* __restrict__ partial, unsigned groups, unsigned c) {
     const unsigned j = blockIdx.x * THREADS + threadIdx.x;
     if (j >= c) return;
     float scale = 0.f, bias = 0.f;
+#pragma unroll 8
     for (unsigned g = 0; g < groups; g++) {
         scale += partial[(size_t(g) * 2) * c + j];
         bias += partial[(size_t(g) * 2 + 1) * c + j];

@@ -22,10 +22,11 @@ __device__ void forward(float* y, const T* x, unsigned t, unsigned c, unsigned f
     if (j >= c) return;
     const T* const first = x + (size_t(blockIdx.x) * t + from) * c + j;
     float sum = 0.f, most = to_f32(first[0]);
+#pragma unroll 8
     for (unsigned i = 0; i < n; i++) {
         const float v = to_f32(first[size_t(i) * c]);
         sum += v;
-        most = fmaxf(most, v);
+        most = v > most ? v : most;
     }
     const float mean = sum * mean_weight(n, kind);
     y[size_t(blockIdx.x) * c + j] = kind == POOL_MEAN ? mean : kind == POOL_MAX ? most : mean + most;
@@ -42,10 +43,11 @@ __device__ void backward(T* dx, const float* dy, const T* x, unsigned t, unsigne
     if (kind != POOL_MEAN) {
         most = to_f32(x[image + size_t(from) * c]);
         unsigned ties = 0;
+#pragma unroll 8
         for (unsigned i = from; i < from + n; i++) {
             const float v = to_f32(x[image + size_t(i) * c]);
             ties = v > most ? 1 : ties + (v == most);
-            most = fmaxf(most, v);
+            most = v > most ? v : most;
         }
         share = d / float(ties);
     }

@@ -15,20 +15,28 @@ template <class T>
 __device__ void embed(T* x, const T* patches, const float* cls, const float* positions, unsigned t, unsigned c, unsigned vectors) {
     const unsigned j = column<T>(), row = blockIdx.x % t;
     if (j >= c) return;
+    const Floats<T> position = load_floats<T>(positions + size_t(row) * c, j, c, vectors);
     Vec<T> v;
-    if (row > 0) v = load_chunk(patches + (size_t(blockIdx.x / t) * (t - 1) + row - 1) * c, j, c, vectors);
+    if (row > 0) {
+        v = load_chunk(patches + (size_t(blockIdx.x / t) * (t - 1) + row - 1) * c, j, c, vectors);
 #pragma unroll
-    for (unsigned i = 0; i < Vec<T>::LEN; i++)
-        if (j + i < c) v.at[i] = from_f32<T>((row > 0 ? to_f32(v.at[i]) : cls[j + i]) + positions[size_t(row) * c + j + i]);
+        for (unsigned i = 0; i < Vec<T>::LEN; i++) v.at[i] = from_f32<T>(to_f32(v.at[i]) + position.at[i]);
+    } else {
+        const Floats<T> first = load_floats<T>(cls, j, c, vectors);
+#pragma unroll
+        for (unsigned i = 0; i < Vec<T>::LEN; i++) v.at[i] = from_f32<T>(first.at[i] + position.at[i]);
+    }
     store_chunk(x + size_t(blockIdx.x) * c, j, c, v, vectors);
 }
 
 // sum (n, c) += the rows from.. of all images, in the order of the images; blockIdx.x = row of `sum`.
+// Traffic: b n c elements.
 template <class T>
 __device__ void sum_images(float* sum, const T* x, unsigned b, unsigned t, unsigned c, unsigned from, unsigned vectors) {
     const unsigned j = column<T>();
     if (j >= c) return;
     float total[Vec<T>::LEN] = {};
+#pragma unroll 4
     for (unsigned image = 0; image < b; image++) {
         const Vec<T> v = load_chunk(x + (size_t(image) * t + from + blockIdx.x) * c, j, c, vectors);
 #pragma unroll
@@ -40,6 +48,7 @@ __device__ void sum_images(float* sum, const T* x, unsigned b, unsigned t, unsig
 }
 
 // Row to + i of each image of y becomes, or grows by, row from + i of x; blockIdx.x = image * n + i.
+// Traffic: 2, with `add` 3 b n c elements.
 template <class T>
 __device__ void copy(T* y, const T* x, unsigned n, unsigned ty, unsigned tx, unsigned to, unsigned from, unsigned c, unsigned add, unsigned vectors) {
     const unsigned j = column<T>(), image = blockIdx.x / n, i = blockIdx.x % n;
@@ -54,14 +63,14 @@ __device__ void copy(T* y, const T* x, unsigned n, unsigned ty, unsigned tx, uns
     store_chunk(target, j, c, v, vectors);
 }
 
-// x += row, for every row of x; blockIdx.x = row.
+// x += row, for every row of x; blockIdx.x = row. Traffic: x twice.
 template <class T> __device__ void add_row(T* x, const float* row, unsigned c, unsigned vectors) {
     const unsigned j = column<T>();
     if (j >= c) return;
     Vec<T> v = load_chunk(x + size_t(blockIdx.x) * c, j, c, vectors);
+    const Floats<T> r = load_floats<T>(row, j, c, vectors);
 #pragma unroll
-    for (unsigned i = 0; i < Vec<T>::LEN; i++)
-        if (j + i < c) v.at[i] = from_f32<T>(to_f32(v.at[i]) + row[j + i]);
+    for (unsigned i = 0; i < Vec<T>::LEN; i++) v.at[i] = from_f32<T>(to_f32(v.at[i]) + r.at[i]);
     store_chunk(x + size_t(blockIdx.x) * c, j, c, v, vectors);
 }
 

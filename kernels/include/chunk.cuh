@@ -13,6 +13,21 @@ template <class T> __device__ __forceinline__ Vec<T> load_chunk(const T* row, si
     return v;
 }
 
+// The elements of a row of f32 that belong to chunk j of a row of T.
+template <class T> struct Floats {
+    float at[Vec<T>::LEN];
+};
+template <class T> __device__ __forceinline__ Floats<T> load_floats(const float* row, size_t j, size_t end, unsigned vectors) {
+    Floats<T> f;
+#pragma unroll
+    for (unsigned i = 0; i < Vec<T>::LEN; i += Vec<float>::LEN) {
+        const Vec<float> v = load_chunk(row, j + i, end, vectors);
+#pragma unroll
+        for (unsigned k = 0; k < Vec<float>::LEN; k++) f.at[i + k] = v.at[k];
+    }
+    return f;
+}
+
 template <class T> __device__ __forceinline__ void store_chunk(T* row, size_t j, size_t end, const Vec<T>& v, unsigned vectors) {
     if (vectors) return store_vec(row + j, v);
 #pragma unroll

@@ -40,6 +40,7 @@ impl Eval {
             config.set(&format!("train.eval_batch_size={n}"))?;
             config.check()?;
         }
+        config.precision = crate::train::reading_precision(config.precision, &dev);
         let mut session = Session::new(config, dev)?;
         saved.restore_session(&mut session)?;
         let at = saved.at;

@@ -32,11 +32,14 @@ impl Predict {
     pub fn run(self) -> Result<()> {
         let dev = super::device(&self.device)?;
         let saved = Saved::read(&self.workdir)?;
-        let (config, at) = (&saved.config, &saved.at);
+        let mut config = saved.config.clone();
+        config.precision = crate::train::reading_precision(config.precision, &dev);
+        let (config, at) = (&config, &saved.at);
         let backbone = backbone::load(config)?;
-        let mut plan = Plan::new();
+        let mut plan = Plan::on(&dev);
         let model = backbone::model(config, &backbone, at.class_names.len(), &mut plan)?;
         let mut method = methods::build(config, model, &mut plan);
+        plan.check()?;
         saved.restore(method.as_mut(), &backbone)?;
         let preprocess = Preprocess::new(&config.data, backbone::normalize(&backbone))?;
         let mut failed = 0;

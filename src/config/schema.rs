@@ -221,6 +221,8 @@ Train {
     /// everything up to the first prompt once for query and prompted pass, prompts once per pool row),
     /// `limit_last_block` (only the rows the head reads), `limit_query_block` (only the class row).
     shortcuts: Vec<String> = Shortcuts::all(),
+    /// On a GPU: a step is captured once and then started as one (CUDA graph); the bits are the same.
+    graph: bool = true,
 }
 }
 

@@ -166,5 +166,16 @@ ClipScope {
 } default Trainable }
 
 words! {
-/// Element type of activations and weights.
-Precision { F32 = "f32", F64 = "f64" } default F32 }
+/// Element type of activations and of the weights of matrix products. Statistics, prompts, head, losses,
+/// gradients of parameters and the optimizer are f32 (or f64) in any case.
+Precision {
+    /// bf16 on a GPU, f32 on the CPU.
+    Auto = "auto",
+    F32 = "f32",
+    /// CPU only, for checks.
+    F64 = "f64",
+    /// GPU only.
+    Bf16 = "bf16",
+    /// GPU only; gradients are scaled on their way.
+    F16 = "f16",
+} default Auto }

@@ -78,6 +78,19 @@ impl Preprocess {
         self.input_size
     }
 
+    /// R, in pixels.
+    pub fn resize_size(&self) -> usize {
+        self.resize_size
+    }
+
+    pub fn augment(&self) -> Augment {
+        self.augment
+    }
+
+    pub fn normalize(&self) -> Normalize {
+        self.normalize
+    }
+
     /// Values per image: S * S * 3.
     pub fn output_len(&self) -> usize {
         self.input_size * self.input_size * 3

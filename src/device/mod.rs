@@ -3,7 +3,7 @@
 mod cuda;
 mod kernel;
 
-pub use cuda::{Event, Gpu, Lane, Memory, Pinned, Scratch, probe};
+pub use cuda::{Event, Gpu, Graph, Lane, Memory, Pinned, Scratch, probe};
 pub use kernel::{Arg, Argument, Cell, Form, Grid, Kernel};
 pub(crate) use kernel::{args, kernel, vectors};
 

@@ -1,5 +1,7 @@
 //! The prompted network: query pass, selection, prompted pass, head, loss, and all of it backwards.
 
+mod backward;
+
 use super::layout::Layout;
 use super::prompts::{Prompts, Side};
 use super::report::{Report, StepStats};
@@ -13,7 +15,7 @@ use crate::nn::layers::Linear;
 use crate::nn::params::{Declare, Grads, Params};
 use crate::nn::vit::Vit;
 use crate::ops::attention::{Prefix, PrefixMut};
-use crate::ops::axpy::{axpy, scale_in_place};
+use crate::ops::axpy::{axpy, cast, scale_in_place};
 use crate::ops::cross_entropy;
 use crate::ops::linear::Ending;
 use crate::ops::match_prompts::Select;
@@ -22,8 +24,9 @@ use crate::ops::pool_tokens::{self, Kind};
 use crate::ops::row_norm::{self, Form};
 use crate::ops::{gather, layer_norm, sum, tokens};
 use crate::rng::{Rng, Stream};
+use crate::tensor::input::Input;
 use crate::tensor::plan::Plan;
-use crate::tensor::{Tensor, View};
+use crate::tensor::{DType, Tensor, View};
 
 /// What a step needs to know of its task.
 #[derive(Debug, Clone)]
@@ -46,6 +49,8 @@ pub struct Model {
     pub query_params: Option<Params>,
     pub grads: Grads,
     pub report: Report,
+    images: Input,
+    labels: Input,
     /// The mask that the workspace holds.
     mask: Vec<bool>,
     limit_last: bool,
@@ -80,6 +85,10 @@ impl Model {
         let needs = Needs { limit_last, blocks_learn, embed_learns };
         let ws = Workspace::new(plan, &setup, &layout, needs);
         let (report, mask) = (Report::new(plan), Vec::new());
+        plan.group("inputs");
+        let (b, side) = (setup.max_batch, setup.dims.image_size);
+        let images = Input::new(plan, "images", [b, side, side, 3], setup.dtype.wide());
+        let labels = Input::new(plan, "labels", [b], DType::U32);
         Model {
             setup,
             layout,
@@ -90,6 +99,8 @@ impl Model {
             query_params,
             grads,
             report,
+            images,
+            labels,
             mask,
             limit_last,
             can_share,
@@ -114,8 +125,15 @@ impl Model {
         })
     }
 
-    pub fn dtype(&self) -> crate::tensor::DType {
-        self.setup.dtype
+    /// The type of images, queries and logits.
+    pub fn dtype(&self) -> DType {
+        self.setup.dtype.wide()
+    }
+
+    /// Copies of parameters in 16 bits, where they are read, up to date.
+    fn refresh(&mut self, dev: &Device) -> Result<()> {
+        self.params.refresh(dev)?;
+        self.query_params.as_mut().map_or(Ok(()), |p| p.refresh(dev))
     }
 
     /// What happens to the prompts when task `index` starts.
@@ -126,6 +144,7 @@ impl Model {
     /// Query features of `images` (B, S, S, 3), as the keys were trained to meet them: (B, C), valid
     /// until the next call.
     pub fn query(&mut self, dev: &Device, images: View) -> Result<&Tensor> {
+        self.load(dev, images)?;
         match self.patch_query() {
             Some(_) => self.embed(dev, images)?,
             None => self.query_pass(dev, images, false)?,
@@ -136,6 +155,7 @@ impl Model {
     /// Class-token features of the backbone as it was pre-trained, without prompts, whatever makes
     /// the queries: (B, C).
     pub fn features(&mut self, dev: &Device, images: View) -> Result<Tensor> {
+        self.load(dev, images)?;
         self.query_pass(dev, images, false)?;
         Ok(self.ws.matching.query.clone())
     }
@@ -181,7 +201,7 @@ impl Model {
 
     /// Chooses prompts for queries computed earlier, as `how` says.
     pub fn select(&mut self, dev: &Device, query: View, how: Select) -> Result<&Tensor> {
-        self.ws.matching.set_query(dev, query)?;
+        self.ws.matching.set_query(query)?;
         self.ws.matching.select(dev, &self.params, &self.prompts, &self.setup, how)?;
         Ok(&self.ws.matching.ids)
     }
@@ -189,6 +209,7 @@ impl Model {
     /// Logits (B, K) of `images` with the prompts `ids` (B, N), whatever was selected before.
     pub fn logits_with(&mut self, dev: &Device, images: View, ids: &[u32]) -> Result<&Tensor> {
         self.ws.matching.set_ids(images.dims()[0], ids)?;
+        self.load(dev, images)?;
         self.embed(dev, images)?;
         self.forward(dev, images.dims()[0], false)?;
         Ok(&self.ws.logits)
@@ -204,12 +225,18 @@ impl Model {
         if pool.batchwise_prompt { Select::Vote { group } } else { Select::PerImage }
     }
 
-    /// Forward and backward of one training batch: fills `grads` and the report, changes no parameter.
-    /// images: (B, S, S, 3), labels: (B) u32; on a GPU it only queues the work.
+    /// Brings what the host knows of a step where it reads it: all that may wait for the host.
+    pub fn prepare_step(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<()> {
+        self.load(dev, images)?;
+        self.labels.load(dev, labels)?;
+        self.set_mask(&task.mask)
+    }
+
+    /// Forward and backward of a training batch that was prepared: fills `grads` and the report, changes no
+    /// parameter. images: (B, S, S, 3), labels: (B) u32. On a GPU it only queues the work.
     pub fn queue_step(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<()> {
         let batch = images.dims()[0];
         let share = self.can_share;
-        self.set_mask(&task.mask)?;
         if self.has_cls_query() {
             self.query_pass(dev, images, share)?;
         }
@@ -223,14 +250,14 @@ impl Model {
         ws.dlogits.reshape([batch, self.setup.classes]);
         let (dlogits, smoothing) = (Some(ws.dlogits.view_mut()), self.setup.label_smoothing);
         let (logits, mask) = (ws.logits.view(), ws.mask.view());
-        let outcome = self.report.outcome();
+        let (outcome, labels) = (self.report.outcome(), self.labels.view(dev, labels));
         cross_entropy::forward_backward(dev, outcome, dlogits, logits, labels, mask, smoothing)?;
         if self.setup.pool.is_some() {
             ws.matching.pull(dev, self.report.pull_mut())?;
         }
-        let weight = self.pull_weight();
+        let scaled = self.pull_weight() * self.setup.loss_scale();
         self.grads.zero();
-        self.backward(dev, batch, share, weight)?;
+        self.backward(dev, batch, share, scaled)?;
         self.weight_decay(dev)?;
         self.report.squares_mut().fill(0.0);
         sum::squares_acc(dev, self.report.squares_mut(), self.grads.trainable.view())?;
@@ -242,17 +269,29 @@ impl Model {
 
     /// What the last step reports, once it is computed.
     pub fn step_stats(&self) -> Result<StepStats> {
-        self.report.stats(self.pull_weight(), self.setup.weight_decay)
+        Ok(self.stats_of(&self.report.view().read_f64()?))
     }
 
-    /// [`Model::queue_step`] and its [`Model::step_stats`].
+    /// What a report's numbers mean.
+    pub fn stats_of(&self, report: &[f64]) -> StepStats {
+        StepStats::of(report, self.pull_weight(), self.setup.weight_decay, self.setup.loss_scale())
+    }
+
+    /// [`Model::prepare_step`], [`Model::queue_step`] and [`Model::step_stats`].
     pub fn step(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<StepStats> {
+        self.prepare_step(dev, images, labels, task)?;
         self.queue_step(dev, images, labels, task)?;
         self.step_stats()
     }
 
     fn pull_weight(&self) -> f64 {
         self.setup.pool.as_ref().map_or(0.0, |pool| pool.pull_constraint_coeff)
+    }
+
+    /// Brings images and parameters where the network reads them.
+    fn load(&mut self, dev: &Device, images: View) -> Result<()> {
+        self.refresh(dev)?;
+        self.images.load(dev, images)
     }
 
     /// Copies the mask where the loss reads it, if it is another than before.
@@ -286,7 +325,7 @@ impl Model {
             let value = self.params.get(id);
             sum::squares_acc(dev, self.report.decayed_mut(), value)?;
             if let Some(grad) = self.grads.get_mut(&self.params, id) {
-                axpy(dev, grad, value, decay)?;
+                axpy(dev, grad, value, decay * self.setup.loss_scale())?;
             }
         }
         Ok(())
@@ -300,7 +339,7 @@ impl Model {
         let p = self.query_params.as_ref().unwrap_or(&self.params);
         let ws = &mut self.ws;
         let [x, next] = &mut ws.query_x;
-        self.vit.embed(dev, p, x, &mut ws.embedded, images)?;
+        self.vit.embed(dev, p, x, &mut ws.embedded, self.images.view(dev, images))?;
         let acts = &mut ws.query_acts;
         for (l, block) in self.vit.blocks.iter().enumerate() {
             let only_cls = l == last && self.setup.shortcuts.limit_query_block && t0 > 1;
@@ -324,7 +363,12 @@ impl Model {
         tokens::copy(dev, next.view_mut(), 0, x.view().reshaped([batch, rows, c]), 0..1, Write::Set)?;
         ws.query_stats.reshape([batch, 2]);
         ws.matching.query.reshape([batch, c]);
-        let (query, cls) = (ws.matching.query.view_mut(), next.view().reshaped([batch, c]));
+        let (query, mut cls) = (ws.matching.query.view_mut(), next.view().reshaped([batch, c]));
+        if cls.dtype() != query.dtype() {
+            ws.query_cls.reshape([batch, c]);
+            cast(dev, ws.query_cls.view_mut(), cls)?;
+            cls = ws.query_cls.view();
+        }
         self.vit.norm.forward(dev, p, query, ws.query_stats.view_mut(), cls)
     }
 
@@ -334,7 +378,8 @@ impl Model {
         let ws = &mut self.ws;
         let direct = self.layout.layers[0].tokens_in == 0;
         let x = if direct { &mut ws.xs[0] } else { &mut ws.stage };
-        self.vit.embed(dev, &self.params, x, &mut ws.embedded, images)?;
+        let pixels = self.images.view(dev, images);
+        self.vit.embed(dev, &self.params, x, &mut ws.embedded, pixels)?;
         if let Some(kind) = patch_query {
             let (patches, n) = (ws.embedded.patches.view(), self.setup.dims.patches());
             ws.matching.query.reshape([images.dims()[0], self.setup.dims.embed_dim]);
@@ -416,10 +461,10 @@ impl Model {
                 let block = &self.vit.blocks[l];
                 ws.table_stats.reshape([n, 2]);
                 ws.table_qkv.reshape([n, 3 * c]);
-                ws.temp.a.reshape([n, c]);
-                let (a, stats) = (ws.temp.a.view_mut(), ws.table_stats.view_mut());
-                block.ln1.forward(dev, p, a, stats, ws.table.view())?;
-                block.qkv.forward(dev, p, ws.table_qkv.view_mut(), ws.temp.a.view(), Ending::Plain)?;
+                ws.table_normed.reshape([n, c]);
+                let (normed, stats) = (&mut ws.table_normed, ws.table_stats.view_mut());
+                block.ln1.forward(dev, p, normed.view_mut(), stats, ws.table.view())?;
+                block.qkv.forward(dev, p, ws.table_qkv.view_mut(), normed.view(), Ending::Plain)?;
                 let qkv = ws.acts[l].qkv.view_mut();
                 gather::forward(dev, qkv, part.at, ws.table_qkv.view(), ids, length)?;
             }
@@ -458,194 +503,6 @@ impl Model {
         /* 4 */
         self.head.forward(dev, p, ws.logits.view_mut(), features, Ending::Plain)?;
         scale_in_place(dev, ws.logits.view_mut(), 1.0 / self.setup.temperature)
-    }
-
-    fn head_backward(&mut self, dev: &Device, batch: usize, c: usize) -> Result<()> {
-        let (read, rows) = self.read_rows();
-        let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
-        for tensor in [&mut ws.dfeatures, &mut ws.dpooled] {
-            tensor.reshape([batch, c]);
-        }
-        /* 4 */
-        scale_in_place(dev, ws.dlogits.view_mut(), 1.0 / self.setup.temperature)?;
-        let dlogits = ws.dlogits.view();
-        let features = if self.setup.norm_pre_logits { &ws.features } else { &ws.pooled };
-        self.head.backward_params_acc(dev, p, grads, features.view(), dlogits, None)?;
-        self.head.backward_input(dev, p, ws.dfeatures.view_mut(), dlogits, None, Write::Set)?;
-        /* 3 */
-        if self.setup.norm_pre_logits {
-            ws.dpooled.fill(0.0);
-            let (dy, x) = (ws.dfeatures.view(), ws.pooled.view());
-            row_norm::backward_acc(dev, ws.dpooled.view_mut(), dy, x, Form::Plus)?;
-        } else {
-            std::mem::swap(&mut ws.dpooled, &mut ws.dfeatures);
-        }
-        /* 2 */
-        ws.temp.a.reshape([batch, rows, c]);
-        let normed = ws.normed.view().reshaped([batch, rows, c]);
-        pool_tokens::backward(dev, ws.temp.a.view_mut(), ws.dpooled.view(), normed, read, Kind::Mean)?;
-        /* 1 */
-        ws.d.reshape([batch * rows, c]);
-        ws.d.fill(0.0);
-        let dy = ws.temp.a.view().reshaped([batch * rows, c]);
-        let (x, stats) = (ws.last.view().reshaped([batch * rows, c]), ws.norm_stats.view());
-        self.vit.norm.backward_acc(dev, p, grads, Some(ws.d.view_mut()), dy, x, stats)
-    }
-
-    /// What the gradient of layer `l`'s input is needed for.
-    fn need(&self, l: usize, shared: bool) -> Option<Need> {
-        let (p, grads) = (&self.params, &self.grads);
-        let layer = &self.layout.layers[l];
-        let tokens = |l: usize| self.prompts.wanted(p, grads, &self.layout.layers[l].token_parts);
-        let prefix = |l: usize| self.prompts.wanted(p, grads, &self.layout.layers[l].prefix_parts);
-        let block = |l: usize| block_wanted(&self.vit.blocks[l], p, grads);
-        let below = self.vit.embed_wanted(p, grads) || (0..l).any(|l| tokens(l) || prefix(l) || block(l));
-        if below || block(l) {
-            return Some(Need::All);
-        }
-        match (tokens(l), prefix(l)) {
-            (true, _) if shared && self.layout.entry == Some(l) => Some(Need::Rows(0..layer.tokens_in)),
-            (true, _) => Some(Need::All),
-            (false, true) => Some(Need::Nothing),
-            (false, false) => None,
-        }
-    }
-
-    /// All gradients, from `dlogits` on. `weight`: λ of the pull term.
-    fn backward(&mut self, dev: &Device, batch: usize, shared: bool, weight: f64) -> Result<()> {
-        let c = self.setup.dims.embed_dim;
-        self.head_backward(dev, batch, c)?;
-        let mut reached_embedding = true;
-        for l in (0..self.setup.dims.layers).rev() {
-            let Some(need) = self.need(l, shared) else {
-                reached_embedding = false;
-                break;
-            };
-            self.backward_block(dev, batch, l, need.clone())?;
-            match need {
-                Need::All => self.backward_insert(dev, batch, l)?,
-                Need::Rows(_) => self.backward_shared_prompts(dev, batch, l)?,
-                Need::Nothing => {}
-            }
-            if need != Need::All {
-                reached_embedding = false;
-                break;
-            }
-        }
-        let patch_query = self.patch_query();
-        let learns = self.vit.embedding.wanted(&self.params, &self.grads);
-        let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
-        let [dpatches, dpatches_query] = &mut ws.dpatches;
-        let from_query = patch_query.filter(|_| learns);
-        let mut extra = None;
-        if let Some(kind) = from_query {
-            let (prompts, setup) = (&self.prompts, &self.setup);
-            let dquery = &mut ws.dquery;
-            ws.matching.backward_pull(dev, p, grads, prompts, setup, -weight, Some(dquery))?;
-            let (patches, n) = (ws.embedded.patches.view(), self.setup.dims.patches());
-            dpatches_query.reshape([batch, n, c]);
-            pool_tokens::backward(dev, dpatches_query.view_mut(), ws.dquery.view(), patches, 0..n, kind)?;
-            extra = Some(dpatches_query.view());
-        } else {
-            ws.matching.backward_pull(dev, p, grads, &self.prompts, &self.setup, -weight, None)?;
-        }
-        if reached_embedding && self.vit.embed_wanted(p, grads) {
-            let dx = ws.d.view().reshaped([batch, self.setup.dims.tokens(), c]);
-            self.vit.backward_embed(dev, p, grads, dx, dpatches, extra, &ws.embedded)?;
-        }
-        Ok(())
-    }
-
-    fn backward_block(&mut self, dev: &Device, batch: usize, l: usize, need: Need) -> Result<()> {
-        let (layer, c) = (&self.layout.layers[l], self.setup.dims.embed_dim);
-        let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
-        let has_prefix = layer.prefix_rows > 0;
-        let [dk, dv] = &mut ws.dprefix;
-        if has_prefix {
-            dk.reshape([batch, layer.prefix_rows, c]);
-            dv.reshape([batch, layer.prefix_rows, c]);
-        }
-        let [k, v] = &ws.prefixes[l];
-        let prefix = has_prefix.then(|| Prefix { k: k.view(), v: v.view() });
-        let dprefix = has_prefix.then(|| PrefixMut { k: dk.view_mut(), v: dv.view_mut() });
-        let (acts, x) = (&ws.acts[l], &ws.xs[l]);
-        let (d, temp, block) = (&mut ws.d, &mut ws.temp, &self.vit.blocks[l]);
-        block.backward(dev, p, grads, d, acts, x, prefix.as_ref(), dprefix, need, temp)?;
-        if has_prefix {
-            for (side, d) in [(Side::Key, &ws.dprefix[0]), (Side::Value, &ws.dprefix[1])] {
-                let (parts, matching) = (&layer.prefix_parts, &ws.matching);
-                self.prompts.backward_prefix(dev, p, grads, d, l, parts, side, matching)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// From dL/dx of layer `l` in `d` to the gradients of its prompts, leaving in `d` the gradient
-    /// of the tokens behind them.
-    fn backward_insert(&mut self, dev: &Device, batch: usize, l: usize) -> Result<()> {
-        let (layer, c) = (&self.layout.layers[l], self.setup.dims.embed_dim);
-        if layer.tokens_in == 0 {
-            return Ok(());
-        }
-        let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
-        let d = ws.d.view().reshaped([batch, layer.tokens, c]);
-        for part in &layer.token_parts {
-            if let Some(dtable) = self.prompts.rows_grad(p, grads, l, part, Side::Key) {
-                let (ids, length) = self.prompts.chosen(part, &ws.matching, batch);
-                gather::backward_acc(dev, dtable, d, part.at, ids, length)?;
-            }
-        }
-        if self.setup.token_order == TokenOrder::ClsFirst
-            && let Some(dpositions) = grads.get_mut(p, self.vit.positions)
-        {
-            let rows = &mut ws.dprompt_rows;
-            rows.reshape([layer.tokens_in, c]);
-            rows.fill(0.0);
-            tokens::sum_images_acc(dev, rows.view_mut(), d, 0..layer.tokens_in)?;
-            sum::columns_acc(dev, dpositions.part(0, [c]), rows.view())?;
-        }
-        let before = layer.tokens - layer.tokens_in;
-        ws.stage.reshape([batch, before, c]);
-        tokens::copy(dev, ws.stage.view_mut(), 0, d, layer.tokens_in..layer.tokens, Write::Set)?;
-        std::mem::swap(&mut ws.d, &mut ws.stage);
-        Ok(())
-    }
-
-    /// The rest of the entry layer's backward pass, once per pool row instead of once per image:
-    /// norm and projection act on each row alone, so their gradients may be summed first.
-    fn backward_shared_prompts(&mut self, dev: &Device, batch: usize, l: usize) -> Result<()> {
-        let (layer, c) = (&self.layout.layers[l], self.setup.dims.embed_dim);
-        let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
-        let block = &self.vit.blocks[l];
-        let d = ws.d.view().reshaped([batch, layer.tokens, c]);
-        for part in &layer.token_parts {
-            let Some(rows) = self.prompts.rows(p, l, part, Side::Key) else { continue };
-            let n = rows.dims()[0];
-            let (ids, length) = self.prompts.chosen(part, &ws.matching, batch);
-            for (tensor, width) in [(&mut ws.dtable, c), (&mut ws.dtable_qkv, 3 * c)] {
-                tensor.reshape([n, width]);
-                tensor.fill(0.0);
-            }
-            gather::backward_acc(dev, ws.dtable.view_mut(), d, part.at, ids, length)?;
-            let dqkv = ws.temp.dqkv.view();
-            gather::backward_acc(dev, ws.dtable_qkv.view_mut(), dqkv, part.at, ids, length)?;
-            // The table and its statistics again: the forward pass may have used them for more parts.
-            let cls_first = self.setup.token_order == TokenOrder::ClsFirst;
-            let position = cls_first.then(|| p.get(self.vit.positions).part(0, [c]));
-            fill_table(dev, &mut ws.table, rows, position)?;
-            ws.table_stats.reshape([n, 2]);
-            ws.temp.a.reshape([n, c]);
-            let (a, stats) = (ws.temp.a.view_mut(), ws.table_stats.view_mut());
-            block.ln1.forward(dev, p, a, stats, ws.table.view())?;
-            let a = ws.temp.a.view_mut();
-            block.qkv.backward_input(dev, p, a, ws.dtable_qkv.view(), None, Write::Set)?;
-            let (x, stats, scale) = (ws.table.view(), ws.table_stats.view(), p.get(block.ln1.scale));
-            layer_norm::backward_input_acc(dev, ws.dtable.view_mut(), ws.temp.a.view(), x, stats, scale)?;
-            if let Some(grad) = self.prompts.rows_grad(p, grads, l, part, Side::Key) {
-                axpy(dev, grad, ws.dtable.view(), 1.0)?;
-            }
-        }
-        Ok(())
     }
 }
 

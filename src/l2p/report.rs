@@ -1,6 +1,5 @@
 //! What a training step reports.
 
-use crate::error::Result;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Tensor, View, ViewMut};
 
@@ -23,10 +22,12 @@ pub struct StepStats {
 pub struct Report(Tensor);
 
 impl Report {
+    pub const LEN: usize = 5;
+
     pub fn new(plan: &mut Plan) -> Report {
         plan.group("numbers");
         let dtype = plan.number();
-        Report(plan.tensor("report", [5], dtype))
+        Report(plan.tensor("report", [Report::LEN], dtype))
     }
 
     pub fn outcome(&mut self) -> ViewMut<'_> {
@@ -50,15 +51,22 @@ impl Report {
         self.0.view().part(4, [1])
     }
 
-    pub fn stats(&self, pull_weight: f64, decay: f64) -> Result<StepStats> {
-        let values = self.0.view().read_f64()?;
+    /// (5)
+    pub fn view(&self) -> View<'_> {
+        self.0.view()
+    }
+}
+
+impl StepStats {
+    /// From the numbers of a [`Report`].
+    pub fn of(values: &[f64], pull_weight: f64, decay: f64, loss_scale: f64) -> StepStats {
         let (ce_loss, pull, penalty) = (values[0], values[2], 0.5 * decay * values[3]);
-        Ok(StepStats {
+        StepStats {
             loss: ce_loss - pull_weight * pull + penalty,
             ce_loss,
             pull,
-            grad_norm: values[4].sqrt(),
+            grad_norm: values[4].sqrt() / loss_scale,
             correct: values[1] as usize,
-        })
+        }
     }
 }

@@ -62,7 +62,9 @@ impl Setup {
                 Error::config(format!("train.shortcuts: wanted any of `{words}`, found `{word}`"))
             })?,
             dtype: match config.precision {
-                Precision::F32 => DType::F32,
+                Precision::Auto | Precision::F32 => DType::F32,
+                Precision::Bf16 => DType::BF16,
+                Precision::F16 => DType::F16,
                 Precision::F64 => DType::F64,
             },
             max_batch,
@@ -71,6 +73,11 @@ impl Setup {
         };
         setup.check()?;
         Ok(setup)
+    }
+
+    /// What gradients are multiplied by, so that small ones survive in f16; the optimizer divides by it.
+    pub fn loss_scale(&self) -> f64 {
+        if self.dtype == DType::F16 { 1024.0 } else { 1.0 }
     }
 
     fn check(&self) -> Result<()> {

@@ -18,6 +18,8 @@ pub struct Workspace {
     pub query_acts: BlockActs,
     /// (B, T0, C)
     pub query_x: [Tensor; 2],
+    /// (B, C), class rows, where the stream has 16 bits.
+    pub query_cls: Tensor,
     /// (B, 2)
     pub query_stats: Tensor,
 
@@ -33,6 +35,7 @@ pub struct Workspace {
     /// Prompt rows of one source: (rows, C), their statistics and projections (rows, 3C).
     pub table: Tensor,
     pub table_stats: Tensor,
+    pub table_normed: Tensor,
     pub table_qkv: Tensor,
     pub dtable: Tensor,
     pub dtable_qkv: Tensor,
@@ -84,14 +87,14 @@ impl Needs {
 
 impl Workspace {
     pub fn new(plan: &mut Plan, setup: &Setup, layout: &Layout, needs: Needs) -> Workspace {
-        let (b, dtype) = (setup.max_batch, setup.dtype);
+        let (b, dtype, wide) = (setup.max_batch, setup.dtype, setup.dtype.wide());
         let dims = &setup.dims;
         let (c, t0, block) = (dims.embed_dim, dims.tokens(), dims.block());
         let (t, r) = (layout.max_tokens(), layout.read.len());
         let read = if needs.limit_last { r } else { t };
         let back = if setup.training { b } else { 0 };
         plan.group("selection");
-        let matching = Matching::new(plan, setup, dtype);
+        let matching = Matching::new(plan, setup, wide);
         plan.group("query pass");
         let embedded = Embedded::new(plan, dims, b, dtype);
         // With shortcuts the last query block computes one row, but the others need all of them.
@@ -101,7 +104,8 @@ impl Workspace {
             plan.tensor("query stream", [b, t0, c], dtype),
             plan.tensor("query stream, next", [b, t0, c], dtype),
         ];
-        let query_stats = plan.tensor("query norm statistics", [b, 2], dtype);
+        let query_cls = plan.tensor("query class rows", [if wide == dtype { 0 } else { b }, c], wide);
+        let query_stats = plan.tensor("query norm statistics", [b, 2], wide);
         plan.group("kept activations");
         let mut xs = Vec::new();
         let mut acts = Vec::new();
@@ -117,10 +121,10 @@ impl Workspace {
         let prefixes = prefixes.collect();
         let last = plan.tensor("last output", [b, read, c], dtype);
         let normed = plan.tensor("last output, normalised", [b, read, c], dtype);
-        let norm_stats = plan.tensor("last norm statistics", [b * read, 2], dtype);
-        let pooled = plan.tensor("pooled", [b, c], dtype);
-        let features = plan.tensor("features", [b, c], dtype);
-        let logits = plan.tensor("logits", [b, setup.classes], dtype);
+        let norm_stats = plan.tensor("last norm statistics", [b * read, 2], wide);
+        let pooled = plan.tensor("pooled", [b, c], wide);
+        let features = plan.tensor("features", [b, c], wide);
+        let logits = plan.tensor("logits", [b, setup.classes], wide);
         plan.group("gradients of activations");
         let prefix_rows = layout.layers.iter().map(|l| l.prefix_rows).max().unwrap_or(0);
         let table_rows = table_rows(setup);
@@ -133,31 +137,33 @@ impl Workspace {
             matching,
             query_acts,
             query_x,
+            query_cls,
             query_stats,
             xs,
             acts,
             stage: plan.tensor("stage", [b, t, c], dtype),
             prefixes,
             dprefix,
-            table: plan.tensor("prompt table", [table_rows, c], dtype),
-            table_stats: plan.tensor("prompt table statistics", [table_rows, 2], dtype),
-            table_qkv: plan.tensor("prompt table qkv", [table_rows, 3 * c], dtype),
-            dtable: plan.tensor("prompt table gradient", [table_rows, c], dtype),
-            dtable_qkv: plan.tensor("prompt table qkv gradient", [table_rows, 3 * c], dtype),
+            table: plan.tensor("prompt table", [table_rows, c], wide),
+            table_normed: plan.tensor("prompt table, normalised", [table_rows, c], wide),
+            table_stats: plan.tensor("prompt table statistics", [table_rows, 2], wide),
+            table_qkv: plan.tensor("prompt table qkv", [table_rows, 3 * c], wide),
+            dtable: plan.tensor("prompt table gradient", [table_rows, c], wide),
+            dtable_qkv: plan.tensor("prompt table qkv gradient", [table_rows, 3 * c], wide),
             last,
             normed,
             norm_stats,
             pooled,
             features,
             logits,
-            dlogits: plan.tensor("dlogits", [back, setup.classes], dtype),
-            dfeatures: plan.tensor("dfeatures", [back, c], dtype),
-            dpooled: plan.tensor("dpooled", [back, c], dtype),
+            dlogits: plan.tensor("dlogits", [back, setup.classes], wide),
+            dfeatures: plan.tensor("dfeatures", [back, c], wide),
+            dpooled: plan.tensor("dpooled", [back, c], wide),
             d: plan.tensor("residual gradient", [back, t, c], dtype),
             dpatches: ["dpatches", "dpatches from the query"]
                 .map(|n| plan.tensor(n, [learn, t0 - 1, c], dtype)),
-            dquery: plan.tensor("dquery", [learn, c], dtype),
-            dprompt_rows: plan.tensor("dprompt rows", [prompt_rows, c], dtype),
+            dquery: plan.tensor("dquery", [learn, c], wide),
+            dprompt_rows: plan.tensor("dprompt rows", [prompt_rows, c], wide),
             mask: plan.tensor("class mask", [setup.classes], DType::U32),
             temp: BlockTemp::new(plan, block, (b, t), setup.training, needs.blocks_learn, dtype),
         }

@@ -3,25 +3,94 @@
 
 use super::{Method, Tensors, put_back, saved, take};
 use crate::config::schema::Config;
-use crate::device::Device;
+use crate::device::{Device, Gpu, Graph};
 use crate::error::Result;
+use crate::l2p::report::Report;
 use crate::l2p::{Model, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::optim::Optimizer;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Tensor, View};
+use std::sync::Arc;
+
+/// Steps that a GPU may be behind the reports.
+const PENDING: usize = 10;
 
 #[derive(Debug)]
 pub struct Gradient {
     model: Model,
     optimizer: Optimizer,
     reinit_optimizer: bool,
+    /// Reports of steps that the host has not looked at: (PENDING, 5). Empty on the CPU.
+    pending: Tensor,
+    /// Task and learning rate of each of them.
+    queued: Vec<(usize, f64)>,
+    use_graph: bool,
+    /// The step as one launch, for a batch and a way to select; without a graph it has run once.
+    captured: Option<((usize, Select), Option<Graph>)>,
 }
 
 impl Gradient {
     pub fn new(config: &Config, model: Model, plan: &mut Plan) -> Gradient {
-        let optimizer = Optimizer::new(plan, &model.params, &config.optim);
-        Gradient { model, optimizer, reinit_optimizer: config.optim.reinit_optimizer }
+        let mut optimizer = Optimizer::new(plan, &model.params, &config.optim);
+        optimizer.unscale = 1.0 / model.setup.loss_scale();
+        let pending = if plan.device().gpu().is_some() { PENDING } else { 0 };
+        Gradient {
+            model,
+            optimizer,
+            reinit_optimizer: config.optim.reinit_optimizer,
+            pending: plan.tensor("reports", [pending, Report::LEN], plan.number()),
+            queued: Vec::new(),
+            use_graph: config.train.graph,
+            captured: None,
+        }
+    }
+
+    /// Forward, backward and update of a prepared step.
+    fn queue(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<()> {
+        self.model.queue_step(dev, images, labels, task)?;
+        let model = &mut self.model;
+        self.optimizer.update(dev, &mut model.params, &model.grads, model.report.squares())
+    }
+
+    /// The same as one launch: the first time as it is, which allocates and loads what is missing, then
+    /// captured, then repeated.
+    fn repeat(
+        &mut self,
+        gpu: &Arc<Gpu>,
+        dev: &Device,
+        images: View,
+        labels: View,
+        task: &TaskView,
+    ) -> Result<()> {
+        let batch = images.dims()[0];
+        let key = (batch, self.model.train_select(task.index, batch));
+        let captured = self.captured.take().filter(|(k, _)| *k == key);
+        let graph = match captured {
+            None => {
+                self.queue(dev, images, labels, task)?;
+                None
+            }
+            Some((_, None)) => Some(Graph::capture(gpu, || self.queue(dev, images, labels, task))?),
+            Some((_, graph)) => graph,
+        };
+        if let Some(graph) = &graph {
+            graph.launch()?;
+        }
+        self.captured = Some((key, graph));
+        Ok(())
+    }
+
+    /// Refuses a step whose loss is not a number.
+    fn check(stats: &StepStats, task: usize, lr: f64) -> Result<()> {
+        if stats.loss.is_finite() && stats.grad_norm.is_finite() {
+            return Ok(());
+        }
+        Err(crate::error::Error::failed(format!(
+            "the loss of task {task} is {} with gradient norm {}; a smaller optim.learning_rate (now {lr}) or \
+             other data may help; the last checkpoint is intact",
+            stats.loss, stats.grad_norm
+        )))
     }
 }
 
@@ -44,18 +113,39 @@ impl Method for Gradient {
         labels: View,
         task: &TaskView,
         lr: f64,
-    ) -> Result<StepStats> {
-        let stats = self.model.step(dev, images, labels, task)?;
-        if !stats.loss.is_finite() || !stats.grad_norm.is_finite() {
-            return Err(crate::error::Error::failed(format!(
-                "the loss of task {} is {} with gradient norm {}; a smaller optim.learning_rate (now {lr}) \
-                 or other data may help; the last checkpoint is intact",
-                task.index, stats.loss, stats.grad_norm
-            )));
+    ) -> Result<Vec<StepStats>> {
+        let Some(gpu) = dev.gpu() else {
+            let stats = self.model.step(dev, images, labels, task)?;
+            Gradient::check(&stats, task.index, lr)?;
+            let model = &mut self.model;
+            self.optimizer.step(dev, &mut model.params, &model.grads, model.report.squares(), lr)?;
+            return Ok(vec![stats]);
+        };
+        self.model.prepare_step(dev, images, labels, task)?;
+        self.optimizer.advance(dev, lr)?;
+        if self.use_graph {
+            self.repeat(gpu, dev, images, labels, task)?;
+        } else {
+            self.queue(dev, images, labels, task)?;
         }
-        let model = &mut self.model;
-        self.optimizer.step(dev, &mut model.params, &model.grads, model.report.squares(), lr)?;
-        Ok(stats)
+        let slot = self.queued.len() * Report::LEN;
+        self.pending.view_mut().part(slot, [Report::LEN]).copy_from(self.model.report.view())?;
+        self.queued.push((task.index, lr));
+        if self.queued.len() == PENDING { self.settle() } else { Ok(Vec::new()) }
+    }
+
+    fn settle(&mut self) -> Result<Vec<StepStats>> {
+        let queued = std::mem::take(&mut self.queued);
+        if queued.is_empty() {
+            return Ok(Vec::new());
+        }
+        let values = self.pending.view().part(0, [queued.len(), Report::LEN]).read_f64()?;
+        let reports = values.chunks_exact(Report::LEN).zip(queued);
+        let stats = reports.map(|(values, (task, lr))| {
+            let stats = self.model.stats_of(values);
+            Gradient::check(&stats, task, lr).map(|()| stats)
+        });
+        stats.collect()
     }
 
     fn features(&mut self, dev: &Device, images: View) -> Result<Tensor> {
@@ -71,19 +161,16 @@ impl Method for Gradient {
             return Ok(Vec::new());
         }
         let ids = self.model.select(dev, features, how)?;
-        Ok(ids.as_slice::<u32>().unwrap_or_default().to_vec())
+        ids.view().read::<u32>()
     }
 
     fn logits(&mut self, dev: &Device, images: View, _features: View, ids: &[u32]) -> Result<Tensor> {
         Ok(self.model.logits_with(dev, images, ids)?.clone())
     }
 
-    fn state(&self) -> Tensors {
-        vec![
-            saved("trainable", &self.model.params.trainable),
-            saved("first moment", &self.optimizer.m),
-            saved("second moment", &self.optimizer.v),
-        ]
+    fn state(&self) -> Result<Tensors> {
+        let (p, m, v) = (&self.model.params.trainable, &self.optimizer.m, &self.optimizer.v);
+        Ok(vec![saved("trainable", p)?, saved("first moment", m)?, saved("second moment", v)?])
     }
 
     fn optimizer_step(&self) -> u64 {
@@ -93,7 +180,7 @@ impl Method for Gradient {
     fn restore(&mut self, tensors: &Tensors, optimizer_step: u64) -> Result<()> {
         self.optimizer.step = optimizer_step;
         for (name, tensor) in [
-            ("trainable", &mut self.model.params.trainable),
+            ("trainable", self.model.params.trainable_mut()),
             ("first moment", &mut self.optimizer.m),
             ("second moment", &mut self.optimizer.v),
         ] {

@@ -14,7 +14,7 @@ use crate::l2p::{Model, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::output::checkpoint::TensorData;
 use crate::tensor::plan::Plan;
-use crate::tensor::{Tensor, View};
+use crate::tensor::{DType, Tensor, View};
 
 /// Tensors of a method's state by name, for checkpoints.
 pub type Tensors = Vec<(String, Vec<usize>, TensorData)>;
@@ -36,7 +36,12 @@ pub trait Method {
     /// Before the first step of a task.
     fn begin_task(&mut self, task: &TaskView) -> Result<()>;
 
-    /// Learns from one batch. images: (B, S, S, 3), labels: (B) class ids.
+    /// Learns from one batch. images: (B, S, S, 3), labels: (B) class ids. The answer is what is known by
+    /// now of the steps so far: on the CPU this step; on a GPU, which works on while the next batch is made
+    /// ready, several steps at a time.
+    ///
+    /// # Errors
+    /// `Error::Failed` when the loss of a step is not a number; nothing has been learned since.
     fn step(
         &mut self,
         dev: &Device,
@@ -44,7 +49,12 @@ pub trait Method {
         labels: View,
         task: &TaskView,
         lr: f64,
-    ) -> Result<StepStats>;
+    ) -> Result<Vec<StepStats>>;
+
+    /// Waits for the steps that have not been reported yet.
+    fn settle(&mut self) -> Result<Vec<StepStats>> {
+        Ok(Vec::new())
+    }
 
     /// Features of the frozen backbone, (B, C): no image's features ever change, so they are computed
     /// once per run.
@@ -65,7 +75,7 @@ pub trait Method {
     fn logits(&mut self, dev: &Device, images: View, features: View, ids: &[u32]) -> Result<Tensor>;
 
     /// Everything that learning has changed.
-    fn state(&self) -> Tensors;
+    fn state(&self) -> Result<Tensors>;
 
     /// Steps since the optimizer was made.
     fn optimizer_step(&self) -> u64;
@@ -102,25 +112,31 @@ fn take<'a>(tensors: &'a Tensors, name: &str, len: usize) -> Result<&'a TensorDa
 }
 
 /// A tensor's values for a checkpoint.
-fn saved(name: &str, tensor: &Tensor) -> (String, Vec<usize>, TensorData) {
-    let data = match (tensor.as_slice::<f32>(), tensor.as_slice::<f64>()) {
-        (Some(values), _) => TensorData::F32(values.to_vec()),
-        (_, Some(values)) => TensorData::F64(values.to_vec()),
-        _ => TensorData::U32(tensor.as_slice::<u32>().unwrap_or_default().to_vec()),
+fn saved(name: &str, tensor: &Tensor) -> Result<(String, Vec<usize>, TensorData)> {
+    let view = tensor.view();
+    let data = match tensor.dtype() {
+        DType::F32 => TensorData::F32(view.read()?),
+        DType::F64 => TensorData::F64(view.read()?),
+        _ => TensorData::U32(view.read()?),
     };
-    (name.to_string(), tensor.dims().to_vec(), data)
+    Ok((name.to_string(), tensor.dims().to_vec(), data))
 }
 
 /// Puts saved values back, bit for bit.
 fn put_back(tensor: &mut Tensor, data: &TensorData, name: &str) -> Result<()> {
-    let fits = match data {
-        TensorData::F32(values) => tensor.as_mut_slice::<f32>().map(|t| t.copy_from_slice(values)),
-        TensorData::F64(values) => tensor.as_mut_slice::<f64>().map(|t| t.copy_from_slice(values)),
-        TensorData::U32(values) => tensor.as_mut_slice::<u32>().map(|t| t.copy_from_slice(values)),
+    let dtype = match data {
+        TensorData::F32(_) => DType::F32,
+        TensorData::F64(_) => DType::F64,
+        TensorData::U32(_) => DType::U32,
     };
-    fits.ok_or_else(|| {
-        crate::error::Error::failed(format!(
+    if tensor.dtype() != dtype {
+        return Err(crate::error::Error::failed(format!(
             "the checkpoint's tensor `{name}` has another precision than `precision` asks for"
-        ))
-    })
+        )));
+    }
+    match data {
+        TensorData::F32(values) => tensor.view_mut().write(values),
+        TensorData::F64(values) => tensor.view_mut().write(values),
+        TensorData::U32(values) => tensor.view_mut().write(values),
+    }
 }

@@ -71,7 +71,14 @@ impl Method for Ncm {
         Ok(())
     }
 
-    fn step(&mut self, dev: &Device, images: View, labels: View, _: &TaskView, _: f64) -> Result<StepStats> {
+    fn step(
+        &mut self,
+        dev: &Device,
+        images: View,
+        labels: View,
+        _: &TaskView,
+        _: f64,
+    ) -> Result<Vec<StepStats>> {
         let features = self.model.features(dev, images)?.to_f64();
         let labels = labels.get::<u32>("ncm", "labels")?;
         let mut stats = StepStats::default();
@@ -81,7 +88,7 @@ impl Method for Ncm {
             let best = (0..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });
             stats.correct += usize::from(best == label as usize);
         }
-        Ok(stats)
+        Ok(vec![stats])
     }
 
     fn features(&mut self, dev: &Device, images: View) -> Result<Tensor> {
@@ -99,13 +106,13 @@ impl Method for Ncm {
         Ok(Tensor::from_f64(&scores, [b, self.means.counts.len()], self.model.dtype()))
     }
 
-    fn state(&self) -> Tensors {
+    fn state(&self) -> Result<Tensors> {
         let (sums, counts) = (self.means.sums.clone(), self.means.counts.clone());
         let shape = vec![counts.len(), self.means.width];
-        vec![
+        Ok(vec![
             ("class sums".into(), shape, TensorData::F64(sums)),
             ("class counts".into(), vec![counts.len()], TensorData::F64(counts)),
-        ]
+        ])
     }
 
     fn optimizer_step(&self) -> u64 {

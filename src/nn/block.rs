@@ -135,14 +135,14 @@ impl BlockActs {
         let (c, apart) = (dims.embed_dim, r < t);
         BlockActs {
             extents: Extents::all(b, t),
-            ln1_stats: plan.tensor(format!("{name} ln1 statistics"), [b * t, 2], dtype),
+            ln1_stats: plan.tensor(format!("{name} ln1 statistics"), [b * t, 2], dtype.wide()),
             qkv: plan.tensor(format!("{name} qkv"), [b, t, if apart { 2 } else { 3 } * c], dtype),
             q: plan.tensor(format!("{name} q"), [if apart { b } else { 0 }, r, c], dtype),
-            lse: plan.tensor(format!("{name} lse"), [b, dims.heads, r], dtype),
+            lse: plan.tensor(format!("{name} lse"), [b, dims.heads, r], dtype.wide()),
             attn: (keep == Keep::ForParameters)
                 .then(|| plan.tensor(format!("{name} attention"), [b * r, c], dtype)),
             mid: plan.tensor(format!("{name} mid"), [b * r, c], dtype),
-            ln2_stats: plan.tensor(format!("{name} ln2 statistics"), [b * r, 2], dtype),
+            ln2_stats: plan.tensor(format!("{name} ln2 statistics"), [b * r, 2], dtype.wide()),
             fc1: (keep != Keep::Nothing)
                 .then(|| plan.tensor(format!("{name} fc1"), [b * r, dims.mlp_dim], dtype)),
         }

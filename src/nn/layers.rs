@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::ops::linear::{self, Ending, Weights};
 use crate::ops::{gelu, layer_norm, matmul::Write};
-use crate::tensor::{View, ViewMut};
+use crate::tensor::{DType, View, ViewMut};
 use std::ops::Range;
 
 /// Scale and bias, (C) each.
@@ -74,14 +74,15 @@ impl Linear {
         Linear { kernel, bias: declare.add(format!("{name}/bias"), [n]) }
     }
 
-    fn weights<'a>(&self, p: &'a Params, columns: Option<Range<usize>>) -> Weights<'a> {
-        let all = Weights::all(p.get(self.kernel), p.get(self.bias));
+    /// For products with activations of type `dtype`.
+    fn weights<'a>(&self, p: &'a Params, dtype: DType, columns: Option<Range<usize>>) -> Weights<'a> {
+        let all = Weights::all(p.get_as(self.kernel, dtype), p.get(self.bias));
         Weights { columns: columns.unwrap_or(all.columns.clone()), ..all }
     }
 
     /// y = ending(x W + b) with all columns. x: (rows, K), y: (rows, N).
     pub fn forward(&self, dev: &Device, p: &Params, y: ViewMut, x: View, ending: Ending) -> Result<()> {
-        linear::forward(dev, y, x, &self.weights(p, None), ending)
+        linear::forward(dev, y, x, &self.weights(p, x.dtype(), None), ending)
     }
 
     /// The same with some columns of W only.
@@ -93,7 +94,7 @@ impl Linear {
         x: View,
         columns: Range<usize>,
     ) -> Result<()> {
-        linear::forward(dev, y, x, &self.weights(p, Some(columns)), Ending::Plain)
+        linear::forward(dev, y, x, &self.weights(p, x.dtype(), Some(columns)), Ending::Plain)
     }
 
     /// dx = dy Wᵀ (or +=), over the columns `columns` of W.
@@ -106,7 +107,7 @@ impl Linear {
         columns: Option<Range<usize>>,
         write: Write,
     ) -> Result<()> {
-        linear::backward_input(dev, dx, dy, &self.weights(p, columns), write)
+        linear::backward_input(dev, dx, dy, &self.weights(p, dy.dtype(), columns), write)
     }
 
     /// dx = (dy Wᵀ) ∘ gelu'(pre), for a layer that reads gelu(pre).
@@ -119,7 +120,7 @@ impl Linear {
         pre: View,
         form: gelu::Form,
     ) -> Result<()> {
-        linear::backward_input_gelu(dev, dx, dy, &self.weights(p, None), pre, form)
+        linear::backward_input_gelu(dev, dx, dy, &self.weights(p, dy.dtype(), None), pre, form)
     }
 
     /// Whether the kernel's or the bias' gradient is computed, so that x must be at hand.

@@ -3,7 +3,7 @@
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::axpy::axpy;
+use crate::ops::axpy::{axpy, cast};
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Shape, Tensor, View, ViewMut};
 
@@ -47,6 +47,7 @@ impl Declare {
         ParamId(self.specs.len() - 1)
     }
 
+    /// `dtype`: the type of activations.
     pub fn finish(mut self, plan: &mut Plan, dtype: DType) -> Params {
         let mut lens = [0, 0];
         for spec in &mut self.specs {
@@ -55,9 +56,15 @@ impl Declare {
             *len += spec.shape.len();
         }
         plan.group("parameters");
-        let frozen = plan.tensor("frozen parameters", [lens[0]], dtype);
-        let trainable = plan.tensor("trainable parameters", [lens[1]], dtype);
-        Params { specs: self.specs, frozen, trainable }
+        let wide = dtype.wide();
+        let frozen = plan.tensor("frozen parameters", [lens[0]], wide);
+        let trainable = plan.tensor("trainable parameters", [lens[1]], wide);
+        let narrow = (wide != dtype).then(|| Narrow {
+            frozen: plan.tensor("frozen parameters, 16 bits", [lens[0]], dtype),
+            trainable: plan.tensor("trainable parameters, 16 bits", [lens[1]], dtype),
+            stale: [true, true],
+        });
+        Params { specs: self.specs, frozen, trainable, narrow }
     }
 }
 
@@ -91,12 +98,22 @@ pub fn is_backbone(name: &str) -> bool {
     !(name.starts_with("head/") || name.starts_with("prompt_pool/") || name == "prefix")
 }
 
-/// All parameters of a model.
+/// All parameters of a model, and copies in 16 bits where activations have 16 bits: products read their
+/// matrices there.
 #[derive(Debug, Clone)]
 pub struct Params {
     pub specs: Vec<Spec>,
     pub frozen: Tensor,
     pub trainable: Tensor,
+    narrow: Option<Narrow>,
+}
+
+#[derive(Debug, Clone)]
+struct Narrow {
+    frozen: Tensor,
+    trainable: Tensor,
+    /// Frozen, trainable: changed since they were copied.
+    stale: [bool; 2],
 }
 
 impl Params {
@@ -108,8 +125,44 @@ impl Params {
 
     pub fn get_mut(&mut self, id: ParamId) -> ViewMut<'_> {
         let spec = &self.specs[id.0];
+        if let Some(narrow) = &mut self.narrow {
+            narrow.stale[usize::from(spec.trainable)] = true;
+        }
         let flat = if spec.trainable { &mut self.trainable } else { &mut self.frozen };
         flat.view_mut().part(spec.offset, spec.shape)
+    }
+
+    /// A parameter for products with activations of type `dtype`.
+    pub fn get_as(&self, id: ParamId, dtype: DType) -> View<'_> {
+        let spec = &self.specs[id.0];
+        match &self.narrow {
+            Some(narrow) if dtype != self.dtype() => {
+                let flat = if spec.trainable { &narrow.trainable } else { &narrow.frozen };
+                flat.view().part(spec.offset, spec.shape)
+            }
+            _ => self.get(id),
+        }
+    }
+
+    /// All that learns, to change it.
+    pub fn trainable_mut(&mut self) -> &mut Tensor {
+        if let Some(narrow) = &mut self.narrow {
+            narrow.stale[1] = true;
+        }
+        &mut self.trainable
+    }
+
+    /// Brings the copies in 16 bits up to date.
+    pub fn refresh(&mut self, dev: &Device) -> Result<()> {
+        let Some(Narrow { frozen, trainable, stale }) = &mut self.narrow else { return Ok(()) };
+        let [stale_frozen, stale_trainable] = std::mem::take(stale);
+        if stale_frozen {
+            cast(dev, frozen.view_mut(), self.frozen.view())?;
+        }
+        if stale_trainable {
+            cast(dev, trainable.view_mut(), self.trainable.view())?;
+        }
+        Ok(())
     }
 
     pub fn spec(&self, id: ParamId) -> &Spec {

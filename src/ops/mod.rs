@@ -22,11 +22,6 @@ macro_rules! float {
     };
 }
 
-/// Where a kernel is still missing.
-fn no_kernels<T>(op: &str) -> crate::error::Result<T> {
-    Err(crate::error::Error::failed(format!("{op}: there is no kernel for this on a GPU")))
-}
-
 pub mod float;
 
 pub mod attention;
@@ -41,6 +36,7 @@ pub mod matmul;
 pub mod optimizer;
 pub mod patches;
 pub mod pool_tokens;
+pub mod preprocess;
 pub mod row_norm;
 pub mod sum;
 pub mod tokens;

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::nn::params::{Grads, Params};
 pub use crate::ops::optimizer::clip_factor;
 use crate::ops::optimizer::{Adam, Sgd, adam, sgd};
+use crate::tensor::input::Input;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Tensor, View};
 
@@ -24,8 +25,11 @@ pub struct Optimizer {
     pub m: Tensor,
     /// Second moment of Adam; empty for SGD.
     pub v: Tensor,
-    /// See [`Adam::pace`].
+    /// 1 / the scale of the loss.
+    pub unscale: f64,
+    /// See [`Adam::pace`]; in host memory, and where the update reads it.
     pace: Tensor,
+    pace_input: Input,
 }
 
 impl Optimizer {
@@ -35,8 +39,9 @@ impl Optimizer {
         let m = plan.tensor("first moment", [len], dtype);
         let second = if config.optim == OptimizerName::Sgd { 0 } else { len };
         let v = plan.tensor("second moment", [second], dtype);
-        let pace = plan.tensor("pace", [4], plan.number());
-        Optimizer { config: config.clone(), step: 0, m, v, pace }
+        let pace = Tensor::zeros([4], plan.number());
+        let pace_input = Input::new(plan, "pace", [4], plan.number());
+        Optimizer { config: config.clone(), step: 0, m, v, unscale: 1.0, pace, pace_input }
     }
 
     /// As new: moments and step count zero.
@@ -55,20 +60,35 @@ impl Optimizer {
         squares: View,
         lr: f64,
     ) -> Result<()> {
-        self.step += 1;
-        let (p, g) = (params.trainable.view_mut(), grads.trainable.view());
-        let max_norm = self.config.grad_clip_max_norm;
+        self.advance(dev, lr)?;
+        self.update(dev, params, grads, squares)
+    }
+
+    fn adam(&self) -> Adam {
         let decay = if self.config.optim == OptimizerName::AdamW { self.config.weight_decay } else { 0.0 };
-        let with = Adam { beta1: BETA1, beta2: BETA2, eps: EPS, decay, max_norm };
-        let pace = Tensor::from_f64(&with.pace(lr, self.step, 1.0), [4], self.pace.dtype());
-        self.pace.view_mut().copy_from(pace.view())?;
-        let pace = self.pace.view();
+        Adam { beta1: BETA1, beta2: BETA2, eps: EPS, decay, max_norm: self.config.grad_clip_max_norm }
+    }
+
+    /// Begins the next step: brings its pace where the update reads it.
+    pub fn advance(&mut self, dev: &Device, lr: f64) -> Result<()> {
+        self.step += 1;
+        let pace = self.adam().pace(lr, self.step, self.unscale);
+        self.pace = Tensor::from_f64(&pace, [4], self.pace.dtype());
+        self.pace_input.load(dev, self.pace.view())
+    }
+
+    /// The update itself. On a GPU it only queues the work.
+    pub fn update(&mut self, dev: &Device, params: &mut Params, grads: &Grads, squares: View) -> Result<()> {
+        let (p, g) = (params.trainable_mut().view_mut(), grads.trainable.view());
+        let pace = self.pace_input.view(dev, self.pace.view());
+        let with = self.adam();
         match self.config.optim {
             OptimizerName::Sgd => {
-                let with = Sgd { momentum: self.config.sgd_momentum, max_norm };
-                sgd(dev, p, self.m.view_mut(), g, squares, pace, with)
+                let with = Sgd { momentum: self.config.sgd_momentum, max_norm: with.max_norm };
+                sgd(dev, p, self.m.view_mut(), g, squares, pace, with)?;
             }
-            _ => adam(dev, p, self.m.view_mut(), self.v.view_mut(), g, squares, pace, with),
+            _ => adam(dev, p, self.m.view_mut(), self.v.view_mut(), g, squares, pace, with)?,
         }
+        params.refresh(dev)
     }
 }

@@ -32,22 +32,23 @@ pub struct Clock {
     first_step: u64,
     task: usize,
     step: u64,
-    loss: f64,
+    loss: Option<f64>,
     images: u64,
 }
 
 impl Clock {
     pub fn new(tasks: usize, total_steps: u64, first_step: u64) -> Clock {
-        Clock { tasks, total_steps, first_step, task: 0, step: first_step, loss: f64::NAN, images: 0 }
+        Clock { tasks, total_steps, first_step, task: 0, step: first_step, loss: None, images: 0 }
     }
 
     pub fn task(&mut self, task: usize) {
         self.task = task;
     }
 
-    pub fn step(&mut self, step: u64, loss: f64, images: usize) {
+    /// `loss`: if it is known by now.
+    pub fn step(&mut self, step: u64, loss: impl Into<Option<f64>>, images: usize) {
         self.step = step;
-        self.loss = loss;
+        self.loss = loss.into().or(self.loss);
         self.images += images as u64;
     }
 
@@ -57,10 +58,10 @@ impl Clock {
         let done = self.step.saturating_sub(self.first_step);
         let mut line =
             format!("task {}/{}  step {}/{}", self.task + 1, self.tasks, self.step, self.total_steps);
-        if self.loss.is_finite() {
-            line += &format!("  loss {:.4}", self.loss);
-        } else if done > 0 {
-            line += &format!("  loss {}", self.loss);
+        match self.loss {
+            Some(loss) if loss.is_finite() => line += &format!("  loss {loss:.4}"),
+            Some(loss) => line += &format!("  loss {loss}"),
+            None => {}
         }
         if done > 0 && seconds > 0.0 {
             let left = self.total_steps.saturating_sub(self.step) as f64 * seconds / done as f64;
@@ -105,7 +106,7 @@ impl Progress {
     }
 
     /// Step `step` of the run is done, on so many images.
-    pub fn step(&mut self, step: u64, loss: f64, images: usize) {
+    pub fn step(&mut self, step: u64, loss: impl Into<Option<f64>>, images: usize) {
         self.clock.step(step, loss, images);
         match &self.show {
             Show::Bar(bar) => {

@@ -4,6 +4,7 @@
 //! flat buffer of trainable parameters can be handed to ops range by range. All memory of a run
 //! comes from a [`plan::Plan`].
 
+pub mod input;
 mod on_device;
 mod pages;
 pub mod plan;
@@ -40,6 +41,14 @@ impl DType {
             DType::F64 => 8,
             DType::BF16 | DType::F16 => 2,
             DType::U8 => 1,
+        }
+    }
+
+    /// The type of what is never kept in 16 bits, beside activations of this type.
+    pub fn wide(self) -> DType {
+        match self {
+            DType::BF16 | DType::F16 => DType::F32,
+            same => same,
         }
     }
 
@@ -191,6 +200,11 @@ impl Tensor {
 
     fn capacity(&self) -> usize {
         host!(Buffer, &self.buffer, v => v.len(), d => d.len())
+    }
+
+    /// Of the memory that the tensor was made with.
+    pub fn capacity_bytes(&self) -> usize {
+        self.capacity() * self.dtype().size_bytes()
     }
 
     /// Changes the outermost extent, within the memory the tensor was made with.

@@ -2,7 +2,7 @@
 
 use super::storage::{Element, typed};
 use super::{DType, Shape, Tensor, View, ViewMut};
-use crate::device::{Argument, Cell, Gpu, Memory};
+use crate::device::{Argument, Cell, Gpu, Lane, Memory, Pinned};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -73,6 +73,13 @@ impl<'a> Span<'a> {
     /// Sets the elements from the host.
     pub fn write<T: Element>(self, values: &[T]) -> Result<()> {
         self.memory.write(self.byte(), bytemuck::cast_slice(values))
+    }
+
+    /// Starts setting the elements from the host.
+    pub fn upload<T: Element>(self, values: &[T], staging: &mut Pinned, lane: Lane) -> Result<()> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        staging.bytes_mut()?[..bytes.len()].copy_from_slice(bytes);
+        staging.upload(self.memory, self.byte(), bytes.len(), lane)
     }
 
     /// Sets the elements from another range of the same type.

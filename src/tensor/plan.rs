@@ -51,6 +51,11 @@ impl Plan {
         Plan { dry: true, ..Plan::default() }
     }
 
+    /// Where its tensors are.
+    pub fn device(&self) -> &Device {
+        &self.dev
+    }
+
     /// The heading under which the following tensors are counted.
     pub fn group(&mut self, group: &'static str) {
         self.group = group;

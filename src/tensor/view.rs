@@ -3,6 +3,7 @@
 use super::on_device::Span;
 use super::storage::{Slice, SliceMut, host, map};
 use super::{DType, Element, Shape, Tensor};
+use crate::device::{Lane, Pinned};
 use crate::error::{Error, Result};
 
 /// A borrowed, contiguous, read-only tensor.
@@ -99,6 +100,10 @@ impl<'a> View<'a> {
         format!("{:?}{place}", self.dtype())
     }
 
+    pub fn is_on_gpu(&self) -> bool {
+        self.span().is_some()
+    }
+
     pub(super) fn span(&self) -> Option<Span<'a>> {
         host!(Slice, self.data, _ => None, d => Some(d))
     }
@@ -183,6 +188,18 @@ impl<'a> ViewMut<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Starts a copy from host memory to the GPU by way of pinned memory, in which it waits for its turn.
+    ///
+    /// # Errors
+    /// As [`ViewMut::copy_from`].
+    pub fn upload(&mut self, from: View, staging: &mut Pinned, lane: Lane) -> Result<()> {
+        let Some(to) = self.as_view().span() else { return self.copy_from(from) };
+        if self.len() != from.len() || self.dtype() != from.dtype() {
+            return self.copy_from(from);
+        }
+        host!(Slice, from.data, s => to.upload(s, staging, lane), d => to.copy(d))
     }
 
     /// Copies the elements of a tensor of the same length and type, from wherever to wherever. From the CPU

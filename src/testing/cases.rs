@@ -26,6 +26,8 @@ pub enum Fill {
     Positive,
     /// These.
     Numbers([f64; 4]),
+    /// u8, uniform.
+    Bytes,
     /// u32: 1, 1, 0, 1, 1, 0, … : a class mask.
     TwoOfThree,
     /// u32, uniform below this.
@@ -218,10 +220,9 @@ impl Case {
 
     /// Whether any argument has 16 bits when activations do.
     pub fn has_narrow_form(&self) -> bool {
-        let inputs = self
-            .inputs
-            .iter()
-            .filter(|a| !matches!(a.fill, Fill::Ids(_) | Fill::DistinctIds(..) | Fill::TwoOfThree));
+        let inputs = self.inputs.iter().filter(|a| {
+            !matches!(a.fill, Fill::Ids(_) | Fill::DistinctIds(..) | Fill::TwoOfThree | Fill::Bytes)
+        });
         let outputs = self.outputs.iter().filter(|o| o.role != Role::Ids);
         inputs
             .map(|a| a.keep)
@@ -416,6 +417,9 @@ fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
     let n = arg.shape.len();
     if let Fill::Ids(below) = arg.fill {
         return Tensor::from_vec((0..n).map(|_| rng.below(below)).collect(), arg.shape);
+    }
+    if arg.fill == Fill::Bytes {
+        return Tensor::from_vec((0..n).map(|_| rng.next_u32() as u8).collect(), arg.shape);
     }
     if arg.fill == Fill::TwoOfThree {
         return Tensor::from_vec((0..n as u32).map(|j| u32::from(j % 3 != 2)).collect(), arg.shape);

@@ -83,6 +83,7 @@ pub fn model(config: &Config, backbone: &Backbone, classes: usize, plan: &mut Pl
     let batch = config.train.per_device_batch_size.max(config.train.eval_batch_size).max(vote);
     let setup = Setup::new(config, dims(backbone), classes, batch)?;
     let mut model = Model::new(setup, plan);
+    plan.check()?;
     for (name, tensor) in &backbone.tensors {
         for params in [Some(&mut model.params), model.query_params.as_mut()].into_iter().flatten() {
             let id = params.find(name).ok_or_else(|| {

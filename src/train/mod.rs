@@ -12,4 +12,4 @@ mod warp;
 
 pub use run::{Options, train};
 pub use saved::Saved;
-pub use session::{Session, image_tensor};
+pub use session::{Session, image_tensor, reading_precision};

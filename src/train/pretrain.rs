@@ -97,11 +97,11 @@ pub fn pretrain(config: &Config, workdir: &Path, out: &Path, resume: bool, quiet
         let labels = Tensor::from_vec(prepared.labels.clone(), [batch]);
         step += 1;
         let stats = method.step(&Device::Cpu, images.view(), labels.view(), &view, rate.at(step))?;
-        progress.step(step as u64, stats.loss, batch);
+        progress.step(step as u64, stats.last().map(|s| s.loss), batch);
         let stop = signal::stop_requested();
         if stop || step.is_multiple_of(config.train.checkpoint_every_steps.max(1)) {
             let meta = json!({ "task": 0, "task_step": step });
-            store.save(&State { step: step as u64, meta, tensors: method.state() })?;
+            store.save(&State { step: step as u64, meta, tensors: method.state()? })?;
         }
         if stop {
             progress.finish();

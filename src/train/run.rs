@@ -192,8 +192,9 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
         while let Some(done) = steps.next(session)? {
             signal::stop_floor()?;
             step += 1;
-            progress.step(step, done.stats.loss, done.images);
+            progress.step(step, done.stats.last().map(|s| s.loss), done.images);
         }
+        session.method.settle()?;
         let row: Result<Vec<f64>> =
             (0..=task.index).map(|i| Ok(evaluate::task(session, &mut cache, i)?.per_image)).collect();
         matrix.push(row?);
@@ -213,7 +214,8 @@ struct Steps {
 
 /// A step that was made.
 struct Done {
-    stats: StepStats,
+    /// What has become known with it: of this step, of several, or nothing yet.
+    stats: Vec<StepStats>,
     images: usize,
     lr: f64,
 }
@@ -237,7 +239,10 @@ impl Steps {
         let lr = self.rate.at(self.done);
         let images = session.image_tensor(&batch.images);
         let labels = Tensor::from_vec(batch.labels.clone(), [batch.labels.len()]);
-        let stats = session.method.step(&session.dev, images.view(), labels.view(), &self.task, lr)?;
+        let mut stats = session.method.step(&session.dev, images.view(), labels.view(), &self.task, lr)?;
+        if self.done == self.total {
+            stats.extend(session.method.settle()?);
+        }
         let images = batch.labels.len();
         self.batches.recycle(batch);
         Ok(Some(Done { stats, images, lr }))
@@ -284,12 +289,16 @@ impl Run {
         while let Some(Done { stats, images, lr }) = steps.next(&mut self.session)? {
             self.at.task_step += 1;
             self.at.step += 1;
+            self.at.window.extend(stats);
+            let due = self.at.step.is_multiple_of(LOG_EVERY) || steps.done == steps.total;
+            if due {
+                self.settle()?;
+            }
             self.at.train_seconds += clock.elapsed().as_secs_f64();
             self.at.train_images += images as u64;
             self.at.window_images += images;
-            self.progress.step(self.at.step, stats.loss, images);
-            self.at.window.push(stats);
-            if self.at.step.is_multiple_of(LOG_EVERY) || steps.done == steps.total {
+            self.progress.step(self.at.step, self.at.window.last().map(|s| s.loss), images);
+            if due {
                 self.report_steps(task, lr)?;
             }
             self.stop_if_asked()?;
@@ -298,6 +307,12 @@ impl Run {
             }
             clock = Instant::now();
         }
+        Ok(())
+    }
+
+    /// Waits until everything about the steps so far is known.
+    fn settle(&mut self) -> Result<()> {
+        self.at.window.extend(self.session.method.settle()?);
         Ok(())
     }
 
@@ -407,6 +422,7 @@ impl Run {
 
     /// Writes a checkpoint of this moment.
     fn save(&mut self) -> Result<()> {
+        self.settle()?;
         // What a checkpoint follows must be in the files before it.
         self.events.flush()?;
         self.log.sync()?;
@@ -415,7 +431,7 @@ impl Run {
         self.at.seconds = self.before + self.started.elapsed().as_secs_f64();
         let meta = serde_json::to_value(&self.at)
             .map_err(|e| Error::failed(format!("the state of the run cannot be written: {e}")))?;
-        self.store.save(&State { step: self.at.step, meta, tensors: self.session.method.state() })?;
+        self.store.save(&State { step: self.at.step, meta, tensors: self.session.method.state()? })?;
         Ok(())
     }
 

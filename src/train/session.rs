@@ -2,10 +2,10 @@
 
 use super::backbone;
 use crate::config::Config;
-use crate::config::schema::Method as Name;
+use crate::config::schema::{Method as Name, Precision};
 use crate::data::{self, DataSet, Images, Loader, Normalize, Preprocess, Split, Task, tasks};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::import::Backbone;
 use crate::l2p::TaskView;
 use crate::methods::{self, Method};
@@ -35,12 +35,14 @@ impl Session {
     }
 
     /// The same with data and backbone at hand.
-    pub fn with(config: Config, dev: Device, data: Arc<DataSet>, backbone: Backbone) -> Result<Session> {
+    pub fn with(mut config: Config, dev: Device, data: Arc<DataSet>, backbone: Backbone) -> Result<Session> {
+        config.precision = precision(config.precision, &dev)?;
         let split = tasks::split(&data, &config.continual)?;
         config.check_with_layers(backbone.dims.layers)?;
-        let mut plan = Plan::new();
+        let mut plan = Plan::on(&dev);
         let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan)?;
         let method = methods::build(&config, model, &mut plan);
+        plan.check()?;
         let train_tasks = match config.method {
             Name::Joint => vec![tasks::joint(&split)],
             _ => split.tasks.clone(),
@@ -112,6 +114,29 @@ impl Session {
         }
         Ok((features, labels))
     }
+}
+
+/// What `precision` means on a device.
+///
+/// # Errors
+/// `Error::Config` for one that the device has not.
+pub fn precision(wanted: Precision, dev: &Device) -> Result<Precision> {
+    match (wanted, dev.gpu().is_some()) {
+        (Precision::Auto, true) => Ok(Precision::Bf16),
+        (Precision::Auto, false) => Ok(Precision::F32),
+        (Precision::F64, true) => {
+            Err(Error::config("precision: a GPU computes in `f32`, `bf16` or `f16`; found `f64`"))
+        }
+        (Precision::Bf16 | Precision::F16, false) => {
+            Err(Error::config(format!("precision: the CPU computes in `f32` or `f64`; found `{wanted}`")))
+        }
+        (same, _) => Ok(same),
+    }
+}
+
+/// The precision in which a finished run is read: its own, or f32 on a CPU where that is 16 bits.
+pub fn reading_precision(of_run: Precision, dev: &Device) -> Precision {
+    precision(of_run, dev).unwrap_or(if dev.gpu().is_some() { Precision::Bf16 } else { Precision::F32 })
 }
 
 /// Pixels as a tensor of the network's precision.

@@ -20,7 +20,8 @@
 #define __constant__ const
 
 // Collectives touch what other lanes posted. ThreadSanitizer must not take that for the kernel's own
-// access, and must not see it ordered either, so they are compiled without it.
+// access, and must not see it ordered either, so they are compiled without it. (A lambda inside of one
+// would be compiled with it.)
 #ifdef EMU_TSAN
 #define EMU_UNSEEN __attribute__((no_sanitize("thread"), noinline))
 #else
@@ -92,21 +93,16 @@ bool is_shared(const void* p, size_t bytes);
 inline Lane& lane_of(unsigned l) { return lanes[current->warp * 32 + l]; }
 template <class P> const P& posted(unsigned l) { return *static_cast<const P*>(lane_of(l).post); }
 
-// Calls f with the number of each lane in the mask.
-template <class F> inline void for_lanes(uint32_t mask, F f) {
-    for (; mask != 0; mask &= mask - 1) f(unsigned(__builtin_ctz(mask)));
-}
-
 struct Shuffle { uint64_t in; unsigned from; uint64_t* out; };
 static EMU_UNSEEN uint64_t shuffle(uint32_t mask, uint64_t value, unsigned from, Site site) {
     uint64_t out = 0;
     const Shuffle mine = { value, from, &out };
     if (warp_arrive(Op::Shuffle, mask, &mine, site)) {
-        for_lanes(mask, [&](unsigned l) {
-            const Shuffle& p = posted<Shuffle>(l);
+        for (uint32_t m = mask; m != 0; m &= m - 1) {
+            const Shuffle& p = posted<Shuffle>(unsigned(__builtin_ctz(m)));
             if (!(mask >> p.from & 1)) fail("a shuffle reads lane %u, which is not in its mask %08x (%s:%d)", p.from, mask, site.file, site.line);
             *p.out = posted<Shuffle>(p.from).in;
-        });
+        }
         warp_release(mask);
     }
     return out;
@@ -126,8 +122,11 @@ static EMU_UNSEEN uint32_t ballot(uint32_t mask, bool yes, Site site) {
     const Vote mine = { yes, &out };
     if (warp_arrive(Op::Vote, mask, &mine, site)) {
         uint32_t all = 0;
-        for_lanes(mask, [&](unsigned l) { all |= uint32_t(posted<Vote>(l).yes) << l; });
-        for_lanes(mask, [&](unsigned l) { *posted<Vote>(l).out = all; });
+        for (uint32_t m = mask; m != 0; m &= m - 1) {
+            const unsigned l = unsigned(__builtin_ctz(m));
+            all |= uint32_t(posted<Vote>(l).yes) << l;
+        }
+        for (uint32_t m = mask; m != 0; m &= m - 1) *posted<Vote>(unsigned(__builtin_ctz(m))).out = all;
         warp_release(mask);
     }
     return out;
@@ -186,11 +185,11 @@ inline int __any_sync(uint32_t mask, int yes, EMU_HERE) { return emu::ballot(mas
 inline int __all_sync(uint32_t mask, int yes, EMU_HERE) { return emu::ballot(mask, yes != 0, { file, line }) == mask; }
 
 // Atomics. Blocks run one after the other on one thread of the host, so plain code is atomic; the
-// builtins are for ThreadSanitizer, which then sees an atomic access.
+// builtins are for ThreadSanitizer. It knows no fences, so every atomic orders what comes before and after.
 namespace emu {
 template <class F> inline uint32_t atomic(uint32_t* p, F next) {
     uint32_t old = __atomic_load_n(p, __ATOMIC_RELAXED);
-    while (!__atomic_compare_exchange_n(p, &old, next(old), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    while (!__atomic_compare_exchange_n(p, &old, next(old), false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {}
     preempt();
     return old;
 }
@@ -202,8 +201,8 @@ inline unsigned atomicOr(unsigned* p, unsigned v) { return emu::atomic(p, [=](un
 inline unsigned atomicExch(unsigned* p, unsigned v) { return emu::atomic(p, [=](unsigned) { return v; }); }
 inline unsigned atomicInc(unsigned* p, unsigned top) { return emu::atomic(p, [=](unsigned o) { return o >= top ? 0 : o + 1; }); }
 inline unsigned atomicCAS(unsigned* p, unsigned expected, unsigned v) { return emu::atomic(p, [=](unsigned o) { return o == expected ? v : o; }); }
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence() { emu::preempt(); }
+inline void __threadfence_block() { emu::preempt(); }
 template <class T> inline T __ldg(const T* p) { return *p; }
 
 // Arithmetic. The host compiler must not contract a product and a sum where the source does not say so.

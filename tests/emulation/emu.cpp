@@ -98,22 +98,26 @@ sigjmp_buf escape;
 volatile sig_atomic_t inside;
 int code;
 std::string message;
-#ifdef EMU_TSAN
-void *fibers[MAX_THREADS], *main_fiber;
-char order_barrier, order_warp[MAX_WARPS], order_block;
-#endif
+// ---- What ThreadSanitizer is told: who runs, and what a barrier orders. Nothing without it. ----
 
-void tsan_switch([[maybe_unused]] unsigned to) {
 #ifdef EMU_TSAN
-    __tsan_switch_to_fiber(fibers[to], __tsan_switch_to_fiber_no_sync);
-#endif
-}
-#ifdef EMU_TSAN
+// Addresses that stand for barriers. Two take turns: a thread that is already at the next barrier must
+// not hand its accesses to one that still leaves the last.
+struct Order {
+    uint64_t barrier[2], warp[MAX_WARPS][3];
+    unsigned barriers, warps[MAX_WARPS];
+};
+Order* order;         // of the block; a new one has no past
+uint64_t order_ended; // what all blocks did before the launch ended
+void *fibers[MAX_THREADS], *main_fiber;
+void tsan_switch(void* fiber) { __tsan_switch_to_fiber(fiber, __tsan_switch_to_fiber_no_sync); }
 #define RELEASE(x) __tsan_release(&(x))
 #define ACQUIRE(x) __tsan_acquire(&(x))
+#define UNDER_TSAN(...) __VA_ARGS__
 #else
 #define RELEASE(x)
 #define ACQUIRE(x)
+#define UNDER_TSAN(...)
 #endif
 
 uint64_t draw() { // xorshift64
@@ -150,7 +154,7 @@ void go_to(Lane* next) {
     Lane* const me = current;
     if (next == me) return;
     current = next;
-    tsan_switch(next->linear);
+    UNDER_TSAN(tsan_switch(fibers[next->linear]);)
     switch_context(&contexts[me->linear], &contexts[next->linear]);
 }
 
@@ -204,12 +208,13 @@ void fiber_main() {
     live--;
     warps[me->warp].live &= ~(1u << me->lane);
     warps[me->warp].runnable &= ~(1u << me->lane);
-    RELEASE(order_block);
-    if (waiting > 0 && waiting == live) open_barrier(); // exited threads are not waited for
+    RELEASE(order_ended);
+    if (waiting > 0 && waiting == live) { // exited threads are not waited for
+        UNDER_TSAN(order->barriers++;)
+        open_barrier();
+    }
     if (live == 0) {
-#ifdef EMU_TSAN
-        __tsan_switch_to_fiber(main_fiber, __tsan_switch_to_fiber_no_sync);
-#endif
+        UNDER_TSAN(tsan_switch(main_fiber);)
         switch_context(&contexts[me->linear], &main_context);
     } else {
         block_current();
@@ -217,8 +222,43 @@ void fiber_main() {
     __builtin_unreachable();
 }
 
+char* map(size_t bytes) {
+    void* const p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        perror("emulation: mmap");
+        abort();
+    }
+    return static_cast<char*>(p);
+}
+
+// A stack that overflows meets a page that may not be touched.
+void prepare_memory() {
+#ifdef EMU_TSAN
+    // New for every block, whose threads are then new ones: ThreadSanitizer forgets what it knew of the
+    // addresses, and sees no order between blocks.
+    if (stacks) {
+        for (unsigned t = 0; t < MAX_THREADS && fibers[t]; t++) __tsan_destroy_fiber(fibers[t]);
+        delete order;
+        munmap(stacks, STACK_BYTES * MAX_THREADS);
+        munmap(smem, DYNAMIC_BYTES + SMEM_GUARD);
+        munmap(static_area, STATIC_BYTES + SMEM_GUARD);
+        stacks = nullptr;
+    }
+#endif
+    if (stacks) return;
+    stacks = map(STACK_BYTES * MAX_THREADS);
+    for (unsigned t = 0; t < MAX_THREADS; t++) mprotect(stacks + t * STACK_BYTES, PAGE, PROT_NONE);
+    // mmap gives whole pages, hence the 1024 bytes that DYN_SMEM promises.
+    smem = reinterpret_cast<unsigned char*>(map(DYNAMIC_BYTES + SMEM_GUARD));
+    static_area = reinterpret_cast<unsigned char*>(map(STATIC_BYTES + SMEM_GUARD));
+#ifdef EMU_TSAN
+    order = new Order{};
+    for (unsigned t = 0; t < MAX_THREADS; t++) fibers[t] = t < n_threads ? __tsan_create_fiber(0) : nullptr;
+#endif
+}
+
 // Not through memset, which ThreadSanitizer would see.
-EMU_UNSEEN void poison(unsigned char* from, size_t bytes) {
+void poison(unsigned char* from, size_t bytes) {
 #ifdef EMU_TSAN
     for (size_t i = 0; i < bytes; i++) const_cast<volatile unsigned char*>(from)[i] = POISON;
 #else
@@ -226,13 +266,14 @@ EMU_UNSEEN void poison(unsigned char* from, size_t bytes) {
 #endif
 }
 
-EMU_UNSEEN void expect_poison(const unsigned char* from, size_t bytes, const char* what) {
+void expect_poison(const unsigned char* from, size_t bytes, const char* what) {
     for (size_t i = 0; i < bytes; i++) {
         if (from[i] != POISON) fail("the block wrote %zu bytes behind its %s", i + 1, what);
     }
 }
 
 void run_block(Dim index) {
+    prepare_memory();
     block_index = index;
     live = n_threads;
     waiting = 0;
@@ -256,33 +297,13 @@ void run_block(Dim index) {
         make_context(&contexts[t], stacks + t * STACK_BYTES, fiber_main);
     }
     current = pick();
-    tsan_switch(current->linear);
+    UNDER_TSAN(tsan_switch(fibers[current->linear]);)
     switch_context(&main_context, &contexts[current->linear]);
-    ACQUIRE(order_block);
     current = nullptr;
     expect_poison(smem + dynamic_bytes, SMEM_GUARD, "dynamic shared memory");
     for (const StaticArray& a : static_arrays) {
         expect_poison(static_area + a.offset + a.bytes, SMEM_GUARD, "array in static shared memory");
     }
-}
-
-char* map(size_t bytes) {
-    void* const p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) {
-        perror("emulation: mmap");
-        abort();
-    }
-    return static_cast<char*>(p);
-}
-
-// A stack that overflows meets a page that may not be touched.
-void prepare_memory() {
-    if (stacks) return;
-    stacks = map(STACK_BYTES * MAX_THREADS);
-    for (unsigned t = 0; t < MAX_THREADS; t++) mprotect(stacks + t * STACK_BYTES, PAGE, PROT_NONE);
-    // mmap gives whole pages, hence the 1024 bytes that DYN_SMEM promises.
-    smem = reinterpret_cast<unsigned char*>(map(DYNAMIC_BYTES + SMEM_GUARD));
-    static_area = reinterpret_cast<unsigned char*>(map(STATIC_BYTES + SMEM_GUARD));
 }
 
 // ---- Faults ----
@@ -380,13 +401,13 @@ bool warp_arrive(Op op, uint32_t mask, const void* post, Site site) {
         block_current();
         return false;
     }
-    for_lanes(mask, [&](unsigned l) {
-        const Lane& o = lane_of(l);
+    for (uint32_t m = mask; m != 0; m &= m - 1) {
+        const Lane& o = lane_of(unsigned(__builtin_ctz(m)));
         if (o.op != op || o.mask != mask || o.site != site) {
             fail("a warp diverges: lane %u in %s of %08x at %s:%d, lane %u in %s of %08x at %s:%d", current->lane, name_of(op), mask, site.file,
                  site.line, o.lane, name_of(o.op), o.mask, o.site.file, o.site.line);
         }
-    });
+    }
     return true;
 }
 
@@ -397,9 +418,13 @@ void warp_release(uint32_t mask) {
 }
 
 void sync_warp(uint32_t mask, Site site) {
-    RELEASE(order_warp[current->warp]);
-    if (warp_arrive(Op::SyncWarp, mask, nullptr, site)) warp_release(mask);
-    ACQUIRE(order_warp[current->warp]);
+    UNDER_TSAN(const unsigned turn = mask == ~0u ? order->warps[current->warp] % 2 : 2;)
+    RELEASE(order->warp[current->warp][turn]);
+    if (warp_arrive(Op::SyncWarp, mask, nullptr, site)) {
+        UNDER_TSAN(order->warps[current->warp] += mask == ~0u;)
+        warp_release(mask);
+    }
+    ACQUIRE(order->warp[current->warp][turn]);
 }
 
 void sync_threads(Site site) {
@@ -413,8 +438,10 @@ void sync_threads(Site site) {
         break;
     }
     current->op = Op::SyncThreads, current->site = site;
-    RELEASE(order_barrier);
+    UNDER_TSAN(const unsigned turn = order->barriers % 2;)
+    RELEASE(order->barrier[turn]);
     if (++waiting == live) {
+        UNDER_TSAN(order->barriers++;)
         open_barrier();
         preempt();
     } else {
@@ -422,7 +449,7 @@ void sync_threads(Site site) {
         warps[current->warp].runnable &= ~(1u << current->lane);
         block_current();
     }
-    ACQUIRE(order_barrier);
+    ACQUIRE(order->barrier[turn]);
 }
 
 unsigned char* dynamic_smem() { return smem; }
@@ -481,7 +508,6 @@ extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_b
     if (threads == 0 || threads > MAX_THREADS || block.z > 64) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": a block has 1 to 1024 threads");
     if (blocks == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": a grid has 1 to 2^31 - 1, 65535, 65535 blocks");
     if (smem_bytes > DYNAMIC_BYTES) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": more than 227 KiB of shared memory");
-    prepare_memory();
     lanes = lane_store.data();
     kernel_args = args;
     grid_dim = grid, block_dim = block;
@@ -491,21 +517,18 @@ extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_b
     static_top = 0;
     random_order = seed != 0;
     random_state = (seed + 1) * 0x9E3779B97F4A7C15ull | 1;
-    std::vector<unsigned> order(blocks);
-    for (size_t i = 0; i < blocks; i++) order[i] = unsigned(i);
+    std::vector<unsigned> sequence(blocks);
+    for (size_t i = 0; i < blocks; i++) sequence[i] = unsigned(i);
     if (random_order) {
-        for (size_t i = blocks - 1; i > 0; i--) std::swap(order[i], order[draw() % (i + 1)]);
+        for (size_t i = blocks - 1; i > 0; i--) std::swap(sequence[i], sequence[draw() % (i + 1)]);
     }
-#ifdef EMU_TSAN
-    main_fiber = __tsan_get_current_fiber();
-    for (unsigned t = 0; t < n_threads; t++) fibers[t] = __tsan_create_fiber(0);
-#endif
+    UNDER_TSAN(main_fiber = __tsan_get_current_fiber();)
     catch_faults();
     code = CUDA_SUCCESS;
     message.clear();
     if (sigsetjmp(escape, 1) == 0) {
         inside = 1;
-        for (const unsigned i : order) run_block({ i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y });
+        for (const unsigned i : sequence) run_block({ i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y });
         current = nullptr;
         const std::string spoilt = spoilt_guard();
         if (!spoilt.empty()) {
@@ -518,8 +541,6 @@ extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_b
     }
     current = nullptr;
     release_faults();
-#ifdef EMU_TSAN
-    for (unsigned t = 0; t < n_threads; t++) __tsan_destroy_fiber(fibers[t]);
-#endif
+    ACQUIRE(order_ended);
     return code;
 }

@@ -1,6 +1,8 @@
 //! The emulated GPU of the tests: `libcuda.so.1` made of `tests/emulation/*.cpp` and `kernels/*.cu` by the
 //! host compiler (`CXX`, g++ or clang++), and loaded before anything asks for a driver.
-#![allow(dead_code)] // each test program uses its part
+
+// Each test program uses a part of this.
+#![allow(dead_code)]
 
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
@@ -10,7 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-/// What only the replay of launches needs (`kernels/race.rs`).
+/// The main file of the replay of launches.
 const REPLAY: &str = "race.cpp";
 
 const COMMON_FLAGS: &[&str] =
@@ -53,10 +55,8 @@ pub fn library() -> Result<PathBuf, String> {
 
 /// The same with the kernels of another folder.
 pub fn library_of(kernels: &Path) -> Result<PathBuf, String> {
-    let compiler = compiler()?;
-    let emulation = root().join("tests/emulation");
     let mut jobs = Vec::new();
-    for source in files(&emulation, "cpp")? {
+    for source in files(&root().join("tests/emulation"), "cpp")? {
         if source.file_name() != Some(OsStr::new(REPLAY)) {
             jobs.push((source, COMMON_FLAGS.to_vec()));
         }
@@ -64,18 +64,30 @@ pub fn library_of(kernels: &Path) -> Result<PathBuf, String> {
     for source in files(kernels, "cu")? {
         jobs.push((source, [COMMON_FLAGS, KERNEL_FLAGS].concat()));
     }
-    let link = ["-shared", "-pthread", "-Wl,-soname,libcuda.so.1"];
-    build(&compiler, kernels, &jobs, &link, "libcuda.so.1")
+    build(kernels, &jobs, &["-shared", "-Wl,-soname,libcuda.so.1"], "libcuda.so.1")
+}
+
+/// The program that replays recorded launches of the kernels of a folder under ThreadSanitizer. Only the
+/// kernels are seen by it; the emulation tells it what barriers order.
+pub fn replay_of(kernels: &Path) -> Result<PathBuf, String> {
+    let common = [COMMON_FLAGS, &["-DEMU_TSAN", "-g"]].concat();
+    let of = |name: &str| (root().join("tests/emulation").join(name), common.clone());
+    let mut jobs = [REPLAY, "emu.cpp", "memory.cpp", "record.cpp"].map(of).to_vec();
+    for source in files(kernels, "cu")? {
+        let kernel = ["-xc++", "-ffp-contract=off", "-Wno-unknown-pragmas", "-fsanitize=thread"];
+        jobs.push((source, [&common[..], &kernel].concat()));
+    }
+    build(kernels, &jobs, &["-fsanitize=thread"], "race")
 }
 
 /// Compiles the sources that have changed and links them to `name`, in a folder named by what is in it.
-pub fn build(
-    compiler: &Compiler,
+fn build(
     kernels: &Path,
     jobs: &[(PathBuf, Vec<&str>)],
     link: &[&str],
     name: &str,
 ) -> Result<PathBuf, String> {
+    let compiler = &compiler()?;
     let objects = folder().join("objects");
     fs::create_dir_all(&objects).map_err(|e| format!("{}: {e}", objects.display()))?;
     // Test programs run side by side; the second finds everything done.
@@ -110,7 +122,7 @@ pub fn build(
     if !built.exists() {
         fs::create_dir_all(built.parent().expect("a folder")).map_err(|e| e.to_string())?;
         let mut command = compiler.command();
-        command.args(&objects).args(link).arg("-ldl");
+        command.args(&objects).args(link).args(["-pthread", "-ldl"]);
         produce(command, &built)?;
     }
     Ok(built)

@@ -1,8 +1,9 @@
 //! Right kernels are computed right, and each planted bug is found.
 
-use super::gpu;
+use super::{emulation, gpu, races};
 use half::{bf16, f16};
 use l2p_engine::rng::{Rng, Stream};
+use std::process::Command;
 
 const SEEDS: [u64; 4] = [0, 1, 2, 3];
 
@@ -124,5 +125,53 @@ fn silent_bugs_show_in_what_is_written() {
             found += usize::from(outcome.expect(name).iter().any(|&v| v != 96.0));
         }
         assert!(found > 0, "{name} is not found");
+    }
+}
+
+/// Launches for `races_are_reported`, which starts this in a process of its own.
+#[test]
+#[ignore = "started by races_are_reported"]
+fn launches_are_recorded() {
+    let Some(mut gpu) = gpu::open(0) else { return };
+    let (x, sum, most) = (gpu.upload(&[1f32; 300]), gpu.alloc(12), gpu.alloc(12));
+    gpu.launch("reduce_rows", 3, 128, 0, 0, &[sum.into(), most.into(), x.into(), 100u32.into()]);
+    let tickets = gpu.upload(&[0u32, 0]);
+    gpu.launch("count_threads", 3, 50, 0, 0, &[sum.into(), tickets.into()]);
+    for name in ["missing_barrier", "missing_second_barrier"] {
+        let y = gpu.alloc(384);
+        gpu.launch(&format!("broken_silent_{name}"), 1, 96, 0, 0, &[y.into(), 5u32.into()]);
+    }
+    gpu.synchronize().expect("no error");
+}
+
+/// ThreadSanitizer names the kernel and the line, and has nothing to say about what is right.
+#[test]
+fn races_are_reported() {
+    if let Err(why) = emulation::compiler() {
+        return eprintln!("skipped: {why}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "--ignored", "planted::launches_are_recorded"])
+        .env("L2P_EMU_RECORD", folder.path())
+        .output()
+        .expect("this program starts");
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    let kernels = emulation::root().join("tests/emulation/planted");
+    let (reports, launches) = match races::replay(&kernels, folder.path()) {
+        Ok(found) => found,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    assert_eq!(launches, 4);
+    let source = std::fs::read_to_string(kernels.join("broken.cu")).expect("the planted kernels");
+    let line = |text: &str| source.lines().position(|l| l.contains(text)).expect("a line") + 1;
+    let races = [
+        ("broken_silent_missing_barrier", line("y[threadIdx.x] = s[95 - threadIdx.x];")),
+        ("broken_silent_missing_second_barrier", line("if (threadIdx.x == 0) s[0] = float(i);")),
+    ];
+    assert_eq!(reports.len(), races.len(), "{}", reports.join("\n"));
+    for (kernel, line) in races {
+        let found = reports.iter().any(|r| r.contains(kernel) && r.contains(&format!("broken.cu:{line}")));
+        assert!(found, "no report about {kernel}, line {line}:\n{}", reports.join("\n"));
     }
 }

@@ -8,11 +8,12 @@
 #include <stdlib.h>
 
 #include <map>
+#include <set>
 
 namespace emu {
 namespace {
-// Enough of each kernel to see its paths; the replay under ThreadSanitizer is slow.
-constexpr unsigned MOST_PER_KERNEL = 16;
+// Different launches of each kernel: enough to see its paths; the replay under ThreadSanitizer is slow.
+constexpr size_t MOST_PER_KERNEL = 6;
 
 struct File {
     FILE* f;
@@ -47,10 +48,17 @@ std::map<char*, Place> allocations_of(const Launch& launch) {
 void record_launch(const Launch& launch) {
     static const char* const folder = getenv("L2P_EMU_RECORD");
     if (!folder) return;
-    static std::map<std::string, unsigned> recorded;
-    unsigned& count = recorded[launch.kernel];
-    if (count == MOST_PER_KERNEL) return;
-    File file((std::string(folder) + "/" + launch.kernel + "." + std::to_string(count++) + ".launch").c_str(), "wb");
+    // Launches differ if extents do: in all that is no pointer.
+    std::string extents;
+    for (const unsigned n : { launch.grid.x, launch.grid.y, launch.grid.z, launch.block.x, launch.smem_bytes }) extents += std::to_string(n) + " ";
+    for (const auto& arg : launch.args) {
+        if (arg.size() < sizeof(void*)) extents.append(arg.data(), arg.size());
+    }
+    static std::map<std::string, std::set<std::string>> recorded;
+    std::set<std::string>& seen = recorded[launch.kernel];
+    const size_t count = seen.size();
+    if (count == MOST_PER_KERNEL || !seen.insert(extents).second) return;
+    File file((std::string(folder) + "/" + launch.kernel + "." + std::to_string(count) + ".launch").c_str(), "wb");
     file.number(launch.kernel.size());
     file.write(launch.kernel.data(), launch.kernel.size());
     for (const unsigned n : { launch.grid.x, launch.grid.y, launch.grid.z, launch.block.x, launch.block.y, launch.block.z, launch.smem_bytes }) file.number(n);
@@ -71,7 +79,7 @@ void record_launch(const Launch& launch) {
     abort();
 }
 
-bool read_launch(const char* path, Launch* launch, std::string* why) {
+bool read_launch(const char* path, Launch* launch, std::vector<char*>* starts, std::string* why) {
     File file(path, "rb");
     launch->kernel.resize(file.good ? file.number() : 0);
     file.read(launch->kernel.data(), launch->kernel.size());
@@ -88,6 +96,7 @@ bool read_launch(const char* path, Launch* launch, std::string* why) {
             *why = "the memory of a recorded launch is not free";
             return false;
         }
+        starts->push_back(start);
         file.read(start, bytes);
     }
     if (!file.good) *why = std::string(path) + " is no recorded launch";

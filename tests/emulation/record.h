@@ -13,6 +13,6 @@ struct Launch {
 };
 // Writes the launch and the memory its arguments point to, if L2P_EMU_RECORD names a folder.
 void record_launch(const Launch& launch);
-// Reads one back and puts the memory where it was; false with a sentence in `why`.
-bool read_launch(const char* path, Launch* launch, std::string* why);
+// Reads one back and puts the memory where it was, at `starts`; false with a sentence in `why`.
+bool read_launch(const char* path, Launch* launch, std::vector<char*>* starts, std::string* why);
 } // namespace emu

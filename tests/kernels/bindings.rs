@@ -124,7 +124,10 @@ fn arguments_are_those_of_the_bindings() {
         let op = source.file_stem().and_then(|s| s.to_str()).expect("a name");
         let exported = exported(&expanded(&compiler, &source));
         let binding = emulation::root().join(format!("src/ops/{op}/cuda.rs"));
-        let text = std::fs::read_to_string(&binding).unwrap_or_else(|e| panic!("{}: {e}", binding.display()));
+        let Ok(text) = std::fs::read_to_string(&binding) else {
+            all.push(format!("{op}.cu has no src/ops/{op}/cuda.rs"));
+            continue;
+        };
         kernels += exported.len();
         all.extend(misfits(op, &exported, &declared(&text)));
     }

@@ -1,6 +1,7 @@
 //! The rungs that the table drives.
 
 use super::on_threads;
+use l2p_engine::error::Result;
 use l2p_engine::ops::matmul::Write;
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::cases::{self, Case, Data, On, Part, Role};
@@ -8,25 +9,30 @@ use l2p_engine::testing::close::{self, Budget};
 use l2p_engine::testing::gradcheck;
 use std::io::Write as _;
 
-const SEED: u64 = 20_260;
+pub const SEED: u64 = 20_260;
 
 /// Limit of a gradient in f64, relative to its largest entry.
 const GRADIENT: f64 = 1e-7;
 /// How much worse than plain code in f32 an op may be.
-const TIMES: f64 = 4.0;
+pub const TIMES: f64 = 4.0;
 
-fn values(tensors: &[Tensor]) -> Vec<Vec<f64>> {
+pub fn values(tensors: &[Tensor]) -> Vec<Vec<f64>> {
     tensors.iter().map(Tensor::to_f64).collect()
 }
 
 fn everything(case: &Case, data: &Data) -> Vec<Vec<f64>> {
-    let outputs = case.run_forward(&On::CPU, data, None).expect("forward");
-    let grads = case.run_backward(&On::CPU, data, &outputs, None).expect("backward");
-    values(&outputs).into_iter().chain(values(&grads)).collect()
+    everything_on(&On::CPU, case, data).expect("forward and backward")
+}
+
+/// Outputs, then gradients.
+pub fn everything_on(on: &On, case: &Case, data: &Data) -> Result<Vec<Vec<f64>>> {
+    let outputs = case.run_forward(on, data, None)?;
+    let grads = case.run_backward(on, data, &outputs, None)?;
+    Ok(values(&outputs).into_iter().chain(values(&grads)).collect())
 }
 
 /// Names of all that `everything` gives, in its order.
-fn names(case: &Case) -> Vec<String> {
+pub fn names(case: &Case) -> Vec<String> {
     let outputs = case.outputs.iter().map(|o| o.name.to_string());
     outputs.chain(case.grads.iter().map(|g| format!("d{}", case.inputs[g.input].name))).collect()
 }
@@ -116,6 +122,21 @@ fn f64_agrees_with_plain_code() {
     assert!(compared > 80, "{compared} arrays compared");
 }
 
+/// What plain code gives in f32, and the exact values where there is none.
+pub fn plain_f32(case: &Case, data: &Data, exact: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let mut all = exact.to_vec();
+    if let Some(plain) = &case.plain {
+        let narrow = |t: &[Tensor]| -> Vec<Vec<f32>> {
+            values(t).iter().map(|v| v.iter().map(|&x| x as f32).collect()).collect()
+        };
+        let (outputs, grads) = (plain.f32)(&narrow(&data.inputs), &narrow(&data.upstream));
+        for (all, plain) in all.iter_mut().zip(outputs.iter().chain(&grads)) {
+            *all = plain.iter().map(|&x| f64::from(x)).collect();
+        }
+    }
+    all
+}
+
 /// In f32 an op is at most a few times as wrong as plain code in f32, and one ulp of the scale.
 /// Where nothing is summed there is no plain version, and one ulp it is.
 #[test]
@@ -124,20 +145,9 @@ fn f32_is_as_exact_as_plain_code() {
     for case in cases::small() {
         let (data, wide) = (case.data(SEED, DType::F32), case.data(SEED, DType::F64));
         let (got, exact) = (everything(&case, &data), everything(&case, &wide));
-        let plain: Vec<Vec<f64>> = match &case.plain {
-            Some(plain) => {
-                let narrow = |t: &[Tensor]| -> Vec<Vec<f32>> {
-                    values(t).iter().map(|v| v.iter().map(|&x| x as f32).collect()).collect()
-                };
-                let (outputs, grads) = (plain.f32)(&narrow(&data.inputs), &narrow(&data.upstream));
-                let all = outputs.iter().chain(&grads);
-                all.map(|v| v.iter().map(|&x| f64::from(x)).collect()).collect()
-            }
-            None => Vec::new(),
-        };
+        let plain = plain_f32(&case, &data, &exact);
         for (i, name) in names(&case).iter().enumerate() {
-            let plain = plain.get(i).unwrap_or(&exact[i]);
-            let budget = Budget::f32(&got[i], plain, &exact[i], TIMES);
+            let budget = Budget::f32(&got[i], &plain[i], &exact[i], TIMES);
             let text = format!("{} {} {name}", case.op, case.label);
             assert!(budget.holds(), "{text}: off by {:.2e}, allowed {:.2e}", budget.error, budget.allowed);
             if budget.error / budget.allowed > worst.0 {
@@ -206,35 +216,42 @@ fn slice(t: &Tensor, part: Part, batch: usize, from: usize, n: usize) -> Tensor 
     Tensor::from_f64(values, dims.as_slice(), t.dtype())
 }
 
+/// Compares an image's (or row's) results with those of the same image in other batches, bit for bit; how
+/// many arrays there were.
+pub fn compare_batches(case: &Case, data: &Data, run: impl Fn(&Case, &Data) -> Vec<Vec<f64>>) -> usize {
+    let (Some(with_batch), b) = (&case.with_batch, case.batch) else { return 0 };
+    let whole = run(case, data);
+    let mut compared = 0;
+    for (from, n) in [(0, 1), (b - 1, 1), (b / 2, 1), (0, b.min(2)), (b / 3, b - b / 3)] {
+        let part_case = with_batch(n);
+        let cut = |t: &Tensor, part| slice(t, part, b, from, n);
+        let inputs = data.inputs.iter().zip(&case.inputs).map(|(t, a)| cut(t, a.part));
+        let upstream = data.upstream.iter().zip(case.results()).map(|(t, o)| cut(t, o.part));
+        let few = Data { inputs: inputs.collect(), upstream: upstream.collect(), dtype: data.dtype };
+        let got = run(&part_case, &few);
+        let parts = case.outputs.iter().map(|o| o.part);
+        let parts = parts.chain(case.grads.iter().map(|g| case.inputs[g.input].part));
+        for (((part, got), whole), name) in parts.zip(&got).zip(&whole).zip(names(case)) {
+            if part == Part::All {
+                continue;
+            }
+            let each = whole.len() / b;
+            let wanted = &whole[from * each..(from + n) * each];
+            let text = format!("{} {} {name} in {:?}", case.op, case.label, data.dtype);
+            assert!(close::same_bits(got, wanted), "{text}: {n} from {from} differ from all {b}");
+            compared += 1;
+        }
+    }
+    compared
+}
+
 /// An image's (or row's) results have the same bits whatever else is in the batch.
 #[test]
 fn results_do_not_depend_on_the_batch() {
     let mut compared = 0;
     for dtype in [DType::F32, DType::F64] {
         for case in cases::small().iter().chain(&cases::medium()) {
-            let (Some(with_batch), b) = (&case.with_batch, case.batch) else { continue };
-            let data = case.data(SEED, dtype);
-            let whole = everything(case, &data);
-            for (from, n) in [(0, 1), (b - 1, 1), (b / 2, 1), (0, b.min(2)), (b / 3, b - b / 3)] {
-                let part_case = with_batch(n);
-                let cut = |t: &Tensor, part| slice(t, part, b, from, n);
-                let inputs = data.inputs.iter().zip(&case.inputs).map(|(t, a)| cut(t, a.part));
-                let upstream = data.upstream.iter().zip(case.results()).map(|(t, o)| cut(t, o.part));
-                let few = Data { inputs: inputs.collect(), upstream: upstream.collect(), dtype };
-                let got = everything(&part_case, &few);
-                let parts = case.outputs.iter().map(|o| o.part);
-                let parts = parts.chain(case.grads.iter().map(|g| case.inputs[g.input].part));
-                for (((part, got), whole), name) in parts.zip(&got).zip(&whole).zip(names(case)) {
-                    if part == Part::All {
-                        continue;
-                    }
-                    let each = whole.len() / b;
-                    let wanted = &whole[from * each..(from + n) * each];
-                    let text = format!("{} {} {name} in {dtype:?}", case.op, case.label);
-                    assert!(close::same_bits(got, wanted), "{text}: {n} from {from} differ from all {b}");
-                    compared += 1;
-                }
-            }
+            compared += compare_batches(case, &case.data(SEED, dtype), everything);
         }
     }
     assert!(compared > 500, "{compared} arrays compared");

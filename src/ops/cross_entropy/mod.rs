@@ -4,6 +4,7 @@
 //! each allowed class (Szegedy et al. 2016, arXiv:1512.00567).
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -62,7 +63,9 @@ pub fn forward_backward(
             outcome.get::<f64>(OP, "outcome")?.copy_from_slice(&[loss, correct as f64]);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => {
+            cuda::forward_backward(gpu, outcome, dlogits, logits, labels, mask, label_smoothing)
+        }
     }
 }
 

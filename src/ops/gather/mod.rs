@@ -2,6 +2,7 @@
 //! enter the tokens: the table is the pool, and an id stands for the L rows of one prompt.
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -50,7 +51,7 @@ pub fn forward(
             cpu::forward((tokens.get::<T>(OP, "tokens")?, t, at), table, &rows, n);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::forward(gpu, tokens, at, table, ids, length),
     }
 }
 
@@ -72,6 +73,6 @@ pub fn backward_acc(
             cpu::backward_acc(dtable.get::<T>(OP, "dtable")?, dtokens, &rows, n, c);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::backward_acc(gpu, dtable, dtokens, at, ids, length),
     }
 }

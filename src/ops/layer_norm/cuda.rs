@@ -40,7 +40,7 @@ pub fn forward(
     eps: f64,
 ) -> Result<()> {
     let (form, rows, c) = (y.dtype().form(OP, "y")?, x.dims()[0], x.dims()[1]);
-    let vectors = vectors(form, c, &[&y, &x]);
+    let vectors = vectors(form, c, &[&y, &x, &scale, &bias]);
     let args = args![y, stats, x, scale, bias, rows, c, eps = eps as f32, vectors];
     // SAFETY: mod.rs has checked all shapes; the kernel touches rows x c, 2 x rows and c elements.
     unsafe { gpu.launch(&FORWARD, form, grid(rows), &args) }
@@ -48,14 +48,14 @@ pub fn forward(
 
 pub fn again(gpu: &Gpu, y: ViewMut, x: View, stats: View, (scale, bias): (View, View)) -> Result<()> {
     let (form, rows, c) = (y.dtype().form(OP, "y")?, x.dims()[0], x.dims()[1]);
-    let vectors = vectors(form, c, &[&y, &x]);
+    let vectors = vectors(form, c, &[&y, &x, &scale, &bias]);
     // SAFETY: as in `forward`.
     unsafe { gpu.launch(&AGAIN, form, grid(rows), &args![y, x, stats, scale, bias, rows, c, vectors]) }
 }
 
 pub fn backward_input_acc(gpu: &Gpu, dx: ViewMut, dy: View, x: View, stats: View, scale: View) -> Result<()> {
     let (form, rows, c) = (dx.dtype().form(OP, "dx")?, x.dims()[0], x.dims()[1]);
-    let vectors = vectors(form, c, &[&dx, &dy, &x]);
+    let vectors = vectors(form, c, &[&dx, &dy, &x, &scale]);
     // SAFETY: as in `forward`.
     unsafe {
         gpu.launch(&BACKWARD_INPUT, form, grid(rows), &args![dx, dy, x, stats, scale, rows, c, vectors])

@@ -4,6 +4,7 @@
 //! Names: query (B, C), keys (M, C), both as rows of unit length; similarity (B, M); ids (B, N).
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -46,7 +47,7 @@ pub fn select(dev: &Device, ids: ViewMut, similarity: View, how: Select) -> Resu
             cpu::select(ids.get::<u32>(OP, "ids")?, similarity, n, m, how);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::select(gpu, ids, similarity, how),
     }
 }
 
@@ -73,7 +74,7 @@ pub fn pull(dev: &Device, out: ViewMut, similarity: View, ids: View) -> Result<(
             out.get::<f64>(OP, "out")?[0] = cpu::pull(s, ids, b, m);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::pull(gpu, out, similarity, ids),
     }
 }
 
@@ -88,6 +89,6 @@ pub fn backward_pull(dev: &Device, dsimilarity: ViewMut, ids: View, weight: f64)
             cpu::backward_pull(dsimilarity.get::<T>(OP, "dsimilarity")?, ids, b, m, weight);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::backward_pull(gpu, dsimilarity, ids, weight),
     }
 }

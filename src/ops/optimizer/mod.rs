@@ -2,6 +2,7 @@
 //! 0.3.5 defines them (equal to optax to 1e-15); `step` counts from 1 since the optimizer was made.
 
 mod cpu;
+mod cuda;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -73,7 +74,7 @@ pub fn adam(
             }
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::adam(gpu, p, m, v, g, squares, pace, with),
     }
 }
 
@@ -106,6 +107,6 @@ pub fn sgd(
             }
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels(OP),
+        Device::Cuda(gpu) => cuda::sgd(gpu, p, u, g, squares, pace, with),
     }
 }

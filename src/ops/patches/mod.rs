@@ -1,7 +1,7 @@
 //! Images to rows of pixels: patch (i, j) of an image becomes the row [u, v, channel] that the patch
 //! embedding multiplies. Source: Dosovitskiy et al. 2021, arXiv:2010.11929, equation 1.
 
-mod cpu;
+pub(crate) mod cpu;
 mod cuda;
 
 use crate::device::Device;

@@ -28,6 +28,6 @@ pub fn squares_acc(dev: &Device, out: ViewMut, x: View) -> Result<()> {
             out.get::<f64>("sum", "out")?[0] += cpu::squares(x.get::<T>("sum", "x")?);
             Ok(())
         }),
-        Device::Cuda(_) => super::no_kernels("sum"),
+        Device::Cuda(gpu) => cuda::squares_acc(gpu, out, x),
     }
 }

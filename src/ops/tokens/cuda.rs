@@ -28,7 +28,7 @@ fn grid(rows: usize, c: usize, form: Form) -> Grid {
 
 pub fn embed(gpu: &Gpu, x: ViewMut, patches: View, cls: View, positions: View) -> Result<()> {
     let (form, b, t, c) = (x.dtype().form(OP, "x")?, x.dims()[0], x.dims()[1], x.dims()[2]);
-    let vectors = vectors(form, c, &[&x, &patches]);
+    let vectors = vectors(form, c, &[&x, &patches, &cls, &positions]);
     let args = args![x, patches, cls, positions, t, c, vectors];
     // SAFETY: mod.rs has checked all shapes; the grid has one block row per row of x.
     unsafe { gpu.launch(&EMBED, form, grid(b * t, c, form), &args) }
@@ -53,7 +53,7 @@ pub fn copy(gpu: &Gpu, y: ViewMut, to: usize, x: View, from: Range<usize>, write
 
 pub fn add_row_in_place(gpu: &Gpu, x: ViewMut, row: View) -> Result<()> {
     let (form, rows, c) = (x.dtype().form(OP, "x")?, x.dims()[0], x.dims()[1]);
-    let vectors = vectors(form, c, &[&x]);
+    let vectors = vectors(form, c, &[&x, &row]);
     // SAFETY: mod.rs has checked that `row` has c elements.
     unsafe { gpu.launch(&ADD_ROW, form, grid(rows, c, form), &args![x, row, c, vectors]) }
 }

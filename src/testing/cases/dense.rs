@@ -46,6 +46,10 @@ pub(super) fn medium() -> Vec<Case> {
     vec![
         matmul(67, 700, 33),
         matmul(130, 64, 257),
+        // On a GPU: large tiles, and slices of a weight's gradient.
+        matmul(9, 8, 16_300),
+        matmul(9, 16_296, 7),
+        matmul(1100, 24, 40),
         linear_residual(131, 48, 192),
         linear_gelu(131, 48, 193, Form::Tanh),
         gelu_linear(131, 192, 48, Form::Tanh),
@@ -55,6 +59,9 @@ pub(super) fn medium() -> Vec<Case> {
         attention_packed(7, 37, (3, 16), 0),
         attention_packed(5, 17, (3, 16), 5),
         attention_apart(7, (1, 65), (2, 64), 0),
+        attention_packed(1, 150, (2, 64), 0),
+        attention_packed(2, 40, (2, 80), 3),
+        attention_apart(1, (130, 70), (1, 128), 1),
     ]
 }
 

@@ -1,12 +1,15 @@
 //! Cases of the ops that move, sum, select and update.
 
 use super::{Case, Fill, Part, Role, assign, plain, take};
+use crate::config::schema::{Augment, Data};
+use crate::data::{Normalize, Preprocess};
 use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::Write;
 use crate::ops::optimizer::{self, Adam, Sgd};
 use crate::ops::pool_tokens::{self, Kind};
+use crate::ops::preprocess::Plan;
 use crate::ops::row_norm::{self, Form};
-use crate::ops::{axpy, cross_entropy, gather, patches, sum, tokens};
+use crate::ops::{axpy, cross_entropy, gather, patches, preprocess, sum, tokens};
 use crate::tensor::{Tensor, View};
 use crate::testing::plain as naive;
 use std::ops::Range;
@@ -15,6 +18,10 @@ pub(super) fn small() -> Vec<Case> {
     let mut cases = vec![
         patches(2, 6, 3),
         patches(3, 4, 4),
+        preprocess(3, (7, 5, 3), (9, 6), 3, Augment::None),
+        preprocess(4, (6, 11, 1), (12, 10), 5, Augment::CropFlip),
+        preprocess(2, (8, 8, 3), (8, 8), 8, Augment::Crop),
+        patches(2, 16, 8),
         embed(3, 5, 7),
         embed(1, 2, 1),
         copy(3, (6, 4, 5), 2, 1..4),
@@ -52,6 +59,8 @@ pub(super) fn small() -> Vec<Case> {
 pub(super) fn medium() -> Vec<Case> {
     vec![
         patches(7, 28, 7),
+        preprocess(5, (28, 28, 1), (36, 32), 8, Augment::CropFlip),
+        preprocess(5, (32, 32, 3), (72, 64), 16, Augment::None),
         embed(7, 50, 96),
         copy(7, (60, 50, 96), 10, 0..50),
         add_row(300, 193),
@@ -75,6 +84,7 @@ pub(super) fn vit_b() -> Vec<Case> {
     let (b, t, c) = (4, 237, 768);
     vec![
         patches(b, 224, 16),
+        preprocess(b, (32, 32, 3), (256, 224), 16, Augment::CropFlip),
         embed(b, 197, c),
         copy(b, (t, 197, c), 40, 0..197),
         add_row(b * t, c),
@@ -120,6 +130,33 @@ fn patches(b: usize, side: usize, patch: usize) -> Case {
         }))
         .moves(2 * b * side * side * 3, 0)
         .batched(move |b| patches(b, side, patch))
+}
+
+/// Images of `height` x `width` to `resize`, to `size`, to patches.
+fn preprocess(
+    b: usize,
+    (height, width, channels): (usize, usize, usize),
+    (resize_size, input_size): (usize, usize),
+    patch_size: usize,
+    augment: Augment,
+) -> Case {
+    const IMAGES: usize = 3;
+    let config = Data { input_size, resize_size, augment, ..Data::default() };
+    let with = Preprocess::new(&config, Normalize::IMAGENET).expect("sizes that fit");
+    let patches = (input_size / patch_size).pow(2);
+    let label = format!("{b}x{height}x{width}x{channels} to {resize_size} to {input_size} {augment:?}");
+    Case::new("preprocess", label, 0)
+        .input("pixels", [IMAGES, height, width, channels], Fill::Bytes, Part::All)
+        .input("picks", [b], Fill::Ids(IMAGES as u32), Part::Each)
+        .input("first", [2], Fill::Ids(u32::MAX), Part::All)
+        .output("rows", [b * patches, patch_size * patch_size * 3], Part::Each, Role::Kept)
+        .forward(move |dev, x, out| {
+            let [rows] = take(out);
+            let plan = Plan { preprocess: &with, patch_size, seed: 5 };
+            let table = preprocess::table(&with).to(dev)?;
+            preprocess::forward(dev, rows, x[0], x[1], Some(x[2]), table.view(), plan)
+        })
+        .moves(b * input_size * input_size * 3, 0)
 }
 
 /// Class token, patches and positions; `copy` and `sum_images_acc` are its transpose.

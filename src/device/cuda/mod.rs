@@ -1,18 +1,26 @@
-//! One GPU through the CUDA driver: context, kernels, three streams, memory. The only file that names the
+//! One GPU through the CUDA driver: context, kernels, three streams, memory. Only this folder names the
 //! driver crate.
 //!
 //! All work on tensors goes to the compute stream, in the order of the calls; what another stream does
 //! with them is ordered by events. Nothing uses the default stream, and nothing waits for the whole device.
 //! A [`Gpu`] serves one thread at a time: two that launch at once would share its scratch memory.
 
+mod memory;
+pub mod probe;
+mod stream;
+
+pub use memory::{Memory, Pinned, Scratch};
+pub use stream::{Event, Graph};
+
 use super::embedded;
-use super::kernel::{Arg, Argument, Cell, Form, Grid, Kernel};
+use super::kernel::{Arg, Cell, Form, Grid, Kernel};
 use crate::error::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The oldest compute capability that the kernels run on.
@@ -77,6 +85,7 @@ pub struct Gpu {
     functions: Mutex<HashMap<(&'static str, Form), Function>>,
     cache: Mutex<Cache>,
     arena: Mutex<Arena>,
+    capturing: AtomicBool,
 }
 
 impl fmt::Debug for Gpu {
@@ -145,6 +154,7 @@ impl Gpu {
             functions: Mutex::default(),
             cache: Mutex::default(),
             arena: Mutex::default(),
+            capturing: AtomicBool::new(false),
         }))
     }
 
@@ -316,6 +326,11 @@ impl Gpu {
     pub fn scratch(&self, len: usize) -> Result<Scratch> {
         let bytes = len * 4;
         let mut arena = locked(&self.arena);
+        if bytes > arena.bytes && self.capturing.load(Ordering::Relaxed) {
+            return Err(Error::failed(
+                "a graph is captured before the work has run once: scratch memory grows",
+            ));
+        }
         if bytes > arena.bytes {
             let grown = bytes.max(2 * arena.bytes).next_multiple_of(1 << 16);
             let address = self.take(grown)?;
@@ -363,301 +378,5 @@ impl Drop for Gpu {
         }
         // SAFETY: retained by `open`.
         let _ = unsafe { result::primary_ctx::release(self.device) };
-    }
-}
-
-/// Device memory. Freed memory is handed out again at once, which is right as long as all that touch it
-/// run on the compute stream or are ordered with it by events.
-pub struct Memory {
-    gpu: Arc<Gpu>,
-    address: u64,
-    bytes: usize,
-}
-
-impl fmt::Debug for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} bytes on {}", self.bytes, self.gpu.name())
-    }
-}
-
-impl Memory {
-    pub fn gpu(&self) -> &Arc<Gpu> {
-        &self.gpu
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The device address of byte `at`.
-    pub fn address(&self, at: usize) -> u64 {
-        assert!(at <= self.bytes, "byte {at} of {}", self.bytes);
-        self.address + at as u64
-    }
-
-    /// The address of `bytes` bytes from `at`, after a check that they are there.
-    fn range(&self, at: usize, bytes: usize) -> u64 {
-        assert!(bytes <= self.bytes && at <= self.bytes - bytes, "{at}..+{bytes} of {}", self.bytes);
-        self.address + at as u64
-    }
-
-    /// Sets bytes from the host and waits until they are there.
-    pub fn write(&self, at: usize, from: &[u8]) -> Result<()> {
-        let to = self.range(at, from.len());
-        if from.is_empty() {
-            return Ok(());
-        }
-        self.gpu.bind()?;
-        // SAFETY: the range was checked; `from` is borrowed until the copy has been waited for.
-        unsafe { result::memcpy_htod_async(to, from, self.gpu.stream(Lane::Compute)) }
-            .map_err(|e| self.gpu.failed("copying to the device", e))?;
-        self.gpu.synchronize(Lane::Compute)
-    }
-
-    /// Waits for the compute stream and reads bytes to the host.
-    pub fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
-        let from = self.range(at, to.len());
-        if to.is_empty() {
-            return Ok(());
-        }
-        self.gpu.bind()?;
-        // SAFETY: the range was checked; `to` is borrowed until the copy has been waited for.
-        unsafe { result::memcpy_dtoh_async(to, from, self.gpu.stream(Lane::Compute)) }
-            .map_err(|e| self.gpu.failed("copying from the device", e))?;
-        self.gpu.synchronize(Lane::Compute)
-    }
-
-    /// Copies bytes of other memory of the same device.
-    pub fn copy(&self, at: usize, from: &Memory, from_at: usize, bytes: usize) -> Result<()> {
-        let (to, start) = (self.range(at, bytes), from.range(from_at, bytes));
-        if !Arc::ptr_eq(&self.gpu, &from.gpu) {
-            return Err(Error::failed(format!("a copy from {} to {}", from.gpu.name(), self.gpu.name())));
-        }
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.gpu.bind()?;
-        // SAFETY: both ranges were checked; the compute stream orders the copy with what came before.
-        unsafe { result::memcpy_dtod_async(to, start, bytes, self.gpu.stream(Lane::Compute)) }
-            .map_err(|e| self.gpu.failed("copying on the device", e))
-    }
-
-    /// Repeats an element of one, two or four bytes `n` times.
-    pub fn fill(&self, at: usize, element: &[u8], n: usize) -> Result<()> {
-        let (to, stream) = (self.range(at, element.len() * n), self.gpu.stream(Lane::Compute));
-        if n == 0 {
-            return Ok(());
-        }
-        self.gpu.bind()?;
-        let done = match *element {
-            // SAFETY: the range was checked, and elements are aligned to their size.
-            [a] => unsafe { sys::cuMemsetD8Async(to, a, n, stream) },
-            // SAFETY: as above.
-            [a, b] => unsafe { sys::cuMemsetD16Async(to, u16::from_le_bytes([a, b]), n, stream) },
-            // SAFETY: as above.
-            [a, b, c, d] => unsafe { sys::cuMemsetD32Async(to, u32::from_le_bytes([a, b, c, d]), n, stream) },
-            _ => return Err(Error::failed(format!("GPU memory is not filled with {} bytes", element.len()))),
-        };
-        done.result().map_err(|e| self.gpu.failed("filling memory", e))
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            locked(&self.gpu.cache).free.entry(self.bytes).or_default().push(self.address);
-        }
-    }
-}
-
-/// f32 memory of the arena; see [`Gpu::scratch`].
-#[derive(Debug, Clone, Copy)]
-pub struct Scratch {
-    address: u64,
-    len: usize,
-}
-
-impl Scratch {
-    /// What is left behind the first `n` elements.
-    pub fn after(self, n: usize) -> Scratch {
-        assert!(n <= self.len, "{n} of {} elements", self.len);
-        Scratch { address: self.address + 4 * n as u64, len: self.len - n }
-    }
-}
-
-impl Argument for Scratch {
-    fn argument(&self) -> (&'static str, Cell) {
-        ("*f32", Cell::Pointer(self.address))
-    }
-}
-
-/// A point in a stream.
-pub struct Event {
-    gpu: Arc<Gpu>,
-    handle: Handle<sys::CUevent>,
-}
-
-impl Event {
-    pub fn new(gpu: &Arc<Gpu>) -> Result<Event> {
-        gpu.bind()?;
-        let handle = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
-        let handle = Handle(handle.map_err(|e| gpu.failed("gives no event", e))?);
-        Ok(Event { gpu: gpu.clone(), handle })
-    }
-
-    /// Marks what the stream has been given so far.
-    pub fn record(&self, lane: Lane) -> Result<()> {
-        self.gpu.bind()?;
-        // SAFETY: event and stream are alive and of one context.
-        unsafe { result::event::record(self.handle.0, self.gpu.stream(lane)) }
-            .map_err(|e| self.gpu.failed("recording an event", e))
-    }
-
-    /// What the stream is given from now on waits for the mark.
-    pub fn hold(&self, lane: Lane) -> Result<()> {
-        self.gpu.bind()?;
-        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-        // SAFETY: as above.
-        unsafe { result::stream::wait_event(self.gpu.stream(lane), self.handle.0, flags) }
-            .map_err(|e| self.gpu.failed("waiting for an event", e))
-    }
-
-    /// Waits for the mark on this thread.
-    pub fn wait(&self) -> Result<()> {
-        self.gpu.bind()?;
-        // SAFETY: the event is alive.
-        unsafe { result::event::synchronize(self.handle.0) }
-            .map_err(|e| self.gpu.failed("work on the device failed", e))
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        if self.gpu.bind().is_ok() {
-            // SAFETY: created by `new`, destroyed once; the driver keeps it until it has been reached.
-            let _ = unsafe { result::event::destroy(self.handle.0) };
-        }
-    }
-}
-
-/// Host memory that the device reads and writes while the program goes on.
-pub struct Pinned {
-    gpu: Arc<Gpu>,
-    start: Handle<*mut u8>,
-    bytes: usize,
-    /// The last copy from or to it.
-    used: Event,
-}
-
-impl Pinned {
-    /// Zeros.
-    pub fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Pinned> {
-        gpu.bind()?;
-        let used = Event::new(gpu)?;
-        // SAFETY: initialised below; `drop` frees it.
-        let start = unsafe { result::malloc_host(bytes.max(1), 0) };
-        let start = start.map_err(|e| gpu.failed(format!("{bytes} bytes of pinned memory"), e))?.cast::<u8>();
-        // SAFETY: just allocated, of this size.
-        unsafe { start.write_bytes(0, bytes) };
-        Ok(Pinned { gpu: gpu.clone(), start: Handle(start), bytes, used })
-    }
-
-    /// The bytes, once no copy is under way.
-    pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
-        self.used.wait()?;
-        // SAFETY: allocated with this size and initialised; the device has let go of it.
-        Ok(unsafe { std::slice::from_raw_parts_mut(self.start.0, self.bytes) })
-    }
-
-    /// Starts copying the first `bytes` to byte `at` of device memory.
-    pub fn upload(&mut self, to: &Memory, at: usize, bytes: usize, lane: Lane) -> Result<()> {
-        assert!(bytes <= self.bytes, "{bytes} of {}", self.bytes);
-        let to = to.range(at, bytes);
-        self.gpu.bind()?;
-        // SAFETY: both ranges were checked; `used` keeps the host from the bytes until they are copied.
-        unsafe {
-            sys::cuMemcpyHtoDAsync_v2(to, self.start.0.cast::<c_void>(), bytes, self.gpu.stream(lane))
-                .result()
-        }
-        .map_err(|e| self.gpu.failed("copying to the device", e))?;
-        self.used.record(lane)
-    }
-
-    /// Starts copying `bytes` from byte `at` of device memory to the front.
-    pub fn download(&mut self, from: &Memory, at: usize, bytes: usize, lane: Lane) -> Result<()> {
-        assert!(bytes <= self.bytes, "{bytes} of {}", self.bytes);
-        let from = from.range(at, bytes);
-        self.gpu.bind()?;
-        // SAFETY: as for `upload`.
-        unsafe {
-            sys::cuMemcpyDtoHAsync_v2(self.start.0.cast::<c_void>(), from, bytes, self.gpu.stream(lane))
-                .result()
-        }
-        .map_err(|e| self.gpu.failed("copying from the device", e))?;
-        self.used.record(lane)
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        if self.used.wait().is_ok() {
-            // SAFETY: allocated by `new`, freed once, and no copy is under way.
-            let _ = unsafe { result::free_host(self.start.0.cast::<c_void>()) };
-        }
-    }
-}
-
-pub mod probe {
-    //! What the machine has, without needing any of it.
-
-    use super::{result, say, sys};
-
-    /// One GPU as the driver describes it.
-    #[derive(Debug, Clone)]
-    pub struct Found {
-        pub index: usize,
-        pub name: String,
-        pub memory_bytes: usize,
-        pub compute_capability: (i32, i32),
-    }
-
-    /// The GPUs of this machine, or a sentence why none can be used.
-    pub fn gpus() -> Result<Vec<Found>, String> {
-        // SAFETY: only looks for the shared library; every other call panics when it is missing.
-        if !unsafe { sys::is_culib_present() } {
-            return Err("no NVIDIA driver: libcuda.so.1 was not found".into());
-        }
-        result::init().map_err(|e| format!("the NVIDIA driver does not start: {}", say(e)))?;
-        let count =
-            result::device::get_count().map_err(|e| format!("the driver lists no device: {}", say(e)))?;
-        let mut gpus = Vec::new();
-        for index in 0..count {
-            let device = result::device::get(index).map_err(|e| format!("GPU {index}: {}", say(e)))?;
-            let name = result::device::get_name(device).unwrap_or_else(|_| "unnamed".into());
-            // SAFETY: `device` was handed out by the driver just above.
-            let memory_bytes = unsafe { result::device::total_mem(device) }.unwrap_or(0);
-            let attribute = |a| {
-                // SAFETY: as above.
-                unsafe { result::device::get_attribute(device, a) }.unwrap_or(0)
-            };
-            use sys::CUdevice_attribute as A;
-            let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
-            let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-            gpus.push(Found {
-                index: index as usize,
-                name,
-                memory_bytes,
-                compute_capability: (major, minor),
-            });
-        }
-        Ok(gpus)
-    }
-
-    /// 13000 for CUDA 13.0; 0 if the driver does not say.
-    pub fn driver_version() -> i32 {
-        let mut version = 0;
-        // SAFETY: writes one number. `gpus` has found the library before.
-        let told = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
-        told.map_or(0, |()| version)
     }
 }

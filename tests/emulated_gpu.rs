@@ -8,5 +8,7 @@ mod emulation;
 mod gpu;
 #[path = "emulation/planted.rs"]
 mod planted;
+#[path = "emulation/races.rs"]
+mod races;
 #[path = "emulation/streams.rs"]
 mod streams;

@@ -1,0 +1,68 @@
+//! Launches of `kernels/optimizer.cu`.
+
+use super::{Adam, Sgd};
+use crate::device::{Form, Gpu, Grid, Kernel, args, kernel, vectors};
+use crate::error::Result;
+use crate::tensor::{View, ViewMut};
+
+const ADAM: Kernel = kernel!("optimizer", "optimizer_adam", [
+    p: *f32, m: *f32, v: *f32, g: *f32, squares: *f32, pace: *f32, n: u64, beta1: f32, rest1: f32, beta2: f32,
+    rest2: f32, eps: f32, decay: f32, max_norm: f32, vectors: u32,
+]);
+const SGD: Kernel = kernel!("optimizer", "optimizer_sgd", [
+    p: *f32, u: *f32, g: *f32, squares: *f32, pace: *f32, n: u64, momentum: f32, max_norm: f32, vectors: u32,
+]);
+
+const THREADS: usize = 256;
+
+/// One chunk of four numbers per thread.
+fn grid(n: usize) -> Grid {
+    Grid::new(n.div_ceil(4 * THREADS), THREADS as u32)
+}
+
+#[allow(clippy::too_many_arguments)]
+pub fn adam(
+    gpu: &Gpu,
+    p: ViewMut,
+    m: ViewMut,
+    v: ViewMut,
+    g: View,
+    squares: View,
+    pace: View,
+    with: Adam,
+) -> Result<()> {
+    let n = p.len();
+    let Adam { beta1, beta2, eps, decay, max_norm } = with;
+    let (rest1, rest2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
+    let (beta1, beta2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
+    let (decay, max_norm) = (decay as f32, max_norm as f32);
+    let vectors = vectors(Form::F32, n, &[&p, &m, &v, &g]);
+    let args = args![
+        p,
+        m,
+        v,
+        g,
+        squares,
+        pace,
+        n = n as u64,
+        beta1,
+        rest1,
+        beta2,
+        rest2,
+        eps,
+        decay,
+        max_norm,
+        vectors
+    ];
+    // SAFETY: mod.rs has checked that all four have n elements, squares one and pace four.
+    unsafe { gpu.launch(&ADAM, Form::F32, grid(n), &args) }
+}
+
+pub fn sgd(gpu: &Gpu, p: ViewMut, u: ViewMut, g: View, squares: View, pace: View, with: Sgd) -> Result<()> {
+    let n = p.len();
+    let (momentum, max_norm) = (with.momentum as f32, with.max_norm as f32);
+    let vectors = vectors(Form::F32, n, &[&p, &u, &g]);
+    let args = args![p, u, g, squares, pace, n = n as u64, momentum, max_norm, vectors];
+    // SAFETY: mod.rs has checked that all three have n elements, squares one and pace four.
+    unsafe { gpu.launch(&SGD, Form::F32, grid(n), &args) }
+}

@@ -1,0 +1,79 @@
+//! Images as the files hold them to rows of patches, where the images lie on the device: what
+//! [`crate::data::Preprocess`] and [`super::patches`] do one after the other, with the same bits.
+
+mod cpu;
+mod cuda;
+
+use crate::data::{Normalize, Preprocess};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::{Tensor, View, ViewMut, expect_shape};
+
+const OP: &str = "preprocess";
+
+/// What is done to the images of one call.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    pub preprocess: &'a Preprocess,
+    /// P; the input size for whole images.
+    pub patch_size: usize,
+    /// Of the random numbers for training images.
+    pub seed: u64,
+}
+
+impl Plan<'_> {
+    /// Patches per side.
+    fn grid(&self) -> usize {
+        self.preprocess.input_size() / self.patch_size
+    }
+}
+
+/// Mean and deviation of each colour, as [`forward`] reads them.
+pub fn table(preprocess: &Preprocess) -> Tensor {
+    let Normalize { mean, std } = preprocess.normalize();
+    Tensor::from_vec([mean, std].concat(), [6])
+}
+
+/// Overwrites `rows` (B·N, P·P·3), N = (S/P)², with the images `picks`.
+///
+/// # Shapes
+/// pixels: (images, height, width, 1 or 3) u8; picks: (B) u32; first: (2) u32, low and high half of a number:
+/// place i draws box and flip from stream `Augment`, index first + i. Without it they are test images.
+/// table: (6) f32, see [`table`]; the CPU does not look at it.
+///
+/// # Errors
+/// `Error::Shape`, naming the argument. A pick that is no image is one on the CPU; a GPU passes over it.
+pub fn forward(
+    dev: &Device,
+    rows: ViewMut,
+    pixels: View,
+    picks: View,
+    first: Option<View>,
+    table: View,
+    plan: Plan,
+) -> Result<()> {
+    let (size, patch) = (plan.preprocess.input_size(), plan.patch_size);
+    let refuse = |arg, wanted: String, got: String| Err(Error::Shape { op: OP, arg, wanted, got });
+    if patch == 0 || !size.is_multiple_of(patch) {
+        return refuse("patch_size", format!("a divisor of {size}"), patch.to_string());
+    }
+    let &[images, height, width, channels @ (1 | 3)] = pixels.dims() else {
+        return refuse("pixels", "(images, height, width, 1 or 3)".into(), format!("{:?}", pixels.shape()));
+    };
+    let extents = [images, height, width, channels];
+    expect_shape(OP, "picks", picks.shape(), [picks.len()])?;
+    let wanted = [picks.len() * plan.grid() * plan.grid(), patch * patch * 3];
+    expect_shape(OP, "rows", rows.shape(), wanted)?;
+    expect_shape(OP, "table", table.shape(), [6])?;
+    if let Some(first) = first {
+        expect_shape(OP, "first", first.shape(), [2])?;
+    }
+    match dev {
+        Device::Cpu => float!("preprocess", "rows", rows.dtype(), T => {
+            let first = first.map(|f| f.get::<u32>(OP, "first")).transpose()?;
+            let (pixels, picks) = ((pixels.get::<u8>(OP, "pixels")?, extents), picks.get::<u32>(OP, "picks")?);
+            cpu::forward(rows.get::<T>(OP, "rows")?, pixels, picks, first, plan)
+        }),
+        Device::Cuda(gpu) => cuda::forward(gpu, rows, pixels, picks, first, table, plan),
+    }
+}
