@@ -588,6 +588,14 @@ __device__ __forceinline__ void backward_keys<float, Exact::WIDTH>(
 // Shared memory of the 16-bit forms, with W = 32, 64, 128 the width and S = 64, 64, 32 the step:
 // 2 W (128 + 4 S) bytes forward, 2 W (256 + 4 S) + 16 S backward; none in f32.
 // `vectors`: head_dim, the strides and all addresses are multiples of 16 bytes.
+// Blocks per multiprocessor at the usual width. The code of ptxas for 9.0 wants more than the 128 registers
+// that two leave, and would spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define USUAL_BLOCKS 1
+#else
+#define USUAL_BLOCKS 2
+#endif
+
 #define ATTENTION(name, T, WIDTH, BLOCKS) \
     extern "C" __global__ void __launch_bounds__(256, BLOCKS) \
         attention_forward_##name( \
@@ -632,8 +640,8 @@ __device__ __forceinline__ void backward_keys<float, Exact::WIDTH>(
 
 ATTENTION(narrow_bf16, bf16, 32, 2)
 ATTENTION(narrow_f16, f16, 32, 2)
-ATTENTION(bf16, bf16, 64, 2)
-ATTENTION(f16, f16, 64, 2)
+ATTENTION(bf16, bf16, 64, USUAL_BLOCKS)
+ATTENTION(f16, f16, 64, USUAL_BLOCKS)
 ATTENTION(wide_bf16, bf16, 128, 1)
 ATTENTION(wide_f16, f16, 128, 1)
 ATTENTION(f32, float, Exact::WIDTH, 1)

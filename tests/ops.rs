@@ -2,15 +2,11 @@
 //! plain code in both precisions, poisoned and guarded outputs, equal bits however often, on however
 //! many threads and in however large a batch, and errors that name the argument.
 //!
-//! On a GPU, emulated or real, the same cases run once more (`ops/device.rs`).
+//! On a GPU, emulated or real, the same cases run once more: `tests/device.rs`.
 //!
 //! The cases come from `src/testing/cases.rs`. Every run of one poisons what is overwritten with NaN
 //! and checks the memory around each output.
 
-#[path = "ops/device.rs"]
-mod device;
-#[path = "emulation/mod.rs"]
-mod emulation;
 #[path = "ops/errors.rs"]
 mod errors;
 #[path = "ops/invariance.rs"]

@@ -330,6 +330,19 @@ impl Case {
         })
     }
 
+    /// All outputs, then all gradients, as numbers.
+    pub fn everything(&self, on: &On, data: &Data) -> Result<Vec<Vec<f64>>> {
+        let outputs = self.run_forward(on, data, None)?;
+        let grads = self.run_backward(on, data, &outputs, None)?;
+        outputs.iter().chain(&grads).map(|t| t.view().read_f64()).collect()
+    }
+
+    /// Names of all that `everything` gives, in its order.
+    pub fn names(&self) -> Vec<String> {
+        let outputs = self.outputs.iter().map(|o| o.name.to_string());
+        outputs.chain(self.grads.iter().map(|g| format!("d{}", self.inputs[g.input].name))).collect()
+    }
+
     fn guarded(
         &self,
         on: &On,

@@ -132,8 +132,11 @@ fn graphs_keep_the_order_across_streams() {
             sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &raw mut nodes).result().expect("a count");
             assert_eq!(nodes, 6);
             assert!(gpu.download::<f32>(a, 1)[0].is_nan(), "a capture runs nothing");
-            let exec =
-                result::graph::instantiate(graph, std::mem::transmute(0)).expect("an executable graph");
+            let exec = result::graph::instantiate(
+                graph,
+                sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH,
+            )
+            .expect("an executable graph");
             for start in [0f32, 3.0, -1.0] {
                 sys::cuMemsetD32Async(x, start.to_bits(), N as usize, gpu.streams[0]).result().expect("set");
                 result::graph::launch(exec, gpu.streams[0]).expect("a launch");

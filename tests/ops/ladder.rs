@@ -1,40 +1,27 @@
 //! The rungs that the table drives.
 
 use super::on_threads;
-use l2p_engine::error::Result;
 use l2p_engine::ops::matmul::Write;
 use l2p_engine::tensor::{DType, Tensor};
-use l2p_engine::testing::cases::{self, Case, Data, On, Part, Role};
+use l2p_engine::testing::batches;
+use l2p_engine::testing::cases::{self, Case, Data, On, Role};
 use l2p_engine::testing::close::{self, Budget};
 use l2p_engine::testing::gradcheck;
 use std::io::Write as _;
 
-pub const SEED: u64 = 20_260;
+const SEED: u64 = 20_260;
 
 /// Limit of a gradient in f64, relative to its largest entry.
 const GRADIENT: f64 = 1e-7;
 /// How much worse than plain code in f32 an op may be.
-pub const TIMES: f64 = 4.0;
+const TIMES: f64 = 4.0;
 
-pub fn values(tensors: &[Tensor]) -> Vec<Vec<f64>> {
+fn values(tensors: &[Tensor]) -> Vec<Vec<f64>> {
     tensors.iter().map(Tensor::to_f64).collect()
 }
 
 fn everything(case: &Case, data: &Data) -> Vec<Vec<f64>> {
-    everything_on(&On::CPU, case, data).expect("forward and backward")
-}
-
-/// Outputs, then gradients.
-pub fn everything_on(on: &On, case: &Case, data: &Data) -> Result<Vec<Vec<f64>>> {
-    let outputs = case.run_forward(on, data, None)?;
-    let grads = case.run_backward(on, data, &outputs, None)?;
-    Ok(values(&outputs).into_iter().chain(values(&grads)).collect())
-}
-
-/// Names of all that `everything` gives, in its order.
-pub fn names(case: &Case) -> Vec<String> {
-    let outputs = case.outputs.iter().map(|o| o.name.to_string());
-    outputs.chain(case.grads.iter().map(|g| format!("d{}", case.inputs[g.input].name))).collect()
+    case.everything(&On::CPU, data).expect("forward and backward")
 }
 
 /// Every gradient of a case against central differences: (argument, worst relative error).
@@ -111,7 +98,7 @@ fn f64_agrees_with_plain_code() {
         let wanted: Vec<Vec<f64>> = outputs.into_iter().chain(grads).collect();
         let got = everything(&case, &data);
         // What plain code does not compute is left out at the end.
-        for ((name, got), wanted) in names(&case).iter().zip(&got).zip(&wanted) {
+        for ((name, got), wanted) in case.names().iter().zip(&got).zip(&wanted) {
             let error = close::relative_error(got, wanted);
             // Differences to a mean of 1000 lose three digits of sixteen.
             let limit = if case.label.contains("mean 1000") { 1e-10 } else { 1e-12 };
@@ -123,7 +110,7 @@ fn f64_agrees_with_plain_code() {
 }
 
 /// What plain code gives in f32, and the exact values where there is none.
-pub fn plain_f32(case: &Case, data: &Data, exact: &[Vec<f64>]) -> Vec<Vec<f64>> {
+fn plain_f32(case: &Case, data: &Data, exact: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let mut all = exact.to_vec();
     if let Some(plain) = &case.plain {
         let narrow = |t: &[Tensor]| -> Vec<Vec<f32>> {
@@ -146,7 +133,7 @@ fn f32_is_as_exact_as_plain_code() {
         let (data, wide) = (case.data(SEED, DType::F32), case.data(SEED, DType::F64));
         let (got, exact) = (everything(&case, &data), everything(&case, &wide));
         let plain = plain_f32(&case, &data, &exact);
-        for (i, name) in names(&case).iter().enumerate() {
+        for (i, name) in case.names().iter().enumerate() {
             let budget = Budget::f32(&got[i], &plain[i], &exact[i], TIMES);
             let text = format!("{} {} {name}", case.op, case.label);
             assert!(budget.holds(), "{text}: off by {:.2e}, allowed {:.2e}", budget.error, budget.allowed);
@@ -175,7 +162,7 @@ fn results_are_added_to_what_was_there() {
         let writes = case.outputs.iter().map(|o| o.write).chain(case.grads.iter().map(|g| g.write));
         let starts = outputs.iter().chain(&grads);
         for ((((write, start), got), zero), name) in
-            writes.zip(starts).zip(got.iter().chain(&dgot)).zip(&zero_based).zip(names(&case))
+            writes.zip(starts).zip(got.iter().chain(&dgot)).zip(&zero_based).zip(case.names())
         {
             if write == Write::Add && case.op != "gather" {
                 let sum: Vec<f64> = start.to_f64().iter().zip(zero).map(|(a, b)| a + b).collect();
@@ -196,7 +183,7 @@ fn twice_and_on_any_number_of_threads_bitwise() {
             let first = everything(case, &data);
             for threads in [1, 2, 3] {
                 let again = on_threads(threads, || everything(case, &data));
-                for ((a, b), name) in first.iter().zip(&again).zip(names(case)) {
+                for ((a, b), name) in first.iter().zip(&again).zip(case.names()) {
                     let text = format!("{} {} {name} in {dtype:?}", case.op, case.label);
                     assert!(close::same_bits(a, b), "{text} differs on {threads} threads");
                 }
@@ -205,53 +192,13 @@ fn twice_and_on_any_number_of_threads_bitwise() {
     }
 }
 
-fn slice(t: &Tensor, part: Part, batch: usize, from: usize, n: usize) -> Tensor {
-    if part == Part::All {
-        return t.clone();
-    }
-    let each = t.len() / batch;
-    let mut dims = t.dims().to_vec();
-    dims[0] = dims[0] / batch * n;
-    let values = &t.to_f64()[from * each..(from + n) * each];
-    Tensor::from_f64(values, dims.as_slice(), t.dtype())
-}
-
-/// Compares an image's (or row's) results with those of the same image in other batches, bit for bit; how
-/// many arrays there were.
-pub fn compare_batches(case: &Case, data: &Data, run: impl Fn(&Case, &Data) -> Vec<Vec<f64>>) -> usize {
-    let (Some(with_batch), b) = (&case.with_batch, case.batch) else { return 0 };
-    let whole = run(case, data);
-    let mut compared = 0;
-    for (from, n) in [(0, 1), (b - 1, 1), (b / 2, 1), (0, b.min(2)), (b / 3, b - b / 3)] {
-        let part_case = with_batch(n);
-        let cut = |t: &Tensor, part| slice(t, part, b, from, n);
-        let inputs = data.inputs.iter().zip(&case.inputs).map(|(t, a)| cut(t, a.part));
-        let upstream = data.upstream.iter().zip(case.results()).map(|(t, o)| cut(t, o.part));
-        let few = Data { inputs: inputs.collect(), upstream: upstream.collect(), dtype: data.dtype };
-        let got = run(&part_case, &few);
-        let parts = case.outputs.iter().map(|o| o.part);
-        let parts = parts.chain(case.grads.iter().map(|g| case.inputs[g.input].part));
-        for (((part, got), whole), name) in parts.zip(&got).zip(&whole).zip(names(case)) {
-            if part == Part::All {
-                continue;
-            }
-            let each = whole.len() / b;
-            let wanted = &whole[from * each..(from + n) * each];
-            let text = format!("{} {} {name} in {:?}", case.op, case.label, data.dtype);
-            assert!(close::same_bits(got, wanted), "{text}: {n} from {from} differ from all {b}");
-            compared += 1;
-        }
-    }
-    compared
-}
-
 /// An image's (or row's) results have the same bits whatever else is in the batch.
 #[test]
 fn results_do_not_depend_on_the_batch() {
     let mut compared = 0;
     for dtype in [DType::F32, DType::F64] {
         for case in cases::small().iter().chain(&cases::medium()) {
-            compared += compare_batches(case, &case.data(SEED, dtype), everything);
+            compared += batches::compare(&On::CPU, case, &case.data(SEED, dtype));
         }
     }
     assert!(compared > 500, "{compared} arrays compared");

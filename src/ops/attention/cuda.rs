@@ -76,7 +76,7 @@ impl Pass {
         }
         let (kernel, width, step) = match e.head_dim {
             ..=32 => (&self.narrow, 32, 64),
-            ..=64 => (&self.usual, 64, 64),
+            33..=64 => (&self.usual, 64, 64),
             _ => (&self.wide, 128, 32),
         };
         let smem = 2 * width * (128 * self.kept + 4 * step) + self.per_row * step;
