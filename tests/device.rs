@@ -2,10 +2,13 @@
 //! under several orders of streams, blocks and threads. Without a GPU the device is the emulated one of
 //! `tests/emulation`; `L2P_REQUIRE_GPU=1` asks for a real one.
 
+mod common;
 #[path = "device/edges.rs"]
 mod edges;
 #[path = "emulation/mod.rs"]
 mod emulation;
+#[path = "device/model.rs"]
+mod model;
 #[path = "device/tensors.rs"]
 mod tensors;
 

@@ -2,6 +2,7 @@
 //! Checkpoints: `tests/checkpoint.rs`. Event files: `tests/tensorboard.rs`.
 
 use l2p_engine::config::Config;
+use l2p_engine::device::Device;
 use l2p_engine::output::log::Log;
 use l2p_engine::output::progress::{Clock, span};
 use l2p_engine::output::results::{Floors, Results, Score, Speed};
@@ -84,7 +85,7 @@ fn tables_are_ascii_when_asked_and_stand_side_by_side() {
     let floors = Floors { linear_probe: Some(score()), ..Floors::default() };
     let floors = table::floors(&score(), Some(&score()), &floors, Style::plain());
     assert!(floors.contains("linear probe") && !floors.contains("nearest"), "{floors}");
-    let mut plan = Plan::dry();
+    let mut plan = Plan::dry(&Device::Cpu);
     plan.group("weights");
     plan.tensor("a", [1024, 1024], DType::F32);
     plan.tensor("b", [1024, 256], DType::F32);

@@ -30,11 +30,7 @@ impl Devices {
         }
         print(&match embedded::TOOLKIT {
             None => "this program holds no CUDA kernels: there was no nvcc when it was built".to_string(),
-            Some(version) => format!(
-                "this program holds kernels for {} (CUDA {version}), not yet all that a run needs: it computes on \
-                 the CPU",
-                embedded::TARGETS
-            ),
+            Some(version) => format!("this program holds kernels for {} (CUDA {version})", embedded::TARGETS),
         });
         Ok(())
     }

@@ -29,7 +29,7 @@ pub struct Eval {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
-        let dev = super::device(&self.device)?;
+        let choice = super::device(&self.device)?;
         let saved = Saved::read(&self.workdir)?;
         let mut config = saved.config.clone();
         let hash = config.identity().config_hash();
@@ -40,8 +40,8 @@ impl Eval {
             config.set(&format!("train.eval_batch_size={n}"))?;
             config.check()?;
         }
-        config.precision = crate::train::reading_precision(config.precision, &dev);
-        let mut session = Session::new(config, dev)?;
+        config.precision = crate::train::reading_precision(config.precision, &choice.device);
+        let mut session = Session::new(config, choice)?;
         saved.restore_session(&mut session)?;
         let at = saved.at;
         let tasks = at.per_image.len();

@@ -8,7 +8,7 @@ mod predict;
 mod pretrain;
 mod train;
 
-use crate::device::Device;
+use crate::device::{Choice, Device};
 use crate::error::Result;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -102,12 +102,12 @@ pub fn check_command_line(args: &[&str]) -> std::result::Result<(), String> {
 }
 
 /// The device that `--device` names; says why when `auto` leaves a GPU alone.
-fn device(word: &str) -> Result<Device> {
-    let (device, note) = Device::choose(word)?;
+fn device(word: &str) -> Result<Choice> {
+    let (choice, note) = Device::choose(word)?;
     if let Some(note) = note {
-        eprintln!("{note}");
+        crate::output::say(&note);
     }
-    Ok(device)
+    Ok(choice)
 }
 
 /// Prints to standard output; a closed pipe ends the program quietly.

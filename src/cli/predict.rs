@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::methods;
 use crate::ops::match_prompts::Select;
 use crate::tensor::plan::Plan;
-use crate::train::{Saved, backbone};
+use crate::train::{Saved, backbone, batch};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -30,12 +30,15 @@ pub struct Predict {
 
 impl Predict {
     pub fn run(self) -> Result<()> {
-        let dev = super::device(&self.device)?;
+        let choice = super::device(&self.device)?;
         let saved = Saved::read(&self.workdir)?;
-        let mut config = saved.config.clone();
+        let (mut config, at) = (saved.config.clone(), &saved.at);
+        config.precision = crate::train::reading_precision(config.precision, &choice.device);
+        let backbone = backbone::load(&config)?;
+        let dims = backbone::dims(&backbone);
+        let dev = backbone::fitting_device(&config, dims, at.class_names.len(), choice)?;
         config.precision = crate::train::reading_precision(config.precision, &dev);
-        let (config, at) = (&config, &saved.at);
-        let backbone = backbone::load(config)?;
+        let config = &config;
         let mut plan = Plan::on(&dev);
         let model = backbone::model(config, &backbone, at.class_names.len(), &mut plan)?;
         let mut method = methods::build(config, model, &mut plan);
@@ -55,10 +58,11 @@ impl Predict {
             let mut input = vec![0.0; preprocess.output_len()];
             preprocess.eval(ImageView { height, width, channels: 3, pixels: &pixels }, &mut input);
             let model_type = method.model().dtype();
-            let images = crate::train::image_tensor(model_type, preprocess.input_size(), &input);
-            let features = method.query(&dev, images.view())?;
+            let images = batch::ready(model_type, preprocess.input_size(), &input);
+            let features = method.query(&dev, images.view().into())?;
             let ids = method.select(&dev, features.view(), Select::PerImage)?;
-            let logits = method.logits(&dev, images.view(), features.view(), &ids)?.to_f64();
+            let logits =
+                method.logits(&dev, images.view().into(), features.view(), &ids)?.view().read_f64()?;
             let seen = config.continual.num_classes_per_task * at.per_image.len();
             let ranked = rank(&logits, &at.class_names, seen);
             if self.json {

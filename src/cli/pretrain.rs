@@ -17,6 +17,9 @@ pub struct Pretrain {
     /// The backbone to write; by default `backbone.safetensors` in the work directory.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "auto")]
+    device: String,
     /// Go on with the training in the work directory.
     #[arg(long)]
     resume: bool,
@@ -30,8 +33,9 @@ impl Pretrain {
         if !self.quiet {
             loaded.notes.iter().for_each(|note| crate::output::say(&format!("note: {note}")));
         }
+        let choice = super::device(&self.device)?;
         let out = self.out.unwrap_or_else(|| self.workdir.join("backbone.safetensors"));
-        let done = pretrain::pretrain(&loaded.config, &self.workdir, &out, self.resume, self.quiet)?;
+        let done = pretrain::pretrain(&loaded.config, &self.workdir, &out, self.resume, self.quiet, choice)?;
         print(&format!(
             "accuracy {} % over {} classes\nwritten to {}\nsha256 {}",
             percent(done.accuracy),

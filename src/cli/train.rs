@@ -42,9 +42,9 @@ impl Train {
             print(loaded.config.to_toml().trim_end());
             return Ok(());
         }
-        let dev = super::device(&self.device)?;
+        let choice = super::device(&self.device)?;
         if self.dry_run {
-            let session = Session::new(loaded.config, dev)?;
+            let session = Session::new(loaded.config, choice)?;
             print(&report::opening(&session, run::total_steps(&session)?));
             for task in &session.train_tasks {
                 let steps = session.loader(task)?.steps();
@@ -55,7 +55,7 @@ impl Train {
             return Ok(());
         }
         let workdir = self.workdir.unwrap_or_else(|| free_workdir(self.resume));
-        let options = Options { workdir: workdir.clone(), resume: self.resume, quiet: self.quiet, dev };
+        let options = Options { workdir: workdir.clone(), resume: self.resume, quiet: self.quiet, choice };
         let results = run::train(loaded.config, &options)?;
         print(&report::closing(&results, &workdir, Style::detect()));
         Ok(())

@@ -125,6 +125,40 @@ impl Loader {
         indices
     }
 
+    /// Number of the random stream from which the first image of a step draws box and flip; the others
+    /// follow one by one.
+    pub fn first_number(&self, step: usize) -> u64 {
+        self.task << 40 | (step * self.batch) as u64
+    }
+
+    /// Engine class ids of images.
+    ///
+    /// # Errors
+    /// `Error::Shape` for an index past the last image.
+    pub fn labels(&self, images: Images, indices: &[u32]) -> Result<Vec<u32>> {
+        let mut labels = vec![0; indices.len()];
+        self.fill_labels(self.set(images), indices, &mut labels)?;
+        Ok(labels)
+    }
+
+    fn set(&self, images: Images) -> &ImageSet {
+        match images {
+            Images::Train => &self.data.train,
+            Images::Test => &self.data.test,
+        }
+    }
+
+    fn fill_labels(&self, set: &ImageSet, indices: &[u32], labels: &mut [u32]) -> Result<()> {
+        if let Some(&i) = indices.iter().find(|&&i| i as usize >= set.len()) {
+            let (wanted, got) = (format!("below {}", set.len()), i.to_string());
+            return Err(Error::Shape { op: "loader", arg: "indices", wanted, got });
+        }
+        for (label, &i) in labels.iter_mut().zip(indices) {
+            *label = self.label_to_class[set.labels[i as usize] as usize];
+        }
+        Ok(())
+    }
+
     fn order(&self, epoch: usize) -> Arc<Vec<u32>> {
         // A panic elsewhere cannot leave the cache half-written: the pair is replaced as a whole.
         let mut cached = self.epoch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -149,9 +183,9 @@ impl Loader {
     /// `Error::Shape`, naming the argument.
     pub fn fill_train(&self, step: usize, out: &mut [f32], labels: &mut [u32]) -> Result<()> {
         let indices = self.batch_indices(step);
-        let first = (step * self.batch) as u64;
+        let first = self.first_number(step);
         self.fill(&self.data.train, &indices, out, labels, |i, view, out| {
-            let mut rng = Rng::new(self.seed, Stream::Augment, self.task << 40 | (first + i as u64));
+            let mut rng = Rng::new(self.seed, Stream::Augment, first + i as u64);
             self.preprocess.train(view, &mut rng, out);
         })
     }
@@ -170,11 +204,7 @@ impl Loader {
         out: &mut [f32],
         labels: &mut [u32],
     ) -> Result<()> {
-        let set = match images {
-            Images::Train => &self.data.train,
-            Images::Test => &self.data.test,
-        };
-        self.fill(set, indices, out, labels, |_, view, out| self.preprocess.eval(view, out))
+        self.fill(self.set(images), indices, out, labels, |_, view, out| self.preprocess.eval(view, out))
     }
 
     fn fill(
@@ -196,13 +226,7 @@ impl Loader {
         if labels.len() != indices.len() {
             return shape("labels", indices.len(), labels.len());
         }
-        if let Some(&i) = indices.iter().find(|&&i| i as usize >= set.len()) {
-            let (wanted, got) = (format!("below {}", set.len()), i.to_string());
-            return Err(Error::Shape { op: "loader", arg: "indices", wanted, got });
-        }
-        for (label, &i) in labels.iter_mut().zip(indices) {
-            *label = self.label_to_class[set.labels[i as usize] as usize];
-        }
+        self.fill_labels(set, indices, labels)?;
         out.par_chunks_exact_mut(size)
             .zip(indices)
             .enumerate()

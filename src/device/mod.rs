@@ -42,9 +42,40 @@ pub enum Device {
     Cuda(Arc<Gpu>),
 }
 
-/// Why no run is given a GPU yet.
-const UNFINISHED: &str =
-    "the kernels of selection, loss and optimizer are still missing, so this version computes on the CPU";
+/// A device that was asked for.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    pub device: Device,
+    /// `auto`: where a GPU turns out to be too small, the CPU will do.
+    pub auto: bool,
+}
+
+impl Choice {
+    /// Where a run of so many bytes is computed: on the device that was chosen, or, with `auto`, on the CPU if
+    /// the GPU has too little free memory; then also a sentence.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the GPU that was asked for has too little free memory.
+    pub fn fitting(self, needed: usize) -> Result<(Device, Option<String>)> {
+        let Device::Cuda(gpu) = &self.device else { return Ok((self.device, None)) };
+        let free = gpu.free_bytes()?;
+        if needed <= free {
+            return Ok((self.device, None));
+        }
+        let mib = |bytes: usize| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
+        let why = format!(
+            "this run needs {} of GPU memory, {} has {} free; a smaller train.per_device_batch_size or \
+             train.eval_batch_size needs less",
+            mib(needed),
+            gpu.name(),
+            mib(free)
+        );
+        if !self.auto {
+            return Err(Error::failed(why));
+        }
+        Ok((Device::Cpu, Some(format!("the GPU is not used: {why}"))))
+    }
+}
 
 impl Device {
     /// Chooses a device from the command line's word: `auto`, `cpu`, `cuda` or `cuda:N`. With `auto` also a
@@ -52,9 +83,10 @@ impl Device {
     ///
     /// # Errors
     /// `Error::Config` for an unknown word, `Error::Failed` for a device that cannot be used.
-    pub fn choose(word: &str) -> Result<(Device, Option<String>)> {
+    pub fn choose(word: &str) -> Result<(Choice, Option<String>)> {
+        let auto = word == "auto";
         let index = match word {
-            "cpu" => return Ok((Device::Cpu, None)),
+            "cpu" => return Ok((Choice { device: Device::Cpu, auto }, None)),
             "auto" | "cuda" => Some(0),
             _ => word.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
         };
@@ -63,12 +95,18 @@ impl Device {
                 "--device: wanted `auto`, `cpu`, `cuda` or `cuda:N`, found `{word}`"
             )));
         };
-        let gpu = Gpu::open(index, embedded::image).and_then(|_| Err(Error::failed(UNFINISHED)));
-        match gpu {
-            Ok(gpu) => Ok((Device::Cuda(gpu), None)),
-            Err(why) if word == "auto" => {
+        let opened = match embedded::TOOLKIT {
+            Some(_) => Gpu::open(index, embedded::image),
+            None => {
+                Err(Error::failed("this program holds no CUDA kernels: there was no nvcc when it was built"))
+            }
+        };
+        match opened {
+            Ok(gpu) => Ok((Choice { device: Device::Cuda(gpu), auto }, None)),
+            Err(why) if auto => {
                 let has_one = probe::gpus().is_ok_and(|gpus| !gpus.is_empty());
-                Ok((Device::Cpu, has_one.then(|| format!("the GPU is not used: {why}"))))
+                let note = has_one.then(|| format!("the GPU is not used: {why}"));
+                Ok((Choice { device: Device::Cpu, auto }, note))
             }
             Err(why) => Err(Error::failed(format!("--device {word}: {why}"))),
         }

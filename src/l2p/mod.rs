@@ -2,6 +2,7 @@
 
 pub mod layout;
 pub mod model;
+pub mod pixels;
 pub mod pool;
 pub mod prompts;
 pub mod report;
@@ -9,5 +10,6 @@ pub mod setup;
 mod workspace;
 
 pub use model::{Model, TaskView};
+pub use pixels::Pixels;
 pub use report::StepStats;
 pub use setup::Setup;

@@ -3,6 +3,7 @@
 mod backward;
 
 use super::layout::Layout;
+use super::pixels::{Entry, Pixels};
 use super::prompts::{Prompts, Side};
 use super::report::{Report, StepStats};
 use super::setup::Setup;
@@ -49,7 +50,7 @@ pub struct Model {
     pub query_params: Option<Params>,
     pub grads: Grads,
     pub report: Report,
-    images: Input,
+    entry: Entry,
     labels: Input,
     /// The mask that the workspace holds.
     mask: Vec<bool>,
@@ -86,9 +87,8 @@ impl Model {
         let ws = Workspace::new(plan, &setup, &layout, needs);
         let (report, mask) = (Report::new(plan), Vec::new());
         plan.group("inputs");
-        let (b, side) = (setup.max_batch, setup.dims.image_size);
-        let images = Input::new(plan, "images", [b, side, side, 3], setup.dtype.wide());
-        let labels = Input::new(plan, "labels", [b], DType::U32);
+        let entry = Entry::new(plan, &setup);
+        let labels = Input::new(plan, "labels", [setup.max_batch], DType::U32);
         Model {
             setup,
             layout,
@@ -99,7 +99,7 @@ impl Model {
             query_params,
             grads,
             report,
-            images,
+            entry,
             labels,
             mask,
             limit_last,
@@ -141,22 +141,24 @@ impl Model {
         self.prompts.transfer(&mut self.params, &self.setup, index)
     }
 
-    /// Query features of `images` (B, S, S, 3), as the keys were trained to meet them: (B, C), valid
-    /// until the next call.
-    pub fn query(&mut self, dev: &Device, images: View) -> Result<&Tensor> {
+    /// Query features of `images`, as the keys were trained to meet them: (B, C), valid until the next
+    /// call.
+    pub fn query<'a>(&mut self, dev: &Device, images: impl Into<Pixels<'a>>) -> Result<&Tensor> {
+        let images = images.into();
         self.load(dev, images)?;
         match self.patch_query() {
-            Some(_) => self.embed(dev, images)?,
-            None => self.query_pass(dev, images, false)?,
+            Some(_) => self.embed(dev, images.batch())?,
+            None => self.query_pass(dev, images.batch(), false)?,
         }
         Ok(&self.ws.matching.query)
     }
 
     /// Class-token features of the backbone as it was pre-trained, without prompts, whatever makes
     /// the queries: (B, C).
-    pub fn features(&mut self, dev: &Device, images: View) -> Result<Tensor> {
+    pub fn features<'a>(&mut self, dev: &Device, images: impl Into<Pixels<'a>>) -> Result<Tensor> {
+        let images = images.into();
         self.load(dev, images)?;
-        self.query_pass(dev, images, false)?;
+        self.query_pass(dev, images.batch(), false)?;
         Ok(self.ws.matching.query.clone())
     }
 
@@ -207,11 +209,17 @@ impl Model {
     }
 
     /// Logits (B, K) of `images` with the prompts `ids` (B, N), whatever was selected before.
-    pub fn logits_with(&mut self, dev: &Device, images: View, ids: &[u32]) -> Result<&Tensor> {
-        self.ws.matching.set_ids(images.dims()[0], ids)?;
+    pub fn logits_with<'a>(
+        &mut self,
+        dev: &Device,
+        images: impl Into<Pixels<'a>>,
+        ids: &[u32],
+    ) -> Result<&Tensor> {
+        let images = images.into();
+        self.ws.matching.set_ids(images.batch(), ids)?;
         self.load(dev, images)?;
-        self.embed(dev, images)?;
-        self.forward(dev, images.dims()[0], false)?;
+        self.embed(dev, images.batch())?;
+        self.forward(dev, images.batch(), false)?;
         Ok(&self.ws.logits)
     }
 
@@ -226,22 +234,28 @@ impl Model {
     }
 
     /// Brings what the host knows of a step where it reads it: all that may wait for the host.
-    pub fn prepare_step(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<()> {
+    pub fn prepare_step(
+        &mut self,
+        dev: &Device,
+        images: Pixels,
+        labels: View,
+        task: &TaskView,
+    ) -> Result<()> {
         self.load(dev, images)?;
         self.labels.load(dev, labels)?;
         self.set_mask(&task.mask)
     }
 
     /// Forward and backward of a training batch that was prepared: fills `grads` and the report, changes no
-    /// parameter. images: (B, S, S, 3), labels: (B) u32. On a GPU it only queues the work.
-    pub fn queue_step(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<()> {
-        let batch = images.dims()[0];
+    /// parameter. labels: (B) u32. On a GPU it only queues the work.
+    pub fn queue_step(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
+        let batch = labels.len();
         let share = self.can_share;
         if self.has_cls_query() {
-            self.query_pass(dev, images, share)?;
+            self.query_pass(dev, batch, share)?;
         }
         if !share {
-            self.embed(dev, images)?;
+            self.embed(dev, batch)?;
         }
         let how = self.train_select(task.index, batch);
         self.ws.matching.select(dev, &self.params, &self.prompts, &self.setup, how)?;
@@ -278,9 +292,16 @@ impl Model {
     }
 
     /// [`Model::prepare_step`], [`Model::queue_step`] and [`Model::step_stats`].
-    pub fn step(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<StepStats> {
-        self.prepare_step(dev, images, labels, task)?;
-        self.queue_step(dev, images, labels, task)?;
+    /// images: (B, S, S, 3) or kept ones, labels: (B) u32.
+    pub fn step<'a>(
+        &mut self,
+        dev: &Device,
+        images: impl Into<Pixels<'a>>,
+        labels: View,
+        task: &TaskView,
+    ) -> Result<StepStats> {
+        self.prepare_step(dev, images.into(), labels, task)?;
+        self.queue_step(dev, labels, task)?;
         self.step_stats()
     }
 
@@ -289,9 +310,9 @@ impl Model {
     }
 
     /// Brings images and parameters where the network reads them.
-    fn load(&mut self, dev: &Device, images: View) -> Result<()> {
+    fn load(&mut self, dev: &Device, images: Pixels) -> Result<()> {
         self.refresh(dev)?;
-        self.images.load(dev, images)
+        self.entry.load(dev, &mut self.ws.embedded, &self.setup, images)
     }
 
     /// Copies the mask where the loss reads it, if it is another than before.
@@ -333,13 +354,13 @@ impl Model {
 
     /// The plain network on the frozen backbone, class row after the final norm. With `share`, what
     /// the prompted pass needs of it is copied on the way.
-    fn query_pass(&mut self, dev: &Device, images: View, share: bool) -> Result<()> {
-        let (batch, dims, last) = (images.dims()[0], self.setup.dims, self.setup.dims.layers - 1);
+    fn query_pass(&mut self, dev: &Device, batch: usize, share: bool) -> Result<()> {
+        let (dims, last) = (self.setup.dims, self.setup.dims.layers - 1);
         let t0 = dims.tokens();
         let p = self.query_params.as_ref().unwrap_or(&self.params);
         let ws = &mut self.ws;
         let [x, next] = &mut ws.query_x;
-        self.vit.embed(dev, p, x, &mut ws.embedded, self.images.view(dev, images))?;
+        self.vit.embed(dev, p, x, &mut ws.embedded)?;
         let acts = &mut ws.query_acts;
         for (l, block) in self.vit.blocks.iter().enumerate() {
             let only_cls = l == last && self.setup.shortcuts.limit_query_block && t0 > 1;
@@ -373,16 +394,15 @@ impl Model {
     }
 
     /// Tokens of the prompted pass before any prompt; and the query, where patches make it.
-    fn embed(&mut self, dev: &Device, images: View) -> Result<()> {
+    fn embed(&mut self, dev: &Device, batch: usize) -> Result<()> {
         let patch_query = self.patch_query();
         let ws = &mut self.ws;
         let direct = self.layout.layers[0].tokens_in == 0;
         let x = if direct { &mut ws.xs[0] } else { &mut ws.stage };
-        let pixels = self.images.view(dev, images);
-        self.vit.embed(dev, &self.params, x, &mut ws.embedded, pixels)?;
+        self.vit.embed(dev, &self.params, x, &mut ws.embedded)?;
         if let Some(kind) = patch_query {
             let (patches, n) = (ws.embedded.patches.view(), self.setup.dims.patches());
-            ws.matching.query.reshape([images.dims()[0], self.setup.dims.embed_dim]);
+            ws.matching.query.reshape([batch, self.setup.dims.embed_dim]);
             pool_tokens::forward(dev, ws.matching.query.view_mut(), patches, 0..n, kind)?;
         }
         Ok(())

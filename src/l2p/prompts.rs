@@ -183,7 +183,7 @@ impl Prompts {
         ];
         for (id, slice) in shared {
             let Some(id) = id else { continue };
-            let mut values = p.get(id).to_f64();
+            let mut values = p.get(id).read_f64()?;
             // Values per prompt within one slice of the pool axis.
             let each = slice / pool.pool_size;
             for slice in values.chunks_exact_mut(slice) {

@@ -5,26 +5,24 @@ use super::{Method, Tensors, put_back, saved, take};
 use crate::config::schema::Config;
 use crate::device::{Device, Gpu, Graph};
 use crate::error::Result;
-use crate::l2p::report::Report;
-use crate::l2p::{Model, StepStats, TaskView};
+use crate::l2p::report::Pending;
+use crate::l2p::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::optim::Optimizer;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Tensor, View};
+use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// Steps that a GPU may be behind the reports.
-const PENDING: usize = 10;
 
 #[derive(Debug)]
 pub struct Gradient {
     model: Model,
     optimizer: Optimizer,
     reinit_optimizer: bool,
-    /// Reports of steps that the host has not looked at: (PENDING, 5). Empty on the CPU.
-    pending: Tensor,
-    /// Task and learning rate of each of them.
-    queued: Vec<(usize, f64)>,
+    gpu: Option<Arc<Gpu>>,
+    pending: Pending,
+    /// Task and learning rate of each step that has not been reported, oldest first.
+    queued: VecDeque<(usize, f64)>,
     use_graph: bool,
     /// The step as one launch, for a batch and a way to select; without a graph it has run once.
     captured: Option<((usize, Select), Option<Graph>)>,
@@ -34,44 +32,38 @@ impl Gradient {
     pub fn new(config: &Config, model: Model, plan: &mut Plan) -> Gradient {
         let mut optimizer = Optimizer::new(plan, &model.params, &config.optim);
         optimizer.unscale = 1.0 / model.setup.loss_scale();
-        let pending = if plan.device().gpu().is_some() { PENDING } else { 0 };
+        let pending = Pending::new(plan);
         Gradient {
             model,
             optimizer,
             reinit_optimizer: config.optim.reinit_optimizer,
-            pending: plan.tensor("reports", [pending, Report::LEN], plan.number()),
-            queued: Vec::new(),
+            gpu: plan.device().gpu().cloned(),
+            pending,
+            queued: VecDeque::new(),
             use_graph: config.train.graph,
             captured: None,
         }
     }
 
     /// Forward, backward and update of a prepared step.
-    fn queue(&mut self, dev: &Device, images: View, labels: View, task: &TaskView) -> Result<()> {
-        self.model.queue_step(dev, images, labels, task)?;
+    fn queue(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
+        self.model.queue_step(dev, labels, task)?;
         let model = &mut self.model;
         self.optimizer.update(dev, &mut model.params, &model.grads, model.report.squares())
     }
 
     /// The same as one launch: the first time as it is, which allocates and loads what is missing, then
     /// captured, then repeated.
-    fn repeat(
-        &mut self,
-        gpu: &Arc<Gpu>,
-        dev: &Device,
-        images: View,
-        labels: View,
-        task: &TaskView,
-    ) -> Result<()> {
-        let batch = images.dims()[0];
+    fn repeat(&mut self, gpu: &Arc<Gpu>, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
+        let batch = labels.len();
         let key = (batch, self.model.train_select(task.index, batch));
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {
             None => {
-                self.queue(dev, images, labels, task)?;
+                self.queue(dev, labels, task)?;
                 None
             }
-            Some((_, None)) => Some(Graph::capture(gpu, || self.queue(dev, images, labels, task))?),
+            Some((_, None)) => Some(Graph::capture(gpu, || self.queue(dev, labels, task))?),
             Some((_, graph)) => graph,
         };
         if let Some(graph) = &graph {
@@ -79,6 +71,16 @@ impl Gradient {
         }
         self.captured = Some((key, graph));
         Ok(())
+    }
+
+    /// What the reports of the oldest unreported steps say.
+    fn reported(&mut self, reports: &[Vec<f64>]) -> Result<Vec<StepStats>> {
+        let steps = reports.iter().zip(self.queued.drain(..reports.len()));
+        let stats = steps.map(|(values, (task, lr))| {
+            let stats = self.model.stats_of(values);
+            Gradient::check(&stats, task, lr).map(|()| stats)
+        });
+        stats.collect()
     }
 
     /// Refuses a step whose loss is not a number.
@@ -109,7 +111,7 @@ impl Method for Gradient {
     fn step(
         &mut self,
         dev: &Device,
-        images: View,
+        images: Pixels,
         labels: View,
         task: &TaskView,
         lr: f64,
@@ -124,35 +126,26 @@ impl Method for Gradient {
         self.model.prepare_step(dev, images, labels, task)?;
         self.optimizer.advance(dev, lr)?;
         if self.use_graph {
-            self.repeat(gpu, dev, images, labels, task)?;
+            self.repeat(gpu, dev, labels, task)?;
         } else {
-            self.queue(dev, images, labels, task)?;
+            self.queue(dev, labels, task)?;
         }
-        let slot = self.queued.len() * Report::LEN;
-        self.pending.view_mut().part(slot, [Report::LEN]).copy_from(self.model.report.view())?;
-        self.queued.push((task.index, lr));
-        if self.queued.len() == PENDING { self.settle() } else { Ok(Vec::new()) }
+        self.queued.push_back((task.index, lr));
+        let came = self.pending.push(gpu, &self.model.report)?;
+        self.reported(&came)
     }
 
     fn settle(&mut self) -> Result<Vec<StepStats>> {
-        let queued = std::mem::take(&mut self.queued);
-        if queued.is_empty() {
-            return Ok(Vec::new());
-        }
-        let values = self.pending.view().part(0, [queued.len(), Report::LEN]).read_f64()?;
-        let reports = values.chunks_exact(Report::LEN).zip(queued);
-        let stats = reports.map(|(values, (task, lr))| {
-            let stats = self.model.stats_of(values);
-            Gradient::check(&stats, task, lr).map(|()| stats)
-        });
-        stats.collect()
+        let Some(gpu) = &self.gpu else { return Ok(Vec::new()) };
+        let came = self.pending.settle(gpu)?;
+        self.reported(&came)
     }
 
-    fn features(&mut self, dev: &Device, images: View) -> Result<Tensor> {
+    fn features(&mut self, dev: &Device, images: Pixels) -> Result<Tensor> {
         self.model.features(dev, images)
     }
 
-    fn query(&mut self, dev: &Device, images: View) -> Result<Tensor> {
+    fn query(&mut self, dev: &Device, images: Pixels) -> Result<Tensor> {
         Ok(self.model.query(dev, images)?.clone())
     }
 
@@ -164,7 +157,7 @@ impl Method for Gradient {
         ids.view().read::<u32>()
     }
 
-    fn logits(&mut self, dev: &Device, images: View, _features: View, ids: &[u32]) -> Result<Tensor> {
+    fn logits(&mut self, dev: &Device, images: Pixels, _features: View, ids: &[u32]) -> Result<Tensor> {
         Ok(self.model.logits_with(dev, images, ids)?.clone())
     }
 

@@ -10,7 +10,7 @@ pub use ncm::{ClassMeans, Ncm};
 use crate::config::schema::{Config, Method as Name};
 use crate::device::Device;
 use crate::error::Result;
-use crate::l2p::{Model, StepStats, TaskView};
+use crate::l2p::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::output::checkpoint::TensorData;
 use crate::tensor::plan::Plan;
@@ -36,7 +36,7 @@ pub trait Method {
     /// Before the first step of a task.
     fn begin_task(&mut self, task: &TaskView) -> Result<()>;
 
-    /// Learns from one batch. images: (B, S, S, 3), labels: (B) class ids. The answer is what is known by
+    /// Learns from one batch. labels: (B) class ids. The answer is what is known by
     /// now of the steps so far: on the CPU this step; on a GPU, which works on while the next batch is made
     /// ready, several steps at a time.
     ///
@@ -45,7 +45,7 @@ pub trait Method {
     fn step(
         &mut self,
         dev: &Device,
-        images: View,
+        images: Pixels,
         labels: View,
         task: &TaskView,
         lr: f64,
@@ -58,12 +58,12 @@ pub trait Method {
 
     /// Features of the frozen backbone, (B, C): no image's features ever change, so they are computed
     /// once per run.
-    fn features(&mut self, dev: &Device, images: View) -> Result<Tensor>;
+    fn features(&mut self, dev: &Device, images: Pixels) -> Result<Tensor>;
 
     /// What selects prompts, (B, C): the frozen features, or what the patches of the model itself
     /// give (`prompt_pool.embedding_key`). Never changes, so it is computed once per run, unless the
     /// patch embedding learns.
-    fn query(&mut self, dev: &Device, images: View) -> Result<Tensor> {
+    fn query(&mut self, dev: &Device, images: Pixels) -> Result<Tensor> {
         self.features(dev, images)
     }
 
@@ -72,7 +72,7 @@ pub trait Method {
 
     /// Logits (B, K) over all classes. `ids`: what `select` said; `features`: what `query` said of these
     /// images.
-    fn logits(&mut self, dev: &Device, images: View, features: View, ids: &[u32]) -> Result<Tensor>;
+    fn logits(&mut self, dev: &Device, images: Pixels, features: View, ids: &[u32]) -> Result<Tensor>;
 
     /// Everything that learning has changed.
     fn state(&self) -> Result<Tensors>;

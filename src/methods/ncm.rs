@@ -5,7 +5,7 @@
 use super::{Method, Tensors, take};
 use crate::device::Device;
 use crate::error::Result;
-use crate::l2p::{Model, StepStats, TaskView};
+use crate::l2p::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::output::checkpoint::TensorData;
 use crate::tensor::{Tensor, View};
@@ -74,12 +74,12 @@ impl Method for Ncm {
     fn step(
         &mut self,
         dev: &Device,
-        images: View,
+        images: Pixels,
         labels: View,
         _: &TaskView,
         _: f64,
     ) -> Result<Vec<StepStats>> {
-        let features = self.model.features(dev, images)?.to_f64();
+        let features = self.model.features(dev, images)?.view().read_f64()?;
         let labels = labels.get::<u32>("ncm", "labels")?;
         let mut stats = StepStats::default();
         for (features, &label) in features.chunks_exact(self.model.setup.dims.embed_dim).zip(labels) {
@@ -91,7 +91,7 @@ impl Method for Ncm {
         Ok(vec![stats])
     }
 
-    fn features(&mut self, dev: &Device, images: View) -> Result<Tensor> {
+    fn features(&mut self, dev: &Device, images: Pixels) -> Result<Tensor> {
         self.model.features(dev, images)
     }
 
@@ -99,10 +99,10 @@ impl Method for Ncm {
         Ok(Vec::new())
     }
 
-    fn logits(&mut self, _: &Device, _: View, features: View, _: &[u32]) -> Result<Tensor> {
+    fn logits(&mut self, _: &Device, _: Pixels, features: View, _: &[u32]) -> Result<Tensor> {
         let (b, c) = (features.dims()[0], features.dims()[1]);
         let scores: Vec<f64> =
-            features.to_f64().chunks_exact(c).flat_map(|features| self.means.scores(features)).collect();
+            features.read_f64()?.chunks_exact(c).flat_map(|features| self.means.scores(features)).collect();
         Ok(Tensor::from_f64(&scores, [b, self.means.counts.len()], self.model.dtype()))
     }
 

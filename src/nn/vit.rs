@@ -7,9 +7,9 @@ use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::linear::Ending;
-use crate::ops::{gelu, patches, tokens};
+use crate::ops::{gelu, tokens};
 use crate::tensor::plan::Plan;
-use crate::tensor::{DType, Tensor, View};
+use crate::tensor::{DType, Tensor, View, ViewMut};
 
 /// Extents of a Vision Transformer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,6 +79,12 @@ pub struct Embedded {
 }
 
 impl Embedded {
+    /// The rows of so many images, to be written.
+    pub fn rows_of(&mut self, images: usize, dims: &Dims) -> ViewMut<'_> {
+        self.rows.reshape([images * dims.patches(), dims.patch_len()]);
+        self.rows.view_mut()
+    }
+
     pub fn new(plan: &mut Plan, dims: &Dims, batch: usize, dtype: DType) -> Embedded {
         let n = dims.patches();
         Embedded {
@@ -103,20 +109,11 @@ impl Vit {
         }
     }
 
-    /// x = [cls; patches] + positions. images: (B, S, S, 3), x: (B, 1+N, C).
-    pub fn embed(
-        &self,
-        dev: &Device,
-        p: &Params,
-        x: &mut Tensor,
-        embedded: &mut Embedded,
-        images: View,
-    ) -> Result<()> {
-        let (b, n, c) = (images.dims()[0], self.dims.patches(), self.dims.embed_dim);
-        embedded.rows.reshape([b * n, self.dims.patch_len()]);
+    /// x = [cls; patches] + positions, from the patch rows of `embedded`. x: (B, 1+N, C).
+    pub fn embed(&self, dev: &Device, p: &Params, x: &mut Tensor, embedded: &mut Embedded) -> Result<()> {
+        let (n, c) = (self.dims.patches(), self.dims.embed_dim);
+        let b = embedded.rows.dims()[0] / n;
         embedded.patches.reshape([b * n, c]);
-        /* 1 */
-        patches::forward(dev, embedded.rows.view_mut(), images, self.dims.patch_size)?;
         /* 2 */
         let out = embedded.patches.view_mut();
         self.embedding.forward(dev, p, out, embedded.rows.view(), Ending::Plain)?;
@@ -163,6 +160,6 @@ impl Vit {
         /* 2 */
         let dy = dpatches.view().reshaped([b * (t - 1), c]);
         self.embedding.backward_params_acc(dev, p, grads, embedded.rows.view(), dy, None)
-        /* 1 */ // images are data
+        /* 1 */ // the rows are data
     }
 }

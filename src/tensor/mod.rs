@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use half::{bf16, f16};
 use on_device::DeviceBuffer;
 use std::fmt;
-use storage::{Buffer, Slice, SliceMut, host, map, typed};
+use storage::{Buffer, Slice, SliceMut, element, host, map, typed};
 
 /// Element types that live in a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +136,11 @@ impl Tensor {
         Tensor { buffer, shape }
     }
 
+    /// A shape without memory behind it, for plans that only count.
+    fn hollow(shape: Shape, dtype: DType) -> Tensor {
+        Tensor { shape, ..Tensor::zeros([0], dtype) }
+    }
+
     /// Zeros in the memory of a device.
     ///
     /// # Errors
@@ -195,7 +200,7 @@ impl Tensor {
     }
 
     pub fn dtype(&self) -> DType {
-        self.view().dtype()
+        host!(Buffer, &self.buffer, v => element(v), d => d.dtype)
     }
 
     fn capacity(&self) -> usize {

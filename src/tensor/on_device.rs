@@ -82,6 +82,11 @@ impl<'a> Span<'a> {
         staging.upload(self.memory, self.byte(), bytes.len(), lane)
     }
 
+    /// Starts copying the elements to the front of pinned memory.
+    pub fn download(self, to: &mut Pinned, lane: Lane) -> Result<()> {
+        to.download(self.memory, self.byte(), self.len * self.dtype.size_bytes(), lane)
+    }
+
     /// Sets the elements from another range of the same type.
     pub fn copy(self, from: Span) -> Result<()> {
         self.memory.copy(self.byte(), from.memory, from.byte(), self.len * self.dtype.size_bytes())

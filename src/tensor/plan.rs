@@ -47,8 +47,8 @@ impl Plan {
     }
 
     /// A plan that only counts: its tensors have no memory behind them and must not be used.
-    pub fn dry() -> Plan {
-        Plan { dry: true, ..Plan::default() }
+    pub fn dry(dev: &Device) -> Plan {
+        Plan { dry: true, ..Plan::on(dev) }
     }
 
     /// Where its tensors are.
@@ -65,12 +65,12 @@ impl Plan {
         let shape = shape.into();
         self.rows.push(Row { group: self.group, name: name.into(), shape, dtype });
         if self.dry || self.failure.is_some() {
-            return Tensor::zeros([0], dtype);
+            return Tensor::hollow(shape, dtype);
         }
         Tensor::zeros_on(&self.dev, shape, dtype).unwrap_or_else(|e| {
             let row = self.rows.last().expect("pushed above");
             self.failure = Some(Error::failed(format!("{}, {:?}: {e}", row.name, row.shape)));
-            Tensor::zeros([0], dtype)
+            Tensor::hollow(shape, dtype)
         })
     }
 

@@ -72,6 +72,11 @@ macro_rules! map {
 }
 pub(super) use map;
 
+/// The element type of a slice.
+pub(super) fn element<T: Element>(_: &[T]) -> DType {
+    T::DTYPE
+}
+
 /// Rust types that can be elements.
 pub trait Element: bytemuck::Pod + Send + Sync + Default + fmt::Debug {
     const DTYPE: DType;

@@ -1,7 +1,7 @@
 //! Borrowed tensors.
 
 use super::on_device::Span;
-use super::storage::{Slice, SliceMut, host, map};
+use super::storage::{Slice, SliceMut, element, host, map};
 use super::{DType, Element, Shape, Tensor};
 use crate::device::{Lane, Pinned};
 use crate::error::{Error, Result};
@@ -31,10 +31,7 @@ impl<'a> View<'a> {
     }
 
     pub fn dtype(&self) -> DType {
-        fn of<T: Element>(_: &[T]) -> DType {
-            T::DTYPE
-        }
-        host!(Slice, self.data, s => of(s), d => d.dtype)
+        host!(Slice, self.data, s => element(s), d => d.dtype)
     }
 
     /// The elements `start..start + shape.len()` as a tensor of that shape.
@@ -98,6 +95,15 @@ impl<'a> View<'a> {
     fn describe(&self) -> String {
         let place = if self.span().is_some() { " in GPU memory" } else { "" };
         format!("{:?}{place}", self.dtype())
+    }
+
+    /// Starts a copy from the GPU to the front of pinned memory.
+    ///
+    /// # Errors
+    /// `Error::Failed` for a tensor in host memory, or if the GPU has failed.
+    pub fn download(self, to: &mut Pinned, lane: Lane) -> Result<()> {
+        let Some(span) = self.span() else { return Err(Error::failed("a download from host memory")) };
+        span.download(to, lane)
     }
 
     pub fn is_on_gpu(&self) -> bool {

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::config::schema::{GeluChoice, InputNorm};
 use crate::data::Normalize;
+use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::{self, Backbone, Gelu};
 use crate::l2p::{Model, Setup};
@@ -74,14 +75,34 @@ pub fn dims(backbone: &Backbone) -> Dims {
     }
 }
 
+/// Where a run of this network is computed; see [`Choice::fitting`].
+///
+/// # Errors
+/// `Error::Failed` if the GPU that was asked for has too little free memory.
+pub fn fitting_device(config: &Config, dims: Dims, classes: usize, choice: Choice) -> Result<Device> {
+    let mut config = config.clone();
+    config.precision = super::session::precision(config.precision, &choice.device)?;
+    let mut plan = Plan::dry(&choice.device);
+    let model = Model::new(Setup::new(&config, dims, classes, max_batch(&config))?, &mut plan);
+    crate::methods::build(&config, model, &mut plan);
+    let (device, note) = choice.fitting(plan.total_bytes())?;
+    if let Some(note) = note {
+        crate::output::say(&note);
+    }
+    Ok(device)
+}
+
+fn max_batch(config: &Config) -> usize {
+    let vote = config.prompt_pool.vote_group;
+    config.train.per_device_batch_size.max(config.train.eval_batch_size).max(vote)
+}
+
 /// A model of `config` on `backbone`, prompts initialised from `config.seed`.
 ///
 /// # Errors
 /// `Error::Config` if configuration and backbone do not fit.
 pub fn model(config: &Config, backbone: &Backbone, classes: usize, plan: &mut Plan) -> Result<Model> {
-    let vote = config.prompt_pool.vote_group;
-    let batch = config.train.per_device_batch_size.max(config.train.eval_batch_size).max(vote);
-    let setup = Setup::new(config, dims(backbone), classes, batch)?;
+    let setup = Setup::new(config, dims(backbone), classes, max_batch(config))?;
     let mut model = Model::new(setup, plan);
     plan.check()?;
     for (name, tensor) in &backbone.tensors {

@@ -94,15 +94,16 @@ struct Batch<'a> {
 
 /// Whether each image is answered right over all classes, and the mean loss.
 fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Result<(Vec<bool>, f64)> {
-    let (images, labels) = session.eval_images(batch.loader, Images::Test, batch.indices)?;
-    let logits = session.method.logits(&session.dev, images.view(), batch.features, ids)?;
+    let images = session.eval_batch(batch.loader, Images::Test, batch.indices)?;
+    let logits = session.method.logits(&session.dev, images.pixels(), batch.features, ids)?;
+    let (logits, labels) = (logits.view().to_host()?, &images.labels);
     let classes = session.classes();
     let labels_tensor = Tensor::from_vec(labels.clone(), [labels.len()]);
     let loss = cross_entropy::mean_loss(logits.view(), labels_tensor.view())?;
     let right = logits
         .to_f64()
         .chunks_exact(classes)
-        .zip(&labels)
+        .zip(labels)
         .map(|(z, &label)| argmax(z) == label as usize)
         .collect();
     Ok((right, loss))

@@ -1,6 +1,7 @@
 //! A whole run: backbone, tasks, steps, evaluation, floors, files.
 
 pub mod backbone;
+pub mod batch;
 pub mod evaluate;
 pub mod floors;
 pub mod pretrain;
@@ -12,4 +13,4 @@ mod warp;
 
 pub use run::{Options, train};
 pub use saved::Saved;
-pub use session::{Session, image_tensor, reading_precision};
+pub use session::{Session, reading_precision};

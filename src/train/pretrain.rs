@@ -4,11 +4,11 @@
 //! 2018, arXiv:1803.07728). Both ask for more than ten kinds of clothes do.
 
 use super::evaluate::argmax;
-use super::session::image_tensor;
 use super::warp::warp;
+use super::{backbone as file, batch};
 use crate::config::Config;
 use crate::data::{self, Images, Loader, Normalize, Prefetch, Preprocess, Task, tasks};
-use crate::device::Device;
+use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::{Backbone, Gelu, HostTensor, VitDims, write_native};
 use crate::l2p::{Model, Setup, TaskView};
@@ -48,7 +48,14 @@ pub struct Outcome {
 ///
 /// # Errors
 /// As [`super::run::train`].
-pub fn pretrain(config: &Config, workdir: &Path, out: &Path, resume: bool, quiet: bool) -> Result<Outcome> {
+pub fn pretrain(
+    config: &Config,
+    workdir: &Path,
+    out: &Path,
+    resume: bool,
+    quiet: bool,
+    choice: Choice,
+) -> Result<Outcome> {
     config.check_pretrain()?;
     signal::install()?;
     let workdir = Workdir::create(workdir, resume, config)?;
@@ -65,14 +72,19 @@ pub fn pretrain(config: &Config, workdir: &Path, out: &Path, resume: bool, quiet
     let classes = kinds * turns as usize;
 
     let dims = dims(config);
+    let dev = file::fitting_device(config, dims, classes, choice)?;
+    let mut config = config.clone();
+    config.precision = super::session::precision(config.precision, &dev)?;
+    let config = &config;
     let mut setup = Setup::new(config, dims, classes, batch.max(config.train.eval_batch_size))?;
     setup.keep_original = false;
     setup.label_smoothing = config.pretrain.label_smoothing;
-    let mut plan = Plan::new();
+    let mut plan = Plan::on(&dev);
     let mut model = Model::new(setup, &mut plan);
     init(&mut model, config.seed)?;
     let dtype = model.dtype();
     let mut method = Gradient::new(config, model, &mut plan);
+    plan.check()?;
     let store = Store::open(&workdir.checkpoints(), &config.config_hash())?;
     let mut warnings = Vec::new();
     let mut step = 0;
@@ -93,13 +105,14 @@ pub fn pretrain(config: &Config, workdir: &Path, out: &Path, resume: bool, quiet
             prepared.labels = loader.batch_indices(step);
         }
         change(config, turns, 1 << 63 | (step * batch) as u64, &mut prepared.images, &mut prepared.labels);
-        let images = image_tensor(dtype, side, &prepared.images);
+        let images = batch::ready(dtype, side, &prepared.images);
         let labels = Tensor::from_vec(prepared.labels.clone(), [batch]);
         step += 1;
-        let stats = method.step(&Device::Cpu, images.view(), labels.view(), &view, rate.at(step))?;
+        let stats = method.step(&dev, images.view().into(), labels.view(), &view, rate.at(step))?;
         progress.step(step as u64, stats.last().map(|s| s.loss), batch);
         let stop = signal::stop_requested();
         if stop || step.is_multiple_of(config.train.checkpoint_every_steps.max(1)) {
+            method.settle()?;
             let meta = json!({ "task": 0, "task_step": step });
             store.save(&State { step: step as u64, meta, tensors: method.state()? })?;
         }
@@ -108,9 +121,10 @@ pub fn pretrain(config: &Config, workdir: &Path, out: &Path, resume: bool, quiet
             return Err(Error::Interrupted(format!("saved after step {step}; add --resume to go on")));
         }
     }
+    method.settle()?;
     progress.finish();
-    let accuracy = test(config, &mut method, &loader, &task, turns)?;
-    let backbone = backbone(method.model(), config);
+    let accuracy = test(config, &dev, &mut method, &loader, &task, turns)?;
+    let backbone = backbone(method.model(), config)?;
     let extra = BTreeMap::from([
         ("trained_by".to_string(), format!("l2p-engine {} pretrain", env!("CARGO_PKG_VERSION"))),
         ("data".to_string(), data.name.clone()),
@@ -180,7 +194,14 @@ fn change(config: &Config, turns: u32, first: u64, images: &mut [f32], labels: &
 
 /// Accuracy over all classes on images that training has not seen: the test images or, for exemplars,
 /// new warps of the training images.
-fn test(config: &Config, method: &mut Gradient, loader: &Loader, task: &Task, turns: u32) -> Result<f64> {
+fn test(
+    config: &Config,
+    dev: &Device,
+    method: &mut Gradient,
+    loader: &Loader,
+    task: &Task,
+    turns: u32,
+) -> Result<f64> {
     let side = config.data.input_size;
     let exemplars = config.pretrain.exemplars;
     let (which, indices) = if exemplars { (Images::Train, &task.train) } else { (Images::Test, &task.test) };
@@ -193,11 +214,11 @@ fn test(config: &Config, method: &mut Gradient, loader: &Loader, task: &Task, tu
             labels.copy_from_slice(chunk);
         }
         change(config, turns, 3 << 62 | all, &mut pixels, &mut labels);
-        let images = image_tensor(method.model().dtype(), side, &pixels);
+        let images = batch::ready(method.model().dtype(), side, &pixels);
         let none = Tensor::zeros([chunk.len(), 1], method.model().dtype());
-        let logits = method.logits(&Device::Cpu, images.view(), none.view(), &[])?;
+        let logits = method.logits(dev, images.view().into(), none.view(), &[])?;
         let classes = logits.dims()[1];
-        let answers = logits.to_f64();
+        let answers = logits.view().read_f64()?;
         right +=
             answers.chunks_exact(classes).zip(&labels).filter(|(z, l)| argmax(z) == **l as usize).count();
         all += chunk.len() as u64;
@@ -205,7 +226,7 @@ fn test(config: &Config, method: &mut Gradient, loader: &Loader, task: &Task, tu
     Ok(right as f64 / all.max(1) as f64)
 }
 
-fn backbone(model: &Model, config: &Config) -> Backbone {
+fn backbone(model: &Model, config: &Config) -> Result<Backbone> {
     let d = dims(config);
     let dims = VitDims {
         image_size: d.image_size,
@@ -217,14 +238,15 @@ fn backbone(model: &Model, config: &Config) -> Backbone {
         layers: d.layers,
     };
     let names = model.params.ids().filter(|&id| crate::nn::params::is_backbone(&model.params.spec(id).name));
-    let tensors = names
+    let tensors: Result<_> = names
         .map(|id| {
-            let data = model.params.get(id).to_f64().into_iter().map(|v| v as f32).collect();
+            let data = model.params.get(id).read_f64()?.into_iter().map(|v| v as f32).collect();
             let spec = model.params.spec(id);
-            (spec.name.clone(), HostTensor { shape: spec.shape.dims().to_vec(), data })
+            Ok((spec.name.clone(), HostTensor { shape: spec.shape.dims().to_vec(), data }))
         })
         .collect();
+    let tensors = tensors?;
     let (mean, std) = (Normalize::UNIT.mean, Normalize::UNIT.std);
     let (source, sha256) = (String::new(), String::new());
-    Backbone { dims, gelu: Gelu::Tanh, layer_norm_eps: EPS, mean, std, source, sha256, tensors }
+    Ok(Backbone { dims, gelu: Gelu::Tanh, layer_norm_eps: EPS, mean, std, source, sha256, tensors })
 }

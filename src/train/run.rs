@@ -1,13 +1,14 @@
 //! The loop one reads first: tasks, steps, evaluation, files. What a run has done is in its last
 //! checkpoint and nowhere else: killed at any moment, it goes on from there and ends with the same bits.
 
+use super::batch::Training;
 use super::evaluate::{self, QueryCache, TaskScore};
 use super::session::Session;
 use super::{floors, report};
 use crate::config::Config;
 use crate::config::schema::Method as Name;
-use crate::data::{Prefetch, Task};
-use crate::device::Device;
+use crate::data::Task;
+use crate::device::Choice;
 use crate::error::{Error, Result};
 use crate::import::Backbone;
 use crate::l2p::{StepStats, TaskView};
@@ -23,7 +24,6 @@ use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Steps between lines in the log and points in TensorBoard.
@@ -35,7 +35,7 @@ pub struct Options {
     pub workdir: PathBuf,
     pub resume: bool,
     pub quiet: bool,
-    pub dev: Device,
+    pub choice: Choice,
 }
 
 /// Where a run stands; part of every checkpoint.
@@ -104,7 +104,7 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     signal::install()?;
     let started = Instant::now();
     // Data and backbone first: a run that cannot start leaves no folder behind.
-    let mut session = Session::new(config, options.dev.clone())?;
+    let mut session = Session::new(config, options.choice.clone())?;
     let total: u64 = total_steps(&session)?;
     let workdir = Workdir::create(&options.workdir, options.resume, &session.config)?;
     let sha256 = session.backbone.sha256.clone();
@@ -154,7 +154,7 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     if workdir.resumed() {
         progress.say(&format!("going on from step {} of {total}", at.step));
     }
-    let mut run = Run { session, workdir, store, log, events, progress, at, started, before: 0.0 };
+    let mut run = Run { session, workdir, store, log, events, progress, at, started, before: 0.0, known: 0 };
     run.before = run.at.seconds;
     run.learn()?;
     if run.at.floors.is_none() {
@@ -205,19 +205,17 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
 
 /// The training steps of one task, one at a time.
 struct Steps {
-    batches: Prefetch,
+    batches: Training,
     task: TaskView,
     rate: LearningRate,
     done: usize,
     total: usize,
 }
 
-/// A step that was made.
+/// A step that was made, and what has become known with it: of this step, of several, or nothing yet.
 struct Done {
-    /// What has become known with it: of this step, of several, or nothing yet.
     stats: Vec<StepStats>,
     images: usize,
-    lr: f64,
 }
 
 impl Steps {
@@ -227,7 +225,7 @@ impl Steps {
         let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
         let rate = LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs);
         let total = loader.steps();
-        let batches = Prefetch::start(Arc::new(loader), done..total)?;
+        let batches = Training::start(loader, session.kept.as_ref(), session.dtype(), done..total)?;
         Ok(Steps { batches, task: session.task_view(task), rate, done, total })
     }
 
@@ -237,15 +235,13 @@ impl Steps {
         let batch = batch?;
         self.done += 1;
         let lr = self.rate.at(self.done);
-        let images = session.image_tensor(&batch.images);
-        let labels = Tensor::from_vec(batch.labels.clone(), [batch.labels.len()]);
-        let mut stats = session.method.step(&session.dev, images.view(), labels.view(), &self.task, lr)?;
+        let images = batch.labels.len();
+        let labels = Tensor::from_vec(batch.labels.clone(), [images]);
+        let mut stats = session.method.step(&session.dev, batch.pixels(), labels.view(), &self.task, lr)?;
         if self.done == self.total {
             stats.extend(session.method.settle()?);
         }
-        let images = batch.labels.len();
-        self.batches.recycle(batch);
-        Ok(Some(Done { stats, images, lr }))
+        Ok(Some(Done { stats, images }))
     }
 }
 
@@ -260,6 +256,8 @@ struct Run {
     started: Instant,
     /// Seconds of the parts before this process.
     before: f64,
+    /// Steps of this task that have been made and whose numbers are known.
+    known: usize,
 }
 
 impl Run {
@@ -286,42 +284,55 @@ impl Run {
         let mut steps = Steps::from(&self.session, task, self.at.task_step)?;
         let every = self.session.config.train.checkpoint_every_steps;
         let mut clock = Instant::now();
-        while let Some(Done { stats, images, lr }) = steps.next(&mut self.session)? {
+        self.known = self.at.task_step;
+        while let Some(Done { stats, images }) = steps.next(&mut self.session)? {
             self.at.task_step += 1;
             self.at.step += 1;
-            self.at.window.extend(stats);
-            let due = self.at.step.is_multiple_of(LOG_EVERY) || steps.done == steps.total;
-            if due {
-                self.settle()?;
-            }
             self.at.train_seconds += clock.elapsed().as_secs_f64();
             self.at.train_images += images as u64;
-            self.at.window_images += images;
-            self.progress.step(self.at.step, self.at.window.last().map(|s| s.loss), images);
-            if due {
-                self.report_steps(task, lr)?;
-            }
-            self.stop_if_asked()?;
+            let loss = stats.last().map(|s| s.loss);
+            self.learned(task, &steps, stats)?;
+            self.progress.step(self.at.step, loss, images);
+            self.stop_if_asked(Some((task, &steps)))?;
             if every > 0 && self.at.task_step.is_multiple_of(every) && steps.done < steps.total {
-                self.save()?;
+                self.save_within(task, &steps)?;
             }
             clock = Instant::now();
         }
         Ok(())
     }
 
-    /// Waits until everything about the steps so far is known.
-    fn settle(&mut self) -> Result<()> {
-        self.at.window.extend(self.session.method.settle()?);
+    /// Takes the numbers of the next steps, and writes a line for every [`LOG_EVERY`] of them.
+    fn learned(&mut self, task: &Task, steps: &Steps, stats: Vec<StepStats>) -> Result<()> {
+        let before = self.at.step - self.at.task_step as u64;
+        for stats in stats {
+            self.at.window.push(stats);
+            self.at.window_images += self.session.config.train.per_device_batch_size;
+            self.known += 1;
+            let step = before + self.known as u64;
+            if step.is_multiple_of(LOG_EVERY) || self.known == steps.total {
+                self.report_steps(task, step, steps.rate.at(self.known))?;
+            }
+        }
         Ok(())
     }
 
+    /// Saves in the middle of a task, when everything about its steps so far is known.
+    fn save_within(&mut self, task: &Task, steps: &Steps) -> Result<()> {
+        let stats = self.session.method.settle()?;
+        self.learned(task, steps, stats)?;
+        self.save()
+    }
+
     /// After a signal: saves and ends the run.
-    fn stop_if_asked(&mut self) -> Result<()> {
+    fn stop_if_asked(&mut self, within: Option<(&Task, &Steps)>) -> Result<()> {
         if !signal::stop_requested() {
             return Ok(());
         }
-        self.save()?;
+        match within {
+            Some((task, steps)) => self.save_within(task, steps)?,
+            None => self.save()?,
+        }
         self.progress.finish();
         Err(Error::Interrupted(format!(
             "saved after step {} in {}; add --resume to go on",
@@ -330,7 +341,7 @@ impl Run {
         )))
     }
 
-    fn report_steps(&mut self, task: &Task, lr: f64) -> Result<()> {
+    fn report_steps(&mut self, task: &Task, step: u64, lr: f64) -> Result<()> {
         let (window, images) =
             (std::mem::take(&mut self.at.window), std::mem::take(&mut self.at.window_images));
         let n = window.len() as f64;
@@ -339,7 +350,6 @@ impl Run {
         let correct: usize = window.iter().map(|s| s.correct).sum();
         let last = window.last().copied().unwrap_or_default();
         let accuracy = correct as f64 / images.max(1) as f64;
-        let step = self.at.step;
         for (tag, value) in [
             (tags::LOSS, mean),
             (tags::LOSS_STD, deviation),
@@ -366,7 +376,7 @@ impl Run {
         let clock = Instant::now();
         let scores: Result<Vec<TaskScore>> = (0..upto)
             .map(|i| {
-                self.stop_if_asked()?;
+                self.stop_if_asked(None)?;
                 evaluate::task(&mut self.session, cache, i)
             })
             .collect();
@@ -422,7 +432,6 @@ impl Run {
 
     /// Writes a checkpoint of this moment.
     fn save(&mut self) -> Result<()> {
-        self.settle()?;
         // What a checkpoint follows must be in the files before it.
         self.events.flush()?;
         self.log.sync()?;

@@ -1,16 +1,17 @@
 //! Everything that training, evaluation and prediction share: configuration, data, tasks, method.
 
 use super::backbone;
+use super::batch::{self, Batch, KeptData};
 use crate::config::Config;
 use crate::config::schema::{Method as Name, Precision};
 use crate::data::{self, DataSet, Images, Loader, Normalize, Preprocess, Split, Task, tasks};
-use crate::device::Device;
+use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::Backbone;
 use crate::l2p::TaskView;
 use crate::methods::{self, Method};
+use crate::tensor::DType;
 use crate::tensor::plan::Plan;
-use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 
 /// A configuration with its data and its network.
@@ -24,13 +25,17 @@ pub struct Session {
     pub backbone: Backbone,
     pub plan: Plan,
     pub method: Box<dyn Method>,
+    /// The images, where a GPU keeps them.
+    pub kept: Option<KeptData>,
 }
 
 impl Session {
     /// Loads data and backbone and builds the method, untrained.
-    pub fn new(config: Config, dev: Device) -> Result<Session> {
+    pub fn new(config: Config, choice: Choice) -> Result<Session> {
         let data = Arc::new(data::load(&config.data, config.seed)?);
         let backbone = backbone::load(&config)?;
+        let dev =
+            backbone::fitting_device(&config, backbone::dims(&backbone), data.class_names.len(), choice)?;
         Session::with(config, dev, data, backbone)
     }
 
@@ -43,11 +48,13 @@ impl Session {
         let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan)?;
         let method = methods::build(&config, model, &mut plan);
         plan.check()?;
+        let preprocess = Preprocess::new(&config.data, backbone::normalize(&backbone))?;
+        let kept = KeptData::new(&mut plan, &data, &preprocess, config.seed)?;
         let train_tasks = match config.method {
             Name::Joint => vec![tasks::joint(&split)],
             _ => split.tasks.clone(),
         };
-        Ok(Session { config, dev, data, split, train_tasks, backbone, plan, method })
+        Ok(Session { config, dev, data, split, train_tasks, backbone, plan, method, kept })
     }
 
     pub fn normalize(&self) -> Normalize {
@@ -79,17 +86,9 @@ impl Session {
         self.method.model().dtype()
     }
 
-    /// Images as the method's network takes them, (n, S, S, 3).
-    pub fn image_tensor(&self, values: &[f32]) -> Tensor {
-        image_tensor(self.dtype(), self.config.data.input_size, values)
-    }
-
-    /// Evaluation images and their class ids.
-    pub fn eval_images(&self, loader: &Loader, which: Images, indices: &[u32]) -> Result<(Tensor, Vec<u32>)> {
-        let mut pixels = vec![0.0; indices.len() * loader.preprocess().output_len()];
-        let mut labels = vec![0; indices.len()];
-        loader.fill_eval(which, indices, &mut pixels, &mut labels)?;
-        Ok((self.image_tensor(&pixels), labels))
+    /// Images without augmentation, and their class ids.
+    pub fn eval_batch(&self, loader: &Loader, which: Images, indices: &[u32]) -> Result<Batch> {
+        batch::eval(loader, self.kept.as_ref(), self.dtype(), which, indices)
     }
 
     /// Queries (n, C) of the test images `indices`, in f64 rows.
@@ -97,8 +96,8 @@ impl Session {
         let loader = self.loader(&self.train_tasks[0])?;
         let mut queries = Vec::new();
         for chunk in indices.chunks(self.config.train.eval_batch_size) {
-            let (images, _) = self.eval_images(&loader, Images::Test, chunk)?;
-            queries.extend(self.method.query(&self.dev, images.view())?.to_f64());
+            let batch = self.eval_batch(&loader, Images::Test, chunk)?;
+            queries.extend(self.method.query(&self.dev, batch.pixels())?.view().read_f64()?);
         }
         Ok(queries)
     }
@@ -108,9 +107,9 @@ impl Session {
         let loader = self.loader(&self.train_tasks[0])?;
         let (mut features, mut labels) = (Vec::new(), Vec::new());
         for chunk in indices.chunks(self.config.train.eval_batch_size) {
-            let (images, some) = self.eval_images(&loader, which, chunk)?;
-            features.extend(self.method.features(&self.dev, images.view())?.to_f64());
-            labels.extend(some);
+            let batch = self.eval_batch(&loader, which, chunk)?;
+            features.extend(self.method.features(&self.dev, batch.pixels())?.view().read_f64()?);
+            labels.extend(batch.labels);
         }
         Ok((features, labels))
     }
@@ -137,13 +136,4 @@ pub fn precision(wanted: Precision, dev: &Device) -> Result<Precision> {
 /// The precision in which a finished run is read: its own, or f32 on a CPU where that is 16 bits.
 pub fn reading_precision(of_run: Precision, dev: &Device) -> Precision {
     precision(of_run, dev).unwrap_or(if dev.gpu().is_some() { Precision::Bf16 } else { Precision::F32 })
-}
-
-/// Pixels as a tensor of the network's precision.
-pub fn image_tensor(dtype: DType, side: usize, values: &[f32]) -> Tensor {
-    let shape = [values.len() / (side * side * 3), side, side, 3];
-    match dtype {
-        DType::F64 => Tensor::from_vec(values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), shape),
-        _ => Tensor::from_vec(values.to_vec(), shape),
-    }
 }

@@ -2,6 +2,7 @@
 
 use super::npz::Npz;
 use l2p_engine::config::schema::*;
+use l2p_engine::device::Device;
 use l2p_engine::l2p::{Model, Setup};
 use l2p_engine::nn::params::{ParamId, official_path};
 use l2p_engine::nn::vit::Dims;
@@ -164,10 +165,24 @@ pub fn dims(models: &Value, key: &str) -> Dims {
     }
 }
 
-/// A model in f64 with the backbones of the case loaded.
+/// A model with the backbones of the case loaded, on the CPU.
 pub fn model(config: &Config, dims: Dims, backbone: &str, query: Option<&str>, max_batch: usize) -> Model {
+    model_on(&Device::Cpu, config, dims, backbone, query, max_batch)
+}
+
+/// The same on any device.
+pub fn model_on(
+    dev: &Device,
+    config: &Config,
+    dims: Dims,
+    backbone: &str,
+    query: Option<&str>,
+    max_batch: usize,
+) -> Model {
     let setup = Setup::new(config, dims, 10, max_batch).expect("a valid setup");
-    let mut model = Model::new(setup, &mut Plan::new());
+    let mut plan = Plan::on(dev);
+    let mut model = Model::new(setup, &mut plan);
+    plan.check().expect("memory");
     load(&mut model, &Npz::golden(backbone), "", false);
     load(&mut model, &Npz::golden(query.unwrap_or(backbone)), "", true);
     model

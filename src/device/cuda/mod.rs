@@ -311,6 +311,14 @@ impl Gpu {
             })
     }
 
+    /// Memory that is free now, beside what this program keeps for itself.
+    pub fn free_bytes(&self) -> Result<usize> {
+        self.bind()?;
+        let (free, _) =
+            result::mem_get_info().map_err(|e| self.failed("does not tell its free memory", e))?;
+        Ok(free)
+    }
+
     fn release(&self, cache: &mut Cache) {
         for (_, addresses) in cache.free.drain() {
             for address in addresses {

@@ -13,6 +13,12 @@ pub struct Event {
     handle: Handle<sys::CUevent>,
 }
 
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "an event on {}", self.gpu.name())
+    }
+}
+
 impl Event {
     pub fn new(gpu: &Arc<Gpu>) -> Result<Event> {
         gpu.bind()?;

@@ -4,12 +4,56 @@
 mod cpu;
 mod cuda;
 
-use crate::data::{Normalize, Preprocess};
+use crate::data::{ImageSet, Normalize, Preprocess};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::tensor::{Tensor, View, ViewMut, expect_shape};
+use crate::tensor::{DType, Tensor, View, ViewMut, expect_shape, plan as memory};
 
 const OP: &str = "preprocess";
+
+/// Images as the files hold them, in the memory of a device, and how the network sees them.
+#[derive(Debug)]
+pub struct Kept {
+    /// (images, height, width, 1 or 3) u8
+    pixels: Tensor,
+    table: Tensor,
+    preprocess: Preprocess,
+    seed: u64,
+}
+
+impl Kept {
+    /// Copies a set to the device of `plan`. `seed`: of the random numbers for training images.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the device has too little memory.
+    pub fn new(
+        plan: &mut memory::Plan,
+        name: &str,
+        set: &ImageSet,
+        preprocess: &Preprocess,
+        seed: u64,
+    ) -> Result<Kept> {
+        let shape = [set.len(), set.height, set.width, set.channels];
+        let mut pixels = plan.tensor(name, shape, DType::U8);
+        plan.check()?;
+        pixels.view_mut().write(&set.pixels)?;
+        let (table, preprocess) = (table(preprocess).to(plan.device())?, preprocess.clone());
+        Ok(Kept { pixels, table, preprocess, seed })
+    }
+
+    /// Overwrites `rows` with the images `picks`; see [`forward`].
+    pub fn rows(
+        &self,
+        dev: &Device,
+        rows: ViewMut,
+        picks: View,
+        first: Option<View>,
+        patch_size: usize,
+    ) -> Result<()> {
+        let plan = Plan { preprocess: &self.preprocess, patch_size, seed: self.seed };
+        forward(dev, rows, self.pixels.view(), picks, first, self.table.view(), plan)
+    }
+}
 
 /// What is done to the images of one call.
 #[derive(Debug, Clone, Copy)]

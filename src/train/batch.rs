@@ -1,0 +1,147 @@
+//! Batches of images, prepared by the host or kept on the device, behind one face.
+
+use crate::data::{DataSet, Images, Loader, Prefetch, Preprocess};
+use crate::device::Device;
+use crate::error::Result;
+use crate::l2p::Pixels;
+use crate::ops::preprocess::Kept;
+use crate::tensor::plan::Plan;
+use crate::tensor::{DType, Tensor};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Images and their class ids.
+#[derive(Debug)]
+pub struct Batch {
+    images: Source,
+    pub labels: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Ready(Tensor),
+    Kept { set: Arc<Kept>, picks: Vec<u32>, first: Option<u64> },
+}
+
+impl Batch {
+    /// What the network takes.
+    pub fn pixels(&self) -> Pixels<'_> {
+        match &self.images {
+            Source::Ready(images) => Pixels::Ready(images.view()),
+            Source::Kept { set, picks, first } => Pixels::Kept { set, picks, first: *first },
+        }
+    }
+}
+
+/// A data set in the memory of a GPU, as its files hold it.
+#[derive(Debug, Clone)]
+pub struct KeptData {
+    train: Arc<Kept>,
+    test: Arc<Kept>,
+}
+
+impl KeptData {
+    /// Copies the data set, if there is a GPU with room for it. Otherwise the host prepares each batch.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the GPU has failed.
+    pub fn new(
+        plan: &mut Plan,
+        data: &DataSet,
+        preprocess: &Preprocess,
+        seed: u64,
+    ) -> Result<Option<KeptData>> {
+        let Device::Cuda(gpu) = plan.device().clone() else { return Ok(None) };
+        let bytes = data.train.pixels.len() + data.test.pixels.len();
+        if bytes > gpu.free_bytes()? / 4 * 3 {
+            return Ok(None);
+        }
+        plan.group("data set");
+        let mut keep = |name, set| Kept::new(plan, name, set, preprocess, seed).map(Arc::new);
+        let (train, test) = (keep("training images", &data.train)?, keep("test images", &data.test)?);
+        Ok(Some(KeptData { train, test }))
+    }
+}
+
+/// Images without augmentation.
+///
+/// # Errors
+/// As [`Loader::fill_eval`].
+pub fn eval(
+    loader: &Loader,
+    kept: Option<&KeptData>,
+    dtype: DType,
+    which: Images,
+    picks: &[u32],
+) -> Result<Batch> {
+    let Some(kept) = kept else {
+        let mut pixels = vec![0.0; picks.len() * loader.preprocess().output_len()];
+        let mut labels = vec![0; picks.len()];
+        loader.fill_eval(which, picks, &mut pixels, &mut labels)?;
+        let images = Source::Ready(ready(dtype, loader.preprocess().input_size(), &pixels));
+        return Ok(Batch { images, labels });
+    };
+    let set = match which {
+        Images::Train => kept.train.clone(),
+        Images::Test => kept.test.clone(),
+    };
+    let labels = loader.labels(which, picks)?;
+    Ok(Batch { images: Source::Kept { set, picks: picks.to_vec(), first: None }, labels })
+}
+
+/// The training batches of a task, in order.
+pub enum Training {
+    Ready { prepared: Prefetch, dtype: DType, side: usize },
+    Kept { set: Arc<Kept>, loader: Loader, steps: Range<usize> },
+}
+
+impl Training {
+    /// # Errors
+    /// As [`Prefetch::start`].
+    pub fn start(
+        loader: Loader,
+        kept: Option<&KeptData>,
+        dtype: DType,
+        steps: Range<usize>,
+    ) -> Result<Training> {
+        if let Some(kept) = kept {
+            return Ok(Training::Kept { set: kept.train.clone(), loader, steps });
+        }
+        let side = loader.preprocess().input_size();
+        Ok(Training::Ready { prepared: Prefetch::start(Arc::new(loader), steps)?, dtype, side })
+    }
+}
+
+impl Iterator for Training {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        match self {
+            Training::Ready { prepared, dtype, side } => {
+                let batch = prepared.next()?;
+                Some(batch.map(|batch| {
+                    let images = Source::Ready(ready(*dtype, *side, &batch.images));
+                    let labels = batch.labels.clone();
+                    prepared.recycle(batch);
+                    Batch { images, labels }
+                }))
+            }
+            Training::Kept { set, loader, steps } => {
+                let step = steps.next()?;
+                let (picks, first) = (loader.batch_indices(step), Some(loader.first_number(step)));
+                let labels = loader.labels(Images::Train, &picks);
+                let images = Source::Kept { set: set.clone(), picks, first };
+                Some(labels.map(|labels| Batch { images, labels }))
+            }
+        }
+    }
+}
+
+/// Prepared images as a tensor of the network's precision.
+pub fn ready(dtype: DType, side: usize, values: &[f32]) -> Tensor {
+    let shape = [values.len() / (side * side * 3), side, side, 3];
+    match dtype {
+        DType::F64 => Tensor::from_vec(values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), shape),
+        _ => Tensor::from_vec(values.to_vec(), shape),
+    }
+}
