@@ -1,0 +1,286 @@
+//! The program itself on a GPU: training, evaluation, prediction and pre-training with `--device cuda`, beside
+//! the CPU, killed and resumed. Without a GPU the driver is the emulated one; `L2P_REQUIRE_GPU=1` asks for a
+//! real one.
+
+mod common;
+#[path = "emulation/mod.rs"]
+mod emulation;
+
+use common::process::{engine, expect, outcome, stderr};
+use l2p_engine::device::embedded;
+use l2p_engine::import::{self, Options};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// A network of three narrow blocks on 16 x 16 pixels, in TOML values.
+const TOY: &[&str] = &[
+    "data.dataset=\"synthetic\"",
+    "data.input_size=16",
+    "data.resize_size=18",
+    "train.num_epochs=1",
+    "train.per_device_batch_size=8",
+    "train.eval_batch_size=20",
+];
+
+/// Two tasks that learn something in ten steps each.
+const RUN: &[&str] = &[
+    "data.augment=\"crop_flip\"",
+    "data.train_per_class=40",
+    "data.test_per_class=10",
+    "continual.num_tasks=2",
+    "prompt_pool.length=2",
+    "prompt_pool.top_k=2",
+    "prompt_pool.pool_size=6",
+    "model.vit_classifier=\"prompt\"",
+    "train.checkpoint_every_steps=3",
+    "floors.pool_of_one=false",
+    "floors.linear_probe=false",
+    "floors.naive_head=false",
+];
+
+const PRETRAIN: &[&str] = &[
+    "method=\"finetune\"",
+    "data.augment=\"none\"",
+    "continual.num_tasks=1",
+    "continual.num_classes_per_task=10",
+    "model.input_norm=\"unit\"",
+    "model.vit_classifier=\"token\"",
+    "model.freeze_part=[]",
+    "prompt_pool.pool_size=0",
+    "optim.learning_rate=0.003",
+    "optim.lr_batch=0",
+    "floors.ncm=false",
+    "floors.linear_probe=false",
+    "floors.naive_head=false",
+    "floors.pool_of_one=false",
+    "pretrain.patch_size=8",
+    "pretrain.embed_dim=32",
+    "pretrain.layers=3",
+    "pretrain.heads=2",
+    "pretrain.mlp_dim=64",
+];
+
+/// Where the program finds its driver; `None` where there is nothing to run on, which is said and counted.
+struct Gpu {
+    library: Option<PathBuf>,
+}
+
+impl Gpu {
+    fn find(test: &str) -> Option<Gpu> {
+        let skip = |why: &str| {
+            let _ = writeln!(std::io::stderr(), "skipped: 1 test of runs on a device ({test}): {why}");
+        };
+        if std::env::var_os("L2P_REQUIRE_GPU").is_some_and(|v| v == "1") {
+            return Some(Gpu { library: None });
+        }
+        if embedded::TOOLKIT.is_none() {
+            skip("the program holds no kernels, because there was no nvcc");
+            return None;
+        }
+        if let Err(why) = emulation::compiler() {
+            skip(&why);
+            return None;
+        }
+        Some(Gpu { library: Some(emulation::library().expect("the kernels compile for the host")) })
+    }
+
+    fn engine(&self) -> Command {
+        let mut command = engine();
+        if let Some(library) = &self.library {
+            command.env("LD_LIBRARY_PATH", library.parent().expect("a folder"));
+        }
+        command
+    }
+
+    fn train(&self, device: &str, backbone: &Path, workdir: &Path, more: &[&str]) -> Command {
+        let mut command = self.engine();
+        command.args(["train", "--quiet", "--device", device, "--workdir"]).arg(workdir);
+        command.arg("--init-checkpoint").arg(backbone);
+        sets(&mut command, TOY);
+        sets(&mut command, RUN);
+        sets(&mut command, more);
+        command
+    }
+
+    fn pretrain(&self, device: &str, dir: &Path, more: &[&str]) -> PathBuf {
+        let mut command = self.engine();
+        let out = dir.join(format!("{device}.safetensors"));
+        command
+            .args(["pretrain", "--quiet", "--device", device, "--workdir"])
+            .arg(dir.join(format!("pretrain {device}")));
+        command.arg("--out").arg(&out);
+        sets(&mut command, TOY);
+        sets(&mut command, PRETRAIN);
+        sets(&mut command, more);
+        expect(command, 0);
+        out
+    }
+}
+
+fn sets(command: &mut Command, values: &[&str]) {
+    for set in values {
+        command.args(["--set", set]);
+    }
+}
+
+/// Losses of the lines of the log.
+fn losses(workdir: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(workdir.join("log.jsonl")).expect("a log");
+    let lines = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON"));
+    lines.filter(|l| l["event"] == "train").map(|l| l["loss"].as_f64().expect("a loss")).collect()
+}
+
+fn accuracies(workdir: &Path, selection: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(workdir.join("results.json")).expect("results");
+    let results: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let rows = results[selection]["accuracy_matrix"].as_array().expect("rows").clone();
+    rows.iter().flat_map(|r| r.as_array().expect("a row")).filter_map(serde_json::Value::as_f64).collect()
+}
+
+fn off_by(a: &[f64], b: &[f64]) -> f64 {
+    assert!(a.len() == b.len() && !a.is_empty(), "{} and {} numbers", a.len(), b.len());
+    common::relative_error(a, b)
+}
+
+#[test]
+fn a_backbone_is_trained_as_on_the_cpu() {
+    let Some(gpu) = Gpu::find("pretrain") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let few = ["data.train_per_class=8", "precision=\"f32\""];
+    let [here, there] = ["cuda", "cpu"].map(|device| gpu.pretrain(device, dir.path(), &few));
+    let [here, there] = [here, there].map(|f| import::load(&f, &Options { heads: 2, ..Options::default() }));
+    let (here, there) = (here.expect("a backbone"), there.expect("a backbone"));
+    for ((name, a), (_, b)) in here.tensors.iter().zip(&there.tensors) {
+        let wide = |t: &[f32]| t.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+        let error = off_by(&wide(&a.data), &wide(&b.data));
+        // Adam turns gradients of rounding noise (key biases have no others) into whole steps.
+        assert!(error < 1e-2 || name.ends_with("qkv/bias"), "{name}: off by {error:.1e}");
+    }
+}
+
+#[test]
+fn a_run_is_that_of_the_cpu_and_survives_kills() {
+    let Some(gpu) = Gpu::find("train") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let backbone = gpu.pretrain("cpu", dir.path(), &["train.num_epochs=30"]);
+    let at = |name: &str| dir.path().join(name);
+    let clock = Instant::now();
+    expect(gpu.train("cuda", &backbone, &at("cuda"), &["precision=\"f32\""]), 0);
+    let whole = clock.elapsed();
+    expect(gpu.train("cpu", &backbone, &at("cpu"), &["precision=\"f64\""]), 0);
+    let error = off_by(&losses(&at("cuda")), &losses(&at("cpu")));
+    assert!(error < 1e-4, "losses are off by {error:.1e}");
+    // Three of twenty test images: those whose two best classes are about equal.
+    for selection in ["per_image", "per_batch"] {
+        let (a, b) = (accuracies(&at("cuda"), selection), accuracies(&at("cpu"), selection));
+        let error = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(a.len() == b.len() && error <= 0.151, "{selection}: {a:?}, {b:?}");
+    }
+
+    // Killed three times and resumed, launch by launch instead of as a graph: the same bits.
+    let killed = || {
+        let mut command =
+            gpu.train("cuda", &backbone, &at("killed"), &["precision=\"f32\"", "train.graph=false"]);
+        command.arg("--resume");
+        command
+    };
+    for part in [0.3, 0.5, 0.7] {
+        let mut child = killed().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
+        std::thread::sleep(whole.mul_f32(part));
+        child.kill().expect("a kill");
+        let output = child.wait_with_output().expect("an end");
+        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    }
+    expect(killed(), 0);
+    let (a, b) = (outcome(&at("cuda")), outcome(&at("killed")));
+    assert!(a.0 == b.0, "the parameters differ");
+    assert_eq!((a.1, a.3), (b.1, b.3), "matrices and logs");
+
+    // What was learned in 16 bits is read on either device.
+    expect(gpu.train("cuda", &backbone, &at("bf16"), &["precision=\"bf16\""]), 0);
+    let error = off_by(&losses(&at("bf16")), &losses(&at("cpu")));
+    assert!(error < 5e-2, "losses in bf16 are off by {error:.1e}");
+    let image = at("image.png");
+    let pixels: Vec<u8> = (0..20 * 20 * 3).map(|i| (i * 7 % 251) as u8).collect();
+    image::save_buffer(&image, &pixels, 20, 20, image::ColorType::Rgb8).expect("an image");
+    for device in ["cuda", "cpu"] {
+        let mut command = gpu.engine();
+        command.args(["eval", "--json", "--device", device, "--workdir"]).arg(at("bf16"));
+        let said = expect(command, 0);
+        let read: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        let last = read["per_image"]["accuracy_matrix"].as_array().expect("rows").last().cloned();
+        let last: Vec<f64> = serde_json::from_value(last.expect("a row")).expect("numbers");
+        let wanted = accuracies(&at("bf16"), "per_image");
+        let error = last.iter().zip(&wanted[1..]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(if device == "cuda" { error == 0.0 } else { error <= 0.1 }, "{device}: {last:?}, {wanted:?}");
+        let mut command = gpu.engine();
+        command.args(["predict", "--device", device, "--workdir"]).arg(at("bf16")).arg(&image);
+        assert!(expect(command, 0).contains('%'));
+    }
+}
+
+#[test]
+fn every_method_runs() {
+    let Some(gpu) = Gpu::find("methods") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let backbone = gpu.pretrain("cpu", dir.path(), &["train.num_epochs=10"]);
+    let dualprompt = [
+        "method=\"dualprompt\"",
+        "model.vit_classifier=\"token\"",
+        "prompt_pool.use_prefix_tune_for_e_prompt=true",
+        "prompt_pool.e_prompt_layer_idx=[1,2]",
+        "g_prompt.g_prompt_length=2",
+        "g_prompt.g_prompt_layer_idx=[0,1]",
+    ];
+    let plain = |method: &'static str| {
+        vec![method, "model.vit_classifier=\"token\"", "prompt_pool.pool_size=0", "optim.learning_rate=0.01"]
+    };
+    let finetune =
+        [plain("method=\"finetune\""), vec!["model.freeze_part=[]", "optim.optim=\"sgd\""]].concat();
+    let all = [
+        dualprompt.to_vec(),
+        finetune,
+        plain("method=\"linear\""),
+        plain("method=\"ncm\""),
+        plain("method=\"joint\""),
+    ];
+    for (i, method) in all.iter().enumerate() {
+        let few = [method, &["data.train_per_class=12", "data.test_per_class=5"][..]].concat();
+        let run = |device: &str, precision: &str| {
+            let workdir = dir.path().join(format!("{device} {i}"));
+            expect(gpu.train(device, &backbone, &workdir, &[&few, &[precision][..]].concat()), 0);
+            workdir
+        };
+        let (here, there) = (run("cuda", "precision=\"f32\""), run("cpu", "precision=\"f64\""));
+        let error = off_by(&losses(&here), &losses(&there));
+        assert!(error < 1e-3 || method[0].contains("ncm"), "{method:?}: losses are off by {error:.1e}");
+        let (a, b) = (accuracies(&here, "per_image"), accuracies(&there, "per_image"));
+        let error = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(a.len() == b.len() && error <= 0.1, "{method:?}: {a:?}, {b:?}");
+    }
+}
+
+#[test]
+fn a_gpu_that_is_too_small_is_named_and_left_alone() {
+    let Some(gpu) = Gpu::find("memory") else { return };
+    if gpu.library.is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let backbone = gpu.pretrain("cpu", dir.path(), &["data.train_per_class=8"]);
+    let large = ["train.eval_batch_size=60000", "data.input_size=32", "data.resize_size=32"];
+    let run = |device: &str| {
+        let mut command = gpu.train(device, &backbone, &dir.path().join("a"), &large);
+        command.arg("--dry-run");
+        command
+    };
+    let said = expect(run("cuda"), 1);
+    assert!(said.contains("of GPU memory, cuda:0 has") && said.contains("train.eval_batch_size"), "{said}");
+    let said = expect(run("auto"), 0);
+    assert!(said.contains("the GPU is not used: this run needs"), "{said}");
+    let mut nowhere = gpu.engine();
+    nowhere.args(["train", "--device", "cuda:7", "--dry-run"]);
+    assert!(expect(nowhere, 1).contains("there is no cuda:7"));
+}
