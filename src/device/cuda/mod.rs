@@ -185,6 +185,19 @@ impl Gpu {
             .map_err(|e| self.failed("work on the device failed", e))
     }
 
+    /// The handle of a stream, for code that is not ours and queues work of its own (the rivals in `benches/`).
+    /// Makes the context that of the calling thread.
+    pub fn raw_stream(&self, lane: Lane) -> Result<*mut c_void> {
+        self.bind()?;
+        Ok(self.stream(lane).cast())
+    }
+
+    /// Bytes of this device's memory that are free, and all of them.
+    pub fn memory_bytes(&self) -> Result<(usize, usize)> {
+        self.bind()?;
+        result::mem_get_info().map_err(|e| self.failed("does not tell its memory", e))
+    }
+
     fn module(&self, op: &'static str) -> Result<sys::CUmodule> {
         let mut modules = locked(&self.modules);
         if let Some(module) = modules.get(op) {
