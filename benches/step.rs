@@ -114,7 +114,8 @@ fn device(word: &str) -> Result<Device> {
     let index = index.ok_or_else(|| {
         Error::config(format!("--device: wanted `cpu`, `cuda` or `cuda:N`, found `{word}`"))
     })?;
-    Gpu::open(index, embedded::image).map(Device::Cuda)
+    let gpu = Gpu::open(index, embedded::image);
+    gpu.map(Device::Cuda).map_err(|e| Error::failed(format!("no GPU for --device {word}: {e}")))
 }
 
 fn config(args: &Args) -> Config {

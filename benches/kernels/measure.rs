@@ -20,7 +20,8 @@ pub struct Times {
     pub launches: usize,
 }
 
-/// Times `queue(i)`, which queues one launch on set `i` of its tensors, for about `budget_ms`. All sets take
+/// Times `queue(i)`, which queues one launch on set `i` of its tensors, for about `budget_ms`; 0: as few launches as
+/// give a number. All sets take
 /// their turn, so that none of them is found in the cache where together they do not fit.
 pub fn time(
     gpu: &Arc<Gpu>,
@@ -37,10 +38,11 @@ pub fn time(
     end.record(Lane::Compute)?;
     let round_ms = end.ms_since(&start)?.max(1e-4);
     let rounds = ((REPLAY_MS / round_ms).ceil() as usize).clamp(1, (MOST_LAUNCHES / sets).max(1));
+    let rounds = if budget_ms > 0.0 { rounds } else { 1 };
     let graph = Graph::capture(gpu, || (0..rounds).try_for_each(|_| round()))?;
     graph.launch()?;
     let replays = (budget_ms / (round_ms * rounds as f64)) as usize;
-    let replays = replays.clamp(*REPLAYS.start(), *REPLAYS.end());
+    let replays = if budget_ms > 0.0 { replays.clamp(*REPLAYS.start(), *REPLAYS.end()) } else { 2 };
     let mut marks = Vec::new();
     for _ in 0..replays {
         let (start, end) = (Event::timed(gpu)?, Event::timed(gpu)?);
