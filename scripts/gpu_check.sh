@@ -86,8 +86,8 @@ for name in ("libcublasLt.so.13", "libcublasLt.so.12"):
             break
 PYTHON
     )
-    [ -z "$L2P_CUBLASLT" ] && unset L2P_CUBLASLT || export L2P_CUBLASLT
 fi
+if [ -n "$L2P_CUBLASLT" ]; then export L2P_CUBLASLT; else unset L2P_CUBLASLT; fi
 
 # Clocks, watts and degrees are read, never set.
 if command -v nvidia-smi >/dev/null; then
@@ -106,14 +106,16 @@ wanted() {
     [[ -z $only || ,$only, == *,$1,* ]] && [[ ,$skip, != *,$1,* ]]
 }
 
-# Seconds kept for what comes after; the measurements lower it.
-reserve=230
+# Seconds kept for what comes after.
+reserve=10
 
-# section NAME LIMIT COMMAND...: runs it with its output in a log, for at most LIMIT seconds.
+# section NAME LIMIT [COMMAND...]: runs the function NAME, or a command, for at most LIMIT seconds, with its output in a
+# log.
 section() {
     local name=$1 limit=$2 from=$SECONDS status=ok code=0 left
     shift 2
     wanted "$name" || return 0
+    [ $# -gt 0 ] || set -- bash -c "$name"
     left=$((seconds - (SECONDS - begun) - reserve))
     [ "$limit" -le "$left" ] || limit=$left
     if [ "$limit" -lt 5 ]; then
@@ -129,88 +131,159 @@ section() {
     fi
     printf '{"name": "%s", "status": "%s", "exit_code": %d, "seconds": %d, "limit": %d}\n' \
         "$name" "$status" "$code" $((SECONDS - from)) "$limit" >"$work/sections/$name.json"
-    printf '%4d s  %-22s %s\n' $((SECONDS - begun)) "$name" "$status"
+    printf '%4d s  %-12s %s\n' $((SECONDS - begun)) "$name" "$status"
     report
 }
 
-# The same from a line of shell, with one command per line; the first that fails gives the exit code, all run.
-script() {
-    local name=$1 limit=$2
-    section "$name" "$limit" bash -c 'work=$1 bins=$2 python3=$3 code=0
-trap "code=1" ERR
-eval "$4"
-exit $code' "$name" "$work" "$bins" "$python3" "$3"
+# ---- The sections. Each is a function that a shell of its own runs. ----
+
+# Runs a command; what fails is remembered in `code`, and the rest goes on.
+try() { "$@" || { code=1 && echo "failed: $*"; }; }
+
+have() { command -v "$1" || { echo "$1 was not found" && exit 1; }; }
+
+facts() {
+    "$bins/l2p-engine" --version
+    uname -mr
+    nproc
+    nvidia-smi || echo 'nvidia-smi fails'
+    nvcc --version | tail -2
+    "$python3" -c 'import torch, timm; print("PyTorch", torch.__version__, "timm", timm.__version__, "sees a GPU:", torch.cuda.is_available())'
+    "$bins/l2p-engine" devices
+    "$bins/l2p-engine" devices | grep -q 'cuda:0' || { echo 'no GPU: the program finds none' && exit 1; }
 }
 
-shape='' peer='--device cuda' train='--quiet' profile_rows='P fc1'
-if [ -n "$tiny" ]; then
-    shape='--smoke' peer='--device cpu --tiny --batch 4 --steps 2' train='--quiet --set train.num_epochs=1' profile_rows='none'
-fi
-export shape peer train profile_rows
+gradients() {
+    local code=0
+    try "$bins/ops" gradients --nocapture
+    try "$bins/model"
+    exit $code
+}
 
-script facts 25 '
-echo "program: $("$bins/l2p-engine" --version)"
-uname -mr; nproc
-nvidia-smi || echo "no GPU: nvidia-smi fails"
-nvcc --version | tail -2 || true
-"$bins/l2p-engine" devices
-"$python3" -c "import torch, timm; print(\"PyTorch\", torch.__version__, \"timm\", timm.__version__, \"sees a GPU:\", torch.cuda.is_available())" || true
-"$bins/l2p-engine" devices | grep -q "cuda:0" || { echo "no GPU: the program finds none"; false; }'
+memcheck() {
+    have compute-sanitizer
+    compute-sanitizer --tool memcheck --error-exitcode 9 "$bins/bench_kernels" --nocapture
+}
 
-# ---- Correctness ----
-# What needs no GPU runs beside what does.
-(
-    script gradients 120 '"$bins/ops" gradients --nocapture; "$bins/model"'
-) &
+racecheck() {
+    have compute-sanitizer
+    compute-sanitizer --tool racecheck --error-exitcode 9 "$bins/bench_kernels" --nocapture
+}
+
+train() {
+    local code=0 cpu sizes=()
+    [ -z "$tiny" ] || sizes=(--set data.train_per_class=20)
+    "$bins/l2p-engine" train --quiet --workdir "$work/cpu" --device cpu "${sizes[@]}" &
+    cpu=$!
+    try "$bins/l2p-engine" train --quiet --workdir "$work/cuda" --device cuda "${sizes[@]}"
+    try wait "$cpu"
+    try "$python3" scripts/gpu_report.py --compare "$work/cpu/results.json" "$work/cuda/results.json"
+    exit $code
+}
+
+kernels() {
+    local size=()
+    [ -z "$tiny" ] || size=(--smoke)
+    "$bins/kernels" "${size[@]}" --json "$work/json/kernels.json"
+}
+
+# one NAME ARGUMENTS...: a whole step of ours; of PyTorch's.
+one() {
+    local to=$work/json/step_$1.json
+    shift
+    try "$bins/step" --device cuda --json "$@" >"$to"
+}
+peer() {
+    local to=$work/json/peer_$1.json where=(--device cuda --batch 128)
+    [ -z "$tiny" ] || where=(--device cpu --tiny --batch 4 --steps 2)
+    shift
+    try "$python3" benches/peer/step.py "${where[@]}" --json "$@" >"$to"
+}
+
+steps() {
+    local code=0
+    if [ -n "$tiny" ]; then
+        one bf16_2 --model micro --batch 2 --steps 10 --precision bf16 --eval
+        one bf16_2_no_graph --model micro --batch 2 --steps 10 --precision bf16 --graph off
+        exit $code
+    fi
+    one bf16_128 --batch 128 --precision bf16 --eval
+    one f16_128 --batch 128 --precision f16 --eval
+    one bf16_16 --batch 16 --precision bf16
+    one bf16_16_no_graph --batch 16 --precision bf16 --graph off
+    one bf16_128_plain --batch 128 --precision bf16 --plain
+    one f32_128 --batch 128 --precision f32 --steps 10
+    exit $code
+}
+
+peers() {
+    local code=0
+    peer bf16_128 --precision bf16 --eval
+    peer fp32_128 --precision fp32 --steps 5
+    peer bf16pure_128 --precision bf16-pure
+    exit $code
+}
+
+compiled() {
+    local code=0
+    peer bf16_128_compiled --precision bf16 --compile default
+    exit $code
+}
+
+# The last blocks compute the rows that are read, as here.
+limited() {
+    local code=0
+    peer bf16_128_limited_compiled --precision bf16 --limit-last --compile default
+    exit $code
+}
+
+attention() {
+    local where=(--device cuda)
+    [ -z "$tiny" ] || where=(--batch 2 --tokens 17 --heads 2 --width 16 --runs 3 --sets 2 --backends flash math)
+    "$python3" benches/peer/attention.py "${where[@]}" --json >"$work/json/attention.json"
+}
+
+# Hardware counters of the first launches of some kernels.
+profile() {
+    have ncu
+    local rows=('P fc1' 'B fc1' 'P attn' 'B attn' 'B norm') row code=0
+    for row in "${rows[@]}"; do
+        try ncu --clock-control none --section SpeedOfLight --section Occupancy --section WarpStateStats \
+            --launch-skip 1 --launch-count 4 --kernel-name-base function --kernel-name 'regex:bf16|f16' \
+            "$bins/kernels" --batch 128 --only "$row" --budget-ms 1
+    done
+    exit $code
+}
+
+export -f try have facts gradients memcheck racecheck train kernels one peer steps peers compiled limited attention profile
+export bins work python3 tiny
+
+section facts 25
+
+# Correctness. What needs no GPU runs beside what does.
+reserve=230
+section gradients 120 &
 gradients=$!
-(
-    script golden 120 '"$bins/golden"'
-) &
+section golden 120 "$bins/golden" &
 golden=$!
 section device 110 "$bins/device" --nocapture
 section shapes 40 "$bins/bench_kernels" --nocapture
 wait "$gradients" "$golden"
-script memcheck 60 'command -v compute-sanitizer || { echo "compute-sanitizer was not found"; exit 1; }
-compute-sanitizer --tool memcheck --error-exitcode 9 "$bins/bench_kernels" --nocapture'
-script racecheck 60 'command -v compute-sanitizer || { echo "compute-sanitizer was not found"; exit 1; }
-compute-sanitizer --tool racecheck --error-exitcode 9 "$bins/bench_kernels" --nocapture'
-script train 90 '"$bins/l2p-engine" train --workdir "$work/cpu" --device cpu $train & cpu=$!
-"$bins/l2p-engine" train --workdir "$work/cuda" --device cuda $train
-wait $cpu
-"$python3" scripts/gpu_report.py --compare "$work/cpu/results.json" "$work/cuda/results.json"'
+section memcheck 60
+section racecheck 60
+section train 90
 
-# ---- Measurements ----
+# Measurements.
 reserve=150
-section kernels 120 bash -c '"$1/kernels" $shape --json "$2/json/kernels.json"' kernels "$bins" "$work"
+section kernels 120
 reserve=90
-if [ -n "$tiny" ]; then
-    script step 60 'step() { "$bins/step" --device cuda --json "$@"; }
-step --model micro --batch 2 --steps 10 --precision bf16 --eval >"$work/json/step_bf16_2.json"
-step --model micro --batch 2 --steps 10 --precision bf16 --graph off >"$work/json/step_bf16_2_no_graph.json"'
-else
-    script step 75 'step() { "$bins/step" --device cuda --json "$@"; }
-step --batch 128 --precision bf16 --eval >"$work/json/step_bf16_128.json"
-step --batch 128 --precision f16 --eval >"$work/json/step_f16_128.json"
-step --batch 16 --precision bf16 >"$work/json/step_bf16_16.json"
-step --batch 16 --precision bf16 --graph off >"$work/json/step_bf16_16_no_graph.json"
-step --batch 128 --precision bf16 --plain >"$work/json/step_bf16_128_plain.json"
-step --batch 128 --precision f32 --steps 10 >"$work/json/step_f32_128.json"'
-fi
+section steps 75
 reserve=10
-script peers 100 'step() { to=$work/json/peer_$1.json; shift; "$python3" benches/peer/step.py --batch 128 $peer --json "$@" >"$to"; }
-step bf16_128 --precision bf16 --eval
-step bf16_128_compiled --precision bf16 --compile default
-step fp32_128 --precision fp32 --steps 5
-step bf16_128_limited_compiled --precision bf16 --limit-last --compile default
-step bf16pure_128 --precision bf16-pure'
-if [ -n "$tiny" ]; then
-    script attention 40 '"$python3" benches/peer/attention.py --batch 2 --tokens 17 --heads 2 --width 16 --runs 3 --sets 2 --backends flash math --json >"$work/json/attention.json"'
-else
-    script attention 40 '"$python3" benches/peer/attention.py --device cuda --json >"$work/json/attention.json"'
-fi
-script profile 40 'command -v ncu || { echo "ncu was not found"; exit 1; }
-ncu --clock-control none --section SpeedOfLight --section Occupancy --section WarpStateStats --launch-count 4 \
-    "$bins/kernels" $shape --batch 128 --only "$profile_rows" --budget-ms 1'
+section peers 60
+section attention 40
+section compiled 80
+section profile 40
+section limited 80
 
 report
 echo

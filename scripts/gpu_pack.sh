@@ -16,8 +16,8 @@ echo "building (release)"
 export L2P_REQUIRE_KERNELS=1
 {
     nice cargo build --release --message-format=json
-    nice cargo test --release --no-run --message-format=json $(printf -- '--test %s ' "${tests[@]}")
-    nice cargo bench --no-run --message-format=json $(printf -- '--bench %s ' "${benches[@]}")
+    nice cargo test --release --no-run --message-format=json "${tests[@]/#/--test=}"
+    nice cargo bench --no-run --message-format=json "${benches[@]/#/--bench=}"
 } >"$folder/messages"
 
 # Of each target its kind, its name, and its executable.
