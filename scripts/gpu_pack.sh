@@ -46,5 +46,5 @@ commit=$(git rev-parse --short HEAD)
 [ -z "$(git status --porcelain --untracked-files=no)" ] || commit="$commit with changes"
 printf 'commit=%s\n' "$commit" >"$folder/about"
 # A large window finds the kernels that the files have in common.
-XZ_OPT='-T0 --lzma2=preset=1,dict=192MiB' tar -C "$folder" -cJf "$file" .
+XZ_OPT='-T1 --lzma2=preset=1,dict=192MiB' tar -C "$folder" -cJf "$file" .
 du -h "$folder"/* "$file"
