@@ -1,21 +1,24 @@
 //! Times whole training steps: `cargo bench --bench step -- --model b16 --batch 16 --json`; on a GPU with
 //! `--device cuda --precision bf16`. `--eval` also times evaluation.
 //!
-//! Weights and images are random: the time does not depend on them. Images are where the step reads them.
-//! `benches/peer/step.py` does the same work in PyTorch.
+//! Weights and images are random: the time does not depend on them. On the CPU images are ready; a GPU keeps
+//! 32 x 32 images as a data set has them, and resizing, cropping and flipping them is part of the time.
+//! `benches/peer/step.py` does the same work in PyTorch, from images that are ready.
 
 use clap::{Parser, ValueEnum};
-use l2p_engine::config::schema::{Classifier, Config, Precision};
-use l2p_engine::device::{Device, Gpu, Lane, embedded};
-use l2p_engine::l2p::{Model, Setup, TaskView};
+use l2p_engine::Result;
+use l2p_engine::config::schema::{Augment, Classifier, Config, Data, Precision};
+use l2p_engine::data::{ImageSet, Normalize, Preprocess};
+use l2p_engine::device::{Device, Lane};
+use l2p_engine::l2p::{Model, Pixels, Setup, TaskView};
 use l2p_engine::methods::{Gradient, Method};
 use l2p_engine::nn::vit::Dims;
 use l2p_engine::ops::gelu::Form;
 use l2p_engine::ops::match_prompts::Select;
+use l2p_engine::ops::preprocess::Kept;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::Tensor;
 use l2p_engine::tensor::plan::Plan;
-use l2p_engine::{Error, Result};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -105,17 +108,41 @@ fn peak_memory() -> Option<usize> {
     Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? * 1024)
 }
 
-fn device(word: &str) -> Result<Device> {
-    let index = match word {
-        "cpu" => return Ok(Device::Cpu),
-        "cuda" => Some(0),
-        _ => word.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
-    };
-    let index = index.ok_or_else(|| {
-        Error::config(format!("--device: wanted `cpu`, `cuda` or `cuda:N`, found `{word}`"))
-    })?;
-    let gpu = Gpu::open(index, embedded::image);
-    gpu.map(Device::Cuda).map_err(|e| Error::failed(format!("no GPU for --device {word}: {e}")))
+/// The images of every step.
+enum Images {
+    Ready(Tensor),
+    Kept { set: Kept, picks: Vec<u32> },
+}
+
+impl Images {
+    fn new(dims: Dims, batch: usize, plan: &mut Plan, rng: &mut Rng) -> Result<Images> {
+        const IMAGES: usize = 1000;
+        let side = dims.image_size;
+        if plan.device().gpu().is_none() {
+            let pixels = (0..batch * side * side * 3).map(|_| rng.uniform()).collect();
+            return Ok(Images::Ready(Tensor::from_vec(pixels, [batch, side, side, 3])));
+        }
+        let (height, width, channels) = (32, 32, 3);
+        let pixels = (0..IMAGES * height * width * channels).map(|_| rng.next_u32() as u8).collect();
+        let set = ImageSet { height, width, channels, pixels, labels: vec![0; IMAGES] };
+        let with = Data {
+            input_size: side,
+            resize_size: side + side / 7,
+            augment: Augment::CropFlip,
+            ..Data::default()
+        };
+        let with = Preprocess::new(&with, Normalize::IMAGENET)?;
+        let set = Kept::new(plan, "training images", &set, &with, 1)?;
+        Ok(Images::Kept { set, picks: (0..batch).map(|_| rng.below(IMAGES as u32)).collect() })
+    }
+
+    /// For training, or as test images.
+    fn pixels(&self, training: bool) -> Pixels<'_> {
+        match self {
+            Images::Ready(images) => Pixels::Ready(images.view()),
+            Images::Kept { set, picks } => Pixels::Kept { set, picks, first: training.then_some(0) },
+        }
+    }
 }
 
 fn config(args: &Args) -> Config {
@@ -178,11 +205,11 @@ impl Seconds {
 }
 
 /// Images per second of the query pass, and of selection and prompted pass with known queries.
-fn evaluation(method: &mut Gradient, dev: &Device, images: &Tensor, n: usize) -> Result<[Seconds; 2]> {
-    let queries = method.query(dev, images.view())?;
+fn evaluation(method: &mut Gradient, dev: &Device, images: &Images, n: usize) -> Result<[Seconds; 2]> {
+    let queries = method.query(dev, images.pixels(false))?;
     let query = Seconds::of(n, || {
         let start = Instant::now();
-        method.query(dev, images.view())?;
+        method.query(dev, images.pixels(false))?;
         wait(dev)?;
         Ok(start.elapsed().as_secs_f64())
     })?;
@@ -190,7 +217,7 @@ fn evaluation(method: &mut Gradient, dev: &Device, images: &Tensor, n: usize) ->
         let start = Instant::now();
         let ids = method.select(dev, queries.view(), Select::PerImage)?;
         // To the host, where accuracies are counted.
-        method.logits(dev, images.view(), queries.view(), &ids)?.view().read_f64()?;
+        method.logits(dev, images.pixels(false), queries.view(), &ids)?.view().read_f64()?;
         Ok(start.elapsed().as_secs_f64())
     })?;
     Ok([query, prompted])
@@ -211,24 +238,19 @@ fn run(args: &Args) -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global();
         pool.expect("the first thread pool of this process");
     }
-    let (dims, config, dev) = (dims(args.model), config(args), device(&args.device)?);
-    let used = || match dev.gpu() {
-        Some(gpu) => gpu.memory_bytes().map(|(free, all)| Some(all - free)),
-        None => Ok(peak_memory()),
-    };
-    let before = used()?;
+    let (dims, config) = (dims(args.model), config(args));
+    let dev = Device::choose(&args.device)?.0.device;
+    let free = || dev.gpu().map(|gpu| gpu.free_bytes()).transpose();
+    let before = free()?;
     let mut plan = Plan::on(&dev);
     let setup = Setup::new(&config, dims, CLASSES, args.batch)?;
     let mut model = Model::new(setup, &mut plan);
     plan.check()?;
     let mut rng = Rng::new(1, Stream::Test, 0);
     random(&mut model, &mut rng)?;
-    let dtype = model.dtype();
     let mut method = Gradient::new(&config, model, &mut plan);
     plan.check()?;
-    let side = dims.image_size;
-    let pixels: Vec<f64> = (0..args.batch * side * side * 3).map(|_| f64::from(rng.uniform())).collect();
-    let images = Tensor::from_f64(&pixels, [args.batch, side, side, 3], dtype).to(&dev)?;
+    let images = Images::new(dims, args.batch, &mut plan, &mut rng)?;
     let labels: Vec<u32> = (0..args.batch).map(|i| i as u32 % 10).collect();
     let labels = Tensor::from_vec(labels, [args.batch]).to(&dev)?;
     let task = TaskView { index: 0, mask: (0..CLASSES).map(|k| k < 10).collect() };
@@ -238,7 +260,7 @@ fn run(args: &Args) -> Result<()> {
     let mut steps_of = |method: &mut Gradient, n: usize| -> Result<f64> {
         let start = Instant::now();
         for _ in 0..n {
-            let stats = method.step(&dev, images.view(), labels.view(), &task, LEARNING_RATE)?;
+            let stats = method.step(&dev, images.pixels(true), labels.view(), &task, LEARNING_RATE)?;
             loss = stats.last().map_or(loss, |s| s.loss);
         }
         loss = method.settle()?.last().map_or(loss, |s| s.loss);
@@ -249,10 +271,11 @@ fn run(args: &Args) -> Result<()> {
     let seconds = Seconds::of(steps.div_ceil(block), || Ok(steps_of(&mut method, block)? / block as f64))?;
     let eval =
         if args.eval { Some(evaluation(&mut method, &dev, &images, steps.clamp(3, 30))?) } else { None };
-    let after = used()?;
     let rate = |seconds: &Seconds| args.batch as f64 / seconds.median();
-    let in_use =
-        if dev.gpu().is_some() { after.zip(before).map(|(a, b)| a.saturating_sub(b)) } else { after };
+    let in_use = match (before, free()?) {
+        (Some(before), Some(after)) => Some(before.saturating_sub(after)),
+        _ => peak_memory(),
+    };
     if args.json {
         let mut report = json!({
             "engine": "l2p-engine", "version": env!("CARGO_PKG_VERSION"), "device": format!("{dev:?}"),

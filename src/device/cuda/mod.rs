@@ -192,12 +192,6 @@ impl Gpu {
         Ok(self.stream(lane).cast())
     }
 
-    /// Bytes of this device's memory that are free, and all of them.
-    pub fn memory_bytes(&self) -> Result<(usize, usize)> {
-        self.bind()?;
-        result::mem_get_info().map_err(|e| self.failed("does not tell its memory", e))
-    }
-
     fn module(&self, op: &'static str) -> Result<sys::CUmodule> {
         let mut modules = locked(&self.modules);
         if let Some(module) = modules.get(op) {
