@@ -65,6 +65,7 @@ cp "$bins/about" "$work/about" 2>/dev/null
 
 export L2P_REQUIRE_GPU=1
 export L2P_GOLDEN_DIR=$PWD/tests/golden
+export PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
 export RUST_BACKTRACE=0 PYTHONUNBUFFERED=1
 # A compiled model is thrown away with the machine.
 export TORCHINDUCTOR_CACHE_DIR=$work/inductor
@@ -247,6 +248,7 @@ attention() {
 # Hardware counters of the first launches of some kernels.
 profile() {
     have ncu
+    export L2P_CUBLASLT=none
     local rows=('P fc1' 'B fc1' 'P attn' 'B attn' 'B norm') row code=0
     for row in "${rows[@]}"; do
         try ncu --clock-control none --section SpeedOfLight --section Occupancy --section WarpStateStats \
@@ -267,7 +269,8 @@ section gradients 120 &
 gradients=$!
 section golden 120 "$bins/golden" &
 golden=$!
-section device 110 "$bins/device" --nocapture
+section device 90 "$bins/device" kernels_agree --nocapture
+section network 90 "$bins/device" --skip kernels_agree --nocapture
 section shapes 40 "$bins/bench_kernels" --nocapture
 wait "$gradients" "$golden"
 section memcheck 60

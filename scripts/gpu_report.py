@@ -147,9 +147,9 @@ def text(report):
 def kernels_text(kernels):
     gpu, peaks, rows = kernels["gpu"], kernels["peaks"], kernels["rows"]
     products = ", ".join(f"{form} {flops / 1e12:,.0f} TFLOP/s" for form, flops in peaks["flops_per_s"].items())
+    copy = f"{peaks['copy_bytes_per_s'] / 1e9:,.0f} GB/s"
     lines = [
-        f"{gpu['name']}: copy {peaks['copy_bytes_per_s'] / 1e9:,.0f} GB/s; large products: {products or 'no cuBLASLt'}; "
-        f"{len(rows)} rows, {kernels['failures']} wrong",
+        f"{gpu['name']}: copy {copy}; large products: {products or 'no cuBLASLt'}; {len(rows)} rows, {kernels['failures']} wrong",
         f"{'kernel, by time in a step':<46} {'ms':>7} {'us':>8} {'peak %':>6} {'rival':>6} {'predicted':>9} {'ratio':>6}",
     ]
     cost = lambda row: row.get("times_per_step", 0) * row.get("us", 0)
