@@ -61,6 +61,7 @@ if [ -f "$bins" ]; then
 fi
 bins=$(realpath "$bins")
 mkdir "$work/sections" "$work/json"
+touch "$work/clocks.csv" "$work/about"
 cp "$bins/about" "$work/about" 2>/dev/null
 
 export L2P_REQUIRE_GPU=1
@@ -99,8 +100,8 @@ fi
 
 report() {
     "$python3" scripts/gpu_report.py "$work" "$out/report.json" "$out/report.txt"
-    tar -C "$work" -czf "$out/logs.tar.gz" sections json clocks.csv about 2>/dev/null ||
-        tar -C "$work" -czf "$out/logs.tar.gz" sections json
+    # Files may grow meanwhile.
+    tar -C "$work" --warning=no-file-changed -czf "$out/logs.tar.gz" sections json clocks.csv about
 }
 
 wanted() {

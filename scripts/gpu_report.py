@@ -39,14 +39,15 @@ def written(path, text):
     unfinished.replace(path)
 
 
-def reason(lines):
-    """The line that says why a section failed."""
-    words = ("no GPU", "no NVIDIA driver", "was not found", "not found", "FAILED", "panicked", "error", "Error")
-    for word in words:
-        for i, line in enumerate(lines):
-            if word in line:
-                return f"{line.strip()} {lines[i + 1].strip()}"[:300] if "panicked" in line and i + 1 < len(lines) else line.strip()[:300]
-    return lines[-1].strip()[:300] if lines else "it said nothing"
+def reason(status, lines):
+    """The line that says why a section failed; of one that ran out of time the last."""
+    words = ("no GPU", "no NVIDIA driver", "was not found", "l2p-engine: ", "FAILED", "panicked", "Error", "error")
+    found = [i for word in words for i, line in enumerate(lines) if word in line and status == "failed"]
+    if not lines:
+        return "it said nothing"
+    at = found[0] if found else len(lines) - 1
+    # The words of a panic are in the line after.
+    return " ".join(line.strip() for line in lines[at : at + 1 + ("panicked" in lines[at])])[:300]
 
 
 def sections(work):
@@ -58,7 +59,7 @@ def sections(work):
         log = path.with_suffix(".log")
         lines = [l for l in log.read_text(errors="replace").splitlines() if l.strip()] if log.exists() else []
         if section["status"] != "ok":
-            section["why"] = reason(lines)
+            section["why"] = reason(section["status"], lines)
             section["tail"] = lines[-TAIL:]
         elif section["name"] == "facts":
             section["tail"] = lines
