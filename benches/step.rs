@@ -8,7 +8,7 @@
 use clap::{Parser, ValueEnum};
 use l2p_engine::Result;
 use l2p_engine::config::schema::{Augment, Classifier, Config, Data, Precision};
-use l2p_engine::data::{ImageSet, Normalize, Preprocess};
+use l2p_engine::data::{Normalize, Preprocess, image_set};
 use l2p_engine::device::{Device, Lane};
 use l2p_engine::l2p::{Model, Pixels, Setup, TaskView};
 use l2p_engine::methods::{Gradient, Method};
@@ -123,8 +123,8 @@ impl Images {
             return Ok(Images::Ready(Tensor::from_vec(pixels, [batch, side, side, 3])));
         }
         let (height, width, channels) = (32, 32, 3);
-        let pixels = (0..IMAGES * height * width * channels).map(|_| rng.next_u32() as u8).collect();
-        let set = ImageSet { height, width, channels, pixels, labels: vec![0; IMAGES] };
+        let bytes = (0..IMAGES * height * width * channels).map(|_| rng.next_u32() as u8).collect();
+        let pixels = image_set::Pixels { height, width, channels, bytes };
         let with = Data {
             input_size: side,
             resize_size: side + side / 7,
@@ -132,7 +132,7 @@ impl Images {
             ..Data::default()
         };
         let with = Preprocess::new(&with, Normalize::IMAGENET)?;
-        let set = Kept::new(plan, "training images", &set, &with, 1)?;
+        let set = Kept::new(plan, "training images", &pixels, &with, 1)?;
         Ok(Images::Kept { set, picks: (0..batch).map(|_| rng.below(IMAGES as u32)).collect() })
     }
 
