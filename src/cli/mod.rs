@@ -4,6 +4,7 @@
 mod devices;
 mod eval;
 mod inspect;
+mod leakcheck;
 mod predict;
 mod pretrain;
 mod train;
@@ -27,6 +28,9 @@ enum Command {
     Train(train::Train),
     /// Evaluate what a run has learned.
     Eval(eval::Eval),
+    /// Show what the composition of test batches does to the accuracy.
+    #[command(name = "leakcheck")]
+    LeakCheck(leakcheck::LeakCheck),
     /// Name the class of image files.
     Predict(predict::Predict),
     /// Show what a checkpoint, a weight file or a work directory holds.
@@ -78,6 +82,7 @@ pub fn main() -> i32 {
     let done = match cli.command {
         Command::Train(args) => args.run(),
         Command::Eval(args) => args.run(),
+        Command::LeakCheck(args) => args.run(),
         Command::Predict(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Devices(args) => args.run(),
