@@ -7,6 +7,7 @@ mod inspect;
 mod leakcheck;
 mod predict;
 mod pretrain;
+mod report;
 mod train;
 
 use crate::device::{Choice, Device};
@@ -35,6 +36,8 @@ enum Command {
     Predict(predict::Predict),
     /// Show what a checkpoint, a weight file or a work directory holds.
     Inspect(inspect::Inspect),
+    /// Write finished runs into one page: accuracies, forgetting, prompts, comparisons.
+    Report(report::Report),
     /// Say what this program and this machine can compute on.
     Devices(devices::Devices),
     /// Train a backbone from scratch.
@@ -86,6 +89,7 @@ pub fn main() -> i32 {
         Command::Predict(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Devices(args) => args.run(),
+        Command::Report(args) => args.run(),
         Command::Pretrain(args) => args.run(),
     };
     match done {

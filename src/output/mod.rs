@@ -7,6 +7,7 @@ mod manifest;
 pub mod metrics;
 pub mod progress;
 mod proto;
+pub mod report;
 pub mod results;
 pub mod seeds;
 pub mod signal;

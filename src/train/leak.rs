@@ -192,7 +192,8 @@ impl TestImages {
             let task = self.task[question.0];
             of[task] += 1;
             right[task] += usize::from(self.known[question]);
-            moved += usize::from(self.own[question.0] != question.1);
+            // A vote lists the same prompts in another order.
+            moved += usize::from(!question.1.iter().all(|id| self.own[question.0].contains(id)));
         }
         let share = |(r, n): (&usize, &usize)| *r as f64 / (*n).max(1) as f64;
         let per_task = right.iter().zip(&of).map(share).collect();
