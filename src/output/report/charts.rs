@@ -85,13 +85,13 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     if lo > hi {
         return (0.0, 1.0);
     }
-    let pad = ((hi - lo) * 0.06).max(hi.abs().max(1e-3) * 0.01);
-    let (lo, hi) = (lo - pad, hi + pad);
-    let marks = ticks((lo, hi), 4.0);
-    match marks.as_slice() {
-        [a, b, ..] => ((lo / (b - a)).floor() * (b - a), (hi / (b - a)).ceil() * (b - a)),
-        _ => (lo, hi),
-    }
+    let pad = ((hi - lo) * 0.05).max(hi.abs().max(1e-3) * 0.02);
+    let (from, to) = (lo - pad, hi + pad);
+    let marks = ticks((from, to), 8.0);
+    let step = marks.get(1).map_or(to - from, |second| second - marks[0]);
+    let (from, to) = ((from / step).floor() * step, (to / step).ceil() * step);
+    // What is never negative, or no more than all, does not look as if it could be.
+    (if lo >= 0.0 { from.max(0.0) } else { from }, if hi <= 100.0 && to > 100.0 { 100.0 } else { to })
 }
 
 /// A number as short as its axis allows.
@@ -103,7 +103,7 @@ fn short(value: f64, step: f64) -> String {
 
 /// About the width of a text of 12 pixels.
 fn text_width(text: &str) -> f64 {
-    6.4 * text.chars().count() as f64
+    6.7 * text.chars().count() as f64
 }
 
 fn clip(text: &str, chars: usize) -> String {
@@ -333,7 +333,7 @@ pub fn standing(rows: &[Standing], axis_name: &str) -> Svg {
     let x = range(values.flat_map(|d| [d.value - d.deviation, d.value + d.deviation]));
     let height = high * rows.len() as f64;
     let frame = Frame { left, top, width: WIDTH - left - right, height, x, y: (0.0, 1.0) };
-    let marks = ticks(x, 3.0);
+    let marks = ticks(x, 4.0);
     let step = marks.get(1).map_or(1.0, |second| second - marks[0]);
     for value in marks {
         let at = frame.across(value);
@@ -355,7 +355,14 @@ pub fn standing(rows: &[Standing], axis_name: &str) -> Svg {
                     &format!("bar {}", dot.class.replace("ring", "").replace("dot", "")),
                 );
             }
-            let r = if dot.class.contains("faint") { 3.0 } else { 4.6 };
+            // A ring shows around a dot at the same place.
+            let r = if dot.class.contains("faint") {
+                3.0
+            } else if dot.class.contains("ring") {
+                5.8
+            } else {
+                4.2
+            };
             let title = format!("{}: {:.2}", row.name, dot.value);
             svg.titled(&title, |svg| svg.circle((frame.across(dot.value), y), r, &dot.class));
         }

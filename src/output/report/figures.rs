@@ -1,7 +1,7 @@
 //! The drawings of a report, from what its runs found.
 
 use super::charts::{self, Axis, Dot, Heat, Line, Standing};
-use super::runs::{Choices, Group, Run, entropy, together};
+use super::runs::{Choices, Group, POOL_OF_ONE, Run, entropy, together, with_floors};
 use super::svg::{SERIES, Svg};
 use crate::output::results::{Results, Score};
 use crate::output::spread::Spread;
@@ -39,6 +39,7 @@ pub fn all(groups: &[Group]) -> Vec<Figure> {
     let mut all = standings(groups);
     all.extend(over_tasks(groups));
     all.extend(each_task(groups));
+    all.extend(learned_and_left(groups));
     for (g, group) in groups.iter().enumerate() {
         all.extend(matrices(g, group));
     }
@@ -74,17 +75,11 @@ fn forgetting(score: &Score) -> Option<f64> {
     score.forgetting
 }
 
-/// Floors that are the same for all groups: those of the first run, if all share data and backbone.
-fn shared_floors(groups: &[Group]) -> Vec<(&'static str, &Score)> {
-    let of = |g: &Group| {
-        let r = &g.first().results;
-        (r.dataset.clone(), r.checkpoint_sha256.clone(), r.num_tasks)
-    };
-    if groups.iter().any(|g| of(g) != of(&groups[0])) {
-        return Vec::new();
-    }
-    let named = groups[0].first().results.floors.named();
-    named.into_iter().filter(|(name, _)| groups.len() == 1 || *name != "pool of one prompt").collect()
+/// Floors that hold for all groups, and the group to read them from.
+fn shared_floors(groups: &[Group]) -> Vec<(&'static str, &Group)> {
+    let Some(group) = with_floors(groups) else { return Vec::new() };
+    let named = group.first().results.floors.named().into_iter().map(|(name, _)| (name, group));
+    named.filter(|(name, _)| groups.len() == 1 || *name != POOL_OF_ONE).collect()
 }
 
 /// Where the runs stand: beside their floors and what others report.
@@ -97,7 +92,7 @@ fn standings(groups: &[Group]) -> Vec<Figure> {
         let mut rows = Vec::new();
         for (g, group) in groups.iter().enumerate() {
             let colour = colour(g);
-            let row = |name: String, class: &str, of: fn(&Results) -> &Score| {
+            let dots = |class: &str, of: fn(&Results) -> &Score| {
                 let spread = group.spread(|run| metric(of(&run.results)))?;
                 let each = group.runs.iter().filter_map(|run| metric(of(&run.results)));
                 let mut dots: Vec<Dot> = Vec::new();
@@ -105,20 +100,26 @@ fn standings(groups: &[Group]) -> Vec<Figure> {
                     dots.extend(each.map(|v| dot(100.0 * v, 0.0, &format!("dot faint {colour}"))));
                 }
                 dots.push(spread_dot(&spread, &format!("{class} {colour}")));
-                Some(Standing { name, text: format!("{:.1}", 100.0 * spread.mean), dots })
+                Some((format!("{:.1}", 100.0 * spread.mean), dots))
             };
-            let alone = groups.len() == 1;
-            let name = if alone { "each image selects".to_string() } else { group.label.clone() };
-            rows.extend(row(name, "dot", own));
-            if group.votes() {
-                let name = if alone { "batch vote".to_string() } else { "… batch vote".to_string() };
-                rows.extend(row(name, "ring", vote));
+            let (voted, chosen) = (dots("ring", vote).filter(|_| group.votes()), dots("dot", own));
+            // Several configurations have a row each.
+            if groups.len() > 1 {
+                let Some((text, chosen)) = chosen else { continue };
+                let mark = voted.and_then(|(_, dots)| dots.last().cloned());
+                let dots = mark.into_iter().map(|d| Dot { deviation: 0.0, ..d }).chain(chosen).collect();
+                rows.push(Standing { name: group.label.clone(), text, dots });
+                continue;
+            }
+            for (name, found) in [("each image selects", chosen), ("batch vote", voted)] {
+                rows.extend(found.map(|(text, dots)| Standing { name: name.into(), text, dots }));
             }
         }
-        for (name, score) in shared_floors(groups) {
-            if let Some(value) = metric(score) {
-                let dots = vec![dot(100.0 * value, 0.0, "dot floor")];
-                rows.push(Standing { name: name.to_string(), text: format!("{:.1}", 100.0 * value), dots });
+        for (floor, of) in shared_floors(groups) {
+            if let Some(spread) = of.floor(floor, metric) {
+                let (text, dots) =
+                    (format!("{:.1}", 100.0 * spread.mean), vec![spread_dot(&spread, "dot floor")]);
+                rows.push(Standing { name: floor.to_string(), text, dots });
             }
         }
         let mut told = Vec::new();
@@ -172,16 +173,18 @@ fn task_axis(groups: &[Group]) -> Axis {
     }
 }
 
+/// Average accuracy or forgetting after task t.
+fn at(score: &Score, t: usize, forgetting: bool) -> Option<f64> {
+    let after = score.after_each_task.get(t)?;
+    if forgetting { after.forgetting } else { Some(after.avg_acc).filter(|v| v.is_finite()) }
+}
+
 /// Average accuracy and forgetting after each task.
 fn over_tasks(groups: &[Group]) -> Vec<Figure> {
     let series = |group: &Group, of: fn(&Results) -> &Score, forgetting: bool| {
-        let at = |score: &Score, t: usize| {
-            let after = score.after_each_task.get(t)?;
-            if forgetting { after.forgetting } else { Some(after.avg_acc).filter(|v| v.is_finite()) }
-        };
         let mut line = Line::default();
         for t in usize::from(forgetting)..group.first().tasks() {
-            if let Some(spread) = group.spread(|run| at(of(&run.results), t)) {
+            if let Some(spread) = group.spread(|run| at(of(&run.results), t, forgetting)) {
                 line.points.push((t as f64 + 1.0, 100.0 * spread.mean));
                 line.band.push(100.0 * spread.deviation.unwrap_or(0.0));
             }
@@ -190,15 +193,11 @@ fn over_tasks(groups: &[Group]) -> Vec<Figure> {
     };
     let figure = |name: &str, title: &str, what: &str, forgetting: bool| {
         let mut lines = Vec::new();
-        for (name, score) in shared_floors(groups) {
-            let after = score.after_each_task.iter().enumerate();
-            let points: Vec<(f64, f64)> = after
-                .filter_map(|(t, m)| {
-                    let value = if forgetting { m.forgetting } else { Some(m.avg_acc) }?;
-                    Some((t as f64 + 1.0, 100.0 * value))
-                })
-                .collect();
-            lines.push(Line { class: "floor".into(), name: name.into(), points, band: Vec::new() });
+        for (floor, of) in shared_floors(groups) {
+            let at = |t: usize| of.floor(floor, |score| at(score, t, forgetting));
+            let points = (0..of.first().tasks()).filter_map(|t| Some((t as f64 + 1.0, 100.0 * at(t)?.mean)));
+            let (class, name) = ("floor".into(), floor.into());
+            lines.push(Line { class, name, points: points.collect(), band: Vec::new() });
         }
         for (g, group) in groups.iter().enumerate() {
             let alone = groups.len() == 1;
@@ -260,6 +259,31 @@ fn each_task(groups: &[Group]) -> Option<Figure> {
         ),
         charts::panels(&panels, (1.0, tasks as f64), (0.0, 100.0)),
     ))
+}
+
+/// Per task: its accuracy when it was learned, and at the end.
+fn learned_and_left(groups: &[Group]) -> Option<Figure> {
+    let matrices: Vec<Vec<Vec<f64>>> = groups.iter().map(|g| g.matrix(own)).collect();
+    let tasks = matrices.iter().map(Vec::len).max().unwrap_or(0);
+    let row = |i: usize| {
+        let mut row = Standing { name: format!("task {}", i + 1), ..Standing::default() };
+        for (g, matrix) in matrices.iter().enumerate() {
+            let value = |t: usize| matrix.get(t).and_then(|r| r.get(i)).map_or(f64::NAN, |v| 100.0 * v);
+            let (learned, left) = (value(i), value(matrix.len().saturating_sub(1)));
+            row.dots.push(dot(learned, 0.0, &format!("ring {}", colour(g))));
+            row.dots.push(dot(left, 0.0, &format!("dot {}", colour(g))));
+            if groups.len() == 1 {
+                row.text = format!("{:+.1}", left - learned);
+            }
+        }
+        row
+    };
+    let rows: Vec<Standing> = (0..tasks.min(MOST_PANELS)).map(row).collect();
+    (tasks > 1).then(|| {
+        let caption = "Accuracy in %; ring: right after the task was learned, filled: after the last task.";
+        let svg = charts::standing(&rows, "%, each image selects");
+        Figure::new("learned_and_left", "What was learned, and what is left", caption, svg)
+    })
 }
 
 /// The accuracy matrix of a group under both selections.

@@ -1,12 +1,12 @@
 //! The page: HTML around the drawings.
 
 use super::figures::{self, Figure, colour};
-use super::runs::{Group, Run, entropy, together};
+use super::runs::{Group, POOL_OF_ONE, Run, entropy, together, with_floors};
 use super::svg::{escape, page_style};
 use crate::config::published::Number;
 use crate::output::results::{Results, Score};
 use crate::output::spread::Spread;
-use crate::output::table::percent;
+use crate::output::table;
 use std::fmt::Write;
 
 /// The whole page as text.
@@ -122,6 +122,15 @@ fn card(figure: &Figure) -> String {
     )
 }
 
+/// In percent, with a true minus.
+fn percent(fraction: f64) -> String {
+    table::percent(fraction).replace('-', "−")
+}
+
+fn shown_spread(spread: &Spread) -> String {
+    spread.percent().replace('-', "−")
+}
+
 /// A metric: its name, what it is of a score, and of what others published.
 struct Metric {
     name: &'static str,
@@ -148,7 +157,7 @@ fn results(groups: &[Group], figures: &[Figure]) -> String {
     if let [group] = groups {
         body += &tiles(group);
     }
-    body += &table(groups);
+    body += &comparison(groups);
     body += &shown(figures, |name| ["average_accuracy", "forgetting"].contains(&name));
     section("Results", "After the last task, over all classes learned; percent.", &body)
 }
@@ -161,11 +170,9 @@ fn tiles(group: &Group) -> String {
             Some(Spread { mean, deviation, .. }) => (percent(mean), deviation),
             None => ("–".into(), None),
         };
-        let deviation = deviation.map_or(String::new(), |d| {
-            format!(" <small>± {}, {} seeds</small>", percent(d), group.runs.len())
-        });
+        let deviation = deviation.map_or(String::new(), |d| format!(" <small>± {}</small>", percent(d)));
         let vote = find(vote).filter(|_| group.votes());
-        let vote = vote.map_or(String::new(), |s| format!("batch vote {}", s.percent()));
+        let vote = vote.map_or(String::new(), |s| format!("batch vote {}", shown_spread(&s)));
         format!(
             "<div class=\"tile\"><h3>{}</h3><p class=\"big\">{value}{deviation}</p><p class=\"beside\">{vote}</p></div>",
             metric.name
@@ -175,14 +182,15 @@ fn tiles(group: &Group) -> String {
 }
 
 /// Every configuration with its floors, and what others published.
-fn table(groups: &[Group]) -> String {
+fn comparison(groups: &[Group]) -> String {
     let votes = groups.iter().any(Group::votes);
     let mut rows = String::from("<tr><th></th><th>runs</th><th>average accuracy</th><th>forgetting</th>");
     if votes {
         rows += "<th>batch vote: average accuracy</th><th>forgetting</th>";
     }
     rows += "<th>learning accuracy</th></tr>";
-    let cell = |spread: Option<Spread>| format!("<td>{}</td>", spread.map_or("–".into(), |s| s.percent()));
+    let cell =
+        |spread: Option<Spread>| format!("<td>{}</td>", spread.map_or("–".into(), |s| shown_spread(&s)));
     let blank = if votes { "<td></td><td></td>" } else { "" };
     for (g, group) in groups.iter().enumerate() {
         let find = |of: fn(&Results) -> &Score, metric: usize| {
@@ -205,50 +213,51 @@ fn table(groups: &[Group]) -> String {
             };
         }
         let _ = write!(rows, "{}</tr>", find(own, 3));
-        let floors: Vec<&str> = group.first().results.floors.named().iter().map(|(name, _)| *name).collect();
-        for name in floors {
-            let score = |run: &Run, metric: usize| {
-                let named = run.results.floors.named();
-                let found = named.iter().find(|(n, _)| *n == name)?;
-                (METRICS[metric].of)(found.1)
-            };
-            // The same floor twice would tell nothing new.
-            let told = groups[..g]
-                .iter()
-                .any(|other| (0..2).all(|m| other.spread(|r| score(r, m)) == group.spread(|r| score(r, m))));
-            if told {
-                continue;
+    }
+    let mut floor = |group: &Group, name: &str, label: &str| {
+        let find = |metric: usize| cell(group.floor(name, METRICS[metric].of));
+        let (n, a, b, c) = (group.runs.len(), find(0), find(1), find(3));
+        let label = escape(label);
+        let _ = write!(rows, "<tr class=\"aside\"><td>floor: {label}</td><td>{n}</td>{a}{b}{blank}{c}</tr>");
+    };
+    let shared = with_floors(groups);
+    for group in groups {
+        for (name, _) in group.first().results.floors.named() {
+            match shared {
+                Some(from) if groups.len() == 1 || (std::ptr::eq(from, group) && name != POOL_OF_ONE) => {
+                    floor(group, name, name);
+                }
+                Some(_) if name != POOL_OF_ONE => {}
+                _ => floor(group, name, &format!("{name}, {}", group.label)),
             }
-            let find = |metric: usize| cell(group.spread(|run| score(run, metric)));
-            let (a, b, c) = (find(0), find(1), find(3));
-            let _ = write!(
-                rows,
-                "<tr class=\"aside\"><td>floor: {name}</td><td>{}</td>{a}{b}{blank}{c}</tr>",
-                group.runs.len()
-            );
         }
-        let number = |n: Number| match n.deviation {
-            Some(deviation) => format!("{:.2} ± {deviation:.2}", n.value),
-            None => format!("{:.2}", n.value),
-        };
-        for published in group.published() {
-            let (a, f) = (number(published.avg_acc), published.forgetting.map_or("–".into(), number));
-            let source = escape(&published.source);
-            let _ = write!(
-                rows,
-                "<tr class=\"aside\"><td>published: {source}</td><td></td><td>{a}</td><td>{f}</td>{blank}<td></td></tr>"
-            );
-        }
+    }
+    let number = |n: Number| match n.deviation {
+        Some(deviation) => format!("{:.2} ± {deviation:.2}", n.value),
+        None => format!("{:.2}", n.value),
+    };
+    let mut told = Vec::new();
+    for published in groups.iter().flat_map(Group::published).filter(|p| {
+        let new = !told.contains(&p.source);
+        told.push(p.source.clone());
+        new
+    }) {
+        let (a, f) = (number(published.avg_acc), published.forgetting.map_or("–".into(), number));
+        let source = escape(&published.source);
+        let _ = write!(
+            rows,
+            "<tr class=\"aside\"><td>published: {source}</td><td></td><td>{a}</td><td>{f}</td>{blank}<td></td></tr>"
+        );
     }
     format!("<div class=\"card\"><table>{rows}</table></div>")
 }
 
 fn tasks(groups: &[Group], figures: &[Figure]) -> String {
-    let mut body = shown(figures, |name| name.ends_with("_over_tasks"));
+    let over_all = ["accuracy_over_tasks", "forgetting_over_tasks", "each_task", "learned_and_left"];
+    let mut body = shown(figures, |name| over_all.contains(&name));
     if groups.len() == 1 {
-        body += &shown(figures, |name| name == "each_task" || name.starts_with("matrix_"));
+        body += &shown(figures, |name| name.starts_with("matrix_"));
     } else {
-        body += &shown(figures, |name| name == "each_task");
         for (g, group) in groups.iter().enumerate() {
             let figures = shown(figures, |name| name.starts_with(&format!("matrix_{}_", g + 1)));
             body += &format!("{}{figures}", heading(g, &group.label));

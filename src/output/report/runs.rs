@@ -147,6 +147,14 @@ impl Group {
         Spread::of_some(self.runs.iter().map(read))
     }
 
+    /// The same over a floor of each run, by its name.
+    pub fn floor(&self, name: &str, read: impl Fn(&Score) -> Option<f64>) -> Option<Spread> {
+        self.spread(|run| {
+            let named = run.results.floors.named();
+            read(named.iter().find(|(n, _)| *n == name)?.1)
+        })
+    }
+
     /// The mean accuracy matrix.
     pub fn matrix(&self, of: fn(&Results) -> &Score) -> Vec<Vec<f64>> {
         let first = &of(&self.first().results).accuracy_matrix;
@@ -203,32 +211,49 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(Seeds::read(&file)?.runs.iter().map(|run| dir.join(&run.workdir)).collect())
 }
 
-/// Most words that a label lists after the method.
-const MOST_WORDS: usize = 3;
-
-/// The method, and where that does not tell the groups apart, the keys whose values do.
+/// The method, and where that does not tell the groups apart, the folder.
 fn label(groups: &[Group], which: usize) -> String {
     let run = groups[which].first();
-    let method = run.config.method;
-    let rivals: Vec<&Run> =
-        groups.iter().map(Group::first).filter(|other| other.config.method == method).collect();
-    let mut keys: Vec<String> = Vec::new();
-    for rival in &rivals {
-        let differences = rival.config.identity().differences(&run.config.identity());
-        keys.extend(differences.into_iter().map(|(key, ..)| key).filter(|key| key != "seed"));
+    let alone = |of: &dyn Fn(&Run) -> String| groups.iter().filter(|g| of(g.first()) == of(run)).count() == 1;
+    let method = |r: &Run| r.config.method.to_string();
+    let mut label = method(run);
+    if !alone(&method) {
+        label = format!("{label}: {}", folder(run));
     }
-    let mut words: Vec<String> = Vec::new();
-    for (key, value) in run.config.pairs().iter().filter(|(key, _)| keys.contains(key)) {
-        let name = key.rsplit('.').next().unwrap_or(key);
-        words.push(format!("{name} {}", value.trim_matches('"')));
-    }
-    if words.len() > MOST_WORDS {
-        words.truncate(MOST_WORDS);
-        words.push("…".into());
+    if !alone(&|r| format!("{} {}", method(r), folder(r))) {
+        label = format!("{label} ({})", which + 1);
     }
     if !run.results.complete {
-        words.push(format!("{} of {} tasks", run.tasks(), run.results.num_tasks));
+        label = format!("{label}, {} of {} tasks", run.tasks(), run.results.num_tasks);
     }
-    let words = words.join(", ");
-    if words.is_empty() { method.to_string() } else { format!("{method}, {words}") }
+    label
+}
+
+/// The name of a run's folder; of one of several seeds, that of the folder above.
+fn folder(run: &Run) -> String {
+    let dir = run.workdir.canonicalize().unwrap_or_else(|_| run.workdir.clone());
+    let own = if dir.parent().is_some_and(|above| above.join(seeds::FILE).exists()) {
+        dir.parent()
+    } else {
+        Some(&*dir)
+    };
+    own.and_then(Path::file_name).map_or(String::new(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Whether all groups have the same data, tasks and backbone, so that the floors of one hold for all.
+pub fn comparable(groups: &[Group]) -> bool {
+    let of = |g: &Group| {
+        let (r, order) = (&g.first().results, &g.first().config.continual.class_order);
+        (r.dataset.clone(), r.checkpoint_sha256.clone(), r.num_tasks, order.clone())
+    };
+    groups.windows(2).all(|pair| of(&pair[0]) == of(&pair[1]))
+}
+
+/// The floor that depends on the prompts of its run.
+pub const POOL_OF_ONE: &str = "pool of one prompt";
+
+/// Where the floors of comparable groups are read: the group with floors that has the most runs.
+pub fn with_floors(groups: &[Group]) -> Option<&Group> {
+    let has = |g: &&Group| !g.first().results.floors.named().is_empty();
+    groups.iter().filter(has).max_by_key(|g| g.runs.len()).filter(|_| comparable(groups))
 }
