@@ -31,8 +31,9 @@ impl Report {
         }
         atomic::write(&self.out, report::html(&groups).as_bytes())?;
         let runs: usize = groups.iter().map(|g| g.runs.len()).sum();
-        let mut said =
-            format!("{runs} runs of {} configurations, written to {}", groups.len(), self.out.display());
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let (runs, configurations) = (count(runs, "run"), count(groups.len(), "configuration"));
+        let mut said = format!("{runs} of {configurations}, written to {}", self.out.display());
         if let Some(dir) = &self.svg {
             std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, atomic::explain(&e, "made")))?;
             let figures = report::figures(&groups);

@@ -42,11 +42,11 @@ impl Train {
         if !self.quiet {
             loaded.notes.iter().for_each(|note| crate::output::say(&format!("note: {note}")));
         }
+        let seeds = self.seeds.as_deref().map(parse_seeds).transpose()?;
         if self.print_config {
             print(loaded.config.to_toml().trim_end());
             return Ok(());
         }
-        let seeds = self.seeds.as_deref().map(parse_seeds).transpose()?;
         let choice = super::device(&self.device)?;
         if self.dry_run {
             let session = Session::new(loaded.config, choice)?;

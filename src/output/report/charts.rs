@@ -156,7 +156,7 @@ pub fn lines(axis: &Axis, lines: &[Line], y: Option<(f64, f64)>) -> Svg {
                 svg.titled(&title, |svg| svg.circle(*at, 3.2, &format!("{kind} {}", line.class)));
             }
         }
-        if let Some(last) = drawn.iter().rev().find(|at| at.1.is_finite()) {
+        if let Some(last) = drawn.iter().rev().find(|at| at.1.is_finite() && !name.is_empty()) {
             ends.push((last.1, name, line.class.clone()));
         }
     }
@@ -238,6 +238,8 @@ pub struct Heat {
     pub decimals: usize,
     /// A column at the right: its name, and a text per row.
     pub beside: Option<(String, Vec<String>)>,
+    /// Nothing is written where a value is zero.
+    pub hide_zeros: bool,
     /// Columns to warn of.
     pub marked: Vec<usize>,
 }
@@ -277,7 +279,10 @@ pub fn heat(map: &Heat) -> Svg {
             let number = format!("{value:.*}", map.decimals);
             let draw = |svg: &mut Svg| {
                 svg.rect(at, (cell - gap, high - gap), "heat", 0.05 + 0.95 * share);
-                if columns <= MOST_NUMBERED && text_width(&number) < cell - 2.0 {
+                if columns <= MOST_NUMBERED
+                    && !(map.hide_zeros && value == 0.0)
+                    && text_width(&number) < cell - 2.0
+                {
                     let class = if share > 0.55 { "on small" } else { "small" };
                     let class = if cell > 40.0 {
                         class.replace(" small", "").replace("small", "")
@@ -325,7 +330,7 @@ pub struct Dot {
 /// Values of several names on one horizontal axis.
 pub fn standing(rows: &[Standing], axis_name: &str) -> Svg {
     let (high, top) = (26.0, 6.0);
-    let name_chars = 24;
+    let name_chars = 22;
     let left = rows.iter().map(|r| text_width(&clip(&r.name, name_chars))).fold(0.0, f64::max) + 12.0;
     let right = rows.iter().map(|r| text_width(&r.text)).fold(0.0, f64::max) + 12.0;
     let mut svg = Svg::new(WIDTH, top + high * rows.len() as f64 + 42.0);

@@ -273,7 +273,7 @@ fn learned_and_left(groups: &[Group]) -> Option<Figure> {
             row.dots.push(dot(learned, 0.0, &format!("ring {}", colour(g))));
             row.dots.push(dot(left, 0.0, &format!("dot {}", colour(g))));
             if groups.len() == 1 {
-                row.text = format!("{:+.1}", left - learned);
+                row.text = format!("{:+.1}", left - learned).replace('-', "−");
             }
         }
         row
@@ -304,7 +304,7 @@ fn matrices(g: usize, group: &Group) -> Vec<Figure> {
             decimals: 1,
             beside: Some(("average".into(), values.iter().map(mean).collect())),
             values,
-            marked: Vec::new(),
+            ..Heat::default()
         };
         let seeds =
             if group.runs.len() > 1 { format!(", mean of {} runs", group.runs.len()) } else { String::new() };
@@ -333,7 +333,7 @@ pub fn prompts(g: usize, run: &Run) -> Vec<Figure> {
     let map = Heat { rows, columns, column_name: "prompt".into(), ..Heat::default() };
     let usage = |usage: &[Vec<u64>], marked: Vec<usize>| {
         let share = |task: &Vec<u64>| {
-            let images = (task.iter().sum::<u64>() as f64 / n).max(1.0);
+            let images = (task.iter().map(|c| *c as f64).sum::<f64>() / n).max(1.0);
             task.iter().map(|c| 100.0 * *c as f64 / images).collect()
         };
         let bits = usage.iter().map(|task| format!("{:.2}", entropy(task))).collect();
@@ -341,6 +341,7 @@ pub fn prompts(g: usize, run: &Run) -> Vec<Figure> {
             values: usage.iter().map(share).collect(),
             range: (0.0, 100.0),
             beside: Some(("bits".into(), bits)),
+            hide_zeros: true,
             marked,
             ..map.clone()
         })
@@ -428,7 +429,10 @@ fn training(groups: &[Group]) -> Vec<Figure> {
         let y = percent.then_some((0.0, 100.0));
         Some(Figure::new(name, title, caption, charts::lines(&axis, &lines, y)))
     };
-    let loss = "Cross-entropy of a batch, without the pull term; dotted lines: a new task begins.";
+    let loss = match groups {
+        [_] => "Cross-entropy of a batch, without the pull term; dotted lines: a new task begins.",
+        _ => "Cross-entropy of a batch, without the pull term.",
+    };
     let accuracy = "Share of the images of a batch answered right among the classes of their task, in %.";
     [
         figure("loss", "Training loss", loss, false),

@@ -76,7 +76,9 @@ pub fn entropy(counts: &[u64]) -> f64 {
 /// The counts of all tasks together.
 pub fn together(usage: &[Vec<u64>]) -> Vec<u64> {
     let pool = usage.iter().map(Vec::len).max().unwrap_or(0);
-    (0..pool).map(|p| usage.iter().filter_map(|task| task.get(p)).sum()).collect()
+    let sum =
+        |p: usize| usage.iter().filter_map(|task| task.get(p)).fold(0u64, |sum, n| sum.saturating_add(*n));
+    (0..pool).map(sum).collect()
 }
 
 impl Run {
