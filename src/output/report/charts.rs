@@ -256,9 +256,15 @@ pub fn heat(map: &Heat) -> Svg {
     let top = 22.0;
     let mut svg = Svg::new(WIDTH, top + high * rows as f64 + 24.0);
     let every = (columns as f64 * 22.0 / (WIDTH - left - right)).ceil().max(1.0) as usize;
-    for (c, name) in map.columns.iter().enumerate().step_by(every) {
-        let class = if map.marked.contains(&c) { "warn strong" } else { "muted" };
-        svg.text((left + (c as f64 + 0.5) * cell, top - 8.0), Anchor::Middle, class, name);
+    for (c, name) in map.columns.iter().enumerate() {
+        let (named, marked) = (c % every == 0, map.marked.contains(&c));
+        let (class, text) = match (named, marked) {
+            (true, false) => ("muted", name.as_str()),
+            (true, true) => ("warn strong", name.as_str()),
+            (false, true) => ("warn strong", "×"),
+            (false, false) => continue,
+        };
+        svg.text((left + (c as f64 + 0.5) * cell, top - 8.0), Anchor::Middle, class, text);
     }
     if let Some((name, _)) = beside {
         svg.text((WIDTH, top - 8.0), Anchor::End, "muted", name);
@@ -377,8 +383,9 @@ pub fn standing(rows: &[Standing], axis_name: &str) -> Svg {
 }
 
 /// Small charts of the same axes, three in a row: a title and lines each.
-pub fn panels(panels: &[(String, Vec<Line>)], x: (f64, f64), y: (f64, f64)) -> Svg {
+pub fn panels(panels: &[(String, Vec<Line>)], x: (f64, f64)) -> Svg {
     let across = 3;
+    let y = range(panels.iter().flat_map(|(_, lines)| lines).flat_map(|l| &l.points).map(|p| p.1));
     let (wide, high) = (WIDTH / across as f64, 104.0);
     let mut svg = Svg::new(WIDTH, high * panels.len().div_ceil(across).max(1) as f64);
     for (n, (title, lines)) in panels.iter().enumerate() {

@@ -151,7 +151,7 @@ fn standing_caption(groups: &[Group]) -> String {
         parts.push("Grey: floors that need no prompts learned in order.");
     }
     if groups.iter().any(|g| !g.published().is_empty()) {
-        parts.push("Black ring: published.");
+        parts.push("Ring without colour: published.");
     }
     parts.join(" ")
 }
@@ -257,7 +257,7 @@ fn each_task(groups: &[Group]) -> Option<Figure> {
         format!(
             "Accuracy in % on the test images of one task over the number of tasks learned; each image selects.{first}"
         ),
-        charts::panels(&panels, (1.0, tasks as f64), (0.0, 100.0)),
+        charts::panels(&panels, (1.0, tasks as f64)),
     ))
 }
 
@@ -292,6 +292,10 @@ fn matrices(g: usize, group: &Group) -> Vec<Figure> {
     if group.votes() {
         selections.push(("vote", "batch vote", vote));
     }
+    // One scale for both, wide enough to see differences.
+    let cells = || selections.iter().flat_map(|(.., of)| group.matrix(*of)).flatten();
+    let lowest =
+        (cells().filter(|v| v.is_finite()).fold(1.0, f64::min) * 10.0).floor().clamp(0.0, 9.0) * 10.0;
     let figure = |(short, words, of): (&str, &str, fn(&Results) -> &Score)| {
         let values: Vec<Vec<f64>> =
             group.matrix(of).iter().map(|row| row.iter().map(|v| 100.0 * v).collect()).collect();
@@ -300,7 +304,7 @@ fn matrices(g: usize, group: &Group) -> Vec<Figure> {
             rows: (1..=values.len()).map(|t| format!("after {t}")).collect(),
             columns: (1..=values.iter().map(Vec::len).max().unwrap_or(0)).map(|t| t.to_string()).collect(),
             column_name: "task".into(),
-            range: (0.0, 100.0),
+            range: (lowest, 100.0),
             decimals: 1,
             beside: Some(("average".into(), values.iter().map(mean).collect())),
             values,
@@ -311,11 +315,14 @@ fn matrices(g: usize, group: &Group) -> Vec<Figure> {
         Figure::new(
             &format!("matrix_{}_{short}", g + 1),
             format!("Accuracy matrix: {words}"),
-            format!("{}: accuracy in % on each task after each task{seeds}.", group.label),
+            format!(
+                "{}: accuracy in % on each task after each task{seeds}; colours from {lowest:.0} to 100.",
+                group.label
+            ),
             charts::heat(&map),
         )
     };
-    selections.into_iter().map(figure).collect()
+    selections.iter().copied().map(figure).collect()
 }
 
 /// Who uses which prompts in one run. `g`: its group.
