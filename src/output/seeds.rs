@@ -3,7 +3,7 @@
 use super::atomic;
 use super::results::{Results, Score};
 use super::spread::Spread;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -112,16 +112,12 @@ impl Seeds {
     /// # Errors
     /// [`Error::File`] if it cannot be written; the old file is then untouched.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::file(path, e))?;
-        atomic::write(path, format!("{text}\n").as_bytes())
+        atomic::write_json(path, self)
     }
 
     /// # Errors
     /// [`Error::File`] if the file cannot be read or is no `seeds.json`.
     pub fn read(path: &Path) -> Result<Seeds> {
-        let text =
-            std::fs::read_to_string(path).map_err(|e| Error::file(path, atomic::explain(&e, "read")))?;
-        serde_json::from_str(&text)
-            .map_err(|e| Error::file(path, format!("is not a seeds.json of this engine: {e}")))
+        atomic::read_json(path, "a seeds.json")
     }
 }

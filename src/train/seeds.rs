@@ -31,7 +31,12 @@ pub fn train(config: &Config, seeds: &[u64], options: &Options) -> Result<Seeds>
         let workdir = PathBuf::from(format!("seed_{seed}"));
         let mut config = config.clone();
         config.seed = seed;
-        let results = run::train(config, &Options { workdir: dir.join(&workdir), ..options.clone() })?;
+        let options = Options { workdir: dir.join(&workdir), ..options.clone() };
+        let results = run::train(config, &options).map_err(|e| match e {
+            Error::Failed(what) => Error::failed(format!("seed {seed}: {what}")),
+            // The others name a file in the folder of the seed.
+            other => other,
+        })?;
         finished.push((seed, workdir, results));
         Seeds::of(seeds, &finished).write(&file)?;
     }

@@ -65,6 +65,7 @@ fn vote(results: &Results) -> &Score {
     &results.per_batch
 }
 
+type Selection = fn(&Results) -> &Score;
 type Metric = fn(&Score) -> Option<f64>;
 
 fn accuracy(score: &Score) -> Option<f64> {
@@ -288,7 +289,7 @@ fn learned_and_left(groups: &[Group]) -> Option<Figure> {
 
 /// The accuracy matrix of a group under both selections.
 fn matrices(g: usize, group: &Group) -> Vec<Figure> {
-    let mut selections: Vec<(&str, &str, fn(&Results) -> &Score)> = vec![("own", "each image selects", own)];
+    let mut selections: Vec<(&str, &str, Selection)> = vec![("own", "each image selects", own)];
     if group.votes() {
         selections.push(("vote", "batch vote", vote));
     }
@@ -296,7 +297,7 @@ fn matrices(g: usize, group: &Group) -> Vec<Figure> {
     let cells = || selections.iter().flat_map(|(.., of)| group.matrix(*of)).flatten();
     let lowest =
         (cells().filter(|v| v.is_finite()).fold(1.0, f64::min) * 10.0).floor().clamp(0.0, 9.0) * 10.0;
-    let figure = |(short, words, of): (&str, &str, fn(&Results) -> &Score)| {
+    let figure = |(short, words, of): (&str, &str, Selection)| {
         let values: Vec<Vec<f64>> =
             group.matrix(of).iter().map(|row| row.iter().map(|v| 100.0 * v).collect()).collect();
         let mean = |row: &Vec<f64>| format!("{:.1}", row.iter().sum::<f64>() / row.len().max(1) as f64);
