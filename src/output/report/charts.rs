@@ -283,6 +283,8 @@ pub fn heat(map: &Heat) -> Svg {
             let share = part(value, map.range).clamp(0.0, 1.0);
             let at = (left + cell * c as f64 + 0.5 * gap, y + 0.5 * gap);
             let number = format!("{value:.*}", map.decimals);
+            let zero = number.trim_start_matches(['-', '0', '.']).is_empty();
+            let number = if zero { number.trim_start_matches('-').to_string() } else { number };
             let draw = |svg: &mut Svg| {
                 svg.rect(at, (cell - gap, high - gap), "heat", 0.05 + 0.95 * share);
                 if columns <= MOST_NUMBERED
