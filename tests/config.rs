@@ -376,3 +376,37 @@ fn hints_name_keys_that_exist() {
         }
     }
 }
+
+#[test]
+fn published_numbers() {
+    use l2p_engine::config::published::{Number, Published};
+    let number = |value, deviation| Number { value, deviation };
+    for (text, source, avg_acc, forgetting) in [
+        ("A: 83.83 ± 0.04, 7.63 ± 0.30", "A", number(83.83, Some(0.04)), Some(number(7.63, Some(0.3)))),
+        ("arXiv:1: x: 5+-1", "arXiv:1: x", number(5.0, Some(1.0)), None),
+        (" B , and C :100,0", "B , and C", number(100.0, None), Some(number(0.0, None))),
+    ] {
+        let found = Published::parse(text).unwrap();
+        assert_eq!((found.source.as_str(), found.avg_acc, found.forgetting), (source, avg_acc, forgetting));
+    }
+    for (text, named) in [
+        ("83.83", "no colon"),
+        (": 83.83", "no source"),
+        ("A: ", "``"),
+        ("A: 101", "101"),
+        ("A: nan", "nan"),
+        ("A: 5 ± ", "``"),
+        ("A: 1, 2, 3", "more than two"),
+    ] {
+        let said = Published::parse(text).unwrap_err();
+        assert!(said.contains(named) && said.contains("SOURCE"), "{text}: {said}");
+    }
+    // Other people's numbers are no part of a run.
+    let mut config = Config::default();
+    let before = config.identity().config_hash();
+    config.set("published=[\"A: 1\"]").unwrap();
+    assert_eq!(config.identity().config_hash(), before);
+    config.check().unwrap();
+    config.set("published=[\"A\"]").unwrap();
+    assert!(config.check().unwrap_err().to_string().contains("no colon"));
+}

@@ -1,5 +1,6 @@
 //! What a method implies, and what does not fit together.
 
+use super::published::Published;
 use super::schema::{Classifier, Config, DatasetName, Method};
 use crate::error::{Error, Result};
 
@@ -79,6 +80,7 @@ impl Config {
         }
         self.check_g_prompt(&mut complaints);
         self.check_method(&mut complaints);
+        self.published.iter().filter_map(|text| Published::parse(text).err()).for_each(|e| complaints.add(e));
         complaints.into_result()
     }
 
@@ -415,7 +417,7 @@ impl Complaints {
 
 impl Config {
     /// This configuration without what a run may change when it is resumed: where data and backbone
-    /// lie (their content is checked), evaluation batches, checkpoints, floors.
+    /// lie (their content is checked), evaluation batches, checkpoints, floors, other people's numbers.
     pub fn identity(&self) -> Config {
         let mut same = self.clone();
         let default = Config::default();
@@ -426,6 +428,7 @@ impl Config {
         same.train.eval_batch_size = default.train.eval_batch_size;
         same.train.checkpoint_every_steps = default.train.checkpoint_every_steps;
         same.floors = default.floors;
+        same.published = default.published;
         same
     }
 }

@@ -41,6 +41,9 @@ Config {
     method: Method = Method::default(),
     /// Seed of every random number of the run.
     seed: u64 = 42,
+    /// What others report for these values, in percent, for the report beside the run's own numbers:
+    /// "SOURCE: AVERAGE ACCURACY ± DEVIATION, FORGETTING ± DEVIATION"; all but the first two may be left out.
+    published: Vec<String> = Vec::new(),
     /// Element type of activations and weights.
     precision: Precision = Precision::default(),
     /// Images and how they enter the network.

@@ -4,10 +4,12 @@ pub mod backbone;
 pub mod batch;
 pub mod evaluate;
 pub mod floors;
+pub mod leak;
 pub mod pretrain;
 pub mod report;
 pub mod run;
 mod saved;
+pub mod seeds;
 mod session;
 mod warp;
 

@@ -426,8 +426,12 @@ impl Run {
             }
         }
         self.events.flush()?;
-        let usage: Vec<&Vec<u64>> = scores.iter().map(|s| &s.usage).collect();
-        let fields = json!({ "task": task.index, "per_image": per_image, "per_batch": per_batch, "prompt_usage": usage });
+        let each = |of: fn(&TaskScore) -> serde_json::Value| scores.iter().map(of).collect::<Vec<_>>();
+        let fields = json!({
+            "task": task.index, "per_image": per_image, "per_batch": per_batch,
+            "prompt_usage": each(|s| json!(s.usage)), "vote_usage": each(|s| json!(s.vote_usage)),
+            "similarity": each(|s| json!(s.similarity)),
+        });
         self.log.append("task", step, fields)?;
         self.progress.say(&report::task_line(task, self.session.train_tasks.len(), &own, &voted));
         Ok(())
