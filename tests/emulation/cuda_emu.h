@@ -239,7 +239,12 @@ inline constexpr unsigned max(int a, unsigned b) { return max(unsigned(a), b); }
 struct alignas(2) bf16 { uint16_t bits; };
 struct alignas(2) f16 { uint16_t bits; };
 inline float to_f32(bf16 x) { return emu_bits<float>(uint32_t(x.bits) << 16); }
-inline float to_f32(f16 x) { return float(emu_bits<_Float16>(x.bits)); }
+// The exponent's bias is 15 instead of 127; exact, and faster than the library that _Float16 calls.
+inline float to_f32(f16 x) {
+    const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16, rest = uint32_t(x.bits & 0x7fffu) << 13;
+    if (rest >= 0x7c00u << 13) return emu_bits<float>(sign | rest | 0x7f800000u);
+    return emu_bits<float>(sign | emu_bits<uint32_t>(emu_bits<float>(rest) * 0x1p112f));
+}
 template <class T> inline T from_f32(float x);
 template <> inline bf16 from_f32<bf16>(float x) { // to nearest, ties to even
     const uint32_t u = emu_bits<uint32_t>(x);

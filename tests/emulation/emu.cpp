@@ -33,6 +33,8 @@ namespace {
 
 constexpr unsigned MAX_THREADS = 1024, MAX_WARPS = 32;
 constexpr size_t STACK_BYTES = 128 * 1024, PAGE = 4096;
+// Stacks begin at different offsets, or their ends would share a few sets of the host's cache.
+size_t stack_offset(unsigned t) { return t % 128 * 320; }
 // The most a block may have on an H100; and how much of it may be static.
 constexpr size_t DYNAMIC_BYTES = 227 * 1024, STATIC_BYTES = 48 * 1024;
 // Behind every piece of shared memory there is poison that nobody may touch.
@@ -59,9 +61,9 @@ emu_switch:
     ret
 .size emu_switch,.-emu_switch
 )");
-void make_context(Context* c, char* stack, void (*entry)()) {
+void make_context(Context* c, char* stack, size_t bytes, void (*entry)()) {
     // `ret` leaves the stack pointer 8 below a multiple of 16, as after a call.
-    void** sp = reinterpret_cast<void**>(stack + STACK_BYTES) - 1;
+    void** sp = reinterpret_cast<void**>(stack + bytes) - 1;
     *--sp = reinterpret_cast<void*>(entry);
     for (int i = 0; i < 6; i++) *--sp = nullptr;
     *c = sp;
@@ -69,10 +71,10 @@ void make_context(Context* c, char* stack, void (*entry)()) {
 void switch_context(Context* save, Context* load) { emu_switch(save, *load); }
 #else
 typedef ucontext_t Context;
-void make_context(Context* c, char* stack, void (*entry)()) {
+void make_context(Context* c, char* stack, size_t bytes, void (*entry)()) {
     getcontext(c);
     c->uc_stack.ss_sp = stack;
-    c->uc_stack.ss_size = STACK_BYTES;
+    c->uc_stack.ss_size = bytes;
     c->uc_link = nullptr;
     makecontext(c, entry, 0);
 }
@@ -129,14 +131,13 @@ uint64_t draw() { // xorshift64
 // The thread that goes on, or null when all wait.
 Lane* pick() {
     if (random_order) {
-        unsigned n = 0;
-        for (unsigned w = 0; w < n_warps; w++) n += unsigned(__builtin_popcount(warps[w].runnable));
-        if (n == 0) return nullptr;
-        unsigned k = unsigned(draw() % n), w = 0;
-        for (unsigned c; k >= (c = unsigned(__builtin_popcount(warps[w].runnable))); w++) k -= c;
-        uint32_t r = warps[w].runnable;
-        while (k-- > 0) r &= r - 1;
-        return &lanes[w * 32 + unsigned(__builtin_ctz(r))];
+        // From a warp and a lane that are drawn, the next ones that can.
+        const uint64_t drawn = draw();
+        unsigned w = unsigned(drawn >> 32) % n_warps, turns = 0;
+        for (; turns < n_warps && warps[w].runnable == 0; turns++) w = w + 1 == n_warps ? 0 : w + 1;
+        if (turns == n_warps) return nullptr;
+        const uint32_t r = warps[w].runnable, later = r & (~0u << drawn % 32);
+        return &lanes[w * 32 + unsigned(__builtin_ctz(later != 0 ? later : r))];
     }
     const unsigned first = current ? current->warp : 0;
     const uint32_t here = warps[first].runnable;
@@ -294,7 +295,7 @@ void run_block(Dim index) {
         l.op = Op::None;
         l.copies.clear();
         l.groups.clear();
-        make_context(&contexts[t], stacks + t * STACK_BYTES, fiber_main);
+        make_context(&contexts[t], stacks + t * STACK_BYTES, STACK_BYTES - stack_offset(t), fiber_main);
     }
     current = pick();
     UNDER_TSAN(tsan_switch(fibers[current->linear]);)
@@ -470,18 +471,18 @@ bool is_shared(const void* p, size_t bytes) {
     return (a >= smem && a + bytes <= smem + dynamic_bytes) || (a >= static_area && a + bytes <= static_area + static_top);
 }
 
-void mma(const Mma* const lane[32], float2 (*unpack)(uint32_t)) {
+template <class T> void mma(const Mma* const lane[32]) {
     float a[16][16], b[16][8], d[16][8];
     for (unsigned l = 0; l < 32; l++) {
         const unsigned g = l / 4, t = l % 4 * 2;
         for (unsigned i = 0; i < 4; i++) { // pairs at (g, t), (g+8, t), (g, t+8), (g+8, t+8)
-            const float2 pair = unpack(lane[l]->a[i]);
+            const float2 pair = unpack<T>(lane[l]->a[i]);
             const unsigned row = g + i % 2 * 8, column = t + i / 2 * 8;
             a[row][column] = pair.x, a[row][column + 1] = pair.y;
             d[g + i / 2 * 8][t + i % 2] = lane[l]->d[i];
         }
         for (unsigned i = 0; i < 2; i++) {
-            const float2 pair = unpack(lane[l]->b[i]);
+            const float2 pair = unpack<T>(lane[l]->b[i]);
             b[t + i * 8][g] = pair.x, b[t + i * 8 + 1][g] = pair.y;
         }
     }
@@ -492,6 +493,8 @@ void mma(const Mma* const lane[32], float2 (*unpack)(uint32_t)) {
         for (unsigned i = 0; i < 4; i++) lane[l]->d[i] = d[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
     }
 }
+template void mma<bf16>(const Mma* const lane[32]);
+template void mma<f16>(const Mma* const lane[32]);
 } // namespace emu
 
 using namespace emu;

@@ -54,12 +54,12 @@ template <bool TRANS> inline void ldmatrix(uint32_t* r, const void* row, Site si
 
 struct Mma { float* d; uint32_t a[4], b[2]; };
 // D += A B for all lanes of the warp.
-void mma(const Mma* const lane[32], float2 (*unpack)(uint32_t));
-static EMU_UNSEEN void mma_collective(const Mma& mine, float2 (*unpack)(uint32_t), Site site) {
+template <class T> void mma(const Mma* const lane[32]);
+template <class T> static EMU_UNSEEN void mma_collective(const Mma& mine, Site site) {
     if (!warp_arrive(Op::Mma, ~0u, &mine, site)) return;
     const Mma* all[32];
     for (unsigned l = 0; l < 32; l++) all[l] = &posted<Mma>(l);
-    mma(all, unpack);
+    mma<T>(all);
     warp_release(~0u);
 }
 } // namespace emu
@@ -67,7 +67,7 @@ static EMU_UNSEEN void mma_collective(const Mma& mine, float2 (*unpack)(uint32_t
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, EMU_HERE) { emu::ldmatrix<false>(r, row, { file, line }); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, EMU_HERE) { emu::ldmatrix<true>(r, row, { file, line }); }
 template <class T> inline void mma_16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, EMU_HERE) {
-    emu::mma_collective({ d, { a[0], a[1], a[2], a[3] }, { b0, b1 } }, unpack<T>, { file, line });
+    emu::mma_collective<T>({ d, { a[0], a[1], a[2], a[3] }, { b0, b1 } }, { file, line });
 }
 inline float exp2_approx(float x) { return exp2f(x); }
 inline float tanh_approx(float x) { return tanhf(x); }
