@@ -1,5 +1,6 @@
 // What -fsanitize=alignment,bounds calls in a kernel that reads a vector from a wrong address or leaves
-// a local array. The layout of the arguments is that of the compilers' runtime library, which is not linked.
+// a local array, and -fsanitize=kernel-address before each access to memory. The layout of the arguments is that
+// of the compilers' runtime library, which is not linked.
 #include "cuda_emu.h"
 
 namespace {
@@ -16,3 +17,17 @@ extern "C" void __ubsan_handle_type_mismatch_v1_abort(const Mismatch* m, uintptr
 extern "C" void __ubsan_handle_out_of_bounds_abort(const OutOfBounds* o, uintptr_t index) {
     emu::fail("index %zd of a %s (%s:%u)", static_cast<ptrdiff_t>(index), o->array.name, o->at.file, o->at.line);
 }
+
+#define CHECKED(bytes) \
+    extern "C" void __asan_load##bytes(const void* p) { emu::check_access(p, bytes, false, __builtin_return_address(0)); } \
+    extern "C" void __asan_store##bytes(const void* p) { emu::check_access(p, bytes, true, __builtin_return_address(0)); }
+CHECKED(1)
+CHECKED(2)
+CHECKED(4)
+CHECKED(8)
+CHECKED(16)
+extern "C" void __asan_loadN(const void* p, size_t bytes) { emu::check_access(p, bytes, false, __builtin_return_address(0)); }
+extern "C" void __asan_storeN(const void* p, size_t bytes) { emu::check_access(p, bytes, true, __builtin_return_address(0)); }
+extern "C" void __asan_handle_no_return() {}
+extern "C" void __asan_before_dynamic_init(const void*) {}
+extern "C" void __asan_after_dynamic_init() {}

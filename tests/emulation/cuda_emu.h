@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -89,6 +90,10 @@ unsigned char* dynamic_smem();
 // The same array for all threads of a block, and for each `key` another.
 void* static_smem(const void* key, size_t bytes);
 bool is_shared(const void* p, size_t bytes);
+bool is_global(const void* p, size_t bytes);
+// Ends the launch where the bytes lie beside an allocation of the device or an array in shared memory. `code`: an
+// address in the code that does the access, or null.
+void check_access(const void* p, size_t bytes, bool write, void* code);
 
 inline Lane& lane_of(unsigned l) { return lanes[current->warp * 32 + l]; }
 template <class P> const P& posted(unsigned l) { return *static_cast<const P*>(lane_of(l).post); }
@@ -140,6 +145,7 @@ struct Kernel {
 };
 struct Register { explicit Register(Kernel kernel); };
 const Kernel* find_kernel(const char* name);
+std::vector<std::string> kernel_names();
 
 template <auto F> struct Unpack;
 template <class... A, void (*F)(A...)> struct Unpack<F> {

@@ -4,6 +4,7 @@
 
 #include "ptx_emu.h"
 
+#include <dlfcn.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -15,9 +16,7 @@
 #include <map>
 #include <mutex>
 #include <string>
-#ifndef __x86_64__
 #include <ucontext.h>
-#endif
 #ifdef EMU_TSAN
 #include <sanitizer/tsan_interface.h>
 #endif
@@ -112,6 +111,11 @@ struct Order {
 Order* order;         // of the block; a new one has no past
 uint64_t order_ended; // what all blocks did before the launch ended
 void *fibers[MAX_THREADS], *main_fiber;
+// Blocks in the middle of a grid do what its first and last ones do, and cost as much.
+constexpr size_t BLOCKS_AT_AN_END = 2;
+void leave_out_the_middle(std::vector<unsigned>& sequence) {
+    if (sequence.size() > 2 * BLOCKS_AT_AN_END) sequence.erase(sequence.begin() + BLOCKS_AT_AN_END, sequence.end() - BLOCKS_AT_AN_END);
+}
 void tsan_switch(void* fiber) { __tsan_switch_to_fiber(fiber, __tsan_switch_to_fiber_no_sync); }
 #define RELEASE(x) __tsan_release(&(x))
 #define ACQUIRE(x) __tsan_acquire(&(x))
@@ -309,6 +313,37 @@ void run_block(Dim index) {
 
 // ---- Faults ----
 
+// " (file:line from file:line…)" of an address in a kernel's code, innermost first; nothing without addr2line.
+std::string line_of(void* code) {
+    Dl_info info;
+    if (!code || !dladdr(code, &info)) return "";
+    char command[4200];
+    const size_t offset = size_t(static_cast<char*>(code) - static_cast<char*>(info.dli_fbase));
+    snprintf(command, sizeof command, "addr2line -i -e '%s' %#zx 2>/dev/null", info.dli_fname, offset - 1);
+    FILE* const lines = popen(command, "r");
+    if (!lines) return "";
+    std::string text;
+    for (char line[4200]; fgets(line, sizeof line, lines);) {
+        std::string place = line;
+        place = place.substr(0, place.find_first_of(" \n"));
+        if (place.rfind('/') != std::string::npos) place = place.substr(place.rfind('/') + 1);
+        if (place.find('?') == std::string::npos) text += (text.empty() ? " (" : " from ") + place;
+    }
+    pclose(lines);
+    return text.empty() ? text : text + ")";
+}
+
+void* code_of(void* context) {
+#if defined(__x86_64__)
+    // One further, because a return address is.
+    return reinterpret_cast<void*>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP] + 1);
+#elif defined(__aarch64__)
+    return reinterpret_cast<void*>(static_cast<ucontext_t*>(context)->uc_mcontext.pc + 1);
+#else
+    return context ? nullptr : context;
+#endif
+}
+
 struct sigaction earlier_segv, earlier_bus;
 stack_t earlier_stack;
 
@@ -316,7 +351,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     if (inside) {
         inside = 0; // what faults from here on is the emulation's own
         code = CUDA_ILLEGAL_ADDRESS;
-        fail("%s", describe_address(info->si_addr).c_str());
+        fail("illegal access at %s%s", describe_address(info->si_addr).c_str(), line_of(code_of(context)).c_str());
     }
     const struct sigaction& earlier = signal == SIGSEGV ? earlier_segv : earlier_bus;
     if (earlier.sa_flags & SA_SIGINFO) return earlier.sa_sigaction(signal, info, context);
@@ -359,6 +394,11 @@ Register::Register(Kernel k) { registry()[k.name] = std::move(k); }
 const Kernel* find_kernel(const char* name) {
     const auto found = registry().find(name);
     return found == registry().end() ? nullptr : &found->second;
+}
+std::vector<std::string> kernel_names() {
+    std::vector<std::string> names;
+    for (const auto& [name, k] : registry()) names.push_back(name);
+    return names;
 }
 
 void fail(const char* format, ...) {
@@ -471,6 +511,32 @@ bool is_shared(const void* p, size_t bytes) {
     return (a >= smem && a + bytes <= smem + dynamic_bytes) || (a >= static_area && a + bytes <= static_area + static_top);
 }
 
+bool is_global(const void* p, size_t bytes) { return is_allocated(p, bytes); }
+
+void check_access(const void* p, size_t bytes, bool write, void* code_address) {
+    const unsigned char* const at = static_cast<const unsigned char*>(p);
+    const char* beside = nullptr;
+    std::string where;
+    if (in_arena(p)) {
+        if (is_allocated(p, bytes)) return;
+        beside = "at";
+    } else if (size_t(at - smem) < DYNAMIC_BYTES + SMEM_GUARD) {
+        if (at + bytes <= smem + dynamic_bytes) return;
+        beside = "behind its dynamic shared memory";
+    } else if (size_t(at - static_area) < STATIC_BYTES + SMEM_GUARD) {
+        const size_t offset = size_t(at - static_area);
+        for (const StaticArray& a : static_arrays) {
+            if (offset >= a.offset && offset + bytes <= a.offset + a.bytes) return;
+        }
+        beside = "behind its array in static shared memory";
+    } else {
+        return; // a local variable, or what faults by itself
+    }
+    if (in_arena(p)) where = " " + describe_address(p);
+    code = CUDA_ILLEGAL_ADDRESS;
+    fail("illegal %s of %zu bytes %s%s%s", write ? "write" : "read", bytes, beside, where.c_str(), line_of(code_address).c_str());
+}
+
 template <class T> void mma(const Mma* const lane[32]) {
     float a[16][16], b[16][8], d[16][8];
     for (unsigned l = 0; l < 32; l++) {
@@ -531,6 +597,7 @@ extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_b
     message.clear();
     if (sigsetjmp(escape, 1) == 0) {
         inside = 1;
+        UNDER_TSAN(leave_out_the_middle(sequence);)
         for (const unsigned i : sequence) run_block({ i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y });
         current = nullptr;
         const std::string spoilt = spoilt_guard();

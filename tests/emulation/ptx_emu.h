@@ -3,10 +3,11 @@
 #include "cuda_emu.h"
 
 // The copy lands only when its thread waits for it; until then its place holds NaN.
-inline void cp_async16(void* shared, const void* global, bool valid) {
-    if (reinterpret_cast<uintptr_t>(shared) % 16 != 0) emu::fail("cp_async16 to a shared address that is no multiple of 16 bytes");
-    if (reinterpret_cast<uintptr_t>(global) % 16 != 0) emu::fail("cp_async16 from a global address that is no multiple of 16 bytes");
-    if (!emu::is_shared(shared, 16)) emu::fail("cp_async16 to an address outside of shared memory");
+inline void cp_async16(void* shared, const void* global, bool valid, EMU_HERE) {
+    if (reinterpret_cast<uintptr_t>(shared) % 16 != 0) emu::fail("cp_async16 to a shared address that is no multiple of 16 bytes (%s:%d)", file, line);
+    if (reinterpret_cast<uintptr_t>(global) % 16 != 0) emu::fail("cp_async16 from a global address that is no multiple of 16 bytes (%s:%d)", file, line);
+    if (!emu::is_shared(shared, 16)) emu::fail("cp_async16 to an address outside of shared memory (%s:%d)", file, line);
+    if (valid && !emu::is_global(global, 16)) emu::fail("cp_async16 from an address outside of all allocations (%s:%d)", file, line);
     // Word by word: ThreadSanitizer does not see what the compiler makes a memset.
     for (int i = 0; i < 4; i++) static_cast<volatile uint32_t*>(shared)[i] = ~0u;
     emu::current->copies.push_back({ shared, global, valid });
