@@ -10,12 +10,16 @@ struct Mismatch { Location at; const TypeDescriptor& type; unsigned char log_ali
 struct OutOfBounds { Location at; const TypeDescriptor &array, &index; };
 } // namespace
 
+static std::string place(void* code, const Location& at) {
+    const std::string chain = emu::line_of(code);
+    return chain.empty() ? std::string(" (") + at.file + ":" + std::to_string(at.line) + ")" : chain;
+}
 extern "C" void __ubsan_handle_type_mismatch_v1_abort(const Mismatch* m, uintptr_t address) {
-    emu::fail("address %p of a %s is no multiple of %u bytes (%s:%u)", reinterpret_cast<void*>(address), m->type.name,
-              1u << m->log_alignment, m->at.file, m->at.line);
+    emu::fail("address %p of a %s is no multiple of %u bytes%s", reinterpret_cast<void*>(address), m->type.name,
+              1u << m->log_alignment, place(__builtin_return_address(0), m->at).c_str());
 }
 extern "C" void __ubsan_handle_out_of_bounds_abort(const OutOfBounds* o, uintptr_t index) {
-    emu::fail("index %zd of a %s (%s:%u)", static_cast<ptrdiff_t>(index), o->array.name, o->at.file, o->at.line);
+    emu::fail("index %zd of a %s%s", static_cast<ptrdiff_t>(index), o->array.name, place(__builtin_return_address(0), o->at).c_str());
 }
 
 #define CHECKED(bytes) \

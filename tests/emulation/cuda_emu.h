@@ -94,6 +94,8 @@ bool is_global(const void* p, size_t bytes);
 // Ends the launch where the bytes lie beside an allocation of the device or an array in shared memory. `code`: an
 // address in the code that does the access, or null.
 void check_access(const void* p, size_t bytes, bool write, void* code);
+// " (file:line from file:line…)" of an address in a kernel's code, innermost first; nothing without addr2line.
+std::string line_of(void* code);
 
 inline Lane& lane_of(unsigned l) { return lanes[current->warp * 32 + l]; }
 template <class P> const P& posted(unsigned l) { return *static_cast<const P*>(lane_of(l).post); }

@@ -313,26 +313,6 @@ void run_block(Dim index) {
 
 // ---- Faults ----
 
-// " (file:line from file:line…)" of an address in a kernel's code, innermost first; nothing without addr2line.
-std::string line_of(void* code) {
-    Dl_info info;
-    if (!code || !dladdr(code, &info)) return "";
-    char command[4200];
-    const size_t offset = size_t(static_cast<char*>(code) - static_cast<char*>(info.dli_fbase));
-    snprintf(command, sizeof command, "addr2line -i -e '%s' %#zx 2>/dev/null", info.dli_fname, offset - 1);
-    FILE* const lines = popen(command, "r");
-    if (!lines) return "";
-    std::string text;
-    for (char line[4200]; fgets(line, sizeof line, lines);) {
-        std::string place = line;
-        place = place.substr(0, place.find_first_of(" \n"));
-        if (place.rfind('/') != std::string::npos) place = place.substr(place.rfind('/') + 1);
-        if (place.find('?') == std::string::npos) text += (text.empty() ? " (" : " from ") + place;
-    }
-    pclose(lines);
-    return text.empty() ? text : text + ")";
-}
-
 void* code_of(void* context) {
 #if defined(__x86_64__)
     // One further, because a return address is.
@@ -389,6 +369,25 @@ int refuse(int error, std::string why) {
     return error;
 }
 } // namespace
+
+std::string line_of(void* code) {
+    Dl_info info;
+    if (!code || !dladdr(code, &info)) return "";
+    char command[4200];
+    const size_t offset = size_t(static_cast<char*>(code) - static_cast<char*>(info.dli_fbase));
+    snprintf(command, sizeof command, "addr2line -i -e '%s' %#zx 2>/dev/null", info.dli_fname, offset - 1);
+    FILE* const lines = popen(command, "r");
+    if (!lines) return "";
+    std::string text;
+    for (char line[4200]; fgets(line, sizeof line, lines);) {
+        std::string place = line;
+        place = place.substr(0, place.find_first_of(" \n"));
+        if (place.rfind('/') != std::string::npos) place = place.substr(place.rfind('/') + 1);
+        if (place.find('?') == std::string::npos) text += (text.empty() ? " (" : " from ") + place;
+    }
+    pclose(lines);
+    return text.empty() ? text : text + ")";
+}
 
 Register::Register(Kernel k) { registry()[k.name] = std::move(k); }
 const Kernel* find_kernel(const char* name) {

@@ -185,10 +185,11 @@ std::string describe_address(const void* p) {
     char* const at = static_cast<char*>(const_cast<void*>(p));
     // No lock: this runs in a signal handler, while the launch has the device for itself.
     auto after = allocations.upper_bound(at);
-    if (in_arena(at) && after != allocations.begin()) {
-        // An allocation begins somewhere in its first page.
-        const auto next = after != allocations.end() && page_of(after->first) <= at ? after : std::prev(after);
-        snprintf(text, sizeof text, "byte %td of an allocation of %zu bytes", at - next->first, next->second.bytes);
+    // An allocation begins somewhere in its first page.
+    const bool before = after != allocations.end() && page_of(after->first) <= at;
+    if (in_arena(at) && (before || after != allocations.begin())) {
+        const auto& [start, a] = before ? *after : *std::prev(after);
+        snprintf(text, sizeof text, "byte %td of an allocation of %zu bytes", at - start, a.bytes);
     } else {
         snprintf(text, sizeof text, "address %p, which is in no allocation (or a stack overflow)", p);
     }
