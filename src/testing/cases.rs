@@ -335,7 +335,7 @@ impl Case {
     /// What outputs and gradients may be added to: numbers that all types hold, in host memory.
     pub fn starts(&self, on: &On, data: &Data) -> [Vec<Tensor>; 2] {
         let start = |slot: Slot| {
-            let values = (0..slot.shape.len()).map(|i| ((i * 7) % 17) as f64 / 16.0);
+            let values = (0..slot.shape.len()).map(|i| ((i * 7 + 3) % 17) as f64 / 16.0);
             Tensor::from_f64(&values.collect::<Vec<f64>>(), slot.shape, slot.dtype)
         };
         [self.output_slots(on, data), self.gradient_slots(data)]
