@@ -7,12 +7,12 @@ mod common;
 mod edges;
 #[path = "emulation/mod.rs"]
 mod emulation;
+#[path = "device/races.rs"]
+mod every_kernel;
 #[path = "device/model.rs"]
 mod model;
 #[path = "device/mutations.rs"]
 mod mutations;
-#[path = "device/races.rs"]
-mod every_kernel;
 #[path = "emulation/races.rs"]
 mod races;
 #[path = "device/tensors.rs"]

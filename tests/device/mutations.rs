@@ -227,7 +227,7 @@ const MUTATIONS: &[Mutation] = &[
         "for (unsigned image = 0; image < b; image++)",
         "for (unsigned image = 1; image < b; image++)",
     ),
-    own("tokens", "        if (j + i < c) sum[size_t(blockIdx.x)", "        sum[size_t(blockIdx.x)"),
+    own("tokens", "to_f32(old.at[k]) + to_f32(v.at[k])", "to_f32(v.at[k])"),
     header(
         "chunk.cuh",
         "gelu",
@@ -298,6 +298,9 @@ const MUTATIONS: &[Mutation] = &[
     ),
 ];
 
+/// What shows in some orders only.
+const MANY_ORDERS: [(u64, usize); 6] = [(1, 64), (0, 67), (2, 64), (3, 64), (4, 64), (5, 64)];
+
 /// The ops whose cases run the kernels of a file.
 fn cases_run(op: &str) -> &[&str] {
     match op {
@@ -349,7 +352,7 @@ fn cases_of_an_op() {
     }
     // The whole files pass what is small; what is large they have passed in `kernels_agree_with_the_cpu`.
     if std::env::var_os("L2P_EMU_SMALL").is_none() {
-        run(&medium, &super::FEW_RUNS);
+        run(&medium, &MANY_ORDERS);
     }
 }
 

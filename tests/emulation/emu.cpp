@@ -1,5 +1,6 @@
 // The scheduler. A block's threads are fibers on one thread of the host; blocks run one after the other.
-// Seed 0 takes blocks and threads in order, any other seed draws both.
+// Seed 0 takes blocks and threads in order, any other seed draws both, and whether warps keep together or run
+// far apart.
 #include "emu.h"
 
 #include "ptx_emu.h"
@@ -87,7 +88,7 @@ Context contexts[MAX_THREADS], main_context;
 Warp warps[MAX_WARPS];
 uint32_t at_barrier[MAX_WARPS];
 unsigned waiting, live, n_threads, n_warps;
-bool random_order;
+bool random_order, warp_by_warp; // the second: a warp goes on for as long as it can, far ahead of the others
 uint64_t random_state;
 const Kernel* kernel;
 void** kernel_args;
@@ -112,7 +113,7 @@ Order* order;         // of the block; a new one has no past
 uint64_t order_ended; // what all blocks did before the launch ended
 void *fibers[MAX_THREADS], *main_fiber;
 // Blocks in the middle of a grid do what its first and last ones do, and cost as much.
-constexpr size_t BLOCKS_AT_AN_END = 2;
+constexpr size_t BLOCKS_AT_AN_END = 1;
 void leave_out_the_middle(std::vector<unsigned>& sequence) {
     if (sequence.size() > 2 * BLOCKS_AT_AN_END) sequence.erase(sequence.begin() + BLOCKS_AT_AN_END, sequence.end() - BLOCKS_AT_AN_END);
 }
@@ -138,6 +139,7 @@ Lane* pick() {
         // From a warp and a lane that are drawn, the next ones that can.
         const uint64_t drawn = draw();
         unsigned w = unsigned(drawn >> 32) % n_warps, turns = 0;
+        if (warp_by_warp && current && warps[current->warp].runnable != 0) w = current->warp;
         for (; turns < n_warps && warps[w].runnable == 0; turns++) w = w + 1 == n_warps ? 0 : w + 1;
         if (turns == n_warps) return nullptr;
         const uint32_t r = warps[w].runnable, later = r & (~0u << drawn % 32);
@@ -585,6 +587,7 @@ extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_b
     static_top = 0;
     random_order = seed != 0;
     random_state = (seed + 1) * 0x9E3779B97F4A7C15ull | 1;
+    warp_by_warp = (draw() >> 40 & 1) != 0;
     std::vector<unsigned> sequence(blocks);
     for (size_t i = 0; i < blocks; i++) sequence[i] = unsigned(i);
     if (random_order) {

@@ -55,10 +55,13 @@ fn parse(report: &str) -> BTreeMap<String, Resources> {
     kernels
 }
 
+fn said_of_version(nvcc: &Path) -> Vec<u8> {
+    Command::new(nvcc).arg("--version").output().expect("nvcc starts").stdout
+}
+
 /// The last line of `nvcc --version` but one: "Cuda compilation tools, release 13.0, V13.0.88".
 fn version(nvcc: &Path) -> String {
-    let said = Command::new(nvcc).arg("--version").output().expect("nvcc starts").stdout;
-    let said = String::from_utf8_lossy(&said).into_owned();
+    let said = String::from_utf8_lossy(&said_of_version(nvcc)).into_owned();
     said.lines().find(|line| line.contains("release")).unwrap_or("unknown").trim().to_string()
 }
 
@@ -99,7 +102,7 @@ fn compile(nvcc: &Path, source: &Path, target: &str) -> (String, PathBuf) {
     for path in headers.iter().chain([&source.to_path_buf()]) {
         hash.update(fs::read(path).expect("a kernel file"));
     }
-    hash.update(version(nvcc));
+    hash.update(said_of_version(nvcc));
     let hash: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let folder = emulation::folder().join("cubin");
     fs::create_dir_all(&folder).expect("a folder");
