@@ -4,6 +4,9 @@ use super::{DType, On, SEED, cases, device, edges, emulation, races, tensors};
 use l2p_engine::device::Device;
 use std::process::Command;
 
+/// Between equal types a cast is a copy, which needs no kernel.
+const NOT_LAUNCHED: [&str; 2] = ["axpy_from_f32_f32", "axpy_to_f32_f32"];
+
 /// Started by `no_kernel_has_a_race`, with a folder for the launches: of each kernel the first few that differ in
 /// their extents, those of the largest small cases.
 #[test]
@@ -47,6 +50,6 @@ fn no_kernel_has_a_race() {
     let kernels = emulation::root().join("kernels");
     let found = races::replay(&kernels, folder.path()).expect("a replay");
     assert!(found.reports.is_empty(), "{}", found.reports.join("\n"));
-    assert!(found.never.is_empty(), "no launch of {:?} was replayed", found.never);
+    assert_eq!(found.never, NOT_LAUNCHED, "the kernels of which no launch was replayed");
     eprintln!("kernels: {} launches without a race", found.launches);
 }
