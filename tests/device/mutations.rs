@@ -269,12 +269,7 @@ const MUTATIONS: &[Mutation] = &[
         "uint32_t(p1 >> 32) ^ counter.y ^ key.x",
         "uint32_t(p1 >> 32) ^ counter.y ^ key.y",
     ),
-    header(
-        "ptx_emu.h",
-        "matmul",
-        "while (groups.size() > size_t(N))",
-        "while (groups.size() > size_t(N) + 1)",
-    ),
+    header("ptx_emu.h", "matmul", "emu::next_copy(size_t(N), &c)", "emu::next_copy(size_t(N) + 1, &c)"),
     header("ptx_emu.h", "matmul", "TRANS ? l / 4 : l % 4 * 2", "l % 4 * 2"),
     header(
         "tile.cuh",

@@ -84,6 +84,11 @@ bool warp_arrive(Op op, uint32_t mask, const void* post, Site site);
 void warp_release(uint32_t mask);
 void sync_warp(uint32_t mask, Site site);
 void sync_threads(Site site);
+// The copies of the current thread. Not inline: ThreadSanitizer must not take this for the kernel's own access.
+void begin_copy(const Copy& copy);
+void commit_copies();
+// The next copy to land so that at most `most` groups stay under way; false when there is none.
+bool next_copy(size_t most, Copy* copy);
 // A point where the schedule may go on with another thread.
 void preempt();
 unsigned char* dynamic_smem();

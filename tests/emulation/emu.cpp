@@ -494,6 +494,20 @@ void sync_threads(Site site) {
     ACQUIRE(order->barrier[turn]);
 }
 
+void begin_copy(const Copy& copy) { current->copies.push_back(copy); }
+void commit_copies() {
+    current->groups.push_back(std::move(current->copies));
+    current->copies.clear();
+}
+bool next_copy(size_t most, Copy* copy) {
+    auto& groups = current->groups;
+    while (groups.size() > most && groups.front().empty()) groups.erase(groups.begin());
+    if (groups.size() <= most) return false;
+    *copy = groups.front().front();
+    groups.front().erase(groups.front().begin());
+    return true;
+}
+
 unsigned char* dynamic_smem() { return smem; }
 
 void* static_smem(const void* key, size_t bytes) {

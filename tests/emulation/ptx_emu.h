@@ -10,22 +10,15 @@ inline void cp_async16(void* shared, const void* global, bool valid, EMU_HERE) {
     if (valid && !emu::is_global(global, 16)) emu::fail("cp_async16 from an address outside of all allocations (%s:%d)", file, line);
     // Word by word: ThreadSanitizer does not see what the compiler makes a memset.
     for (int i = 0; i < 4; i++) static_cast<volatile uint32_t*>(shared)[i] = ~0u;
-    emu::current->copies.push_back({ shared, global, valid });
+    emu::begin_copy({ shared, global, valid });
 }
-inline void cp_async_commit() {
-    emu::current->groups.push_back(std::move(emu::current->copies));
-    emu::current->copies.clear();
-}
+inline void cp_async_commit() { emu::commit_copies(); }
 template <int N> inline void cp_async_wait() {
-    auto& groups = emu::current->groups;
-    while (groups.size() > size_t(N)) {
-        for (const emu::Copy& c : groups.front()) {
-            for (int i = 0; i < 4; i++) {
-                const uint32_t word = c.valid ? static_cast<const volatile uint32_t*>(c.from)[i] : 0;
-                static_cast<volatile uint32_t*>(c.to)[i] = word;
-            }
+    for (emu::Copy c; emu::next_copy(size_t(N), &c);) {
+        for (int i = 0; i < 4; i++) {
+            const uint32_t word = c.valid ? static_cast<const volatile uint32_t*>(c.from)[i] : 0;
+            static_cast<volatile uint32_t*>(c.to)[i] = word;
         }
-        groups.erase(groups.begin());
     }
     emu::preempt();
 }
