@@ -1,6 +1,6 @@
 """Writes tests/golden/augment_*.json and .npz: what torchvision, Pillow and TensorFlow make of some images.
 
-    pip install torch torchvision pillow
+    pip install torch torchvision pillow==9.2.0
     python scripts/make_augment_fixtures.py torchvision
     pip install tensorflow-cpu absl-py ml_collections
     python scripts/make_augment_fixtures.py tensorflow --l2p DIR
@@ -8,6 +8,9 @@
 DIR is a copy of google-research/l2p @ dd8836e; its `augment/` runs unmodified. `tensorflow_addons` and jax are
 no longer to be had for today's Python: the three functions of the former that it calls are below, on the
 TensorFlow op that they called, and the one function that it wants of the latter is not used.
+
+Pillow 9.2.0 is what JH-LEE-KR/l2p-pytorch asks for. Pillow 13 resizes the columns first where they become
+shorter and the rows longer, and then rounds differently.
 
 Images are made by `image` from whole numbers; tests/augment.rs makes the same. Large results are
 kept as the first 16 digits of the sha256 of their bytes.

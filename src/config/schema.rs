@@ -295,6 +295,13 @@ Pretrain {
 }
 }
 
+impl Data {
+    /// Whether images of a batch are mixed.
+    pub fn is_mixed(&self) -> bool {
+        (self.mixup_alpha > 0.0 || self.cutmix_alpha > 0.0) && self.mix_probability > 0.0
+    }
+}
+
 /// The exact savings of work that a run uses; see `train.shortcuts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Shortcuts {

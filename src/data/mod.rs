@@ -10,6 +10,7 @@ pub mod idx;
 pub mod image_file;
 pub mod image_set;
 pub mod loader;
+pub mod mix;
 mod pickle;
 pub mod prefetch;
 pub mod preprocess;

@@ -25,6 +25,7 @@ pub use boxes::{CropBox, largest_centre, sample_crop, sample_crop_torchvision};
 pub use tensorflow::resize_u8;
 
 use super::image_set::ImageView;
+use super::mix::MixRule;
 use crate::config::schema::{Augment, Data, Interpolation, Transforms};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
@@ -76,6 +77,7 @@ pub struct Preprocess {
     /// Strength of the colour jitter; 0: none.
     jitter: f32,
     erase_probability: f32,
+    mix: Option<MixRule>,
     normalize: Normalize,
     /// Of `normalize`.
     table: Box<[[f32; 256]; 3]>,
@@ -127,6 +129,7 @@ impl Preprocess {
             rand_augment: RandAugment::new(config),
             jitter: config.color_jitter as f32,
             erase_probability: config.erase_probability as f32,
+            mix: MixRule::new(config),
             normalize,
             table: Box::new(normalize.table()),
         })
@@ -150,6 +153,11 @@ impl Preprocess {
         self.normalize
     }
 
+    /// What [`super::Loader`] does to whole batches afterwards.
+    pub fn mix(&self) -> Option<MixRule> {
+        self.mix
+    }
+
     /// Values per image: S * S * 3.
     pub fn output_len(&self) -> usize {
         self.input_size * self.input_size * 3
@@ -157,7 +165,7 @@ impl Preprocess {
 
     /// Whether [`crate::ops::preprocess`] can do all of it on a GPU; otherwise images are prepared here.
     pub fn on_device(&self) -> bool {
-        self.transforms == Transforms::TensorFlow && !self.jpeg && !self.is_extended()
+        self.transforms == Transforms::TensorFlow && !self.jpeg && !self.is_extended() && self.mix.is_none()
     }
 
     /// Whether more happens to training images than box and flip.

@@ -1,7 +1,8 @@
 //! Resizing with antialiasing, equal to Pillow's on bytes: y_i = Σ_j w_ij x_j along the rows, rounded to
 //! bytes, then along the columns, rounded again. w is the filter stretched by the scale where that is
 //! above 1, normalised in f64 and rounded to 22 bits after the point; sums are in integers.
-//! Source: Pillow, `src/libImaging/Resample.c`; Keys 1981 for the cubic (a = -1/2).
+//! Source: Pillow 9.2, `src/libImaging/Resample.c`; Keys 1981 for the cubic (a = -1/2). Pillow 13 begins with the
+//! columns where they become shorter and the rows longer; JH-LEE-KR/l2p-pytorch asks for 9.2.0.
 
 use super::CropBox;
 use crate::config::schema::Interpolation;
