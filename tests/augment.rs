@@ -1,7 +1,8 @@
 //! Augmentation against Pillow, torchvision, TensorFlow and the official code. The values were written by
 //! `scripts/make_augment_fixtures.py`; large results are kept as the start of their sha256.
 
-use l2p_engine::config::schema::{Augment, Data, Interpolation, Transforms};
+use l2p_engine::config::schema::{Data, Interpolation, Transforms};
+use l2p_engine::data::mix::MixRule;
 use l2p_engine::data::preprocess::color::{self, Change};
 use l2p_engine::data::preprocess::erase::Erasing;
 use l2p_engine::data::preprocess::rand_augment::{Op, RandAugment, cutout};
@@ -307,4 +308,258 @@ fn operations_of_rand_augment_equal_the_official_ones() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}: {wrong:?}", wrong.len(), list(&data, "ops").len());
+}
+
+#[test]
+fn grey_equals_tensorflows() {
+    // Every third value of each channel.
+    let mut grid: Vec<u8> = (0..86 * 86 * 86usize)
+        .flat_map(|i| [i / 86 % 86, i / (86 * 86), i % 86].map(|x| (3 * x) as u8))
+        .collect();
+    // numpy's meshgrid: red goes with the first axis.
+    grid.chunks_exact_mut(3).for_each(|p| p.swap(0, 1));
+    // A factor of 0 leaves the grey.
+    for pixel in grid.chunks_exact_mut(3) {
+        Op::Color(0.0).apply(pixel, 1, &mut Vec::new());
+    }
+    let grey: Vec<u8> = grid.iter().step_by(3).copied().collect();
+    assert_eq!(digest(&grey), json("tensorflow")["grey"]);
+}
+
+#[test]
+fn cutout_equals_the_official_one() {
+    for case in list(&json("tensorflow"), "cutout") {
+        let n = |i| number(case, i);
+        let mut image = vec![0; n(0) * n(0) * 3];
+        cutout(&mut image, n(0), n(1), n(2));
+        for (i, &x) in image.iter().enumerate() {
+            let (y, x, grey) = (i / 3 / n(0), i / 3 % n(0), x == 128);
+            assert_eq!(grey, (n(3)..n(4)).contains(&y) && (n(5)..n(6)).contains(&x), "{case} at {y}, {x}");
+        }
+    }
+}
+
+/// Bytes: the mean of a channel is summed in another order than TensorFlow's, so contrast may round
+/// differently; the rest is equal.
+#[test]
+fn changes_of_colour_equal_tensorflows() {
+    for (i, case) in list(&json("tensorflow"), "jitter").iter().enumerate() {
+        let x = real(case, 1) as f32;
+        let change = match case[0].as_str().unwrap() {
+            "Brightness" => Change::Brightness(x),
+            "Contrast" => Change::Contrast(x),
+            "Saturation" => Change::Saturation(x),
+            "Hue" => Change::Hue(x),
+            "Grey" => Change::Grey,
+            name => panic!("no change {name}"),
+        };
+        let mut image = Image::new(number(case, 2), 24, 24, 3).pixels;
+        color::apply(&[change], &mut image);
+        let wanted = array::<u8>("tensorflow", &format!("jitter_{i}"));
+        let off = image.iter().zip(&wanted).filter(|(a, b)| a != b).count();
+        let worst = image.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max();
+        if case[0] == "Contrast" {
+            assert!(20 * off < wanted.len() && worst <= Some(1), "{case}: {off} of {}", wanted.len());
+        } else {
+            assert_eq!((image.len(), off), (wanted.len(), 0), "{case}");
+        }
+    }
+}
+
+#[test]
+fn boxes_of_erasing_equal_the_official_ones() {
+    let data = json("tensorflow");
+    for case in list(&data, "erase") {
+        let [area, aspect, y, x] = [1, 2, 3, 4].map(|i| real(case, i) as f32);
+        let [rows, columns] = Erasing { area, aspect, y, x }.rows_and_columns(number(case, 0));
+        let found = [rows.start, rows.end, columns.start, columns.end];
+        if !rows.is_empty() && !columns.is_empty() {
+            assert_eq!(found, [5, 6, 7, 8].map(|i| number(case, i)), "{case}");
+        } else {
+            assert_eq!(number(case, 6), 0, "{case}");
+        }
+    }
+    let mut areas = Vec::new();
+    let mut noise = Vec::new();
+    for i in 0..2000 {
+        let mut rng = Rng::new(3, Stream::Test, i);
+        let mut image = vec![0.0; 64 * 64 * 3];
+        Erasing::draw(&mut rng).apply(&mut rng, &mut image, 64);
+        let erased: Vec<f64> = image.iter().filter(|x| **x != 0.0).map(|x| f64::from(*x)).collect();
+        areas.push(erased.len() as f64 / image.len() as f64);
+        if i < 50 {
+            noise.extend(erased);
+        }
+    }
+    let d = distance(areas, &reals(&data, "erase_area"));
+    assert!(d < limit(2000), "{d}");
+    let (n, stored) = (noise.len(), &data["erase_noise"]);
+    let mean = noise.iter().sum::<f64>() / n as f64;
+    let deviation = (noise.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64).sqrt();
+    for (ours, key) in [(mean, "mean"), (deviation, "deviation")] {
+        let theirs = stored[key].as_f64().unwrap();
+        assert!((ours - theirs).abs() < 5.0 * (2.0 / n as f64).sqrt(), "{key}: {ours} and {theirs}");
+    }
+    let d = distance(noise, &reals(stored, "quantiles"));
+    assert!(d < limit(n.min(50_000)), "{d} over {n}");
+}
+
+#[test]
+fn draws_of_jitter_are_as_often() {
+    let data = json("tensorflow");
+    let n = 4000;
+    let draws: Vec<Vec<Change>> =
+        (0..n as u64).map(|i| color::draw(&mut Rng::new(4, Stream::Test, i), 0.5)).collect();
+    let share = |f: &dyn Fn(&Vec<Change>) -> bool| draws.iter().filter(|d| f(d)).count() as f64 / n as f64;
+    let stored = &data["jitter_draws"];
+    let (same, grey) = (share(&|d| d.is_empty()), share(&|d| d.last() == Some(&Change::Grey)));
+    for (ours, key) in [(same, "same"), (grey, "grey")] {
+        let theirs = stored[key].as_f64().unwrap();
+        assert!((ours - theirs).abs() < limit(n), "{key}: {ours} and {theirs}");
+    }
+    // Each change stands in each place as often, and its factor is uniform.
+    let jitters: Vec<&Vec<Change>> = draws.iter().filter(|d| d.len() > 1).collect();
+    let spread: [(fn(&Change) -> Option<f32>, f64, f64); 4] = [
+        (|c| if let Change::Brightness(x) = c { Some(*x) } else { None }, 0.6, 1.4),
+        (|c| if let Change::Contrast(x) = c { Some(*x) } else { None }, 0.6, 1.4),
+        (|c| if let Change::Saturation(x) = c { Some(*x) } else { None }, 0.6, 1.4),
+        (|c| if let Change::Hue(x) = c { Some(*x) } else { None }, -0.1, 0.1),
+    ];
+    for (of, low, high) in spread {
+        for place in 0..4 {
+            let here = jitters.iter().filter(|d| of(&d[place]).is_some()).count() as f64;
+            assert!((here / jitters.len() as f64 - 0.25).abs() < 5.0 * (0.19 / jitters.len() as f64).sqrt());
+        }
+        let values = jitters.iter().map(|d| f64::from(d.iter().find_map(of).unwrap())).collect();
+        let uniform: Vec<f64> = (1..20).map(|i| low + (high - low) * f64::from(i) / 20.0).collect();
+        assert!(distance(values, &uniform) < limit(jitters.len()));
+    }
+}
+
+#[test]
+fn operations_are_drawn_evenly_and_levels_as_configured() {
+    let data = |magnitude: f64, levels: usize, deviation: f64| Data {
+        rand_augment_layers: 2,
+        rand_augment_magnitude: magnitude,
+        rand_augment_levels: levels,
+        rand_augment_deviation: deviation,
+        ..Data::default()
+    };
+    let n = 32_000;
+    let draw = |rule: &RandAugment, i: usize| rule.draw(&mut Rng::new(6, Stream::Test, i as u64), 224);
+    let rule = RandAugment::new(&data(-1.0, 10, 0.0));
+    let drawn: Vec<Op> = (0..n).map(|i| draw(&rule, i)).collect();
+    let mut kinds = std::collections::HashMap::new();
+    drawn.iter().for_each(|op| *kinds.entry(std::mem::discriminant(op)).or_insert(0usize) += 1);
+    let expected = n as f64 / 16.0;
+    // Chi-square with 15 degrees of freedom is below 44.3 but for 1e-4.
+    let chi: f64 = kinds.values().map(|&k| (k as f64 - expected).powi(2) / expected).sum();
+    assert!(kinds.len() == 16 && chi < 44.3, "{chi}");
+    let mut levels = [0usize; 11];
+    let mut signs = [0usize; 2];
+    for op in &drawn {
+        match op {
+            Op::Rotate(x) => {
+                levels[(x.abs() / 3.0).round() as usize] += 1;
+                assert!((x.abs() / 3.0 - (x.abs() / 3.0).round()).abs() < 1e-5);
+                signs[usize::from(*x > 0.0)] += usize::from(*x != 0.0);
+            }
+            Op::Brightness(x) => assert!((0.1..=1.9001).contains(x)),
+            Op::TranslateX(x) => assert!(x.abs() <= 100.0),
+            Op::Posterize(bits) => assert!(*bits <= 4),
+            _ => {}
+        }
+    }
+    let total: usize = levels.iter().sum();
+    // 10 degrees of freedom: below 35.6 but for 1e-4.
+    let chi: f64 = levels.iter().map(|&k| (k as f64 - total as f64 / 11.0).powi(2) / (total as f64 / 11.0)).sum();
+    assert!(chi < 35.6, "{chi}: {levels:?}");
+    let signed = (signs[0] + signs[1]) as f64;
+    assert!((signs[0] as f64 / signed - 0.5).abs() < 5.0 * (0.25 / signed).sqrt(), "{signs:?}");
+    // A fixed level, and a normal one: 5 of 10 with deviation 1 is 0.5 with 0.1.
+    let fixed = RandAugment::new(&data(0.5, 10, 0.0));
+    let normal = RandAugment::new(&data(5.0, 10, 1.0));
+    let mut angles = Vec::new();
+    for i in 0..n {
+        if let Op::Rotate(x) = draw(&fixed, i) {
+            assert_eq!(x.abs(), 15.0);
+        }
+        if let Op::Rotate(x) = draw(&normal, i) {
+            angles.push(f64::from(x.abs()) / 30.0);
+        }
+    }
+    let mean = angles.iter().sum::<f64>() / angles.len() as f64;
+    let deviation = (angles.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / angles.len() as f64).sqrt();
+    let error = 5.0 * 0.1 / (angles.len() as f64).sqrt();
+    assert!((mean - 0.5).abs() < error && (deviation - 0.1).abs() < error, "{mean} {deviation}");
+}
+
+#[test]
+fn mixing_equals_the_official_one() {
+    let data = json("tensorflow");
+    let rule = |mixup_alpha, cutmix_alpha, mix_probability| {
+        MixRule::new(&Data { mixup_alpha, cutmix_alpha, mix_probability, ..Data::default() })
+    };
+    assert!(rule(0.0, 0.0, 1.0).is_none() && rule(0.5, 0.5, 0.0).is_none());
+    for alpha in [0.75, 0.8, 1.0] {
+        let mut rng = Rng::new(1, Stream::Test, 5);
+        let mix = rule(alpha, 0.0, 1.0).unwrap().draw(&mut rng, 20_000, 4).unwrap();
+        let weights = mix.weights.iter().map(|w| f64::from(*w)).collect();
+        let wanted = reals(&data, &format!("mixup_weight_{alpha:?}"));
+        assert!(distance(weights, &wanted) < limit(20_000));
+        let mut partners = mix.partners;
+        partners.sort_unstable();
+        assert!(partners.iter().copied().eq(0..20_000));
+    }
+    // Weight, height and width of what stays, share of the image's own class.
+    for case in list(&data, "cutmix") {
+        let w = real(case, 0) as f32;
+        let side = (w.sqrt() * 30.0) as usize;
+        assert_eq!((number(case, 1), number(case, 2)), if side == 0 { (0, 0) } else { (side, side) }, "{case}");
+        assert_eq!(real(case, 3) as f32, w);
+    }
+    let (size, batch) = (30, 7);
+    let labels = [0, 1, 2, 3, 4, 5, 5];
+    let images: Vec<f32> = (0..batch * size * size * 3).map(|i| (i / (size * size * 3)) as f32).collect();
+    let (mut mixups, mut cutmixes, mut plain) = (0, 0, 0);
+    for index in 0..400 {
+        let mut rng = Rng::new(2, Stream::Mix, index);
+        let Some(mix) = rule(0.8, 1.0, 0.75).unwrap().draw(&mut rng, batch, size) else {
+            plain += 1;
+            continue;
+        };
+        let mut mixed = images.clone();
+        mix.images(&mut mixed, size);
+        let shares = mix.shares(&labels, 9);
+        for (i, image) in mixed.chunks_exact(size * size * 3).enumerate() {
+            let (partner, w) = (mix.partners[i], mix.weights[i]);
+            let row = &shares[i * 9..][..9];
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            if labels[i] == labels[partner] {
+                assert!((row[labels[i] as usize] - 1.0).abs() < 1e-6);
+            } else {
+                assert_eq!((row[labels[i] as usize], row[labels[partner] as usize]), (w, 1.0 - w));
+            }
+            match &mix.boxes {
+                None => {
+                    assert!((0.5..=1.0).contains(&w));
+                    assert!(image.iter().all(|&x| x == i as f32 * w + partner as f32 * (1.0 - w)));
+                }
+                Some(boxes) => {
+                    assert!(w < 0.5 && partner == batch - 1 - i);
+                    let CropBox { top, left, height, width } = boxes[i];
+                    assert!(top + height <= size && left + width <= size);
+                    for (at, &x) in image.iter().enumerate() {
+                        let (y, x0) = (at / 3 / size, at / 3 % size);
+                        let stays = (top..top + height).contains(&y) && (left..left + width).contains(&x0);
+                        assert_eq!(x, if stays { i } else { partner } as f32);
+                    }
+                }
+            }
+        }
+        *(if mix.boxes.is_some() { &mut cutmixes } else { &mut mixups }) += 1;
+    }
+    // 100 and 150 of 400 expected; five deviations are 43 and 48.
+    assert!((57..=143).contains(&plain), "{plain}");
+    assert!((102..=198).contains(&mixups) && (102..=198).contains(&cutmixes), "{mixups} {cutmixes}");
 }
