@@ -20,6 +20,9 @@ struct Args {
     /// Pixels to use instead, (n, 32, 32, 3) bytes; also measures what JPEG changes in them.
     #[arg(long)]
     file: Option<std::path::PathBuf>,
+    /// Only the rows whose name has this in it.
+    #[arg(long, default_value = "")]
+    only: String,
     #[arg(long)]
     json: bool,
     /// Passed by `cargo bench`; ignored.
@@ -118,7 +121,7 @@ fn main() {
         ("tensorflow test", preprocess(|_| {}), true),
     ];
     let mut report = Vec::new();
-    for (name, with, test) in rows {
+    for (name, with, test) in rows.into_iter().filter(|(name, ..)| name.contains(&args.only)) {
         let seconds = time(&with, &pixels, &args, test);
         let rate = |s: f64| args.images as f64 / s;
         let (best, median) = (rate(seconds[0]), rate(seconds[seconds.len() / 2]));

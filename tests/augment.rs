@@ -202,7 +202,10 @@ fn distance(mut values: Vec<f64>, wanted: &[f64]) -> f64 {
     let at = |(i, &x): (usize, &f64)| {
         // Where values repeat, the distribution function jumps over a range.
         let q = (i + 1) as f64 / 20.0;
-        let (low, high) = (share(values.partition_point(|v| *v < x - 1e-6)), share(values.partition_point(|v| *v <= x + 1e-6)));
+        let (low, high) = (
+            share(values.partition_point(|v| *v < x - 1e-6)),
+            share(values.partition_point(|v| *v <= x + 1e-6)),
+        );
         (low - q).max(q - high).max(0.0)
     };
     wanted.iter().enumerate().map(at).fold(0.0, f64::max)
@@ -300,7 +303,8 @@ fn operations_of_rand_augment_equal_the_official_ones() {
     let data = json("tensorflow");
     let mut wrong = Vec::new();
     for case in list(&data, "ops") {
-        let (name, x, kind, size) = (case[0].as_str().unwrap(), real(case, 1), number(case, 2), number(case, 3));
+        let (name, x, kind, size) =
+            (case[0].as_str().unwrap(), real(case, 1), number(case, 2), number(case, 3));
         let mut image = Image::new(kind, size, size, 3).pixels;
         operation(name, x as f32).apply(&mut image, size, &mut Vec::new());
         if digest(&image) != case[4] {
@@ -472,7 +476,8 @@ fn operations_are_drawn_evenly_and_levels_as_configured() {
     }
     let total: usize = levels.iter().sum();
     // 10 degrees of freedom: below 35.6 but for 1e-4.
-    let chi: f64 = levels.iter().map(|&k| (k as f64 - total as f64 / 11.0).powi(2) / (total as f64 / 11.0)).sum();
+    let chi: f64 =
+        levels.iter().map(|&k| (k as f64 - total as f64 / 11.0).powi(2) / (total as f64 / 11.0)).sum();
     assert!(chi < 35.6, "{chi}: {levels:?}");
     let signed = (signs[0] + signs[1]) as f64;
     assert!((signs[0] as f64 / signed - 0.5).abs() < 5.0 * (0.25 / signed).sqrt(), "{signs:?}");
@@ -515,7 +520,11 @@ fn mixing_equals_the_official_one() {
     for case in list(&data, "cutmix") {
         let w = real(case, 0) as f32;
         let side = (w.sqrt() * 30.0) as usize;
-        assert_eq!((number(case, 1), number(case, 2)), if side == 0 { (0, 0) } else { (side, side) }, "{case}");
+        assert_eq!(
+            (number(case, 1), number(case, 2)),
+            if side == 0 { (0, 0) } else { (side, side) },
+            "{case}"
+        );
         assert_eq!(real(case, 3) as f32, w);
     }
     let (size, batch) = (30, 7);

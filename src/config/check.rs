@@ -270,9 +270,10 @@ impl Config {
 
     fn check_augment(&self, c: &mut Complaints) {
         let data = &self.data;
-        for (key, filter) in
-            [("train_interpolation", data.train_interpolation), ("eval_interpolation", data.eval_interpolation)]
-        {
+        for (key, filter) in [
+            ("train_interpolation", data.train_interpolation),
+            ("eval_interpolation", data.eval_interpolation),
+        ] {
             c.unless(data.transforms == Transforms::Torchvision || filter == Interpolation::Bilinear, || {
                 format!(
                     "data.{key} = \"{filter}\" needs data.transforms = \"torchvision\", found \"{}\"",
@@ -281,7 +282,10 @@ impl Config {
             });
         }
         c.unless(!data.jpeg_reencode || data.transforms == Transforms::TensorFlow, || {
-            format!("data.jpeg_reencode = true needs data.transforms = \"tensorflow\", found \"{}\"", data.transforms)
+            format!(
+                "data.jpeg_reencode = true needs data.transforms = \"tensorflow\", found \"{}\"",
+                data.transforms
+            )
         });
         c.unless(!data.jpeg_reencode || data.resize_size.is_multiple_of(16), || {
             format!(
@@ -301,11 +305,15 @@ impl Config {
         let (magnitude, levels) = (data.rand_augment_magnitude, data.rand_augment_levels);
         if data.rand_augment_deviation > 0.0 {
             c.unless(levels > 0, || {
-                "data.rand_augment_deviation above 0 needs data.rand_augment_levels of at least 1, found 0".into()
+                "data.rand_augment_deviation above 0 needs data.rand_augment_levels of at least 1, found 0"
+                    .into()
             });
-            c.float("data.rand_augment_magnitude", magnitude, "0 to data.rand_augment_levels with a deviation", |v| {
-                (0.0..=levels as f64).contains(&v)
-            });
+            c.float(
+                "data.rand_augment_magnitude",
+                magnitude,
+                "0 to data.rand_augment_levels with a deviation",
+                |v| (0.0..=levels as f64).contains(&v),
+            );
         } else {
             c.float("data.rand_augment_magnitude", magnitude, "at most 1", |v| v <= 1.0);
         }

@@ -64,22 +64,23 @@ pub fn apply(changes: &[Change], image: &mut [u8]) {
 
 impl Change {
     fn apply(self, pixels: &mut [[f32; 3]]) {
-        let each = |pixels: &mut [[f32; 3]], f: &dyn Fn([f32; 3]) -> [f32; 3]| {
-            pixels.iter_mut().for_each(|p| *p = f(*p).map(|x| x.clamp(0.0, 1.0)));
-        };
         match self {
-            Change::Brightness(factor) => each(pixels, &|p| p.map(|x| x * factor)),
+            Change::Brightness(factor) => each(pixels, |p| p.map(|x| x * factor)),
             Change::Contrast(factor) => {
                 let n = pixels.len() as f64;
                 let mean: [f32; 3] =
                     std::array::from_fn(|c| (pixels.iter().map(|p| f64::from(p[c])).sum::<f64>() / n) as f32);
-                each(pixels, &|p| std::array::from_fn(|c| (p[c] - mean[c]) * factor + mean[c]));
+                each(pixels, |p| std::array::from_fn(|c| (p[c] - mean[c]) * factor + mean[c]));
             }
-            Change::Saturation(factor) => each(pixels, &|p| saturation(p, factor)),
-            Change::Hue(turn) => each(pixels, &|p| hue(p, turn)),
-            Change::Grey => each(pixels, &|p| [grey_f32(p); 3]),
+            Change::Saturation(factor) => each(pixels, |p| saturation(p, factor)),
+            Change::Hue(turn) => each(pixels, |p| hue(p, turn)),
+            Change::Grey => each(pixels, |p| [grey_f32(p); 3]),
         }
     }
+}
+
+fn each(pixels: &mut [[f32; 3]], f: impl Fn([f32; 3]) -> [f32; 3]) {
+    pixels.iter_mut().for_each(|p| *p = f(*p).map(|x| x.clamp(0.0, 1.0)));
 }
 
 fn saturation([r, g, b]: [f32; 3], factor: f32) -> [f32; 3] {

@@ -12,43 +12,47 @@ pub const UNIT: usize = 16;
 
 /// T.81, tables K.1 and K.2.
 const LUMA: [i32; 64] = [
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
-    51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121,
-    120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17,
+    22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78,
+    87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
 ];
 const CHROMA: [i32; 64] = [
-    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99,
-    99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99,
-    99, 99, 99, 99, 99, 99, 99, 99,
+    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66,
+    99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99,
+    99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99,
 ];
 /// In percent of the tables above: 200 - 2 * 95.
 const SCALE: i32 = 10;
 
 /// cos(k pi / 16) sqrt(2), 1 for k = 0, products of two with 14 bits after the point.
 const AAN: [i32; 64] = [
-    16384, 22725, 21407, 19266, 16384, 12873, 8867, 4520, 22725, 31521, 29692, 26722, 22725, 17855, 12299, 6270,
-    21407, 29692, 27969, 25172, 21407, 16819, 11585, 5906, 19266, 26722, 25172, 22654, 19266, 15137, 10426, 5315,
-    16384, 22725, 21407, 19266, 16384, 12873, 8867, 4520, 12873, 17855, 16819, 15137, 12873, 10114, 6967, 3552, 8867,
-    12299, 11585, 10426, 8867, 6967, 4799, 2446, 4520, 6270, 5906, 5315, 4520, 3552, 2446, 1247,
+    16384, 22725, 21407, 19266, 16384, 12873, 8867, 4520, 22725, 31521, 29692, 26722, 22725, 17855, 12299,
+    6270, 21407, 29692, 27969, 25172, 21407, 16819, 11585, 5906, 19266, 26722, 25172, 22654, 19266, 15137,
+    10426, 5315, 16384, 22725, 21407, 19266, 16384, 12873, 8867, 4520, 12873, 17855, 16819, 15137, 12873,
+    10114, 6967, 3552, 8867, 12299, 11585, 10426, 8867, 6967, 4799, 2446, 4520, 6270, 5906, 5315, 4520, 3552,
+    2446, 1247,
 ];
 
 /// Divisors of coefficients, and what brings them back with two bits after the point.
 struct Table {
     divisors: [i32; 64],
+    /// 2^32 / (8 divisors), rounded up: products with numbers below 2^20, shifted by 32, are whole quotients.
+    reciprocals: [u64; 64],
     factors: [i32; 64],
 }
 
 impl Table {
     const fn new(base: &[i32; 64]) -> Table {
-        let (mut divisors, mut factors) = ([0; 64], [0; 64]);
+        let (mut divisors, mut reciprocals, mut factors) = ([0; 64], [0; 64], [0; 64]);
         let mut i = 0;
         while i < 64 {
             let scaled = (base[i] * SCALE + 50) / 100;
             divisors[i] = if scaled < 1 { 1 } else { scaled };
+            reciprocals[i] = (1u64 << 32).div_ceil(8 * divisors[i] as u64);
             factors[i] = (divisors[i] * AAN[i] + (1 << 11)) >> 12;
             i += 1;
         }
-        Table { divisors, factors }
+        Table { divisors, reciprocals, factors }
     }
 }
 
@@ -86,9 +90,8 @@ impl Plane {
                 forward_dct(&mut block);
                 for i in 0..64 {
                     // Coefficients carry a factor of 8.
-                    let by = table.divisors[i] << 3;
-                    let whole = (block[i].abs() + (by >> 1)) / by;
-                    block[i] = block[i].signum() * whole * table.factors[i];
+                    let whole = (block[i].abs() + 4 * table.divisors[i]) as u64 * table.reciprocals[i] >> 32;
+                    block[i] = block[i].signum() * whole as i32 * table.factors[i];
                 }
                 inverse_dct(&mut block);
                 for y in 0..8 {
@@ -194,7 +197,8 @@ fn halve(full: &Plane, half: &mut Plane) {
     for (y, out) in half.values.chunks_exact_mut(width).enumerate() {
         let (upper, lower) = (full.row(2 * y), full.row(2 * y + 1));
         for x in 0..width {
-            let sum: u16 = [upper[2 * x], upper[2 * x + 1], lower[2 * x], lower[2 * x + 1]].map(u16::from).iter().sum();
+            let sum: u16 =
+                [upper[2 * x], upper[2 * x + 1], lower[2 * x], lower[2 * x + 1]].map(u16::from).iter().sum();
             out[x] = ((sum + 1 + (x as u16 & 1)) >> 2) as u8;
         }
     }

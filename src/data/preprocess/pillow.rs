@@ -63,8 +63,7 @@ impl Axis {
             let first = (centre - support + 0.5) as usize;
             let end = ((centre + support + 0.5) as usize).min(input);
             self.exact.clear();
-            self.exact
-                .extend((first..end).map(|x| filter.value((x as f64 - centre + 0.5) * narrow)));
+            self.exact.extend((first..end).map(|x| filter.value((x as f64 - centre + 0.5) * narrow)));
             let mut sum = 0.0;
             self.exact.iter().for_each(|w| sum += w);
             let start = self.weights.len();
@@ -135,59 +134,75 @@ fn resize_channels<const C: usize>(
     sums.resize(line + line, 0);
     let (sums, bytes) = sums.split_at_mut(line);
     let bytes = &mut bytemuck::cast_slice_mut::<i32, u8>(bytes)[..line];
-    let arch = pulp::Arch::new();
-    arch.dispatch(|| {
-        for (y, out) in (first..end).zip(across.chunks_exact_mut(line)) {
-            let start = ((from.top + y) * image.width + from.left) * C;
-            let (source, _) = image.pixels[start..start + from.width * C].as_chunks::<C>();
-            let (out, _) = out.as_chunks_mut::<C>();
-            for (pixel, (first, of)) in out.iter_mut().zip(&columns.taps) {
-                let weights = &columns.weights[of.clone()];
-                let mut sum = [HALF; C];
-                for (from, &w) in source[*first..*first + weights.len()].iter().zip(weights) {
-                    for channel in 0..C {
-                        sum[channel] += i32::from(from[channel]) * w;
-                    }
+    for (y, out) in (first..end).zip(across.chunks_exact_mut(line)) {
+        let start = ((from.top + y) * image.width + from.left) * C;
+        let (source, _) = image.pixels[start..start + from.width * C].as_chunks::<C>();
+        let (out, _) = out.as_chunks_mut::<C>();
+        for (pixel, (first, of)) in out.iter_mut().zip(&columns.taps) {
+            let weights = &columns.weights[of.clone()];
+            let mut sum = [HALF; C];
+            for (from, &w) in source[*first..*first + weights.len()].iter().zip(weights) {
+                for channel in 0..C {
+                    sum[channel] += i32::from(from[channel]) * w;
                 }
-                *pixel = sum.map(byte);
             }
+            *pixel = sum.map(byte);
         }
-    });
+    }
+    let arch = pulp::Arch::new();
     for (y, (start, of)) in rows.taps.iter().enumerate() {
         let weights = &rows.weights[of.clone()];
         let source = &across[(start - first) * line..][..weights.len() * line];
-        arch.dispatch(|| match *weights {
-            [a] => between([a], source, bytes),
-            [a, b] => between([a, b], source, bytes),
-            [a, b, c] => between([a, b, c], source, bytes),
-            [a, b, c, d] => between([a, b, c, d], source, bytes),
-            _ => {
-                sums.fill(HALF);
-                for (row, &w) in source.chunks_exact(line).zip(weights) {
-                    for (sum, &x) in sums.iter_mut().zip(row) {
-                        *sum += i32::from(x) * w;
-                    }
-                }
-                for (to, &sum) in bytes.iter_mut().zip(&*sums) {
-                    *to = byte(sum);
-                }
-            }
-        });
+        arch.dispatch(Between { weights, source, sums, out: bytes });
         emit(y, bytes);
     }
 }
 
-/// The weighted sum of N rows that follow each other in `source`.
-#[inline(always)]
-fn between<const N: usize>(weights: [i32; N], source: &[u8], out: &mut [u8]) {
-    let line = out.len();
-    let rows: [&[u8]; N] = std::array::from_fn(|i| &source[i * line..(i + 1) * line]);
-    for x in 0..line {
-        let mut sum = HALF;
-        for i in 0..N {
-            sum += i32::from(rows[i][x]) * weights[i];
+/// The weighted sum of rows that follow each other in `source`.
+struct Between<'a> {
+    weights: &'a [i32],
+    source: &'a [u8],
+    sums: &'a mut [i32],
+    out: &'a mut [u8],
+}
+
+impl pulp::NullaryFnOnce for Between<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        match *self.weights {
+            [a] => self.few([a]),
+            [a, b] => self.few([a, b]),
+            [a, b, c] => self.few([a, b, c]),
+            [a, b, c, d] => self.few([a, b, c, d]),
+            _ => {
+                self.sums.fill(HALF);
+                for (row, &w) in self.source.chunks_exact(self.out.len()).zip(self.weights) {
+                    for (sum, &x) in self.sums.iter_mut().zip(row) {
+                        *sum += i32::from(x) * w;
+                    }
+                }
+                for (to, &sum) in self.out.iter_mut().zip(&*self.sums) {
+                    *to = byte(sum);
+                }
+            }
         }
-        out[x] = byte(sum);
+    }
+}
+
+impl Between<'_> {
+    #[inline(always)]
+    fn few<const N: usize>(self, weights: [i32; N]) {
+        let line = self.out.len();
+        let rows: [&[u8]; N] = std::array::from_fn(|i| &self.source[i * line..(i + 1) * line]);
+        for x in 0..line {
+            let mut sum = HALF;
+            for i in 0..N {
+                sum += i32::from(rows[i][x]) * weights[i];
+            }
+            self.out[x] = byte(sum);
+        }
     }
 }
 

@@ -231,7 +231,13 @@ fn equalize(histogram: &[u32; 256]) -> [u8; 256] {
     let step = (histogram.iter().sum::<u32>() - last) / 255;
     let mut below = 0;
     std::array::from_fn(|x| {
-        let to = if step == 0 { x as u32 } else if x == 0 { 0 } else { (below + step / 2) / step };
+        let to = if step == 0 {
+            x as u32
+        } else if x == 0 {
+            0
+        } else {
+            (below + step / 2) / step
+        };
         below += histogram[x];
         to.min(255) as u8
     })
@@ -270,9 +276,9 @@ fn project(image: &mut [u8], size: usize, t: [f32; 6], scratch: &mut Vec<u8>) {
     for y in 0..size {
         for x in 0..size {
             let (px, py) = (x as f32, y as f32);
-            let from_x = (t[0] * px + t[1] * py + t[2]).round();
-            let from_y = (t[3] * px + t[4] * py + t[5]).round();
-            let inside = |v: f32| v >= 0.0 && v < size as f32;
+            let from_x = nearest(t[0] * px + t[1] * py + t[2]);
+            let from_y = nearest(t[3] * px + t[4] * py + t[5]);
+            let inside = |v: i32| v >= 0 && v < size as i32;
             out[y * size + x] = if inside(from_x) && inside(from_y) {
                 source[from_y as usize * size + from_x as usize]
             } else {
@@ -280,6 +286,13 @@ fn project(image: &mut [u8], size: usize, t: [f32; 6], scratch: &mut Vec<u8>) {
             };
         }
     }
+}
+
+/// `f32::round`, without a call.
+fn nearest(x: f32) -> i32 {
+    let whole = x as i32;
+    let part = x - whole as f32;
+    whole + i32::from(part >= 0.5) - i32::from(part <= -0.5)
 }
 
 /// A grey square of half the side around (y, x), as far as it lies in the image.

@@ -48,13 +48,9 @@ pub fn window_u8(image: ImageView, size: usize, window: CropBox, scratch: &mut S
     let plain: [f32; 256] = std::array::from_fn(|v| v as f32);
     let arch = pulp::Arch::new();
     resize(image, &plain, scratch, |y, top, bottom, weight| {
+        // `as` truncates, as tf.cast does.
         let out = &mut out[y * line..(y + 1) * line];
-        arch.dispatch(|| {
-            for ((to, &a), &b) in out.iter_mut().zip(top).zip(bottom) {
-                // `as` truncates, as tf.cast does.
-                *to = (a + (b - a) * weight) as u8;
-            }
-        });
+        arch.dispatch(Between { top, bottom, weight, out, as_value: |x| x as i32 as u8 });
     });
 }
 
@@ -77,23 +73,63 @@ pub fn to_input(
     let arch = pulp::Arch::new();
     resize(crop, &unit, scratch, |y, top, bottom, weight| {
         let out = &mut out[y * size * 3..(y + 1) * size * 3];
-        arch.dispatch(|| {
-            if crop.channels == 3 {
-                for ((to, &a), &b) in out.iter_mut().zip(top).zip(bottom) {
-                    *to = a + (b - a) * weight;
-                }
-            } else {
-                for ((rgb, &a), &b) in out.as_chunks_mut::<3>().0.iter_mut().zip(top).zip(bottom) {
-                    *rgb = [a + (b - a) * weight; 3];
-                }
+        if crop.channels == 3 {
+            arch.dispatch(Between { top, bottom, weight, out: &mut *out, as_value: |x| x });
+        } else {
+            for ((rgb, &a), &b) in out.as_chunks_mut::<3>().0.iter_mut().zip(top).zip(bottom) {
+                *rgb = [a + (b - a) * weight; 3];
             }
-            if !as_is {
-                for rgb in out.as_chunks_mut::<3>().0 {
-                    *rgb = std::array::from_fn(|channel| normalize.apply(channel, rgb[channel]));
-                }
-            }
-        });
+        }
+        if !as_is {
+            arch.dispatch(Standard { out, normalize });
+        }
     });
+}
+
+/// The weighted mean of two rows.
+struct Between<'a, T, F> {
+    top: &'a [f32],
+    bottom: &'a [f32],
+    weight: f32,
+    out: &'a mut [T],
+    as_value: F,
+}
+
+impl<T, F: Fn(f32) -> T> pulp::NullaryFnOnce for Between<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for ((to, &a), &b) in self.out.iter_mut().zip(self.top).zip(self.bottom) {
+            *to = (self.as_value)(a + (b - a) * self.weight);
+        }
+    }
+}
+
+/// (x - mean) / std of a row.
+struct Standard<'a> {
+    out: &'a mut [f32],
+    normalize: &'a Normalize,
+}
+
+impl pulp::NullaryFnOnce for Standard<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Normalize { mean, std } = self.normalize;
+        // Eight pixels are three vectors.
+        let [mean, std]: [[f32; 24]; 2] = [mean, std].map(|of| std::array::from_fn(|i| of[i % 3]));
+        let (eights, rest) = self.out.as_chunks_mut::<24>();
+        for eight in eights {
+            for i in 0..24 {
+                eight[i] = (eight[i] - mean[i]) / std[i];
+            }
+        }
+        for (i, x) in rest.iter_mut().enumerate() {
+            *x = (*x - mean[i]) / std[i];
+        }
+    }
 }
 
 /// Taps of the output positions [from, from + len) of an axis resized from `input` to `output`:
