@@ -90,7 +90,8 @@ impl Plane {
                 forward_dct(&mut block);
                 for i in 0..64 {
                     // Coefficients carry a factor of 8.
-                    let whole = (block[i].abs() + 4 * table.divisors[i]) as u64 * table.reciprocals[i] >> 32;
+                    let rounded = (block[i].abs() + 4 * table.divisors[i]) as u64;
+                    let whole = (rounded * table.reciprocals[i]) >> 32;
                     block[i] = block[i].signum() * whole as i32 * table.factors[i];
                 }
                 inverse_dct(&mut block);
@@ -167,7 +168,7 @@ pub fn reencode(image: ImageView, crop: CropBox, scratch: &mut Scratch, out: &mu
     let mut blended = [vec![0; used], vec![0; used]];
     for y in top - y0..top - y0 + height {
         let near = y / 2;
-        let far = if y % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(rows - 1) };
+        let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(rows - 1) };
         for (blended, plane) in blended.iter_mut().zip(&*chroma) {
             for ((to, &near), &far) in blended.iter_mut().zip(plane.row(near)).zip(plane.row(far)) {
                 *to = 3 * i32::from(near) + i32::from(far);
@@ -184,7 +185,7 @@ pub fn reencode(image: ImageView, crop: CropBox, scratch: &mut Scratch, out: &mu
 /// factor of 4.
 fn between(row: &[i32], x: usize) -> i32 {
     let near = x / 2;
-    if x % 2 == 0 {
+    if x.is_multiple_of(2) {
         (3 * row[near] + row[near.saturating_sub(1)] + 8) >> 4
     } else {
         (3 * row[near] + row[(near + 1).min(row.len() - 1)] + 7) >> 4

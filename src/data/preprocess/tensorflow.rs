@@ -48,9 +48,8 @@ pub fn window_u8(image: ImageView, size: usize, window: CropBox, scratch: &mut S
     let plain: [f32; 256] = std::array::from_fn(|v| v as f32);
     let arch = pulp::Arch::new();
     resize(image, &plain, scratch, |y, top, bottom, weight| {
-        // `as` truncates, as tf.cast does.
         let out = &mut out[y * line..(y + 1) * line];
-        arch.dispatch(Between { top, bottom, weight, out, as_value: |x| x as i32 as u8 });
+        arch.dispatch(Between { top, bottom, weight, out, as_value: truncate });
     });
 }
 
@@ -84,6 +83,16 @@ pub fn to_input(
             arch.dispatch(Standard { out, normalize });
         }
     });
+}
+
+/// x in [0, 256) without what stands after the point, as tf.cast does it. `as` does the same, but checks for NaN
+/// and range one number at a time.
+#[inline(always)]
+fn truncate(x: f32) -> u8 {
+    // Numbers of this size have no bits after the point: the sum is x rounded, in its last bits.
+    const LARGE: f32 = 8_388_608.0;
+    let sum = x + LARGE;
+    (sum.to_bits() as i32 - i32::from(sum - LARGE > x)) as u8
 }
 
 /// The weighted mean of two rows.
