@@ -231,7 +231,8 @@ fn boxes_are_distributed_as_torchvisions() {
             .collect();
         assert!(boxes.iter().all(|b| b.top + b.height <= h && b.left + b.width <= w));
         let room = |at: usize, full: usize, side: usize| at as f64 / (full - side).max(1) as f64;
-        let measures: [(&str, &dyn Fn(&CropBox) -> f64); 6] = [
+        type Measure<'a> = (&'a str, &'a dyn Fn(&CropBox) -> f64);
+        let measures: [Measure; 6] = [
             ("area", &|b| (b.height * b.width) as f64 / (h * w) as f64),
             ("log_aspect", &|b| (b.width as f64 / b.height as f64).ln()),
             ("height", &|b| b.height as f64),
@@ -423,7 +424,8 @@ fn draws_of_jitter_are_as_often() {
     }
     // Each change stands in each place as often, and its factor is uniform.
     let jitters: Vec<&Vec<Change>> = draws.iter().filter(|d| d.len() > 1).collect();
-    let spread: [(fn(&Change) -> Option<f32>, f64, f64); 4] = [
+    type Spread = (fn(&Change) -> Option<f32>, f64, f64);
+    let spread: [Spread; 4] = [
         (|c| if let Change::Brightness(x) = c { Some(*x) } else { None }, 0.6, 1.4),
         (|c| if let Change::Contrast(x) = c { Some(*x) } else { None }, 0.6, 1.4),
         (|c| if let Change::Saturation(x) = c { Some(*x) } else { None }, 0.6, 1.4),
