@@ -20,7 +20,6 @@ use crate::output::results::{Floors, Results, Score, Speed};
 use crate::output::tensorboard::{HParam, Writer, tags};
 use crate::output::workdir::Workdir;
 use crate::output::{say, signal, table};
-use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
