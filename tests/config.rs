@@ -215,6 +215,27 @@ fn checks_name_keys_wanted_and_found() {
         (&["optim.sgd_momentum=1.0"], "optim.sgd_momentum must be 0 or more and below 1, found 1"),
         (&["optim.warmup_epochs=6"], "must not be more than train.num_epochs = 5"),
         (&["data.input_size=300"], "data.input_size = 300 must not be above data.resize_size = 28"),
+        (
+            &["data.eval_interpolation=bicubic"],
+            "data.eval_interpolation = \"bicubic\" needs data.transforms = \"torchvision\", found \"tensorflow\"",
+        ),
+        (&["data.jpeg_reencode=true"], "needs a data.resize_size that is a multiple of 16, found 28"),
+        (
+            &["data.jpeg_reencode=true", "data.transforms=torchvision"],
+            "data.jpeg_reencode = true needs data.transforms = \"tensorflow\", found \"torchvision\"",
+        ),
+        (&["data.rand_augment_magnitude=1.5"], "data.rand_augment_magnitude must be at most 1, found 1.5"),
+        (
+            &["data.rand_augment_deviation=0.5"],
+            "must be 0 to data.rand_augment_levels with a deviation, found -1",
+        ),
+        (&["data.color_jitter=1.3"], "data.color_jitter must be 0 to 1.25, found 1.3"),
+        (
+            &["data.erase_probability=-0.1"],
+            "data.erase_probability must be a probability, 0 to 1, found -0.1",
+        ),
+        (&["data.mixup_alpha=-1"], "data.mixup_alpha must be a finite number, 0 or more, found -1"),
+        (&["data.cutmix_alpha=1", "method=ncm"], "must be 0 with method = \"ncm\""),
         (&["train.num_epochs=0"], "train.num_epochs must be at least 1, found 0"),
         (&["train.per_device_batch_size=0"], "train.per_device_batch_size must be at least 1"),
         (&["continual.num_tasks=6"], "wants 12 classes, data.dataset = \"mnist_subset\" has 10"),

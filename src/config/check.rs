@@ -1,7 +1,7 @@
 //! What a method implies, and what does not fit together.
 
 use super::published::Published;
-use super::schema::{Classifier, Config, DatasetName, Method};
+use super::schema::{Classifier, Config, DatasetName, Interpolation, Method, Transforms};
 use crate::error::{Error, Result};
 
 /// Sizes beyond this are a slip of the pen, not a model.
@@ -127,6 +127,9 @@ impl Config {
         ] {
             complaints.unless(value > 0, || format!("{key} must be at least 1, found 0"));
         }
+        complaints.unless(!self.data.is_mixed(), || {
+            "data.mixup_alpha and data.cutmix_alpha must be 0 in pre-training, which has labels of its own".into()
+        });
         complaints.unless(p.heads == 0 || p.embed_dim.is_multiple_of(p.heads), || {
             format!("pretrain.heads = {} must divide pretrain.embed_dim = {}", p.heads, p.embed_dim)
         });
@@ -158,6 +161,8 @@ impl Config {
         let any = [
             ("data.train_per_class", data.train_per_class),
             ("data.test_per_class", data.test_per_class),
+            ("data.rand_augment_layers", data.rand_augment_layers),
+            ("data.rand_augment_levels", data.rand_augment_levels),
             ("model.heads", model.heads),
             ("model.blocks", model.blocks),
             ("prompt_pool.pool_size", pool.pool_size),
@@ -190,6 +195,9 @@ impl Config {
         c.float("optim.learning_rate", optim.learning_rate, positive, |v| v > 0.0);
         let from_zero = "a finite number, 0 or more";
         for (key, value) in [
+            ("data.rand_augment_deviation", data.rand_augment_deviation),
+            ("data.mixup_alpha", data.mixup_alpha),
+            ("data.cutmix_alpha", data.cutmix_alpha),
             ("prompt_pool.pull_constraint_coeff", pool.pull_constraint_coeff),
             ("optim.warmup_epochs", optim.warmup_epochs),
             ("optim.min_learning_rate", optim.min_learning_rate),
@@ -242,6 +250,7 @@ impl Config {
                 format!("continual.num_tasks times continual.num_classes_per_task must be at most {MAX_SIZE}, found {classes}")
             });
         }
+        self.check_augment(c);
         let order = cl.class_order.as_str();
         c.unless(!order.is_empty(), || {
             "continual.class_order must be \"natural\", \"seed:N\" or the path of a file, found \"\"".into()
@@ -258,6 +267,60 @@ impl Config {
             "model.freeze_part must not hold an empty text: it would match every parameter; \
              method = \"linear\" trains the head only"
                 .into()
+        });
+    }
+
+    fn check_augment(&self, c: &mut Complaints) {
+        let data = &self.data;
+        for (key, filter) in [
+            ("train_interpolation", data.train_interpolation),
+            ("eval_interpolation", data.eval_interpolation),
+        ] {
+            c.unless(data.transforms == Transforms::Torchvision || filter == Interpolation::Bilinear, || {
+                format!(
+                    "data.{key} = \"{filter}\" needs data.transforms = \"torchvision\", found \"{}\"",
+                    data.transforms
+                )
+            });
+        }
+        c.unless(!data.jpeg_reencode || data.transforms == Transforms::TensorFlow, || {
+            format!(
+                "data.jpeg_reencode = true needs data.transforms = \"tensorflow\", found \"{}\"",
+                data.transforms
+            )
+        });
+        c.unless(!data.jpeg_reencode || data.resize_size.is_multiple_of(16), || {
+            format!(
+                "data.jpeg_reencode = true needs a data.resize_size that is a multiple of 16, found {}",
+                data.resize_size
+            )
+        });
+        let probability = "a probability, 0 to 1";
+        for (key, value) in [
+            ("data.rand_augment_probability", data.rand_augment_probability),
+            ("data.erase_probability", data.erase_probability),
+            ("data.mix_probability", data.mix_probability),
+        ] {
+            c.float(key, value, probability, |v| (0.0..=1.0).contains(&v));
+        }
+        c.float("data.color_jitter", data.color_jitter, "0 to 1.25", |v| (0.0..=1.25).contains(&v));
+        let (magnitude, levels) = (data.rand_augment_magnitude, data.rand_augment_levels);
+        if data.rand_augment_deviation > 0.0 {
+            c.unless(levels > 0, || {
+                "data.rand_augment_deviation above 0 needs data.rand_augment_levels of at least 1, found 0"
+                    .into()
+            });
+            c.float(
+                "data.rand_augment_magnitude",
+                magnitude,
+                "0 to data.rand_augment_levels with a deviation",
+                |v| (0.0..=levels as f64).contains(&v),
+            );
+        } else {
+            c.float("data.rand_augment_magnitude", magnitude, "at most 1", |v| v <= 1.0);
+        }
+        c.unless(!data.is_mixed() || self.method != Method::Ncm, || {
+            "data.mixup_alpha and data.cutmix_alpha must be 0 with method = \"ncm\", which takes means of classes".into()
         });
     }
 

@@ -19,6 +19,7 @@ mod images;
 pub mod listing;
 pub mod loader;
 pub mod mat;
+pub mod mix;
 mod notmnist;
 mod pickle;
 pub mod prefetch;

@@ -247,9 +247,9 @@ impl Model {
     }
 
     /// Forward and backward of a training batch that was prepared: fills `grads` and the report, changes no
-    /// parameter. labels: (B) u32. On a GPU it only queues the work.
+    /// parameter. labels: (B) u32 or, on the CPU, shares (B, K). On a GPU it only queues the work.
     pub fn queue_step(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
-        let batch = labels.len();
+        let batch = labels.dims()[0];
         let share = self.can_share;
         let phase = range(c"query pass");
         if self.has_cls_query() {

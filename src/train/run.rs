@@ -20,7 +20,6 @@ use crate::output::results::{Floors, Results, Score, Speed};
 use crate::output::tensorboard::{HParam, Writer, tags};
 use crate::output::workdir::Workdir;
 use crate::output::{say, signal, table};
-use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -238,9 +237,8 @@ impl Steps {
         let batch = batch?;
         self.done += 1;
         let lr = self.rate.at(self.done);
-        let images = batch.labels.len();
-        let labels = Tensor::from_vec(batch.labels.clone(), [images]);
-        let mut stats = session.method.step(&session.dev, batch.pixels(), labels.view(), &self.task, lr)?;
+        let (images, targets) = (batch.labels.len(), batch.targets());
+        let mut stats = session.method.step(&session.dev, batch.pixels(), targets.view(), &self.task, lr)?;
         if self.done == self.total {
             stats.extend(session.method.settle()?);
         }
