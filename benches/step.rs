@@ -111,7 +111,7 @@ fn peak_memory() -> Option<usize> {
 /// The images of every step.
 enum Images {
     Ready(Tensor),
-    Kept { set: Kept, picks: Vec<u32> },
+    Kept { set: Box<Kept>, picks: Vec<u32> },
 }
 
 impl Images {
@@ -132,7 +132,7 @@ impl Images {
             ..Data::default()
         };
         let with = Preprocess::new(&with, Normalize::IMAGENET)?;
-        let set = Kept::new(plan, "training images", &pixels, &with, 1)?;
+        let set = Box::new(Kept::new(plan, "training images", &pixels, &with, 1)?);
         Ok(Images::Kept { set, picks: (0..batch).map(|_| rng.below(IMAGES as u32)).collect() })
     }
 
