@@ -129,6 +129,9 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
             ("backbone sha256", &sha256),
         ],
     )?;
+    if session.data.split_here {
+        workdir.keep_split(&session.data.lists())?;
+    }
     if at.complete && at.task >= session.train_tasks.len() {
         warnings.iter().for_each(|w| say(&format!("warning: {w}")));
         if let Ok(results) = Results::read(&workdir.results_json()) {
@@ -149,6 +152,7 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     warnings.iter().for_each(|w| say(&format!("warning: {w}")));
     if !options.quiet {
         progress.say(&report::opening(&session, total));
+        session.data.notes.iter().for_each(|note| progress.say(note));
         progress.say(&table::memory(&session.plan, table::Style::detect()));
     }
     if workdir.resumed() {

@@ -1,0 +1,48 @@
+//! DomainNet. Source: Peng et al. 2019, <http://ai.bu.edu/M3SDA/>.
+//!
+//! Per domain `<domain>_train.txt` and `<domain>_test.txt` with lines `<domain>/<class>/<file> <label>`, and
+//! the pictures at those paths. The domains that are there are taken, in alphabetical order.
+
+use super::folder;
+use super::image_set::DataSet;
+use super::listing;
+use crate::error::Result;
+
+const NAME: &str = "domainnet";
+const DOMAINS: [&str; 6] = ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"];
+
+/// The set from `dir` or its usual sub-folders.
+///
+/// # Errors
+/// As [`super::load`].
+pub fn load(dir: &str) -> Result<DataSet> {
+    let dir = folder::open(dir, NAME)?;
+    let lists = |root: &std::path::Path, domain: &str| {
+        let paths = ["train", "test"].map(|part| root.join(format!("{domain}_{part}.txt")));
+        paths.iter().all(|path| path.is_file()).then_some(paths)
+    };
+    let roots = ["", "domainnet", "DomainNet"].map(|sub| dir.join(sub));
+    let root = roots.iter().find(|root| DOMAINS.iter().any(|domain| lists(root, domain).is_some()));
+    let Some(root) = root else {
+        let wanted = "clipart_train.txt and clipart_test.txt (also infograph, painting, quickdraw, real, sketch) in the folder itself or domainnet/";
+        return Err(folder::not_found(dir, NAME, &[wanted.into()]));
+    };
+    let (mut parts, mut missing) = ([Vec::new(), Vec::new()], Vec::new());
+    for domain in DOMAINS {
+        let Some(paths) = lists(root, domain) else {
+            missing.push(domain);
+            continue;
+        };
+        for (part, path) in parts.iter_mut().zip(&paths) {
+            let rows = listing::of_list(&folder::read_text(path)?, root, path)?;
+            part.extend(rows.into_iter().map(|row| listing::Row { domain: Some(domain.into()), ..row }));
+        }
+    }
+    let [train, test] = parts;
+    let mut data = listing::data_set(NAME, (train, test), None, root)?;
+    if !missing.is_empty() {
+        data.notes.push(format!("{} has no lists of the domains {}", root.display(), missing.join(", ")));
+    }
+    data.check()?;
+    Ok(data)
+}
