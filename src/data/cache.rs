@@ -38,7 +38,8 @@ const TEMPORARY_LIFE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub struct Cache {
     dir: Option<PathBuf>,
-    limit: u64,
+    /// In bytes of decoded pixels per list of files.
+    pub limit: u64,
     /// For the user: what could not be kept, and why.
     pub notes: Vec<String>,
 }

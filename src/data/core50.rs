@@ -47,7 +47,9 @@ pub fn load(dir: &str) -> Result<DataSet> {
         let session = session.and_then(|text| number(text, 's', SESSIONS));
         let object = object.and_then(|text| number(text, 'o', OBJECTS));
         let (Some(session), Some(object)) = (session, object) else {
-            let what = format!("a path such as s1/o50/C_01_50_000.png was wanted; sessions go to {SESSIONS}, objects to {OBJECTS}");
+            let what = format!(
+                "a path such as s1/o50/C_01_50_000.png was wanted; sessions go to {SESSIONS}, objects to {OBJECTS}"
+            );
             return Err(Error::file(source.path(), what));
         };
         samples.push((session, object, Sample { source, label: object - 1, domain: session - 1 }));

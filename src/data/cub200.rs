@@ -29,7 +29,9 @@ pub fn load(dir: &str) -> Result<DataSet> {
     }
     for sub in FOLDERS {
         let path = dir.join(sub);
-        if path.is_dir() && let Some(data) = images::load_named(&path, NAME, false)? {
+        if path.is_dir()
+            && let Some(data) = images::load_named(&path, NAME, false)?
+        {
             return Ok(data);
         }
     }

@@ -79,7 +79,8 @@ fn official(tree: &Tree) -> Result<DataSet> {
     let test = train.split_off(n);
     let mut data = listing::data_set(NAME, (train, test), None, Path::new(""))?;
     data.split_here = true;
-    data.notes.push("the official rule splits imagenet_r: the first 80 % in TFDS order are for training".into());
+    data.notes
+        .push("the official rule splits imagenet_r: the first 80 % in TFDS order are for training".into());
     data.check()?;
     Ok(data)
 }

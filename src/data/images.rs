@@ -86,7 +86,8 @@ fn one_list(path: &Path, name: &str) -> Result<DataSet> {
             Some(part) if TESTS.contains(&part) => test.push(row),
             _ => {
                 let found: String = split.unwrap_or_default().chars().take(60).collect();
-                let what = format!("line {}: `train` or `test` was wanted as split, found `{found}`", row.line);
+                let what =
+                    format!("line {}: `train` or `test` was wanted as split, found `{found}`", row.line);
                 return Err(Error::file(path, what));
             }
         }
@@ -132,7 +133,8 @@ fn of_tree(tree: Tree, path: &Path, name: &str, split: bool) -> Result<Option<Da
         made_here(&mut data, path);
     }
     if let Some((n, first)) = left_out {
-        data.notes.push(format!("{n} images that are neither JPEG nor PNG are left out, as {}", first.display()));
+        data.notes
+            .push(format!("{n} images that are neither JPEG nor PNG are left out, as {}", first.display()));
     }
     finish(data).map(Some)
 }

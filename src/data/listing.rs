@@ -93,7 +93,8 @@ pub fn of_csv(bytes: &[u8], base: &Path, path: &Path) -> Result<Vec<(Row, Option
     let fail = |e: csv::Error| Error::file(path, format!("no readable CSV: {e}"));
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).comment(Some(b'#')).from_reader(bytes);
     let header = reader.headers().map_err(fail)?.clone();
-    let column = |names: &[&str]| header.iter().position(|h| names.contains(&h.to_ascii_lowercase().as_str()));
+    let column =
+        |names: &[&str]| header.iter().position(|h| names.contains(&h.to_ascii_lowercase().as_str()));
     let needed = |names: &[&str]| {
         column(names).ok_or_else(|| {
             let found: String = header.iter().collect::<Vec<_>>().join(", ").chars().take(200).collect();

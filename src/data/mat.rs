@@ -162,7 +162,8 @@ impl Reader<'_> {
         }
         let count = dims.iter().try_fold(1usize, |n, &length| n.checked_mul(length));
         let (kind, data) = self.element(name, self.left)?;
-        let wanted = |found: &str| format!("`{name}`: whole numbers from 0 to 255 were wanted, found {found}");
+        let wanted =
+            |found: &str| format!("`{name}`: whole numbers from 0 to 255 were wanted, found {found}");
         let little = self.little;
         let (size, value): (usize, fn(&[u8], bool) -> f64) = match kind {
             1 => (1, |b, _| f64::from(b[0] as i8)),

@@ -31,10 +31,13 @@ pub fn load(dir: &str) -> Result<DataSet> {
     let parts = ["notMNIST", ""].map(|sub| dir.join(sub)).into_iter();
     let whole = ["notMNIST_small", ""].map(|sub| dir.join(sub)).into_iter();
     let zip = dir.join("notMNIST.zip");
-    if let Some(path) = parts.into_iter().find(|path| path.join("Train").is_dir() && path.join("Test").is_dir()) {
+    if let Some(path) =
+        parts.into_iter().find(|path| path.join("Train").is_dir() && path.join("Test").is_dir())
+    {
         return of_parts(&Tree::open_parts(&path, &["Train", "Test"])?);
     }
-    if let Some(path) = whole.into_iter().find(|path| LETTERS.iter().all(|letter| path.join(letter).is_dir())) {
+    if let Some(path) = whole.into_iter().find(|path| LETTERS.iter().all(|letter| path.join(letter).is_dir()))
+    {
         let (train, test) = listing::split_each_class(rows(&Tree::open_parts(&path, &LETTERS)?), &path);
         let mut data = of_rows(train, test)?;
         data.notes.push(format!(
@@ -97,7 +100,8 @@ fn decode(rows: &[Row]) -> Result<(ImageSet, Option<String>)> {
         return Err(Error::file(folder, what));
     }
     let note = (!damaged.is_empty()).then(|| {
-        let named: Vec<String> = damaged.iter().take(NAMED).map(|(path, _)| path.display().to_string()).collect();
+        let named: Vec<String> =
+            damaged.iter().take(NAMED).map(|(path, _)| path.display().to_string()).collect();
         let more = if damaged.len() > NAMED { " and others" } else { "" };
         format!("{} damaged images are left out: {}{more}", damaged.len(), named.join(", "))
     });

@@ -151,7 +151,8 @@ impl Tree {
             if entry.is_dir() || is_hidden(&name) {
                 continue;
             }
-            let wanted = |what: &str| Error::file(path.join(&name), format!("entry {i} of the archive {what}"));
+            let wanted =
+                |what: &str| Error::file(path.join(&name), format!("entry {i} of the archive {what}"));
             let unpacked = match entry.compression() {
                 _ if entry.encrypted() => return Err(wanted("is encrypted")),
                 zip::CompressionMethod::Stored => None,
@@ -181,7 +182,8 @@ impl Tree {
             }
             let (start, len) = (entry.raw_file_position(), entry.size());
             if start.checked_add(len).is_none_or(|end| end > length) {
-                let what = format!("offset {start}: {len} bytes were wanted, the archive has {length} in all");
+                let what =
+                    format!("offset {start}: {len} bytes were wanted, the archive has {length} in all");
                 return Err(Error::file(path.join(&name), what));
             }
             let part = Part { name: name.clone(), start, len, unpacked: None };

@@ -38,7 +38,9 @@ pub fn unpack(bytes: &[u8], path: &Path, folder: &str, names: &[&str]) -> Result
         entry.take(size).read_to_end(&mut content).map_err(fail)?;
         if content.len() as u64 != size {
             let found = content.len();
-            let what = format!("offset {start} of the unpacked data: {size} bytes of {name} were wanted, found {found}");
+            let what = format!(
+                "offset {start} of the unpacked data: {size} bytes of {name} were wanted, found {found}"
+            );
             return Err(Error::file(path, what));
         }
         found[i] = Some(content);
@@ -48,7 +50,8 @@ pub fn unpack(bytes: &[u8], path: &Path, folder: &str, names: &[&str]) -> Result
     if let Some(i) = found.iter().position(Option::is_none) {
         others.truncate(SHOWN);
         let there = if others.is_empty() { "nothing else".into() } else { others.join(", ") };
-        let what = format!("the archive has no {folder}/{}; beside what was wanted it holds: {there}", names[i]);
+        let what =
+            format!("the archive has no {folder}/{}; beside what was wanted it holds: {there}", names[i]);
         return Err(Error::file(path, what.chars().take(400).collect::<String>()));
     }
     Ok(found.into_iter().flatten().collect())

@@ -109,7 +109,9 @@ impl Workdir {
             let kept = if self.resumed { std::fs::read_to_string(&path).ok() } else { None };
             // The last part of the path, and what follows it.
             let plain = |text: &str| -> Vec<String> {
-                text.lines().map(|line| line.rsplit_once('/').map_or(line, |(_, rest)| rest).to_string()).collect()
+                text.lines()
+                    .map(|line| line.rsplit_once('/').map_or(line, |(_, rest)| rest).to_string())
+                    .collect()
             };
             if kept.is_some_and(|kept| plain(&kept) != plain(text)) {
                 return Err(Error::file(
