@@ -1,12 +1,14 @@
 //! DomainNet. Source: Peng et al. 2019, <http://ai.bu.edu/M3SDA/>.
 //!
 //! Per domain `<domain>_train.txt` and `<domain>_test.txt` with lines `<domain>/<class>/<file> <label>`, and
-//! the pictures at those paths. The domains that are there are taken, in alphabetical order.
+//! the pictures at those paths or, as downloaded, in `<domain>.zip`. The domains whose lists are there are
+//! taken, in alphabetical order.
 
 use super::folder;
 use super::image_set::DataSet;
-use super::listing;
-use crate::error::Result;
+use super::listing::{self, Row};
+use super::source::Tree;
+use crate::error::{Error, Result};
 
 const NAME: &str = "domainnet";
 const DOMAINS: [&str; 6] = ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"];
@@ -33,9 +35,20 @@ pub fn load(dir: &str) -> Result<DataSet> {
             missing.push(domain);
             continue;
         };
+        let zip = root.join(format!("{domain}.zip"));
+        let packed = !root.join(domain).is_dir() && zip.is_file();
+        let archive = if packed { Some(Tree::open(&zip)?) } else { None };
         for (part, path) in parts.iter_mut().zip(&paths) {
-            let rows = listing::of_list(&folder::read_text(path)?, root, path)?;
-            part.extend(rows.into_iter().map(|row| listing::Row { domain: Some(domain.into()), ..row }));
+            for row in listing::of_list(&folder::read_text(path)?, root, path)? {
+                let source = match &archive {
+                    None => row.source,
+                    Some(tree) => tree.get(&row.name).cloned().ok_or_else(|| {
+                        let what = format!("line {}: {} has no {}", row.line, zip.display(), row.name);
+                        Error::file(path, what)
+                    })?,
+                };
+                part.push(Row { source, domain: Some(domain.into()), ..row });
+            }
         }
     }
     let [train, test] = parts;

@@ -55,6 +55,10 @@ pub fn load_named(path: &Path, name: &str, split: bool) -> Result<Option<DataSet
             let classes = listing::class_names(&path.join("classes.txt"))?;
             return finish(listing::data_set(name, rows, classes, &file("train"))?).map(Some);
         }
+        if split && file("train").is_file() {
+            let what = format!("there is no test.{ending} or val.{ending} beside it");
+            return Err(Error::file(file("train"), what));
+        }
         if split && file("images").is_file() {
             return one_list(&file("images"), name).map(Some);
         }
@@ -75,7 +79,7 @@ fn one_list(path: &Path, name: &str) -> Result<DataSet> {
     let rows = rows_with_split(path)?;
     if rows.iter().all(|(_, split)| split.is_none()) {
         let rows = rows.into_iter().map(|(row, _)| row).collect();
-        let mut data = listing::data_set(name, listing::split_each_class(rows, base), classes, path)?;
+        let mut data = listing::data_set(name, listing::split_each_class(rows), classes, path)?;
         made_here(&mut data, path);
         return finish(data);
     }
@@ -119,9 +123,12 @@ fn of_tree(tree: Tree, path: &Path, name: &str, split: bool) -> Result<Option<Da
             let both = a.clone().map_or(b.clone(), |(n, path)| Some((n + b.map_or(0, |b| b.0), path)));
             ((train, test), both)
         }
+        None if split && top.contains(&"train") => {
+            return Err(Error::file(path.join("train"), "there is no folder test or val beside it"));
+        }
         None if split => {
             let (rows, left_out) = listing::of_folders(&tree);
-            (listing::split_each_class(rows, path), left_out)
+            (listing::split_each_class(rows), left_out)
         }
         None => return Ok(None),
     };

@@ -23,6 +23,8 @@ const TRAIN_SHARE: f64 = 0.8;
 /// One line of a list: an image, its label, and what domain it belongs to.
 #[derive(Debug, Clone)]
 pub struct Row {
+    /// The path as the list or the tree has it.
+    pub name: String,
     pub source: Source,
     pub label: String,
     pub domain: Option<String>,
@@ -39,7 +41,13 @@ pub fn of_folders(tree: &Tree) -> (Vec<Row>, Option<(usize, PathBuf)>) {
         let Some((class, _)) = name.split_once('/') else { continue };
         let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase();
         if ENDINGS.contains(&ending.as_str()) {
-            rows.push(Row { source: source.clone(), label: class.into(), domain: None, line: 0 });
+            rows.push(Row {
+                name: name.clone(),
+                source: source.clone(),
+                label: class.into(),
+                domain: None,
+                line: 0,
+            });
         } else if OTHERS.contains(&ending.as_str()) {
             let first = left_out.take();
             let (n, path) = first.unwrap_or_else(|| (0, source.path()));
@@ -78,7 +86,7 @@ pub fn of_list(text: &str, base: &Path, path: &Path) -> Result<Vec<Row>> {
             }
         };
         let source = Source::File(base.join(file));
-        rows.push(Row { source, label: label.into(), domain, line: number });
+        rows.push(Row { name: file.into(), source, label: label.into(), domain, line: number });
     }
     Ok(rows)
 }
@@ -114,7 +122,7 @@ pub fn of_csv(bytes: &[u8], base: &Path, path: &Path) -> Result<Vec<(Row, Option
             return Err(Error::file(path, format!("line {line}: path and label must not be empty")));
         }
         let source = Source::File(base.join(&record[file]));
-        let row = Row { source, label: text(label), domain: domain.map(text), line };
+        let row = Row { name: text(file), source, label: text(label), domain: domain.map(text), line };
         rows.push((row, split.map(text)));
     }
     Ok(rows)
@@ -224,14 +232,12 @@ pub fn tfds_order(split: &str, key: &str) -> [u8; 16] {
 }
 
 /// Training and test rows of a set without parts: of each class the first 80 % (rounded, at least one of
-/// each kind where there are two) in the order of [`tfds_order`] by the rank of the path, so that the same
-/// files always give the same parts.
-pub fn split_each_class(rows: Vec<Row>, root: &Path) -> (Vec<Row>, Vec<Row>) {
+/// each kind where there are two) in the order of [`tfds_order`] of the path, so that the same files give the
+/// same parts wherever they lie.
+pub fn split_each_class(rows: Vec<Row>) -> (Vec<Row>, Vec<Row>) {
     let mut of_class: HashMap<String, Vec<([u8; 16], usize)>> = HashMap::new();
     for (i, row) in rows.iter().enumerate() {
-        let path = row.source.path();
-        let key = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-        of_class.entry(row.label.clone()).or_default().push((tfds_order("test", &key), i));
+        of_class.entry(row.label.clone()).or_default().push((tfds_order("test", &row.name), i));
     }
     let mut is_train = vec![false; rows.len()];
     for mut class in of_class.into_values() {

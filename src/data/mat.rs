@@ -164,16 +164,11 @@ impl Reader<'_> {
         let (kind, data) = self.element(name, self.left)?;
         let wanted =
             |found: &str| format!("`{name}`: whole numbers from 0 to 255 were wanted, found {found}");
-        let little = self.little;
-        let (size, value): (usize, fn(&[u8], bool) -> f64) = match kind {
-            1 => (1, |b, _| f64::from(b[0] as i8)),
-            2 => (1, |b, _| f64::from(b[0])),
-            3 => (2, |b, little| f64::from(i16::from_ne_bytes(native(b, little)))),
-            4 => (2, |b, little| f64::from(u16::from_ne_bytes(native(b, little)))),
-            5 => (4, |b, little| f64::from(i32::from_ne_bytes(native(b, little)))),
-            6 => (4, |b, little| f64::from(u32::from_ne_bytes(native(b, little)))),
-            7 => (4, |b, little| f64::from(f32::from_ne_bytes(native(b, little)))),
-            9 => (8, |b, little| f64::from_ne_bytes(native(b, little))),
+        let size = match kind {
+            1 | 2 => 1,
+            3 | 4 => 2,
+            5..=7 => 4,
+            9 => 8,
             _ => return Err(wanted(&format!("elements of type {kind}"))),
         };
         if count.and_then(|n| n.checked_mul(size)) != Some(data.len()) {
@@ -184,7 +179,7 @@ impl Reader<'_> {
         }
         let mut values = Vec::with_capacity(data.len() / size);
         for bytes in data.chunks_exact(size) {
-            let number = value(bytes, little);
+            let number = value(kind, bytes, self.little);
             // NaN is not equal to itself.
             if f64::from(number as u8) != number {
                 return Err(wanted(&number.to_string()));
@@ -195,10 +190,23 @@ impl Reader<'_> {
     }
 }
 
-/// `bytes` in the order of this machine.
-fn native<const N: usize>(bytes: &[u8], little: bool) -> [u8; N] {
+/// A number of the type `kind`, 1 to 7 or 9.
+fn value(kind: u32, bytes: &[u8], little: bool) -> f64 {
+    match kind {
+        1 => f64::from(bytes[0] as i8),
+        2 => f64::from(bytes[0]),
+        3 => f64::from(i16::from_le_bytes(lowest_first(bytes, little))),
+        4 => f64::from(u16::from_le_bytes(lowest_first(bytes, little))),
+        5 => f64::from(i32::from_le_bytes(lowest_first(bytes, little))),
+        6 => f64::from(u32::from_le_bytes(lowest_first(bytes, little))),
+        7 => f64::from(f32::from_le_bytes(lowest_first(bytes, little))),
+        _ => f64::from_le_bytes(lowest_first(bytes, little)),
+    }
+}
+
+fn lowest_first<const N: usize>(bytes: &[u8], little: bool) -> [u8; N] {
     let mut out: [u8; N] = std::array::from_fn(|i| bytes[i]);
-    if little != cfg!(target_endian = "little") {
+    if !little {
         out.reverse();
     }
     out

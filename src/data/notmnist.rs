@@ -38,7 +38,7 @@ pub fn load(dir: &str) -> Result<DataSet> {
     }
     if let Some(path) = whole.into_iter().find(|path| LETTERS.iter().all(|letter| path.join(letter).is_dir()))
     {
-        let (train, test) = listing::split_each_class(rows(&Tree::open_parts(&path, &LETTERS)?), &path);
+        let (train, test) = listing::split_each_class(rows(&Tree::open_parts(&path, &LETTERS)?));
         let mut data = of_rows(train, test)?;
         data.notes.push(format!(
             "{} has no training and test part: of each class 80 % are for training, chosen by a hash of their paths",

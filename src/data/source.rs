@@ -220,13 +220,10 @@ impl Tree {
         }
     }
 
-    /// The content of one file.
-    ///
-    /// # Errors
-    /// As [`Source::read`].
-    pub fn read(&self, name: &str) -> Option<Result<Vec<u8>>> {
+    /// The file of this path.
+    pub fn get(&self, name: &str) -> Option<&Source> {
         let i = self.files.binary_search_by(|(n, _)| n.as_str().cmp(name)).ok()?;
-        Some(self.files[i].1.read())
+        Some(&self.files[i].1)
     }
 }
 

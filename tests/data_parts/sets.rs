@@ -193,6 +193,22 @@ fn domainnet_keeps_its_domains() {
     assert_eq!(listed(&data.train, 3)[8], ("real/airplane/real_002_000000_train.jpg".into(), 1, 1));
     assert_eq!(data.test.domains, [0, 0, 0, 1, 1, 1]);
     assert!(data.notes[0].contains("infograph, painting, quickdraw, sketch"), "{:?}", data.notes);
+    // The archive of a domain, as it is downloaded.
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(temp.path().join("real.zip")).unwrap());
+    for (path, ..) in listed(&data.train, 3).into_iter().chain(listed(&data.test, 3)) {
+        if path.starts_with("real/") {
+            zip.start_file(&path, zip::write::SimpleFileOptions::default()).unwrap();
+            std::io::Write::write_all(&mut zip, &std::fs::read(temp.path().join(path)).unwrap()).unwrap();
+        }
+    }
+    zip.finish().unwrap();
+    let unpacked = data.clone();
+    std::fs::rename(temp.path().join("real"), temp.path().join("real_elsewhere")).unwrap();
+    let packed = load(DatasetName::DomainNet, temp.path());
+    assert_eq!(listed(&packed.train, 3), listed(&unpacked.train, 3));
+    assert!(packed.test.image(5).unwrap().pixels.len() == 8 * 8 * 3);
+    write(&temp.path().join("real_test.txt"), "real/airplane/x.jpg 1\n");
+    assert!(failure(DatasetName::DomainNet, temp.path()).contains("real_test.txt: line 1: "));
     write(&temp.path().join("real_test.txt"), "real/airplane/x.jpg\n");
     assert!(
         failure(DatasetName::DomainNet, temp.path()).contains("real_test.txt: line 1: `path label [task]`")
@@ -257,6 +273,9 @@ fn a_folder_per_class() {
         data.notes
     );
     assert!(!data.split_here);
+    std::fs::rename(at("val"), at("other")).unwrap();
+    assert!(failure(DatasetName::Images, temp.path()).contains("train: there is no folder test or val"));
+    std::fs::rename(at("other"), at("val")).unwrap();
     std::fs::write(at("val/10/d.jpeg"), "damaged").unwrap();
     let text = failure(DatasetName::Images, temp.path());
     assert!(text.contains("val/10/d.jpeg: a PNG or JPEG image was wanted"), "{text}");
@@ -291,8 +310,7 @@ fn one_folder_is_split_the_same_way_each_time() {
     tar.finish().unwrap();
     tar::Archive::new(std::fs::File::open(&archive).unwrap()).unpack(moved.path()).unwrap();
     same(&data, &load(DatasetName::Images, &moved.path().join("pets")));
-    let packed = load(DatasetName::Images, &archive);
-    assert_eq!(packed.train.labels, data.train.labels);
+    same(&data, &load(DatasetName::Images, &archive));
 }
 
 #[test]
