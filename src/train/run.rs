@@ -152,7 +152,6 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     warnings.iter().for_each(|w| say(&format!("warning: {w}")));
     if !options.quiet {
         progress.say(&report::opening(&session, total));
-        session.data.notes.iter().for_each(|note| progress.say(note));
         progress.say(&table::memory(&session.plan, table::Style::detect()));
     }
     if workdir.resumed() {

@@ -150,3 +150,59 @@ fn many_runs_at_once() {
         packs(&config).iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
     assert!(names.contains(&"young.tmp".to_string()) && names.len() == 3, "{names:?}");
 }
+
+/// Processes are killed while they decode; what they leave is never read as a pack.
+#[test]
+fn killed_while_writing() {
+    let (images, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let picture = image::RgbImage::from_fn(256, 200, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
+    let mut jpeg = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+    for (part, each) in [("train", 20), ("test", 10)] {
+        for class in 0..10 {
+            std::fs::create_dir_all(images.path().join(format!("{part}/{class}"))).unwrap();
+            for i in 0..each {
+                std::fs::write(images.path().join(format!("{part}/{class}/{i}.jpg")), jpeg.get_ref())
+                    .unwrap();
+            }
+        }
+    }
+    let cache_dir = cache.path().to_string_lossy().into_owned();
+    let config = Data { cache_dir, cache_gb: 1, ..config(DatasetName::Images, images.path()) };
+    let start = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_l2p-engine"));
+        command.args(["train", "--dry-run", "--set", "data.dataset=images", "--data-dir", &config.dir]);
+        command.args(["--set", &format!("data.cache_dir={}", config.cache_dir)]);
+        command.stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let clock = std::time::Instant::now();
+    assert!(start().wait().unwrap().success());
+    let whole = clock.elapsed();
+    let wanted: Vec<(PathBuf, Vec<u8>)> =
+        packs(&config).into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    assert_eq!(wanted.len(), 2);
+    let mut rng = Rng::new(std::process::id().into(), Stream::Test, 0);
+    let (mut killed, mut partial) = (0, 0);
+    for _ in 0..15 {
+        for path in packs(&config) {
+            std::fs::remove_file(path).unwrap();
+        }
+        let mut child = start();
+        std::thread::sleep(whole.mul_f32(rng.uniform()));
+        killed += usize::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for path in packs(&config) {
+            let is_pack = path.extension().is_some_and(|e| e == "pack");
+            partial += usize::from(!is_pack);
+            if is_pack {
+                let (_, bytes) = wanted.iter().find(|(name, _)| *name == path).expect("a known name");
+                assert!(std::fs::read(&path).unwrap() == *bytes, "{}", path.display());
+            }
+        }
+    }
+    println!("{killed} of 15 killed, {partial} temporary files left");
+    assert!(killed > 0);
+    let loaded = data::load(&config, 0).unwrap();
+    same(&data::load(&Data { cache_gb: 0, ..config }, 0).unwrap(), &loaded);
+}

@@ -23,7 +23,10 @@ fn load(dataset: DatasetName, dir: &Path) -> DataSet {
 }
 
 fn failure(dataset: DatasetName, dir: &Path) -> String {
-    data::load(&config(dataset, dir), 0).err().expect("an error").to_string()
+    match data::load(&config(dataset, dir), 0) {
+        Ok(data) => panic!("{} was read", data.name),
+        Err(error) => error.to_string(),
+    }
 }
 
 /// The ends of the paths, with label and domain.
