@@ -2,6 +2,7 @@
 //! Images of one size lie in memory; image files are decoded when they are asked for.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 
 use super::cache::{Cache, Pack};
 use super::image_file;
@@ -173,30 +174,30 @@ impl ImageSet {
     /// # Errors
     /// `Error::File` when its file cannot be read or decoded.
     pub fn image(&self, i: usize) -> Result<Image<'_>> {
-        let mut at = i;
-        for block in &self.blocks {
-            if at < block.len() {
-                return match block {
-                    Block::Memory(pixels) => Ok(pixels.image(at)),
-                    Block::Files(files) => files.image(at),
-                };
-            }
-            at -= block.len();
+        match self.locate(i) {
+            (Block::Memory(pixels), at) => Ok(pixels.image(at)),
+            (Block::Files(files), at) => files.image(at),
         }
-        panic!("image {i} of {}", self.len())
     }
 
     /// The path of image `i`'s file, where it has one of its own.
-    pub fn path(&self, i: usize) -> Option<std::path::PathBuf> {
+    pub fn path(&self, i: usize) -> Option<PathBuf> {
+        match self.locate(i) {
+            (Block::Memory(_), _) => None,
+            (Block::Files(files), at) => Some(files.sources[at].path()),
+        }
+    }
+
+    /// The block of image `i` and its position there.
+    fn locate(&self, i: usize) -> (&Block, usize) {
         let mut at = i;
         for block in &self.blocks {
-            match block {
-                Block::Files(files) if at < block.len() => return Some(files.sources[at].path()),
-                _ if at < block.len() => return None,
-                _ => at -= block.len(),
+            if at < block.len() {
+                return (block, at);
             }
+            at -= block.len();
         }
-        None
+        unreachable!("image {i} of {}", self.len())
     }
 
     /// Checks sizes, labels and domains; `what` names the set in the message.
