@@ -100,8 +100,13 @@ impl Pixels {
         self.height * self.width * self.channels
     }
 
-    fn len(&self) -> usize {
+    /// Number of images.
+    pub fn len(&self) -> usize {
         self.bytes.len().checked_div(self.image_len()).unwrap_or(0)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     fn image(&self, i: usize) -> Image<'_> {
@@ -328,7 +333,8 @@ impl DataSet {
     }
 
     /// File names and contents that describe the parts, where [`DataSet::split_here`]: lists of lines `path
-    /// class [domain]` separated by tabs, and the classes. Data set `images` reads them.
+    /// class [domain]` separated by tabs, and the classes. Data set `images` reads them, where the images are no
+    /// parts of archives.
     pub fn lists(&self) -> Vec<(&'static str, String)> {
         let list = |set: &ImageSet| {
             let mut text = String::new();
