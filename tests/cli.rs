@@ -362,3 +362,50 @@ fn arbitrary_arguments_never_panic() {
         assert!(output.status.code().is_some_and(|c| c <= 2), "{args:?}: {:?}", output.status);
     }
 }
+
+/// A run on a user's own images keeps how it split them, can be repeated from that, and notices other
+/// images when it is resumed.
+#[test]
+fn own_images_are_split_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (images, cache) = (dir.path().join("pets"), dir.path().join("cache"));
+    for class in 0..4u8 {
+        std::fs::create_dir_all(images.join(format!("kind {class}"))).expect("a folder");
+        for i in 0..12u8 {
+            let pixel = |x: u32, y: u32| image::Rgb([class * 60, (x * 9) as u8 ^ i, (y * 5) as u8]);
+            let path = images.join(format!("kind {class}/{i}.png"));
+            image::RgbImage::from_fn(20, 24, pixel).save(path).expect("a picture");
+        }
+    }
+    let cache = format!("data.cache_dir={}", path(&cache));
+    let run = |workdir: &str, data: &Path, more: &[&str]| {
+        let mut args = vec!["--data-dir", path(data), "--set", &cache];
+        for set in [
+            "data.dataset=images",
+            "continual.num_tasks=2",
+            "continual.num_classes_per_task=2",
+            "train.per_device_batch_size=8",
+        ] {
+            args.extend(["--set", set]);
+        }
+        args.extend(more);
+        train(&dir.path().join(workdir), &args)
+    };
+    let mut dry = run("dry", &images, &["--dry-run"]);
+    let said = stdout(&dry.output().expect("the program starts"));
+    assert!(said.contains("40 training and 8 test images"), "{said}");
+    assert!(said.contains("note: ") && said.contains("80 % are for training"), "{said}");
+
+    expect(run("a", &images, &[]), 0);
+    let split = dir.path().join("a/split");
+    let lines = |name: &str| std::fs::read_to_string(split.join(name)).expect(name).lines().count();
+    assert_eq!((lines("train.txt"), lines("test.txt"), lines("classes.txt")), (40, 8, 4));
+    expect(run("b", &split, &[]), 0);
+    let (a, b) =
+        (common::process::outcome(&dir.path().join("a")), common::process::outcome(&dir.path().join("b")));
+    assert!(a.0 == b.0 && a.1 == b.1, "the lists are another data set than the folder they were made from");
+
+    std::fs::copy(images.join("kind 0/0.png"), images.join("kind 0/another.png")).expect("a copy");
+    let said = expect(run("a", &images, &["--resume"]), 1);
+    assert!(said.contains("started with other images"), "{said}");
+}

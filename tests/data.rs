@@ -9,18 +9,22 @@ use l2p_engine::Error;
 use l2p_engine::config::schema::{Augment, Continual, Data, DatasetName};
 use l2p_engine::data::tasks::parse_class_order;
 use l2p_engine::data::{
-    self, DataSet, Images, Loader, Normalize, Prefetch, Preprocess, Split, cifar, idx, image_file, loader,
-    tasks,
+    self, DataSet, ImageSet, Images, Loader, Normalize, Pixels, Prefetch, Preprocess, Split, cifar, idx,
+    image_file, listing, loader, mat, source, svhn, tar_gz, tasks,
 };
 use l2p_engine::rng::{Rng, Stream};
 use proptest::prelude::*;
 
 #[path = "data_parts/bad_input.rs"]
 mod bad_input_tests;
+#[path = "data_parts/cache.rs"]
+mod cache_tests;
 #[path = "data_parts/loader.rs"]
 mod loader_tests;
 #[path = "data_parts/readers.rs"]
 mod readers_tests;
+#[path = "data_parts/sets.rs"]
+mod sets_tests;
 #[path = "data_parts/tasks.rs"]
 mod tasks_tests;
 
@@ -29,7 +33,22 @@ fn tests_dir() -> PathBuf {
 }
 
 fn config(dataset: DatasetName, dir: &Path) -> Data {
-    Data { dataset, dir: dir.to_string_lossy().into_owned(), ..Data::default() }
+    let dir = dir.to_string_lossy().into_owned();
+    // Only the tests of the cache write one.
+    Data { dataset, dir, cache_gb: 0, ..Data::default() }
+}
+
+fn same_images(a: &ImageSet, b: &ImageSet) {
+    assert_eq!((&a.labels, &a.domains), (&b.labels, &b.domains));
+    for i in 0..a.len() {
+        assert_eq!(a.image(i).unwrap(), b.image(i).unwrap(), "image {i}");
+    }
+}
+
+fn same(a: &DataSet, b: &DataSet) {
+    assert_eq!((&a.name, &a.class_names, &a.domain_names), (&b.name, &b.class_names, &b.domain_names));
+    same_images(&a.train, &b.train);
+    same_images(&a.test, &b.test);
 }
 
 fn preprocess(input_size: usize, resize_size: usize, augment: Augment, normalize: Normalize) -> Preprocess {

@@ -356,14 +356,14 @@ impl Config {
     }
 }
 
-/// Classes of a data set; `None`: as many as asked for.
+/// Classes of a data set; `None`: known once it is loaded.
 fn classes_of(dataset: DatasetName) -> Option<usize> {
+    use DatasetName::*;
     match dataset {
-        DatasetName::MnistSubset | DatasetName::Mnist | DatasetName::FashionMnist | DatasetName::Cifar10 => {
-            Some(10)
-        }
-        DatasetName::Cifar100 => Some(100),
-        DatasetName::Synthetic => None,
+        MnistSubset | Mnist | FashionMnist | Cifar10 | Svhn | NotMnist => Some(10),
+        Core50 => Some(50),
+        Cifar100 => Some(100),
+        _ => None,
     }
 }
 
@@ -420,6 +420,8 @@ impl Config {
         let mut same = self.clone();
         let default = Config::default();
         same.data.dir = default.data.dir;
+        same.data.cache_dir = default.data.cache_dir;
+        same.data.cache_gb = default.data.cache_gb;
         same.model.init_checkpoint = default.model.init_checkpoint;
         same.train.eval_batch_size = default.train.eval_batch_size;
         same.train.checkpoint_every_steps = default.train.checkpoint_every_steps;

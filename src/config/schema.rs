@@ -77,6 +77,10 @@ Data {
     resize_size: usize = 256,
     /// What happens to a training image between the file and the network.
     augment: Augment = Augment::CropFlip,
+    /// Folder for decoded images of image files; empty: `l2p-engine` in the user's cache folder.
+    cache_dir: String = String::new(),
+    /// Larger sets are decoded image by image when needed; in 10^9 bytes of decoded pixels (0: no cache).
+    cache_gb: usize = 8,
     /// Use at most this many training images per class (0: all).
     train_per_class: usize = 0,
     /// Use at most this many test images per class (0: all).

@@ -63,6 +63,10 @@ DatasetName {
     /// 5,000 images of MNIST that come with the program.
     MnistSubset = "mnist_subset",
     Mnist = "mnist", FashionMnist = "fashion_mnist", Cifar10 = "cifar10", Cifar100 = "cifar100",
+    Svhn = "svhn", NotMnist = "notmnist", Core50 = "core50", ImageNetR = "imagenet_r", Cub200 = "cub200",
+    DomainNet = "domainnet",
+    /// Your own: a folder per class, lists `path label [task]`, or a CSV.
+    Images = "images",
     /// Random class-dependent images, for tests and for trying a configuration without data.
     Synthetic = "synthetic",
 } default MnistSubset }

@@ -20,12 +20,7 @@ pub fn load() -> Result<DataSet> {
     let part = |images: (&'static [u8], &str), labels: (&'static [u8], &str)| -> Result<ImageSet> {
         idx::read_pair((images.0, Path::new(images.1)), (labels.0, Path::new(labels.1)))
     };
-    let data = DataSet {
-        name: "mnist_subset".into(),
-        train: part(asset!("train-images-idx3-ubyte.gz"), asset!("train-labels-idx1-ubyte.gz"))?,
-        test: part(asset!("t10k-images-idx3-ubyte.gz"), asset!("t10k-labels-idx1-ubyte.gz"))?,
-        class_names: idx::digit_names(),
-    };
-    data.check()?;
-    Ok(data)
+    let train = part(asset!("train-images-idx3-ubyte.gz"), asset!("train-labels-idx1-ubyte.gz"))?;
+    let test = part(asset!("t10k-images-idx3-ubyte.gz"), asset!("t10k-labels-idx1-ubyte.gz"))?;
+    DataSet::new("mnist_subset", train, test, idx::digit_names())
 }

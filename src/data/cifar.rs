@@ -1,14 +1,16 @@
-//! CIFAR-10 and CIFAR-100, binary and Python versions, unpacked.
+//! CIFAR-10 and CIFAR-100, binary and Python versions, unpacked or in their `.tar.gz`.
 //! Source: Krizhevsky 2009, <https://www.cs.toronto.edu/~kriz/cifar.html>.
 //!
 //! Both hold an image as 3072 bytes: the red, then the green, then the blue plane of 32x32. A binary
 //! record is the label bytes, then the image; CIFAR-100 has the coarse label before the fine one.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use super::folder::{self, Layout};
-use super::image_set::{DataSet, ImageSet};
+use super::image_set::{DataSet, ImageSet, Pixels};
 use super::pickle::Pickle;
+use super::tar_gz;
 use crate::error::{Error, Result};
 
 const SIDE: usize = 32;
@@ -19,11 +21,13 @@ const IMAGE: usize = 3 * PLANE;
 pub struct Cifar {
     pub name: &'static str,
     pub classes: usize,
+    binary_archive: &'static str,
     binary_folder: &'static str,
     /// Training files, then the test file, then the class names.
     binary_files: &'static [&'static str],
     /// Label bytes per record; the last one is used.
     label_bytes: usize,
+    python_archive: &'static str,
     python_folder: &'static str,
     /// As `binary_files`.
     python_files: &'static [&'static str],
@@ -34,6 +38,7 @@ pub struct Cifar {
 pub const CIFAR10: Cifar = Cifar {
     name: "cifar10",
     classes: 10,
+    binary_archive: "cifar-10-binary.tar.gz",
     binary_folder: "cifar-10-batches-bin",
     binary_files: &[
         "data_batch_1.bin",
@@ -45,6 +50,7 @@ pub const CIFAR10: Cifar = Cifar {
         "batches.meta.txt",
     ],
     label_bytes: 1,
+    python_archive: "cifar-10-python.tar.gz",
     python_folder: "cifar-10-batches-py",
     python_files: &[
         "data_batch_1",
@@ -63,58 +69,83 @@ pub const CIFAR10: Cifar = Cifar {
 pub const CIFAR100: Cifar = Cifar {
     name: "cifar100",
     classes: 100,
+    binary_archive: "cifar-100-binary.tar.gz",
     binary_folder: "cifar-100-binary",
     binary_files: &["train.bin", "test.bin", "fine_label_names.txt"],
     label_bytes: 2,
+    python_archive: "cifar-100-python.tar.gz",
     python_folder: "cifar-100-python",
     python_files: &["train", "test", "meta"],
     labels_key: "fine_labels",
     names_key: "fine_label_names",
 };
 
-/// The set from `dir` or its usual sub-folder; the binary version is taken when both are there.
+/// Images as the readers append them.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// (n, 32, 32, 3).
+    pub pixels: Vec<u8>,
+    pub labels: Vec<u32>,
+}
+
+/// The set from `dir` or its usual sub-folder, else from the archive there; the binary version is taken
+/// when both are there.
 ///
 /// # Errors
 /// As [`super::load`].
 pub fn load(dir: &str, set: &Cifar) -> Result<DataSet> {
     let dir = folder::open(dir, set.name)?;
-    let binary = Layout { folders: &[set.binary_folder, ""], files: set.binary_files, or_gz: false };
-    let python = Layout { folders: &[set.python_folder, ""], files: set.python_files, or_gz: false };
-    let (paths, is_binary) = match (binary.find(dir), python.find(dir)) {
-        (Some(paths), _) => (paths, true),
-        (None, Some(paths)) => (paths, false),
-        (None, None) => return Err(folder::not_found(dir, set.name, &[&binary, &python])),
-    };
-    let (names, images) = paths.split_last().expect("the layouts have files");
-    let (test, train) = images.split_last().expect("the layouts have image files");
-    let part = |files: &[PathBuf]| -> Result<ImageSet> {
-        let mut all =
-            ImageSet { height: SIDE, width: SIDE, channels: 3, pixels: Vec::new(), labels: Vec::new() };
-        for path in files {
-            let bytes = folder::read(path)?;
-            if is_binary {
-                read_binary(&bytes, path, set, &mut all)?;
-            } else {
-                read_python(&bytes, path, set, &mut all)?;
-            }
+    let versions = [
+        (set.binary_folder, set.binary_files, set.binary_archive, true),
+        (set.python_folder, set.python_files, set.python_archive, false),
+    ];
+    for (sub, files, _, is_binary) in versions {
+        if let Some(paths) = (Layout { folders: &[sub, ""], files, or_gz: false }).find(dir) {
+            return read_set(set, is_binary, paths.into_iter().map(|path| (path, None)).collect());
         }
-        Ok(all)
+    }
+    for (sub, files, archive, is_binary) in versions {
+        let path = dir.join(archive);
+        if path.is_file() {
+            let contents = tar_gz::read(&path, sub, files)?.into_iter().map(Some);
+            let paths = files.iter().map(|file| path.join(sub).join(file));
+            return read_set(set, is_binary, paths.zip(contents).collect());
+        }
+    }
+    let wanted = versions.map(|(sub, files, archive, _)| {
+        format!("{} or {archive}", Layout { folders: &[sub, ""], files, or_gz: false }.describe())
+    });
+    Err(folder::not_found(dir, set.name, &wanted))
+}
+
+/// The set from its files in the order of `Cifar`; those without content are read.
+fn read_set(set: &Cifar, is_binary: bool, files: Vec<(PathBuf, Option<Vec<u8>>)>) -> Result<DataSet> {
+    let (names, images) = files.split_last().expect("the layouts have files");
+    let (test, train) = images.split_last().expect("the layouts have image files");
+    fn content((path, content): &(PathBuf, Option<Vec<u8>>)) -> Result<Cow<'_, [u8]>> {
+        match content {
+            Some(bytes) => Ok(Cow::Borrowed(bytes)),
+            None => Ok(Cow::Owned(folder::read(path, folder::FILE_BYTES_MAX)?)),
+        }
+    }
+    let part = |files: &[(PathBuf, Option<Vec<u8>>)]| -> Result<ImageSet> {
+        let mut all = Records::default();
+        for file in files {
+            let read = if is_binary { read_binary } else { read_python };
+            read(&content(file)?, &file.0, set, &mut all)?;
+        }
+        let pixels = Pixels { height: SIDE, width: SIDE, channels: 3, bytes: all.pixels };
+        Ok(ImageSet::in_memory(pixels, all.labels))
     };
-    let data = DataSet {
-        name: set.name.into(),
-        train: part(train)?,
-        test: part(std::slice::from_ref(test))?,
-        class_names: class_names(&folder::read(names)?, names, set, is_binary)?,
-    };
-    data.check()?;
-    Ok(data)
+    let class_names = class_names(&content(names)?, &names.0, set, is_binary)?;
+    DataSet::new(set.name, part(train)?, part(std::slice::from_ref(test))?, class_names)
 }
 
 /// Appends the records of a binary file; `path` is only for messages.
 ///
 /// # Errors
 /// `Error::File` when the length is no multiple of the record or a label is too large.
-pub fn read_binary(bytes: &[u8], path: &Path, set: &Cifar, into: &mut ImageSet) -> Result<()> {
+pub fn read_binary(bytes: &[u8], path: &Path, set: &Cifar, into: &mut Records) -> Result<()> {
     let record = set.label_bytes + IMAGE;
     if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
         return Err(Error::file(
@@ -148,7 +179,7 @@ pub fn read_binary(bytes: &[u8], path: &Path, set: &Cifar, into: &mut ImageSet) 
 ///
 /// # Errors
 /// `Error::File` with the offset of a bad instruction, or the entry of the dictionary that is wrong.
-pub fn read_python(bytes: &[u8], path: &Path, set: &Cifar, into: &mut ImageSet) -> Result<()> {
+pub fn read_python(bytes: &[u8], path: &Path, set: &Cifar, into: &mut Records) -> Result<()> {
     let fail = |what: String| Error::file(path, what);
     let pickle = Pickle::parse(bytes).map_err(fail)?;
     let data = pickle.get("data").and_then(|id| pickle.byte_array(id, "data")).map_err(fail)?;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 
 /// No file of the supported data sets comes near this size.
-const FILE_BYTES_MAX: u64 = 2 << 30;
+pub const FILE_BYTES_MAX: u64 = 2 << 30;
+/// No deflate stream unpacks to more than this many times its size (zlib's "technical details").
+pub const DEFLATE_RATIO_MAX: u64 = 1032;
 
 /// One layout in which a data set is published.
 pub struct Layout<'a> {
@@ -30,7 +32,8 @@ impl Layout<'_> {
         })
     }
 
-    fn describe(&self) -> String {
+    /// For messages.
+    pub fn describe(&self) -> String {
         let folders: Vec<String> = self
             .folders
             .iter()
@@ -41,11 +44,11 @@ impl Layout<'_> {
     }
 }
 
-/// The folder of `data.dir`.
+/// The path of `data.dir`, a folder or a file.
 ///
 /// # Errors
-/// `Error::Config` when it is not set; `Error::File` when it is not a folder.
-pub fn open<'a>(dir: &'a str, data_set: &str) -> Result<&'a Path> {
+/// `Error::Config` when it is not set; `Error::File` when there is nothing.
+pub fn given<'a>(dir: &'a str, data_set: &str) -> Result<&'a Path> {
     if dir.is_empty() {
         return Err(Error::config(format!(
             "data.dir is not set: data set {data_set} needs the folder of its files (`data.dir` or `--data-dir`)"
@@ -53,16 +56,26 @@ pub fn open<'a>(dir: &'a str, data_set: &str) -> Result<&'a Path> {
     }
     let path = Path::new(dir);
     match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => Ok(path),
-        Ok(_) => Err(Error::file(path, format!("the folder of {data_set} was wanted, found a file"))),
+        Ok(_) => Ok(path),
         Err(e) => Err(Error::file(path, format!("cannot open the folder of {data_set}: {e}"))),
     }
 }
 
-/// The error for a folder in which none of `layouts` is complete.
-pub fn not_found(dir: &Path, data_set: &str, layouts: &[&Layout]) -> Error {
+/// The folder of `data.dir`.
+///
+/// # Errors
+/// As [`given`], and `Error::File` when it is not a folder.
+pub fn open<'a>(dir: &'a str, data_set: &str) -> Result<&'a Path> {
+    let path = given(dir, data_set)?;
+    if !path.is_dir() {
+        return Err(Error::file(path, format!("the folder of {data_set} was wanted, found a file")));
+    }
+    Ok(path)
+}
+
+/// The error for a folder in which nothing of what `wanted` describes is whole.
+pub fn not_found(dir: &Path, data_set: &str, wanted: &[String]) -> Error {
     const SHOWN: usize = 12;
-    let wanted: Vec<String> = layouts.iter().map(|layout| layout.describe()).collect();
     let mut names: Vec<String> = match std::fs::read_dir(dir) {
         Ok(entries) => entries
             .flatten()
@@ -86,21 +99,34 @@ pub fn not_found(dir: &Path, data_set: &str, layouts: &[&Layout]) -> Error {
     )
 }
 
+/// The text of a regular file.
+///
+/// # Errors
+/// As [`read`], and when it is not UTF-8, with the offset.
+pub fn read_text(path: &Path) -> Result<String> {
+    text(read(path, FILE_BYTES_MAX)?, path)
+}
+
+/// `bytes` as text; `path` is only for messages.
+///
+/// # Errors
+/// `Error::File` with the offset when they are not UTF-8.
+pub fn text(bytes: Vec<u8>, path: &Path) -> Result<String> {
+    String::from_utf8(bytes)
+        .map_err(|e| Error::file(path, format!("offset {}: not UTF-8 text", e.utf8_error().valid_up_to())))
+}
+
 /// The whole of a regular file.
 ///
 /// # Errors
-/// `Error::File` when it cannot be read, is not a regular file, or is larger than any file of the
-/// supported data sets.
-pub fn read(path: &Path) -> Result<Vec<u8>> {
+/// `Error::File` when it cannot be read, is not a regular file, or has more than `most` bytes.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let meta = std::fs::metadata(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
     if !meta.is_file() {
         return Err(Error::file(path, "a file was wanted, found a folder or a device"));
     }
-    if meta.len() > FILE_BYTES_MAX {
-        return Err(Error::file(
-            path,
-            format!("at most {FILE_BYTES_MAX} bytes are read, the file has {}", meta.len()),
-        ));
+    if meta.len() > most {
+        return Err(Error::file(path, format!("at most {most} bytes are read, the file has {}", meta.len())));
     }
     std::fs::read(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))
 }

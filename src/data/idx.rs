@@ -8,12 +8,10 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::folder::{self, Layout};
-use super::image_set::{DataSet, ImageSet};
+use super::folder::{self, DEFLATE_RATIO_MAX, Layout};
+use super::image_set::{DataSet, ImageSet, Pixels};
 use crate::error::{Error, Result};
 
-/// No deflate stream unpacks to more than this many times its size (zlib's "technical details").
-const DEFLATE_RATIO_MAX: u64 = 1032;
 const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 /// Source: the table "Labels" of Fashion-MNIST's README.
 const FASHION: [&str; 10] = [
@@ -53,18 +51,11 @@ pub fn digit_names() -> Vec<String> {
 fn load(dir: &str, name: &str, folders: &[&str], class_names: &[&str]) -> Result<DataSet> {
     let dir = folder::open(dir, name)?;
     let layout = Layout { folders, files: &FILES, or_gz: true };
-    let paths = layout.find(dir).ok_or_else(|| folder::not_found(dir, name, &[&layout]))?;
-    let read = |path: &PathBuf| Ok((folder::read(path)?, path.clone()));
+    let paths = layout.find(dir).ok_or_else(|| folder::not_found(dir, name, &[layout.describe()]))?;
+    let read = |path: &PathBuf| Ok((folder::read(path, folder::FILE_BYTES_MAX)?, path.clone()));
     let files: Vec<(Vec<u8>, PathBuf)> = paths.iter().map(read).collect::<Result<_>>()?;
     let part = |i: usize| read_pair((&files[i].0, &files[i].1), (&files[i + 1].0, &files[i + 1].1));
-    let data = DataSet {
-        name: name.into(),
-        train: part(0)?,
-        test: part(2)?,
-        class_names: class_names.iter().map(|&c| c.into()).collect(),
-    };
-    data.check()?;
-    Ok(data)
+    DataSet::new(name, part(0)?, part(2)?, class_names.iter().map(|&c| c.into()).collect())
 }
 
 /// Images and labels from the bytes of two files; paths are only for messages.
@@ -92,13 +83,8 @@ pub fn read_pair(images: (&[u8], &Path), labels: (&[u8], &Path)) -> Result<Image
             format!("offset {}: a label from 0 to 9 was wanted, found {found}", 8 + i),
         ));
     }
-    Ok(ImageSet {
-        height: image_axes[1],
-        width: image_axes[2],
-        channels: 1,
-        pixels,
-        labels: label_bytes.into_iter().map(u32::from).collect(),
-    })
+    let pixels = Pixels { height: image_axes[1], width: image_axes[2], channels: 1, bytes: pixels };
+    Ok(ImageSet::in_memory(pixels, label_bytes.into_iter().map(u32::from).collect()))
 }
 
 /// Axis lengths and elements of one IDX file of unsigned bytes with `axes` axes.

@@ -1,10 +1,35 @@
-//! Images and labels in memory, as the files hold them: unsigned bytes, height by width by channels.
+//! Images, labels and domains, as the files hold them: unsigned bytes, height by width by channels.
+//! Images of one size lie in memory; image files are decoded when they are asked for.
 
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use super::cache::{Cache, Pack};
+use super::image_file;
+use super::source::Source;
 use crate::error::{Error, Result};
 
 /// One part (training or test) of a data set.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ImageSet {
+    /// (n): positions in [`DataSet::class_names`].
+    pub labels: Vec<u32>,
+    /// (n): positions in [`DataSet::domain_names`].
+    pub domains: Vec<u32>,
+    /// Together n images.
+    blocks: Vec<Block>,
+}
+
+/// Consecutive images that are stored in one way.
+#[derive(Debug, Clone)]
+enum Block {
+    Memory(Pixels),
+    Files(Files),
+}
+
+/// Images of one size in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pixels {
     /// In pixels.
     pub height: usize,
     /// In pixels.
@@ -12,9 +37,31 @@ pub struct ImageSet {
     /// 1 (grey) or 3 (red, green, blue).
     pub channels: usize,
     /// (n, height, width, channels).
-    pub pixels: Vec<u8>,
-    /// (n): positions in [`DataSet::class_names`].
-    pub labels: Vec<u32>,
+    pub bytes: Vec<u8>,
+}
+
+/// Image files, with their decoded images where the cache has them.
+#[derive(Debug, Clone)]
+struct Files {
+    sources: Vec<Source>,
+    pack: Option<Pack>,
+}
+
+/// An image file with its label and domain, before it becomes part of a set.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    pub source: Source,
+    pub label: u32,
+    pub domain: u32,
+}
+
+/// One image; its pixels are (height, width, channels).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image<'a> {
+    pub pixels: Cow<'a, [u8]>,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
 }
 
 /// A borrowed image, (height, width, channels).
@@ -27,16 +74,89 @@ pub struct ImageView<'a> {
 }
 
 /// A data set as loaded, before it is split into tasks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct DataSet {
     pub name: String,
     pub train: ImageSet,
     pub test: ImageSet,
     /// By label.
     pub class_names: Vec<String>,
+    /// By domain: sessions, styles, tasks of a list file. A set without domains has one.
+    pub domain_names: Vec<String>,
+    /// What a user should know, as sentences: files left out, a split made here.
+    pub notes: Vec<String>,
+    /// Training and test images were told apart here and not by the files; a run keeps the lists.
+    pub split_here: bool,
+}
+
+impl Image<'_> {
+    pub fn view(&self) -> ImageView<'_> {
+        ImageView { pixels: &self.pixels, height: self.height, width: self.width, channels: self.channels }
+    }
+}
+
+impl Pixels {
+    fn image_len(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.bytes.len().checked_div(self.image_len()).unwrap_or(0)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn image(&self, i: usize) -> Image<'_> {
+        let pixels = Cow::Borrowed(&self.bytes[i * self.image_len()..(i + 1) * self.image_len()]);
+        Image { pixels, height: self.height, width: self.width, channels: self.channels }
+    }
+}
+
+impl Block {
+    fn len(&self) -> usize {
+        match self {
+            Block::Memory(pixels) => pixels.len(),
+            Block::Files(files) => files.sources.len(),
+        }
+    }
+}
+
+impl Files {
+    fn image(&self, i: usize) -> Result<Image<'static>> {
+        // Damaged pixels in the cache are no reason to stop: the file itself is there.
+        if let Some((pixels, height, width)) = self.pack.as_ref().and_then(|pack| pack.read(i)) {
+            return Ok(Image { pixels: Cow::Owned(pixels), height, width, channels: 3 });
+        }
+        let source = &self.sources[i];
+        let (pixels, height, width) = image_file::decode_rgb(&source.read()?, &source.path())?;
+        Ok(Image { pixels: Cow::Owned(pixels), height, width, channels: 3 })
+    }
 }
 
 impl ImageSet {
+    /// Images of one size with their labels, all of the one domain.
+    pub fn in_memory(pixels: Pixels, labels: Vec<u32>) -> ImageSet {
+        ImageSet { domains: vec![0; labels.len()], labels, blocks: vec![Block::Memory(pixels)] }
+    }
+
+    /// Image files.
+    pub fn of_files(samples: Vec<Sample>) -> ImageSet {
+        let labels = samples.iter().map(|sample| sample.label).collect();
+        let domains = samples.iter().map(|sample| sample.domain).collect();
+        let sources = samples.into_iter().map(|sample| sample.source).collect();
+        ImageSet { labels, domains, blocks: vec![Block::Files(Files { sources, pack: None })] }
+    }
+
+    /// Adds the images of `other` behind its own; labels and domains are kept as they are.
+    pub fn append(&mut self, other: ImageSet) {
+        self.labels.extend(other.labels);
+        self.domains.extend(other.domains);
+        self.blocks.extend(other.blocks);
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -46,49 +166,76 @@ impl ImageSet {
         self.labels.is_empty()
     }
 
-    fn image_len(&self) -> usize {
-        self.height * self.width * self.channels
+    /// All images, where they have one size and lie in memory.
+    pub fn in_one_piece(&self) -> Option<&Pixels> {
+        match self.blocks.as_slice() {
+            [Block::Memory(pixels)] => Some(pixels),
+            _ => None,
+        }
     }
 
-    /// Pixels of image `i`, (height, width, channels). Panics when `i` is not below `len()`.
-    pub fn image(&self, i: usize) -> &[u8] {
-        &self.pixels[i * self.image_len()..(i + 1) * self.image_len()]
+    /// Image `i`. Panics when `i` is not below `len()`.
+    ///
+    /// # Errors
+    /// `Error::File` when its file cannot be read or decoded.
+    pub fn image(&self, i: usize) -> Result<Image<'_>> {
+        match self.locate(i) {
+            (Block::Memory(pixels), at) => Ok(pixels.image(at)),
+            (Block::Files(files), at) => files.image(at),
+        }
     }
 
-    pub fn view(&self, i: usize) -> ImageView<'_> {
-        ImageView { pixels: self.image(i), height: self.height, width: self.width, channels: self.channels }
+    /// The path of image `i`'s file, where it has one of its own.
+    pub fn path(&self, i: usize) -> Option<PathBuf> {
+        match self.locate(i) {
+            (Block::Memory(_), _) => None,
+            (Block::Files(files), at) => Some(files.sources[at].path()),
+        }
     }
 
-    /// Checks sizes and labels; `what` names the set in the message.
+    /// The block of image `i` and its position there.
+    fn locate(&self, i: usize) -> (&Block, usize) {
+        let mut at = i;
+        for block in &self.blocks {
+            if at < block.len() {
+                return (block, at);
+            }
+            at -= block.len();
+        }
+        unreachable!("image {i} of {}", self.len())
+    }
+
+    /// Checks sizes, labels and domains; `what` names the set in the message.
     ///
     /// # Errors
     /// `Error::Failed` when there is no image, a size is zero, channels are not 1 or 3, the pixels do
-    /// not fill the labelled images, or a label is not below `classes`.
-    pub fn check(&self, what: &str, classes: usize) -> Result<()> {
+    /// not fill the labelled images, or a label or domain is not below `classes` and `domains`.
+    pub fn check(&self, what: &str, classes: usize, domains: usize) -> Result<()> {
         let fail = |text: String| Err(Error::failed(format!("{what}: {text}")));
-        if self.is_empty() || self.height == 0 || self.width == 0 {
-            return fail(format!("{} images of {}x{} pixels", self.len(), self.height, self.width));
+        if self.is_empty() {
+            return fail("no images".into());
         }
-        if self.channels != 1 && self.channels != 3 {
-            return fail(format!("images must have 1 or 3 channels, found {}", self.channels));
+        for block in &self.blocks {
+            let Block::Memory(Pixels { height, width, channels, bytes }) = block else { continue };
+            if ![1, 3].contains(channels) {
+                return fail(format!("images must have 1 or 3 channels, found {channels}"));
+            }
+            let size = height.checked_mul(*width).and_then(|n| n.checked_mul(*channels));
+            if size.is_none_or(|size| size == 0 || !bytes.len().is_multiple_of(size)) {
+                return fail(format!("{} values are no images of {height}x{width}x{channels}", bytes.len()));
+            }
         }
-        let wanted = [self.height, self.width, self.channels]
-            .into_iter()
-            .try_fold(self.len(), |n, factor| n.checked_mul(factor));
-        if wanted != Some(self.pixels.len()) {
-            return fail(format!(
-                "{} labels of {}x{}x{} images need as many pixel values, found {}",
-                self.len(),
-                self.height,
-                self.width,
-                self.channels,
-                self.pixels.len()
-            ));
+        let images: usize = self.blocks.iter().map(Block::len).sum();
+        if images != self.len() || images != self.domains.len() {
+            let (labels, domains) = (self.len(), self.domains.len());
+            return fail(format!("{images} images, {labels} labels and {domains} domains must be as many"));
         }
-        match self.labels.iter().position(|&label| label as usize >= classes) {
-            Some(i) => fail(format!("label {} of image {i} is not below {classes}", self.labels[i])),
-            None => Ok(()),
+        for (kind, values, limit) in [("label", &self.labels, classes), ("domain", &self.domains, domains)] {
+            if let Some(i) = values.iter().position(|&value| value as usize >= limit) {
+                return fail(format!("{kind} {} of image {i} is not below {limit}", values[i]));
+            }
         }
+        Ok(())
     }
 
     /// Keeps the first `per_class` images of each class in stored order (0: all).
@@ -96,31 +243,113 @@ impl ImageSet {
         if per_class == 0 {
             return;
         }
-        let size = self.image_len();
         let classes = self.labels.iter().max().map_or(0, |&label| label as usize + 1);
         let mut kept_of = vec![0; classes];
-        let mut kept = 0;
-        for i in 0..self.len() {
-            let label = self.labels[i];
-            if kept_of[label as usize] == per_class {
-                continue;
+        let keep: Vec<bool> = self
+            .labels
+            .iter()
+            .map(|&label| {
+                let kept = &mut kept_of[label as usize];
+                *kept += 1;
+                *kept <= per_class
+            })
+            .collect();
+        self.keep(&keep);
+    }
+
+    /// Keeps the images whose entry is true.
+    ///
+    /// # Shapes
+    /// keep: (n).
+    pub fn keep(&mut self, keep: &[bool]) {
+        assert_eq!(keep.len(), self.len());
+        let mut first = 0;
+        for block in &mut self.blocks {
+            let part = &keep[first..first + block.len()];
+            first += part.len();
+            match block {
+                Block::Memory(pixels) => {
+                    let size = pixels.image_len();
+                    let kept = (0..part.len()).filter(|&i| part[i]).enumerate();
+                    let n = kept.map(|(to, i)| pixels.bytes.copy_within(i * size..(i + 1) * size, to * size));
+                    let n = n.count();
+                    pixels.bytes.truncate(n * size);
+                    pixels.bytes.shrink_to_fit();
+                }
+                Block::Files(files) => {
+                    retain(&mut files.sources, part);
+                    files.pack = None;
+                }
             }
-            kept_of[label as usize] += 1;
-            self.pixels.copy_within(i * size..(i + 1) * size, kept * size);
-            self.labels[kept] = label;
-            kept += 1;
         }
-        self.labels.truncate(kept);
-        self.pixels.truncate(kept * size);
-        self.labels.shrink_to_fit();
-        self.pixels.shrink_to_fit();
+        self.blocks.retain(|block| block.len() > 0);
+        retain(&mut self.labels, keep);
+        retain(&mut self.domains, keep);
+    }
+
+    /// Checks all image files and finds their decoded images in `cache`, or puts them there.
+    ///
+    /// # Errors
+    /// `Error::File` naming the first file, in stored order, that is no whole PNG or JPEG image.
+    pub fn prepare(&mut self, cache: &mut Cache) -> Result<()> {
+        for block in &mut self.blocks {
+            if let Block::Files(files) = block {
+                files.pack = cache.pack(&files.sources)?;
+            }
+        }
+        Ok(())
     }
 }
 
+fn retain<T>(items: &mut Vec<T>, keep: &[bool]) {
+    let mut keep = keep.iter();
+    items.retain(|_| *keep.next().expect("one entry per item"));
+    items.shrink_to_fit();
+}
+
 impl DataSet {
+    /// A data set without domains.
+    pub fn new(
+        name: impl Into<String>,
+        train: ImageSet,
+        test: ImageSet,
+        class_names: Vec<String>,
+    ) -> Result<DataSet> {
+        let name = name.into();
+        let domain_names = vec![name.clone()];
+        let data = DataSet { name, train, test, class_names, domain_names, ..DataSet::default() };
+        data.check()?;
+        Ok(data)
+    }
+
     /// Checks both parts; see [`ImageSet::check`].
+    ///
+    /// # Errors
+    /// As there.
     pub fn check(&self) -> Result<()> {
-        self.train.check(&format!("{}, training images", self.name), self.class_names.len())?;
-        self.test.check(&format!("{}, test images", self.name), self.class_names.len())
+        let (classes, domains) = (self.class_names.len(), self.domain_names.len());
+        self.train.check(&format!("{}, training images", self.name), classes, domains)?;
+        self.test.check(&format!("{}, test images", self.name), classes, domains)
+    }
+
+    /// File names and contents that describe the parts, where [`DataSet::split_here`]: lists of lines `path
+    /// class [domain]` separated by tabs, and the classes. Data set `images` reads them, where the images are no
+    /// parts of archives.
+    pub fn lists(&self) -> Vec<(&'static str, String)> {
+        let list = |set: &ImageSet| {
+            let mut text = String::new();
+            for i in 0..set.len() {
+                let Some(path) = set.path(i) else { continue };
+                let path = std::path::absolute(&path).unwrap_or(path);
+                text += &format!("{}\t{}", path.display(), self.class_names[set.labels[i] as usize]);
+                if self.domain_names.len() > 1 {
+                    text += &format!("\t{}", self.domain_names[set.domains[i] as usize]);
+                }
+                text.push('\n');
+            }
+            text
+        };
+        let classes: String = self.class_names.iter().map(|name| format!("{name}\n")).collect();
+        vec![("train.txt", list(&self.train)), ("test.txt", list(&self.test)), ("classes.txt", classes)]
     }
 }

@@ -180,7 +180,7 @@ impl Loader {
     /// out: (B, S, S, 3); labels: (B).
     ///
     /// # Errors
-    /// `Error::Shape`, naming the argument.
+    /// `Error::Shape`, naming the argument; `Error::File` for an image file that cannot be decoded.
     pub fn fill_train(&self, step: usize, out: &mut [f32], labels: &mut [u32]) -> Result<()> {
         let indices = self.batch_indices(step);
         let first = self.first_number(step);
@@ -196,7 +196,7 @@ impl Loader {
     /// out: (n, S, S, 3) for n indices; labels: (n).
     ///
     /// # Errors
-    /// `Error::Shape`, naming the argument; an index past the last image is one.
+    /// As [`Loader::fill_train`]; an index past the last image is `Error::Shape`.
     pub fn fill_eval(
         &self,
         images: Images,
@@ -227,10 +227,9 @@ impl Loader {
             return shape("labels", indices.len(), labels.len());
         }
         self.fill_labels(set, indices, labels)?;
-        out.par_chunks_exact_mut(size)
-            .zip(indices)
-            .enumerate()
-            .for_each(|(at, (out, &i))| one(at, set.view(i as usize), out));
-        Ok(())
+        out.par_chunks_exact_mut(size).zip(indices).enumerate().try_for_each(|(at, (out, &i))| {
+            one(at, set.image(i as usize)?.view(), out);
+            Ok(())
+        })
     }
 }

@@ -1,22 +1,35 @@
 //! Data sets, tasks, preprocessing and batches.
 //!
-//! Raw bytes stay as the files hold them ([`DataSet`]); [`tasks`] splits them by class,
-//! [`preprocess`] turns an image into network input, [`loader`] makes batches.
+//! Raw bytes stay as the files hold them ([`DataSet`]), in memory or, for image files, on the disk;
+//! [`tasks`] splits them by class, [`preprocess`] turns an image into network input, [`loader`] makes
+//! batches.
 
 pub mod bundled;
+pub mod cache;
 pub mod cifar;
+mod core50;
+mod cub200;
+mod domainnet;
 mod folder;
 pub mod idx;
 pub mod image_file;
 pub mod image_set;
+mod imagenet_r;
+mod images;
+pub mod listing;
 pub mod loader;
+pub mod mat;
+mod notmnist;
 mod pickle;
 pub mod prefetch;
 pub mod preprocess;
+pub mod source;
+pub mod svhn;
 pub mod synthetic;
+pub mod tar_gz;
 pub mod tasks;
 
-pub use image_set::{DataSet, ImageSet, ImageView};
+pub use image_set::{DataSet, Image, ImageSet, ImageView, Pixels};
 pub use loader::{Images, Loader};
 pub use prefetch::{Batch, Prefetch};
 pub use preprocess::{Normalize, Preprocess};
@@ -26,7 +39,8 @@ use crate::config::schema::{Data, DatasetName};
 use crate::error::Result;
 
 /// Loads `config.dataset` from `config.dir` and keeps the first `train_per_class` and
-/// `test_per_class` images per class in stored order (0: all). `seed` only matters for `synthetic`.
+/// `test_per_class` images per class in stored order (0: all). Image files are checked, and decoded
+/// into the cache where it has room. `seed` only matters for `synthetic`.
 ///
 /// # Errors
 /// `Error::Config` when the folder is needed and not set; `Error::File` for a folder without the
@@ -38,9 +52,20 @@ pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
         DatasetName::FashionMnist => idx::load_fashion_mnist(&config.dir)?,
         DatasetName::Cifar10 => cifar::load(&config.dir, &cifar::CIFAR10)?,
         DatasetName::Cifar100 => cifar::load(&config.dir, &cifar::CIFAR100)?,
+        DatasetName::Svhn => svhn::load(&config.dir)?,
+        DatasetName::NotMnist => notmnist::load(&config.dir)?,
+        DatasetName::Core50 => core50::load(&config.dir)?,
+        DatasetName::ImageNetR => imagenet_r::load(&config.dir)?,
+        DatasetName::Cub200 => cub200::load(&config.dir)?,
+        DatasetName::DomainNet => domainnet::load(&config.dir)?,
+        DatasetName::Images => images::load(&config.dir)?,
         DatasetName::Synthetic => synthetic::load(seed),
     };
     data.train.keep_per_class(config.train_per_class);
     data.test.keep_per_class(config.test_per_class);
+    let mut cache = cache::Cache::of(config);
+    data.train.prepare(&mut cache)?;
+    data.test.prepare(&mut cache)?;
+    data.notes.extend(cache.notes);
     Ok(data)
 }

@@ -4,7 +4,7 @@
 //! g_kcj (x + t) / 32) + p_kcj) + 20 n, rounded and clamped to [0, 255]; waves f, g, p are drawn per
 //! class and channel, the shift (s, t) of at most 2 pixels per image, the noise n per value.
 
-use super::image_set::{DataSet, ImageSet};
+use super::image_set::{DataSet, ImageSet, Pixels};
 use crate::rng::{Rng, Stream};
 
 const CLASSES: u32 = 10;
@@ -22,6 +22,8 @@ pub fn load(seed: u64) -> DataSet {
         train: part(&patterns, seed, 1, TRAIN_PER_CLASS),
         test: part(&patterns, seed, 2, TEST_PER_CLASS),
         class_names: (0..CLASSES).map(|class| format!("pattern {class}")).collect(),
+        domain_names: vec!["synthetic".into()],
+        ..DataSet::default()
     }
 }
 
@@ -64,5 +66,6 @@ fn part(patterns: &[Pattern], seed: u64, part: u64, per_class: u32) -> ImageSet 
             }
         }
     }
-    ImageSet { height: SIDE, width: SIDE, channels: 3, pixels, labels: (0..n).map(|i| i % CLASSES).collect() }
+    let pixels = Pixels { height: SIDE, width: SIDE, channels: 3, bytes: pixels };
+    ImageSet::in_memory(pixels, (0..n).map(|i| i % CLASSES).collect())
 }

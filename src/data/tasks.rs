@@ -139,10 +139,7 @@ fn class_order(text: &str, class_names: &[String]) -> Result<Vec<u32>> {
             "continual.class_order: `natural`, `seed:N` or the path of a file was wanted, got `{text}`, which does not exist"
         )));
     }
-    let bytes = folder::read(path)?;
-    let lines = String::from_utf8(bytes)
-        .map_err(|e| Error::file(path, format!("offset {}: not UTF-8 text", e.utf8_error().valid_up_to())))?;
-    parse_class_order(&lines, path, class_names)
+    parse_class_order(&folder::read_text(path)?, path, class_names)
 }
 
 /// The labels in a class-order file: one class per line, as a name or else as the data set's label;

@@ -96,6 +96,35 @@ impl Workdir {
         atomic::write(&self.config_toml(), text.as_bytes())
     }
 
+    /// Keeps the lists of a split that was made for this run, in `split/`; with a run that is there already
+    /// they must say the same, wherever the images lie now.
+    ///
+    /// # Errors
+    /// [`Error::File`] if they do not, or cannot be written.
+    pub fn keep_split(&self, lists: &[(&str, String)]) -> Result<()> {
+        let folder = self.path.join("split");
+        std::fs::create_dir_all(&folder).map_err(|e| Error::file(&folder, atomic::explain(&e, "made")))?;
+        for (name, text) in lists {
+            let path = folder.join(name);
+            let kept = if self.resumed { std::fs::read_to_string(&path).ok() } else { None };
+            // The last part of the path, and what follows it.
+            let plain = |text: &str| -> Vec<String> {
+                text.lines()
+                    .map(|line| line.rsplit_once('/').map_or(line, |(_, rest)| rest).to_string())
+                    .collect()
+            };
+            if kept.is_some_and(|kept| plain(&kept) != plain(text)) {
+                return Err(Error::file(
+                    &path,
+                    "the run was started with other images than those that are there now; give back the old ones \
+                     or start a new run",
+                ));
+            }
+            atomic::write(&path, text.as_bytes())?;
+        }
+        Ok(())
+    }
+
     /// Whether a run was there already.
     pub fn resumed(&self) -> bool {
         self.resumed

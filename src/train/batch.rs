@@ -41,7 +41,8 @@ pub struct KeptData {
 }
 
 impl KeptData {
-    /// Copies the data set, if there is a GPU with room for it. Otherwise the host prepares each batch.
+    /// Copies the data set, if its images have one size and lie in memory, and there is a GPU with room for
+    /// them. Otherwise the host prepares each batch.
     ///
     /// # Errors
     /// `Error::Failed` if the GPU has failed.
@@ -52,13 +53,16 @@ impl KeptData {
         seed: u64,
     ) -> Result<Option<KeptData>> {
         let Device::Cuda(gpu) = plan.device().clone() else { return Ok(None) };
-        let bytes = data.train.pixels.len() + data.test.pixels.len();
+        let (Some(train), Some(test)) = (data.train.in_one_piece(), data.test.in_one_piece()) else {
+            return Ok(None);
+        };
+        let bytes = train.bytes.len() + test.bytes.len();
         if bytes > gpu.free_bytes()? / 4 * 3 {
             return Ok(None);
         }
         plan.group("data set");
-        let mut keep = |name, set| Kept::new(plan, name, set, preprocess, seed).map(Arc::new);
-        let (train, test) = (keep("training images", &data.train)?, keep("test images", &data.test)?);
+        let mut keep = |name, images| Kept::new(plan, name, images, preprocess, seed).map(Arc::new);
+        let (train, test) = (keep("training images", train)?, keep("test images", test)?);
         Ok(Some(KeptData { train, test }))
     }
 }

@@ -7,14 +7,15 @@ use crate::output::results::{Results, Score};
 use crate::output::table::{self, Style, percent};
 use std::path::Path;
 
-/// Backbone, data, tasks and steps in a few lines.
+/// Backbone, data, tasks and steps in a few lines, and what is worth knowing about the data.
 pub fn opening(session: &Session, total_steps: u64) -> String {
     let (config, split) = (&session.config, &session.split);
     let batch = config.train.per_device_batch_size;
+    let notes: String = session.data.notes.iter().map(|note| format!("\nnote: {note}")).collect();
     format!(
         "{} {} on {}: {} training and {} test images, {} tasks of {} classes ({})\n\
          backbone: {}\n\
-         {} steps of {} images, learning rate {}, {} of {} parameters learn, rule set {}, seed {}",
+         {} steps of {} images, learning rate {}, {} of {} parameters learn, rule set {}, seed {}{notes}",
         config.method,
         env!("CARGO_PKG_VERSION"),
         session.data.name,

@@ -129,6 +129,9 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
             ("backbone sha256", &sha256),
         ],
     )?;
+    if session.data.split_here {
+        workdir.keep_split(&session.data.lists())?;
+    }
     if at.complete && at.task >= session.train_tasks.len() {
         warnings.iter().for_each(|w| say(&format!("warning: {w}")));
         if let Ok(results) = Results::read(&workdir.results_json()) {

@@ -64,12 +64,52 @@ proptest! {
         if let Err(e) = cifar::read_binary(&bytes, bad, &cifar::CIFAR100, &mut Default::default()) {
             is_sentence(&e)
         }
+        let test = "test_batch.bin";
+        let bytes = damaged(&read("tests/data/archives/cifar-10-binary.tar.gz"), &damage, 30);
+        if let Err(e) = tar_gz::unpack(&bytes, bad, "cifar-10-batches-bin", &[test]) { is_sentence(&e) }
+        for name in ["train", "test"] {
+            let bytes = damaged(&read(&format!("tests/data/svhn/{name}_32x32.mat")), &damage, 200);
+            if let Err(e) = svhn::read(&bytes, bad) { is_sentence(&e) }
+        }
+        let lines = damaged(b"a/b.png 1 x\nc.jpg\tcat\ty\n", &damage, 20);
+        if let Err(e) = listing::of_list(&String::from_utf8_lossy(&lines), bad, bad) { is_sentence(&e) }
+        let lines = damaged(b"path,label,task\na.png,1,x\n\"b,c.png\",2,y\n", &damage, 20);
+        if let Err(e) = listing::of_csv(&lines, bad, bad) { is_sentence(&e) }
         let names: Vec<String> = ["cat", "dog", "ship"].map(String::from).to_vec();
         let text = damaged(b"# order\ndog\n0\nship\n", &damage, 20);
         if let Err(e) = parse_class_order(&String::from_utf8_lossy(&text), bad, &names) { is_sentence(&e) }
         for format in [image::ImageFormat::Png, image::ImageFormat::Jpeg] {
             let bytes = damaged(&encoded(format), &damage, 60);
             if let Err(e) = image_file::decode_rgb(&bytes, bad) { is_sentence(&e) }
+        }
+    }
+
+    /// Archives are opened by path.
+    #[test]
+    fn damaged_archives_give_files_or_a_sentence(damage in damage()) {
+        let temp = tempfile::tempdir().unwrap();
+        for (name, fixture) in [("a.zip", "core50/core50_128x128.zip"), ("a.tar", "imagenet_r/imagenet-r.tar")] {
+            let path = temp.path().join(name);
+            let bytes = std::fs::read(tests_dir().join("data").join(fixture)).unwrap();
+            // The directory of a zip archive is at its end.
+            let mut bytes = damaged(&bytes, &damage, 600);
+            if let Some(last) = bytes.len().checked_sub(40) && damage.1.len() > 3 {
+                bytes[last + damage.1[0].0 % 40] ^= damage.1[0].1;
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            let sentence = |e: &Error| {
+                let text = e.to_string();
+                assert!(text.contains(&path.display().to_string()) && text.len() < 700, "{text}");
+            };
+            match source::Tree::open(&path) {
+                Err(e) => sentence(&e),
+                Ok(tree) => for (_, source) in &tree.files {
+                    match source.read() {
+                        Err(e) => sentence(&e),
+                        Ok(content) => assert!(content.len() <= 1032 * bytes.len()),
+                    }
+                }
+            }
         }
     }
 
@@ -109,6 +149,44 @@ fn hostile_files_cost_nothing() {
         let result = cifar::read_python(&file, bad, &cifar::CIFAR10, &mut Default::default());
         is_sentence(&result.unwrap_err());
     }
+
+    // Arrays, tar files and short elements that announce more than there is.
+    let header = |tail: &[u8]| {
+        let mut bytes = vec![b' '; 124];
+        bytes.extend(b"\x00\x01IM");
+        bytes.extend(tail);
+        bytes
+    };
+    let element = |kind: u32, len: u32, data: &[u8]| [&kind.to_le_bytes(), &len.to_le_bytes(), data].concat();
+    let flags = element(6, 8, &[9, 0, 0, 0, 0, 0, 0, 0]);
+    let dims = |n: u32| element(5, 16, &[n.to_le_bytes(); 4].concat());
+    let named = element(1, 1, b"X\0\0\0\0\0\0\0");
+    for body in [
+        [flags.clone(), dims(32), named.clone(), element(2, u32::MAX, b"")].concat(),
+        [flags.clone(), dims(u32::MAX), named.clone(), element(2, 8, &[0; 8])].concat(),
+        [flags.clone(), element(5, u32::MAX, b"")].concat(),
+        [flags.clone(), dims(1), named.clone(), element(7, 4, &f32::NAN.to_le_bytes()), vec![0; 4]].concat(),
+        element(6 | 5 << 16, 0, &[0; 8]),
+    ] {
+        let plain = element(14, body.len() as u32, &body);
+        let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut packed, &plain).unwrap();
+        let packed = packed.finish().unwrap();
+        for tail in [plain, element(15, packed.len() as u32, &packed)] {
+            is_sentence(&mat::array(&header(&tail), bad, "X").unwrap_err());
+        }
+    }
+    is_sentence(&mat::array(&header(&element(14, u32::MAX, b"")), bad, "X").unwrap_err());
+    is_sentence(&mat::array(&[0; 100], bad, "X").unwrap_err());
+    let mut entry = tar::Header::new_gnu();
+    entry.set_path("folder/file").unwrap();
+    entry.set_size(1 << 40);
+    entry.set_cksum();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut packed, entry.as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    is_sentence(&tar_gz::unpack(&packed, bad, "folder", &["file"]).unwrap_err());
+    is_sentence(&tar_gz::unpack(&packed, bad, "folder", &["other"]).unwrap_err());
 
     // A PNG header of 9,999 x 9,999 pixels with a correct checksum and nothing behind it.
     let mut png = encoded(image::ImageFormat::Png);

@@ -74,10 +74,10 @@ fn a_step_does_not_depend_on_what_came_before_or_on_threads() {
     // The documented index of the box and the flip: the position in the task's stream.
     let size = loader.preprocess().output_len();
     for (step, at) in [(0, 0), (0, 49), (3, 7), (9, 49)] {
-        let image = data.train.view(loader.batch_indices(step)[at] as usize);
+        let image = data.train.image(loader.batch_indices(step)[at] as usize).unwrap();
         let mut rng = Rng::new(4, Stream::Augment, 1 << 40 | (step * 50 + at) as u64);
         let mut one = vec![f32::NAN; size];
-        loader.preprocess().train(image, &mut rng, &mut one);
+        loader.preprocess().train(image.view(), &mut rng, &mut one);
         assert!(one == wanted[step].0[at * size..(at + 1) * size], "step {step}, image {at}");
     }
 }
@@ -115,7 +115,7 @@ fn evaluation_batches_and_wrong_buffers() {
     loader.fill_eval(Images::Test, indices, &mut out, &mut labels).unwrap();
     for (at, &i) in indices.iter().enumerate() {
         let mut one = vec![0.0; size];
-        loader.preprocess().eval(data.test.view(i as usize), &mut one);
+        loader.preprocess().eval(data.test.image(i as usize).unwrap().view(), &mut one);
         assert_eq!(one, out[at * size..(at + 1) * size]);
         assert!(split.tasks[3].classes.contains(&labels[at]));
     }

@@ -8,9 +8,10 @@ fn the_bundled_images_are_500_per_digit() {
     let all = data::load(&config, 0).unwrap();
     all.check().unwrap();
     for (set, per_class) in [(&all.train, 400), (&all.test, 100)] {
-        assert_eq!((set.height, set.width, set.channels, set.len()), (28, 28, 1, per_class * 10));
+        let pixels = set.in_one_piece().unwrap();
+        assert_eq!((pixels.height, pixels.width, pixels.channels, set.len()), (28, 28, 1, per_class * 10));
         assert!(set.labels.iter().enumerate().all(|(i, &label)| label == i as u32 % 10));
-        let mean = set.pixels.iter().map(|&p| f64::from(p)).sum::<f64>() / set.pixels.len() as f64;
+        let mean = pixels.bytes.iter().map(|&p| f64::from(p)).sum::<f64>() / pixels.bytes.len() as f64;
         // MNIST's mean is 33.3.
         assert!((31.0..36.0).contains(&mean), "{mean}");
     }
@@ -18,18 +19,36 @@ fn the_bundled_images_are_500_per_digit() {
     let few = data::load(&config, 0).unwrap();
     few.check().unwrap();
     assert_eq!((few.train.len(), few.test.len()), (30, 20));
-    assert_eq!(few.train.pixels, all.train.pixels[..30 * 784]);
+    let bytes = |set: &ImageSet| set.in_one_piece().unwrap().bytes.clone();
+    assert_eq!(bytes(&few.train), bytes(&all.train)[..30 * 784]);
 }
 
 #[test]
 fn the_per_class_limit_takes_the_first_of_each_class() {
-    let pixels = (0..6).collect();
-    let mut set = data::ImageSet { height: 1, width: 1, channels: 1, pixels, labels: vec![2, 0, 2, 2, 0, 5] };
+    let pixels = |from: u8| Pixels { height: 1, width: 1, channels: 1, bytes: (from..from + 6).collect() };
+    let labels = || vec![2, 0, 2, 2, 0, 5];
+    let mut set = ImageSet::in_memory(pixels(0), labels());
     set.keep_per_class(2);
-    assert_eq!((set.labels, set.pixels), (vec![2, 0, 2, 0, 5], vec![0, 1, 2, 4, 5]));
+    assert_eq!(set.labels, [2, 0, 2, 0, 5]);
+    assert_eq!(set.in_one_piece().unwrap().bytes, [0, 1, 2, 4, 5]);
+    // Across sets behind one another.
+    let mut set = ImageSet::in_memory(pixels(0), labels());
+    let mut other = ImageSet::in_memory(pixels(10), labels());
+    other.domains.fill(1);
+    set.append(other);
+    set.check("two", 6, 2).unwrap();
+    assert!(set.check("two", 5, 2).is_err() && set.check("two", 6, 1).is_err());
+    set.keep_per_class(3);
+    assert_eq!(
+        (set.labels.as_slice(), set.domains.as_slice()),
+        (&[2, 0, 2, 2, 0, 5, 0, 5][..], &[0, 0, 0, 0, 0, 0, 1, 1][..])
+    );
+    let all: Vec<u8> = (0..set.len()).map(|i| set.image(i).unwrap().pixels[0]).collect();
+    assert_eq!(all, [0, 1, 2, 3, 4, 5, 11, 15]);
 }
 
-/// Pickles (Python 2's and Python 3's protocol 2, C and Fortran order) and binary files hold the same.
+/// Pickles (Python 2's and Python 3's protocol 2, C and Fortran order), binary files and the archives of
+/// both hold the same.
 #[test]
 fn cifar_pickles_equal_their_binary_twins() {
     let root = tests_dir().join("data");
@@ -41,14 +60,21 @@ fn cifar_pickles_equal_their_binary_twins() {
         let b = data::load(&config(name, &root.join(binary)), 0).unwrap();
         let c = data::load(&config(name, &root), 0).unwrap();
         assert_eq!((a.train.len(), a.test.len()), sizes);
-        assert_eq!(a, b);
-        assert_eq!(b, c);
+        same(&a, &b);
+        same(&b, &c);
+        let version = if sizes.0 == 10 { "cifar-10" } else { "cifar-100" };
+        for kind in ["python", "binary"] {
+            let temp = tempfile::tempdir().unwrap();
+            let archive = format!("{version}-{kind}.tar.gz");
+            std::fs::copy(root.join("archives").join(&archive), temp.path().join(&archive)).unwrap();
+            same(&a, &data::load(&config(name, temp.path()), 0).unwrap());
+        }
         // Channel planes of the file become interleaved pixels.
         let file = if sizes.0 == 10 { "test_batch.bin" } else { "test.bin" };
         let bytes = std::fs::read(root.join(binary).join(file)).unwrap();
         let image = &bytes[bytes.len() / a.test.len() - 3072..][..3072];
         for (i, channel) in [(0, 0), (17, 1), (1023, 2)] {
-            assert_eq!(a.test.image(0)[i * 3 + channel], image[channel * 1024 + i]);
+            assert_eq!(a.test.image(0).unwrap().pixels[i * 3 + channel], image[channel * 1024 + i]);
         }
     }
     let cifar10 = data::load(&config(DatasetName::Cifar10, &root), 0).unwrap();
@@ -75,8 +101,8 @@ fn idx_folders() {
     }
     for dir in [assets.as_path(), temp.path(), &raw] {
         let loaded = data::load(&config(DatasetName::Mnist, dir), 0).unwrap();
-        assert_eq!(loaded.train, bundled.train);
-        assert_eq!(loaded.test, bundled.test);
+        same_images(&loaded.train, &bundled.train);
+        same_images(&loaded.test, &bundled.test);
     }
     let fashion = data::load(&config(DatasetName::FashionMnist, &assets), 0).unwrap();
     assert_eq!(fashion.class_names[9], "Ankle boot");
@@ -85,9 +111,11 @@ fn idx_folders() {
 #[test]
 fn a_wrong_folder_says_what_was_looked_for_and_what_is_there() {
     let temp = tempfile::tempdir().unwrap();
-    std::fs::write(temp.path().join("cifar-10-python.tar.gz"), "x").unwrap();
+    std::fs::write(temp.path().join("cifar-10-python.tar"), "x").unwrap();
     let text = data::load(&config(DatasetName::Cifar10, temp.path()), 0).unwrap_err().to_string();
-    for part in ["cifar-10-batches-bin", "data_batch_1", "holds: cifar-10-python.tar.gz"] {
+    for part in
+        ["cifar-10-batches-bin", "data_batch_1", "cifar-10-binary.tar.gz", "holds: cifar-10-python.tar"]
+    {
         assert!(text.contains(part), "{text}");
     }
     let text = data::load(&config(DatasetName::Mnist, temp.path()), 0).unwrap_err().to_string();
@@ -95,6 +123,15 @@ fn a_wrong_folder_says_what_was_looked_for_and_what_is_there() {
     let error = data::load(&Data { dataset: DatasetName::Cifar100, ..Data::default() }, 0).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(data::load(&config(DatasetName::Mnist, Path::new("/no/such/folder")), 0).is_err());
+    for word in DatasetName::WORDS {
+        let dataset: DatasetName = toml::Value::String(word.to_string()).try_into().unwrap();
+        if [DatasetName::MnistSubset, DatasetName::Synthetic].contains(&dataset) {
+            continue;
+        }
+        let text = data::load(&config(dataset, temp.path()), 0).unwrap_err().to_string();
+        let start = format!("{}: no {word} here. Looked for ", temp.path().display());
+        assert!(text.starts_with(&start) && text.contains("holds: cifar-10-python.tar"), "{text}");
+    }
 }
 
 #[test]
@@ -103,12 +140,14 @@ fn synthetic_images_depend_on_the_seed_and_the_class() {
     let (a, b, c) =
         (data::load(&config, 1).unwrap(), data::load(&config, 1).unwrap(), data::load(&config, 2).unwrap());
     a.check().unwrap();
-    assert_eq!(a, b);
-    assert_ne!(a.train.pixels, c.train.pixels);
-    assert_eq!((a.train.len(), a.test.len(), a.train.height, a.train.channels), (600, 200, 32, 3));
+    same(&a, &b);
+    let pixels = |data: &DataSet| data.train.in_one_piece().unwrap().clone();
+    assert_ne!(pixels(&a), pixels(&c));
+    assert_eq!((a.train.len(), a.test.len(), pixels(&a).height, pixels(&a).channels), (600, 200, 32, 3));
     // Images of a class are nearer to each other than to those of another class.
     let distance = |i: usize, j: usize| -> f64 {
-        a.train.image(i).iter().zip(a.test.image(j)).map(|(&x, &y)| f64::from(x.abs_diff(y)).powi(2)).sum()
+        let (x, y) = (a.train.image(i).unwrap(), a.test.image(j).unwrap());
+        x.pixels.iter().zip(&*y.pixels).map(|(&x, &y)| f64::from(x.abs_diff(y)).powi(2)).sum()
     };
     let nearest = |i: usize| (0..10).min_by(|&j, &k| distance(i, j).total_cmp(&distance(i, k))).unwrap();
     let right = (0..100).filter(|&i| nearest(i) == i % 10).count();

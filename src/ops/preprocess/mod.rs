@@ -4,7 +4,7 @@
 mod cpu;
 mod cuda;
 
-use crate::data::{ImageSet, Normalize, Preprocess};
+use crate::data::{Normalize, Pixels, Preprocess};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, View, ViewMut, expect_shape, plan as memory};
@@ -29,14 +29,14 @@ impl Kept {
     pub fn new(
         plan: &mut memory::Plan,
         name: &str,
-        set: &ImageSet,
+        images: &Pixels,
         preprocess: &Preprocess,
         seed: u64,
     ) -> Result<Kept> {
-        let shape = [set.len(), set.height, set.width, set.channels];
+        let shape = [images.len(), images.height, images.width, images.channels];
         let mut pixels = plan.tensor(name, shape, DType::U8);
         plan.check()?;
-        pixels.view_mut().write(&set.pixels)?;
+        pixels.view_mut().write(&images.bytes)?;
         let (table, preprocess) = (table(preprocess).to(plan.device())?, preprocess.clone());
         Ok(Kept { pixels, table, preprocess, seed })
     }

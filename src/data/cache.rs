@@ -1,0 +1,299 @@
+//! Decoded images of earlier runs. The images of a set lie in one file, named by the SHA-256 of the
+//! image files' contents, so that a changed file or list is another name. It is written beside its
+//! place, flushed and renamed: two runs at once write the same file twice, and a killed one leaves
+//! nothing that would be read. Sets that are too large for the cache are checked once and then
+//! decoded when an image is needed; of them only the sizes are kept.
+//!
+//! `L2PPACK1`, key (32 bytes), number of images, 1 where pixels follow (two 64-bit little-endian
+//! numbers); per image height, width and CRC-32C of its pixels (32 bits each); the CRC-32C of all
+//! before it; the pixels, (height, width, 3) each.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::image_file;
+use super::source::Source;
+use crate::config::schema::Data;
+use crate::error::{Error, Result};
+
+const MAGIC: &[u8; 8] = b"L2PPACK1";
+/// Part of the key: another version may decode differently.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const HEAD: usize = 8 + 32 + 8 + 8;
+const ENTRY: usize = 12;
+/// Decoded pixels held at once while a set is written.
+const CHUNK_BYTES: u64 = 64 << 20;
+const TEMPORARY: &str = ".tmp";
+/// Temporary files that old belong to runs that were killed.
+const TEMPORARY_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// Where decoded images are kept, and how many.
+#[derive(Debug)]
+pub struct Cache {
+    dir: Option<PathBuf>,
+    /// In bytes of decoded pixels per list of files.
+    pub limit: u64,
+    /// For the user: what could not be kept, and why.
+    pub notes: Vec<String>,
+}
+
+/// The decoded images of one list of files.
+#[derive(Debug, Clone)]
+pub struct Pack(Arc<Open>);
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    images: Vec<Packed>,
+    with_pixels: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Packed {
+    height: u32,
+    width: u32,
+    crc: u32,
+    /// Of its pixels in the file.
+    offset: u64,
+}
+
+impl Packed {
+    fn bytes(&self) -> u64 {
+        3 * u64::from(self.height) * u64::from(self.width)
+    }
+}
+
+impl Pack {
+    /// Pixels, height and width of image `i`; `None` where they are not kept or not what was written.
+    pub fn read(&self, i: usize) -> Option<(Vec<u8>, usize, usize)> {
+        let (image, file) = (self.0.images[i], &self.0.file);
+        if !self.0.with_pixels {
+            return None;
+        }
+        // `Cache::open` has checked the sum of the sizes against the file's length.
+        let mut pixels = vec![0; image.bytes() as usize];
+        file.read_exact_at(&mut pixels, image.offset).ok()?;
+        (crc32c::crc32c(&pixels) == image.crc).then_some((
+            pixels,
+            image.height as usize,
+            image.width as usize,
+        ))
+    }
+}
+
+impl Cache {
+    /// The cache that `data.cache_dir` and `data.cache_gb` ask for.
+    pub fn of(config: &Data) -> Cache {
+        let user = || {
+            let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+            let base = given.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+            base.map(|base| base.join("l2p-engine"))
+        };
+        let dir = if config.cache_dir.is_empty() { user() } else { Some(PathBuf::from(&config.cache_dir)) };
+        let dir = dir.filter(|_| config.cache_gb > 0);
+        Cache { dir, limit: (config.cache_gb as u64).saturating_mul(1_000_000_000), notes: Vec::new() }
+    }
+
+    /// Checks `sources` and gives their decoded images. Without a cache only the kinds and sizes of the
+    /// files are checked, and there is no pack.
+    ///
+    /// # Errors
+    /// `Error::File` naming the first file, in order, that cannot be read or decoded.
+    pub fn pack(&mut self, sources: &[Source]) -> Result<Option<Pack>> {
+        let look = |source: &Source| -> Result<([u8; 32], u64)> {
+            let bytes = source.read()?;
+            let (height, width) = image_file::dimensions(&bytes, &source.path())?;
+            Ok((Sha256::digest(&bytes).into(), 3 * height as u64 * width as u64))
+        };
+        let looked = in_order(sources.par_iter().map(look).collect())?;
+        let Some(dir) = self.dir.clone() else { return Ok(None) };
+        let mut key = Sha256::new();
+        key.update(VERSION);
+        looked.iter().for_each(|(digest, _)| key.update(digest));
+        let key: [u8; 32] = key.finalize().into();
+        let path = dir.join(format!("{}.pack", key.iter().map(|b| format!("{b:02x}")).collect::<String>()));
+        if let Some(open) = open(&path, &key, sources.len()) {
+            return Ok(Some(Pack(Arc::new(open))));
+        }
+        let total: u64 = looked.iter().map(|(_, size)| size).sum();
+        let with_pixels = total <= self.limit;
+        let written = write(&dir, &path, (&key, sources.len(), with_pixels), |out| {
+            let mut first = 0;
+            while first < sources.len() {
+                let mut held = 0;
+                let fits = |(_, size): &&([u8; 32], u64)| {
+                    held += size;
+                    held <= CHUNK_BYTES
+                };
+                let last = first + looked[first..].iter().take_while(fits).count().max(1);
+                let decode = |i: usize| decode(&sources[i], &looked[i].0);
+                for image in in_order((first..last).into_par_iter().map(decode).collect())? {
+                    out.push(image)?;
+                }
+                first = last;
+            }
+            Ok(())
+        });
+        match written {
+            Ok(open) => Ok(Some(Pack(Arc::new(open)))),
+            Err(Failure::Image(error)) => Err(error),
+            Err(Failure::Disk(error)) => {
+                self.notes.push(format!(
+                    "decoded images are not kept, each is decoded when it is needed: {} cannot be written: {error}",
+                    path.display()
+                ));
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// All values, or the first error.
+fn in_order<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    results.into_iter().collect()
+}
+
+type Decoded = (Vec<u8>, usize, usize);
+
+fn decode(source: &Source, digest: &[u8; 32]) -> Result<Decoded> {
+    let bytes = source.read()?;
+    if Sha256::digest(&bytes).as_slice() != digest {
+        return Err(Error::file(source.path(), "the file changed while it was read; start again"));
+    }
+    image_file::decode_rgb(&bytes, &source.path())
+}
+
+enum Failure {
+    Image(Error),
+    Disk(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Image(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Disk(error)
+    }
+}
+
+/// A pack while it is written.
+struct Writing {
+    out: BufWriter<File>,
+    images: Vec<Packed>,
+    with_pixels: bool,
+}
+
+impl Writing {
+    fn push(&mut self, (pixels, height, width): Decoded) -> std::result::Result<(), Failure> {
+        let crc = crc32c::crc32c(&pixels);
+        self.images.push(Packed { height: height as u32, width: width as u32, crc, offset: 0 });
+        if self.with_pixels {
+            self.out.write_all(&pixels)?;
+        }
+        Ok(())
+    }
+}
+
+/// A temporary file in `dir` with `count` images, flushed to the disk and renamed to `path`.
+fn write(
+    dir: &Path,
+    path: &Path,
+    (key, count, with_pixels): (&[u8; 32], usize, bool),
+    fill: impl FnOnce(&mut Writing) -> std::result::Result<(), Failure>,
+) -> std::result::Result<Open, Failure> {
+    std::fs::create_dir_all(dir)?;
+    remove_old(dir);
+    let temporary = tempfile::Builder::new().suffix(TEMPORARY).tempfile_in(dir)?;
+    let mut file = temporary.as_file().try_clone()?;
+    // The head has its place before the pixels; it is known only after them.
+    file.seek(SeekFrom::Start(head_len(count) as u64))?;
+    let mut writing = Writing { out: BufWriter::new(file), images: Vec::with_capacity(count), with_pixels };
+    fill(&mut writing)?;
+    let Writing { out, mut images, .. } = writing;
+    let file = out.into_inner().map_err(|e| e.into_error())?;
+
+    let mut head = Vec::with_capacity(head_len(count));
+    head.extend_from_slice(MAGIC);
+    head.extend_from_slice(key);
+    head.extend_from_slice(&(count as u64).to_le_bytes());
+    head.extend_from_slice(&u64::from(with_pixels).to_le_bytes());
+    for image in &images {
+        for value in [image.height, image.width, image.crc] {
+            head.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+    head.extend_from_slice(&crc32c::crc32c(&head).to_le_bytes());
+    file.write_all_at(&head, 0)?;
+    file.sync_all()?;
+    temporary.persist(path).map_err(|e| e.error)?;
+    // Some network file systems cannot flush a folder; the rename has happened all the same.
+    let _ = File::open(dir).and_then(|dir| dir.sync_all());
+    place(&mut images);
+    Ok(Open { file, images, with_pixels })
+}
+
+fn head_len(count: usize) -> usize {
+    HEAD + count * ENTRY + 4
+}
+
+/// Sets the offsets; where the file must end.
+fn place(images: &mut [Packed]) -> Option<u64> {
+    let mut offset = head_len(images.len()) as u64;
+    for image in images {
+        image.offset = offset;
+        offset = offset.checked_add(image.bytes())?;
+    }
+    Some(offset)
+}
+
+/// The pack at `path`, if it is there, whole, and of these images.
+fn open(path: &Path, key: &[u8; 32], count: usize) -> Option<Open> {
+    let file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    if length < head_len(count) as u64 {
+        return None;
+    }
+    let mut head = vec![0; head_len(count)];
+    file.read_exact_at(&mut head, 0).ok()?;
+    let (head, crc) = head.split_at(head.len() - 4);
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| head[at + i]));
+    let with_pixels = number(48) == 1;
+    let right = crc32c::crc32c(head).to_le_bytes() == *crc
+        && head[..8] == *MAGIC
+        && head[8..40] == *key
+        && number(40) == count as u64;
+    if !right {
+        return None;
+    }
+    let image = |entry: &[u8]| {
+        let value = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| entry[at + i]));
+        Packed { height: value(0), width: value(4), crc: value(8), offset: 0 }
+    };
+    let mut images: Vec<Packed> = head[HEAD..].chunks_exact(ENTRY).map(image).collect();
+    let end = place(&mut images)?;
+    (!with_pixels || end == length).then_some(Open { file, images, with_pixels })
+}
+
+/// Removes what killed runs left.
+fn remove_old(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
+        let is_temporary = entry.file_name().to_string_lossy().ends_with(TEMPORARY);
+        if is_temporary && age.is_some_and(|age| age > TEMPORARY_LIFE) {
+            // Another run may have been faster.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Where the bytes of an image file are: a file of its own, or a part of a `.zip` or `.tar` archive,
+//! which is read where it lies and never unpacked.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::folder;
+use super::image_file::FILE_BYTES_MAX;
+use crate::error::{Error, Result};
+
+/// Folders in folders; more is a loop of links.
+const DEPTH_MAX: usize = 8;
+const FILES_MAX: usize = 20_000_000;
+
+/// The bytes of one file.
+#[derive(Debug, Clone)]
+pub enum Source {
+    File(PathBuf),
+    Part(Arc<Archive>, Part),
+}
+
+/// An open archive.
+#[derive(Debug)]
+pub struct Archive {
+    path: PathBuf,
+    file: File,
+}
+
+/// A range of an archive.
+#[derive(Debug, Clone)]
+pub struct Part {
+    name: String,
+    start: u64,
+    len: u64,
+    /// The length after unpacking, where the range is a deflate stream.
+    unpacked: Option<u64>,
+}
+
+/// The files below a folder or in an archive, by relative path with `/`, sorted.
+#[derive(Debug, Default)]
+pub struct Tree {
+    pub files: Vec<(String, Source)>,
+}
+
+impl Source {
+    /// For messages: the file's path, or the archive's with the name inside.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Source::File(path) => path.clone(),
+            Source::Part(archive, part) => archive.path.join(&part.name),
+        }
+    }
+
+    /// The whole content.
+    ///
+    /// # Errors
+    /// `Error::File` when it cannot be read, is larger than any image, or is damaged in the archive.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        let Source::Part(archive, part) = self else { return folder::read(&self.path(), FILE_BYTES_MAX) };
+        let fail = |what: String| Error::file(self.path(), format!("offset {}: {what}", part.start));
+        if part.len.max(part.unpacked.unwrap_or(0)) > FILE_BYTES_MAX {
+            return Err(fail(format!("at most {FILE_BYTES_MAX} bytes are read, the file has {}", part.len)));
+        }
+        // `Tree` has checked the range against the archive's length.
+        let mut bytes = vec![0; part.len as usize];
+        archive
+            .file
+            .read_exact_at(&mut bytes, part.start)
+            .map_err(|e| fail(format!("{} bytes cannot be read: {e}", part.len)))?;
+        let Some(unpacked) = part.unpacked else { return Ok(bytes) };
+        let mut out = Vec::new();
+        let stream = flate2::read::DeflateDecoder::new(bytes.as_slice());
+        match stream.take(unpacked + 1).read_to_end(&mut out) {
+            Ok(_) if out.len() as u64 == unpacked => Ok(out),
+            Ok(_) => Err(fail(format!("{unpacked} unpacked bytes were wanted, found {}", out.len()))),
+            Err(e) => Err(fail(format!("cannot be unpacked: {e}"))),
+        }
+    }
+}
+
+impl Tree {
+    /// The files below a folder, or in a `.zip` or `.tar` file.
+    ///
+    /// # Errors
+    /// `Error::File` when the folder or archive cannot be read.
+    pub fn open(path: &Path) -> Result<Tree> {
+        let mut tree = Tree::default();
+        match path.extension().and_then(|e| e.to_str()) {
+            _ if path.is_dir() => tree.walk(path, "", 0)?,
+            Some("zip") => tree.zip(path)?,
+            Some("tar") => tree.tar(path)?,
+            _ => return Err(Error::file(path, "a folder, a .zip or a .tar file was wanted")),
+        }
+        tree.files.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(tree)
+    }
+
+    /// The same for some of the folder's sub-folders.
+    ///
+    /// # Errors
+    /// As [`Tree::open`].
+    pub fn open_parts(dir: &Path, parts: &[&str]) -> Result<Tree> {
+        let mut tree = Tree::default();
+        for part in parts {
+            tree.walk(&dir.join(part), &format!("{part}/"), 1)?;
+        }
+        tree.files.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(tree)
+    }
+
+    fn push(&mut self, name: String, source: Source, path: &Path) -> Result<()> {
+        if self.files.len() == FILES_MAX {
+            return Err(Error::file(path, format!("more than {FILES_MAX} files")));
+        }
+        self.files.push((name, source));
+        Ok(())
+    }
+
+    fn walk(&mut self, dir: &Path, prefix: &str, depth: usize) -> Result<()> {
+        let fail = |e: std::io::Error| Error::file(dir, format!("the folder cannot be read: {e}"));
+        if depth > DEPTH_MAX {
+            return Err(Error::file(dir, format!("more than {DEPTH_MAX} folders in one another")));
+        }
+        for entry in std::fs::read_dir(dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if is_hidden(&name) {
+                continue;
+            }
+            let path = entry.path();
+            let kind = entry.file_type().map_err(fail)?;
+            if kind.is_dir() || kind.is_symlink() && path.is_dir() {
+                self.walk(&path, &format!("{prefix}{name}/"), depth + 1)?;
+            } else {
+                self.push(format!("{prefix}{name}"), Source::File(path), dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn zip(&mut self, path: &Path) -> Result<()> {
+        let fail = |e: &dyn std::fmt::Display| Error::file(path, format!("no readable zip archive: {e}"));
+        let (archive, length) = open(path)?;
+        let mut zip = zip::ZipArchive::new(std::io::BufReader::new(&archive.file)).map_err(|e| fail(&e))?;
+        for i in 0..zip.len() {
+            let entry = zip.by_index_raw(i).map_err(|e| fail(&e))?;
+            let name = entry.name().map_err(|e| fail(&e))?.into_owned();
+            if entry.is_dir() || is_hidden(&name) {
+                continue;
+            }
+            let wanted =
+                |what: &str| Error::file(path.join(&name), format!("entry {i} of the archive {what}"));
+            let unpacked = match entry.compression() {
+                _ if entry.encrypted() => return Err(wanted("is encrypted")),
+                zip::CompressionMethod::Stored => None,
+                zip::CompressionMethod::Deflated => Some(entry.size()),
+                other => return Err(wanted(&format!("is packed with {other}, not stored or deflated"))),
+            };
+            let (start, len) = (entry.data_start().unwrap_or(u64::MAX), entry.compressed_size());
+            if start.checked_add(len).is_none_or(|end| end > length) {
+                return Err(wanted(&format!("ends behind the file of {length} bytes")));
+            }
+            let source = Source::Part(archive.clone(), Part { name: name.clone(), start, len, unpacked });
+            drop(entry);
+            self.push(name, source, path)?;
+        }
+        Ok(())
+    }
+
+    fn tar(&mut self, path: &Path) -> Result<()> {
+        let fail = |e: std::io::Error| Error::file(path, format!("no readable tar archive: {e}"));
+        let (archive, length) = open(path)?;
+        let mut tar = tar::Archive::new(std::io::BufReader::new(&archive.file));
+        for entry in tar.entries_with_seek().map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_string();
+            if !entry.header().entry_type().is_file() || is_hidden(&name) {
+                continue;
+            }
+            let (start, len) = (entry.raw_file_position(), entry.size());
+            if start.checked_add(len).is_none_or(|end| end > length) {
+                let what =
+                    format!("offset {start}: {len} bytes were wanted, the archive has {length} in all");
+                return Err(Error::file(path.join(&name), what));
+            }
+            let part = Part { name: name.clone(), start, len, unpacked: None };
+            self.push(name, Source::Part(archive.clone(), part), path)?;
+        }
+        Ok(())
+    }
+
+    /// The tree below `prefix`, which ends with `/`; paths lose it.
+    pub fn below(&self, prefix: &str) -> Tree {
+        let inside = |(name, source): &(String, Source)| {
+            name.strip_prefix(prefix).map(|rest| (rest.to_string(), source.clone()))
+        };
+        Tree { files: self.files.iter().filter_map(inside).collect() }
+    }
+
+    /// The sorted names of the folders at the top.
+    pub fn folders(&self) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            self.files.iter().filter_map(|(name, _)| name.split_once('/').map(|(top, _)| top)).collect();
+        names.dedup();
+        names
+    }
+
+    /// Without the folders that everything lies in, as archives have them.
+    pub fn without_common_folder(mut self) -> Tree {
+        loop {
+            let top = self.files.first().and_then(|(name, _)| name.split_once('/')).map(|(top, _)| top);
+            let Some(prefix) = top.map(|top| format!("{top}/")) else { return self };
+            if !self.files.iter().all(|(name, _)| name.starts_with(&prefix)) {
+                return self;
+            }
+            self = self.below(&prefix);
+        }
+    }
+
+    /// The file of this path.
+    pub fn get(&self, name: &str) -> Option<&Source> {
+        let i = self.files.binary_search_by(|(n, _)| n.as_str().cmp(name)).ok()?;
+        Some(&self.files[i].1)
+    }
+}
+
+fn open(path: &Path) -> Result<(Arc<Archive>, u64)> {
+    let fail = |e| Error::file(path, format!("cannot be read: {e}"));
+    let file = File::open(path).map_err(fail)?;
+    let length = file.metadata().map_err(fail)?.len();
+    Ok((Arc::new(Archive { path: path.to_path_buf(), file }), length))
+}
+
+/// Hidden files, and what macOS and Windows leave in folders and archives.
+fn is_hidden(name: &str) -> bool {
+    name.split('/').any(|part| part.starts_with('.') || part == "__MACOSX" || part == "Thumbs.db")
+}
