@@ -21,6 +21,8 @@ pub enum Stream {
     Test = 5,
     /// Patterns and noise of the synthetic data set.
     Synthetic = 6,
+    /// Label sets and moments of the Gaussian scenarios.
+    Schedule = 8,
 }
 
 const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -1,6 +1,6 @@
 //! What a method implies, and what does not fit together.
 
-use super::schema::{Classifier, Config, DatasetName, Method};
+use super::schema::{Classifier, Config, DatasetName, Method, Scenario};
 use crate::error::{Error, Result};
 
 /// Sizes beyond this are a slip of the pen, not a model.
@@ -149,6 +149,7 @@ impl Config {
             ("data.resize_size", data.resize_size),
             ("continual.num_tasks", self.continual.num_tasks),
             ("continual.num_classes_per_task", self.continual.num_classes_per_task),
+            ("continual.eval_every_tasks", self.continual.eval_every_tasks),
             ("train.per_device_batch_size", train.per_device_batch_size),
             ("train.num_epochs", train.num_epochs),
             ("train.eval_batch_size", train.eval_batch_size),
@@ -226,8 +227,16 @@ impl Config {
                 data.input_size, data.resize_size
             )
         });
-        let classes = cl.num_tasks.saturating_mul(cl.num_classes_per_task);
-        if let Some(there_are) = classes_of(data.dataset) {
+        self.check_scenario(c);
+        let tasks = if cl.scenario == Scenario::Class { cl.num_tasks } else { 0 };
+        let classes = tasks.saturating_mul(cl.num_classes_per_task);
+        let known = match data.dataset {
+            DatasetName::Joined => {
+                data.joined_names().ok().and_then(|names| names.into_iter().map(classes_of).sum())
+            }
+            name => classes_of(name),
+        };
+        if let Some(there_are) = known {
             c.unless(classes <= there_are, || {
                 format!(
                     "continual.num_tasks = {} times continual.num_classes_per_task = {} wants {classes} classes, \
@@ -257,6 +266,37 @@ impl Config {
              method = \"linear\" trains the head only"
                 .into()
         });
+    }
+
+    fn check_scenario(&self, c: &mut Complaints) {
+        let (cl, scenario) = (&self.continual, self.continual.scenario);
+        if self.data.dataset == DatasetName::Joined
+            && let Err(what) = self.data.joined_names()
+        {
+            c.add(what);
+        }
+        c.float("continual.gaussian_sigma", cl.gaussian_sigma, "a finite number above 0", |v| v > 0.0);
+        c.unless(cl.eval_every_tasks == 1 || scenario != Scenario::Class, || {
+            format!(
+                "continual.eval_every_tasks = {} leaves rows of the accuracy matrix empty; it needs a scenario in which                  tasks share a test set, found scenario = \"class\"",
+                cl.eval_every_tasks
+            )
+        });
+        if !matches!(scenario, Scenario::GaussianOnce | Scenario::Stream) {
+            return;
+        }
+        let because = format!("continual.scenario = \"{scenario}\" is one pass without boundaries and needs");
+        c.unless(self.train.num_epochs == 1, || {
+            format!("{because} train.num_epochs = 1, found {}", self.train.num_epochs)
+        });
+        for (key, value) in [
+            ("optim.reinit_optimizer", self.optim.reinit_optimizer),
+            ("prompt_pool.use_prompt_mask", self.prompt_pool.use_prompt_mask),
+            ("prompt_pool.shared_prompt_pool", self.prompt_pool.shared_prompt_pool),
+            ("prompt_pool.shared_prompt_key", self.prompt_pool.shared_prompt_key),
+        ] {
+            c.unless(!value, || format!("{because} {key} = false, found true"));
+        }
     }
 
     fn check_pool(&self, c: &mut Complaints) {

@@ -69,6 +69,8 @@ table! {
 Data {
     /// The images and labels of the run.
     dataset: DatasetName = DatasetName::Cifar100,
+    /// The data sets of `dataset = "joined"`, in order; all lie in `dir`.
+    joined: Vec<String> = ["cifar10", "mnist", "svhn", "notmnist", "fashion_mnist"].map(String::from).to_vec(),
     /// Folder of the raw downloads; `--data-dir` wins over it.
     dir: String = String::new(),
     /// Side of the square network input in pixels.
@@ -91,10 +93,16 @@ Data {
 table! {
 /// How the classes are split into tasks.
 Continual {
-    /// Number of tasks, learned one after the other.
+    /// How the images come in tasks.
+    scenario: Scenario = Scenario::Class,
+    /// Number of tasks, learned one after the other; of a stream: parts, after which the network is tested.
     num_tasks: usize = 10,
-    /// Classes of every task.
+    /// Classes of every task; only scenario `class` reads it.
     num_classes_per_task: usize = 10,
+    /// Width of a class in time in the Gaussian scenarios, in tasks.
+    gaussian_sigma: f64 = 50.0,
+    /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
+    eval_every_tasks: usize = 1,
     /// `natural`, `seed:N`, or the path of a file with one class (name or number) per line.
     class_order: String = "natural".into(),
     /// Logits of classes outside the task are masked in the training loss.
@@ -267,6 +275,28 @@ Pretrain {
     /// Share of the target spread evenly over all classes.
     label_smoothing: f64 = 0.0,
 }
+}
+
+impl Data {
+    /// The data sets that `joined` names.
+    ///
+    /// # Errors
+    /// A sentence for a word that is no data set, and for no word at all.
+    pub fn joined_names(&self) -> Result<Vec<DatasetName>, String> {
+        let wanted = || {
+            let words = DatasetName::WORDS.iter().filter(|word| **word != DatasetName::Joined.word());
+            words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+        };
+        let name = |word: &String| {
+            let name = serde_json::from_value(serde_json::json!(word)).ok();
+            name.filter(|name| *name != DatasetName::Joined)
+                .ok_or_else(|| format!("data.joined: wanted any of {}, found `{word}`", wanted()))
+        };
+        if self.joined.is_empty() {
+            return Err(format!("data.joined: wanted at least one of {}, found none", wanted()));
+        }
+        self.joined.iter().map(name).collect()
+    }
 }
 
 /// The exact savings of work that a run uses; see `train.shortcuts`.

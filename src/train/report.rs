@@ -1,6 +1,7 @@
 //! What a run says: before it starts, after each task, at the end.
 
 use super::session::Session;
+use crate::config::schema::Scenario;
 use crate::data::Task;
 use crate::optim::schedule;
 use crate::output::results::{Results, Score};
@@ -13,7 +14,7 @@ pub fn opening(session: &Session, total_steps: u64) -> String {
     let batch = config.train.per_device_batch_size;
     let notes: String = session.data.notes.iter().map(|note| format!("\nnote: {note}")).collect();
     format!(
-        "{} {} on {}: {} training and {} test images, {} tasks of {} classes ({})\n\
+        "{} {} on {}: {} training and {} test images, {} tasks of {} ({})\n\
          backbone: {}\n\
          {} steps of {} images, learning rate {}, {} of {} parameters learn, rule set {}, seed {}{notes}",
         config.method,
@@ -22,7 +23,10 @@ pub fn opening(session: &Session, total_steps: u64) -> String {
         session.data.train.len(),
         session.data.test.len(),
         split.tasks.len(),
-        config.continual.num_classes_per_task,
+        match config.continual.scenario {
+            Scenario::Class => format!("{} classes", config.continual.num_classes_per_task),
+            other => format!("scenario {other}"),
+        },
         config.continual.class_order,
         session.backbone.source,
         total_steps,

@@ -47,7 +47,7 @@ pub struct Position {
     /// Steps since the start.
     pub step: u64,
     pub optimizer_step: u64,
-    /// Row: after task t; column: task i <= t.
+    /// Row: after task t; column: task i <= t, or the one test set of all.
     pub per_image: Vec<Vec<f64>>,
     pub per_batch: Vec<Vec<f64>>,
     /// Length of the log in bytes.
@@ -198,9 +198,12 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
             progress.step(step, done.stats.last().map(|s| s.loss), done.images);
         }
         session.method.settle()?;
-        let row: Result<Vec<f64>> =
-            (0..=task.index).map(|i| Ok(evaluate::task(session, &mut cache, i)?.per_image)).collect();
-        matrix.push(row?);
+        if session.tests_after(task.index) {
+            let tests = 0..session.split.tests_after(task.index);
+            let row: Result<Vec<f64>> =
+                tests.map(|i| Ok(evaluate::task(session, &mut cache, i)?.per_image)).collect();
+            matrix.push(row?);
+        }
     }
     progress.finish();
     Ok(matrix)
@@ -274,7 +277,9 @@ impl Run {
                 self.session.method.begin_task(&self.session.task_view(task))?;
             }
             self.train_task(task)?;
-            self.evaluate(task, &mut cache)?;
+            if self.session.tests_after(task.index) {
+                self.evaluate(task, &mut cache)?;
+            }
             self.at.task += 1;
             self.at.task_step = 0;
             self.save()?;
@@ -375,7 +380,8 @@ impl Run {
 
     fn evaluate(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
         let joint = self.session.config.method == Name::Joint;
-        let upto = if joint { self.session.split.tasks.len() } else { task.index + 1 };
+        let split = &self.session.split;
+        let upto = split.tests_after(if joint { split.tasks.len() - 1 } else { task.index });
         let clock = Instant::now();
         let scores: Result<Vec<TaskScore>> = (0..upto)
             .map(|i| {

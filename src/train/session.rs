@@ -4,7 +4,7 @@ use super::backbone;
 use super::batch::{self, Batch, KeptData};
 use crate::config::Config;
 use crate::config::schema::{Method as Name, Precision};
-use crate::data::{self, DataSet, Images, Loader, Normalize, Preprocess, Split, Task, tasks};
+use crate::data::{self, DataSet, Images, Loader, Normalize, Preprocess, Split, Task, scenario, tasks};
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::Backbone;
@@ -42,7 +42,8 @@ impl Session {
     /// The same with data and backbone at hand.
     pub fn with(mut config: Config, dev: Device, data: Arc<DataSet>, backbone: Backbone) -> Result<Session> {
         config.precision = precision(config.precision, &dev)?;
-        let split = tasks::split(&data, &config.continual)?;
+        let batch = config.train.per_device_batch_size;
+        let split = scenario::split(&data, &config.continual, config.seed, batch)?;
         config.check_with_layers(backbone.dims.layers)?;
         let mut plan = Plan::on(&dev);
         let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan)?;
@@ -69,6 +70,12 @@ impl Session {
         // Class means need each image once.
         let epochs = if config.method == Name::Ncm { 1 } else { epochs };
         Loader::new(self.data.clone(), &self.split, task, preprocess, config.seed, batch, epochs)
+    }
+
+    /// Whether the network is tested once task `t` is learned.
+    pub fn tests_after(&self, t: usize) -> bool {
+        let every = self.config.continual.eval_every_tasks.max(1);
+        (t + 1).is_multiple_of(every) || t + 1 == self.train_tasks.len()
     }
 
     pub fn classes(&self) -> usize {
