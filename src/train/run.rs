@@ -151,7 +151,7 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     let progress = Progress::new(options.quiet, session.train_tasks.len(), total, at.step);
     warnings.iter().for_each(|w| say(&format!("warning: {w}")));
     if !options.quiet {
-        progress.say(&report::opening(&session, total));
+        progress.say(&report::opening(&report::Opening::of(&session, total)));
         progress.say(&table::memory(&session.plan, table::Style::detect()));
     }
     if workdir.resumed() {
