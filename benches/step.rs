@@ -1,19 +1,31 @@
-//! Times whole training steps: `cargo bench --bench step -- --model b16 --batch 16 --json`.
+//! Times whole training steps: `cargo bench --bench step -- --model b16 --batch 16 --json`; on a GPU with
+//! `--device cuda --precision bf16`. `--eval` also times evaluation.
 //!
-//! Weights and images are random: the time does not depend on them. `benches/peer/step.py` does the
-//! same work in PyTorch.
+//! Weights and images are random: the time does not depend on them. On the CPU images are ready; a GPU keeps
+//! 32 x 32 images as a data set has them, and resizing, cropping and flipping them is part of the time.
+//! `benches/peer/step.py` does the same work in PyTorch, from images that are ready.
 
 use clap::{Parser, ValueEnum};
-use l2p_engine::config::schema::{Classifier, Config};
-use l2p_engine::device::Device;
-use l2p_engine::l2p::{Model, Setup, TaskView};
+use l2p_engine::Result;
+use l2p_engine::config::schema::{Augment, Classifier, Config, Data, Precision};
+use l2p_engine::data::{Normalize, Preprocess, image_set};
+use l2p_engine::device::{Device, Lane};
+use l2p_engine::l2p::{Model, Pixels, Setup, TaskView};
+use l2p_engine::methods::{Gradient, Method};
 use l2p_engine::nn::vit::Dims;
 use l2p_engine::ops::gelu::Form;
-use l2p_engine::optim::Optimizer;
+use l2p_engine::ops::match_prompts::Select;
+use l2p_engine::ops::preprocess::Kept;
 use l2p_engine::rng::{Rng, Stream};
+use l2p_engine::tensor::Tensor;
 use l2p_engine::tensor::plan::Plan;
-use l2p_engine::tensor::{DType, Tensor};
+use serde_json::{Value, json};
 use std::time::Instant;
+
+/// Steps that a GPU is given before the host waits for it.
+const BLOCK: usize = 10;
+const CLASSES: usize = 100;
+const LEARNING_RATE: f64 = 0.015;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Size {
@@ -23,15 +35,39 @@ enum Size {
     B16,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Width {
+    F32,
+    Bf16,
+    F16,
+}
+
 #[derive(Debug, Parser)]
 struct Args {
     #[arg(long, value_enum, default_value = "b16")]
     model: Size,
     #[arg(long, default_value_t = 16)]
     batch: usize,
-    /// Timed steps; one more runs first.
-    #[arg(long, default_value_t = 5)]
-    steps: usize,
+    /// Timed steps after the first ones [default: 5; on a GPU 100, in blocks of 10]
+    #[arg(long)]
+    steps: Option<usize>,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Width,
+    /// Whether a GPU gets the step as one launch.
+    #[arg(long, value_enum, default_value = "on")]
+    graph: Switch,
+    /// Times the query pass, and the prompted pass with queries that are known, as evaluation runs them.
+    #[arg(long)]
+    eval: bool,
     #[arg(long, default_value_t = 10)]
     pool: usize,
     #[arg(long, default_value_t = 10)]
@@ -72,17 +108,54 @@ fn peak_memory() -> Option<usize> {
     Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? * 1024)
 }
 
-fn main() -> l2p_engine::Result<()> {
-    let args = Args::parse();
-    if args.threads > 0 {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global();
-        pool.expect("the first thread pool of this process");
+/// The images of every step.
+enum Images {
+    Ready(Tensor),
+    Kept { set: Kept, picks: Vec<u32> },
+}
+
+impl Images {
+    fn new(dims: Dims, batch: usize, plan: &mut Plan, rng: &mut Rng) -> Result<Images> {
+        const IMAGES: usize = 1000;
+        let side = dims.image_size;
+        if plan.device().gpu().is_none() {
+            let pixels = (0..batch * side * side * 3).map(|_| rng.uniform()).collect();
+            return Ok(Images::Ready(Tensor::from_vec(pixels, [batch, side, side, 3])));
+        }
+        let (height, width, channels) = (32, 32, 3);
+        let bytes = (0..IMAGES * height * width * channels).map(|_| rng.next_u32() as u8).collect();
+        let pixels = image_set::Pixels { height, width, channels, bytes };
+        let with = Data {
+            input_size: side,
+            resize_size: side + side / 7,
+            augment: Augment::CropFlip,
+            ..Data::default()
+        };
+        let with = Preprocess::new(&with, Normalize::IMAGENET)?;
+        let set = Kept::new(plan, "training images", &pixels, &with, 1)?;
+        Ok(Images::Kept { set, picks: (0..batch).map(|_| rng.below(IMAGES as u32)).collect() })
     }
-    let dims = dims(args.model);
+
+    /// For training, or as test images.
+    fn pixels(&self, training: bool) -> Pixels<'_> {
+        match self {
+            Images::Ready(images) => Pixels::Ready(images.view()),
+            Images::Kept { set, picks } => Pixels::Kept { set, picks, first: training.then_some(0) },
+        }
+    }
+}
+
+fn config(args: &Args) -> Config {
     let mut config = Config::default();
     if args.plain {
         config.train.shortcuts.clear();
     }
+    config.train.graph = args.graph == Switch::On;
+    config.precision = match args.precision {
+        Width::F32 => Precision::F32,
+        Width::Bf16 => Precision::Bf16,
+        Width::F16 => Precision::F16,
+    };
     config.prompt_pool.pool_size = args.pool;
     config.prompt_pool.length = args.length;
     config.prompt_pool.top_k = args.top_k;
@@ -94,58 +167,146 @@ fn main() -> l2p_engine::Result<()> {
         config.prompt_pool.use_prefix_tune_for_e_prompt = true;
         config.g_prompt.g_prompt_length = 5;
     }
-    let mut plan = Plan::new();
-    let setup = Setup::new(&config, dims, 100, args.batch)?;
-    let mut model = Model::new(setup, &mut plan);
-    let mut rng = Rng::new(1, Stream::Test, 0);
+    config
+}
+
+fn random(model: &mut Model, rng: &mut Rng) -> Result<()> {
     for id in model.params.ids() {
         let (name, n) = (model.params.spec(id).name.clone(), model.params.spec(id).shape.len());
         let one = if name.ends_with("scale") { 1.0 } else { 0.0 };
         let values: Vec<f32> = (0..n).map(|_| one + 0.04 * (rng.uniform() - 0.5)).collect();
         model.params.set_f32(id, &values)?;
     }
-    let mut optimizer = Optimizer::new(&mut plan, &model.params, &config.optim);
-    let side = dims.image_size;
-    let pixels: Vec<f32> = (0..args.batch * side * side * 3).map(|_| rng.uniform()).collect();
-    let images = Tensor::from_vec(pixels, [args.batch, side, side, 3]);
-    let labels: Vec<u32> = (0..args.batch).map(|i| i as u32 % 10).collect();
-    let labels = Tensor::from_vec(labels, [args.batch]);
-    let task = TaskView { index: 0, mask: (0..100).map(|k| k < 10).collect() };
-    let mut seconds = Vec::new();
-    let mut loss = 0.0;
-    for step in 0..=args.steps {
+    Ok(())
+}
+
+/// Waits until a GPU has done what it was given.
+fn wait(dev: &Device) -> Result<()> {
+    dev.gpu().map_or(Ok(()), |gpu| gpu.synchronize(Lane::Compute))
+}
+
+/// What was measured: seconds of each repetition, sorted.
+struct Seconds(Vec<f64>);
+
+impl Seconds {
+    fn of(n: usize, mut run: impl FnMut() -> Result<f64>) -> Result<Seconds> {
+        let mut all = (0..n).map(|_| run()).collect::<Result<Vec<f64>>>()?;
+        all.sort_by(f64::total_cmp);
+        Ok(Seconds(all))
+    }
+
+    fn median(&self) -> f64 {
+        self.0[self.0.len() / 2]
+    }
+
+    fn json(&self) -> Value {
+        json!({ "min": self.0[0], "median": self.median(), "all": self.0 })
+    }
+}
+
+/// Images per second of the query pass, and of selection and prompted pass with known queries.
+fn evaluation(method: &mut Gradient, dev: &Device, images: &Images, n: usize) -> Result<[Seconds; 2]> {
+    let queries = method.query(dev, images.pixels(false))?;
+    let query = Seconds::of(n, || {
         let start = Instant::now();
-        let stats = model.step(&Device::Cpu, images.view(), labels.view(), &task)?;
-        optimizer.step(&Device::Cpu, &mut model.params, &model.grads, model.report.squares(), 0.015)?;
-        loss = stats.loss;
-        if step > 0 {
-            seconds.push(start.elapsed().as_secs_f64());
+        method.query(dev, images.pixels(false))?;
+        wait(dev)?;
+        Ok(start.elapsed().as_secs_f64())
+    })?;
+    let prompted = Seconds::of(n, || {
+        let start = Instant::now();
+        let ids = method.select(dev, queries.view(), Select::PerImage)?;
+        // To the host, where accuracies are counted.
+        method.logits(dev, images.pixels(false), queries.view(), &ids)?.view().read_f64()?;
+        Ok(start.elapsed().as_secs_f64())
+    })?;
+    Ok([query, prompted])
+}
+
+fn main() -> std::process::ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            std::process::ExitCode::FAILURE
         }
     }
-    assert_eq!(model.dtype(), DType::F32);
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
-    let rate = args.batch as f64 / median;
-    let memory = peak_memory();
+}
+
+fn run(args: &Args) -> Result<()> {
+    if args.threads > 0 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global();
+        pool.expect("the first thread pool of this process");
+    }
+    let (dims, config) = (dims(args.model), config(args));
+    let dev = Device::choose(&args.device)?.0.device;
+    let free = || dev.gpu().map(|gpu| gpu.free_bytes()).transpose();
+    let before = free()?;
+    let mut plan = Plan::on(&dev);
+    let setup = Setup::new(&config, dims, CLASSES, args.batch)?;
+    let mut model = Model::new(setup, &mut plan);
+    plan.check()?;
+    let mut rng = Rng::new(1, Stream::Test, 0);
+    random(&mut model, &mut rng)?;
+    let mut method = Gradient::new(&config, model, &mut plan);
+    plan.check()?;
+    let images = Images::new(dims, args.batch, &mut plan, &mut rng)?;
+    let labels: Vec<u32> = (0..args.batch).map(|i| i as u32 % 10).collect();
+    let labels = Tensor::from_vec(labels, [args.batch]).to(&dev)?;
+    let task = TaskView { index: 0, mask: (0..CLASSES).map(|k| k < 10).collect() };
+    let block = if dev.gpu().is_some() { BLOCK } else { 1 };
+    let steps = args.steps.unwrap_or(if dev.gpu().is_some() { 100 } else { 5 });
+    let mut loss = f64::NAN;
+    let mut steps_of = |method: &mut Gradient, n: usize| -> Result<f64> {
+        let start = Instant::now();
+        for _ in 0..n {
+            let stats = method.step(&dev, images.pixels(true), labels.view(), &task, LEARNING_RATE)?;
+            loss = stats.last().map_or(loss, |s| s.loss);
+        }
+        loss = method.settle()?.last().map_or(loss, |s| s.loss);
+        Ok(start.elapsed().as_secs_f64())
+    };
+    // The first step loads kernels, the second is captured, the third is the first replay.
+    steps_of(&mut method, if dev.gpu().is_some() { 3 } else { 1 })?;
+    let seconds = Seconds::of(steps.div_ceil(block), || Ok(steps_of(&mut method, block)? / block as f64))?;
+    let eval =
+        if args.eval { Some(evaluation(&mut method, &dev, &images, steps.clamp(3, 30))?) } else { None };
+    let rate = |seconds: &Seconds| args.batch as f64 / seconds.median();
+    let in_use = match (before, free()?) {
+        (Some(before), Some(after)) => Some(before.saturating_sub(after)),
+        _ => peak_memory(),
+    };
     if args.json {
-        let report = serde_json::json!({
-            "engine": "l2p-engine", "version": env!("CARGO_PKG_VERSION"),
+        let mut report = json!({
+            "engine": "l2p-engine", "version": env!("CARGO_PKG_VERSION"), "device": format!("{dev:?}"),
+            "precision": format!("{:?}", args.precision).to_lowercase(), "graph": config.train.graph,
             "model": format!("{:?}", args.model), "batch": args.batch, "pool": args.pool,
-            "length": args.length, "top_k": args.top_k, "shortcuts": !args.plain,
-            "threads": rayon::current_num_threads(), "loss": loss,
-            "seconds_per_step": { "min": seconds[0], "median": median, "all": seconds },
-            "images_per_second": rate, "planned_bytes": plan.total_bytes(), "peak_bytes": memory,
+            "length": args.length, "top_k": args.top_k, "dualprompt": args.dualprompt, "shortcuts": !args.plain,
+            "threads": rayon::current_num_threads(), "loss": loss, "seconds_per_step": seconds.json(),
+            "images_per_second": rate(&seconds), "planned_bytes": plan.total_bytes(), "peak_bytes": in_use,
         });
+        if let Some([query, prompted]) = &eval {
+            let both = args.batch as f64 / (query.median() + prompted.median());
+            report["evaluation"] = json!({
+                "query_images_per_second": rate(query), "query_seconds": query.json(),
+                "cached_queries_images_per_second": rate(prompted), "cached_queries_seconds": prompted.json(),
+                "images_per_second": both,
+            });
+        }
         println!("{report}");
-    } else {
-        let mib = |bytes: usize| bytes as f64 / (1024.0 * 1024.0);
-        println!("l2p step {:?} batch {} threads {}", args.model, args.batch, rayon::current_num_threads());
-        println!("  {median:.3} s/step (best {:.3}), {rate:.2} images/s", seconds[0]);
+        return Ok(());
+    }
+    let mib = |bytes: usize| bytes as f64 / (1024.0 * 1024.0);
+    println!("l2p step {:?} batch {} on {} in {:?}", args.model, args.batch, dev.name(), args.precision);
+    println!("  {:.5} s/step (best {:.5}), {:.2} images/s", seconds.median(), seconds.0[0], rate(&seconds));
+    if let Some([query, prompted]) = &eval {
         println!(
-            "  memory: planned {:.0} MiB, peak {:.0} MiB",
-            mib(plan.total_bytes()),
-            memory.map_or(0.0, mib)
+            "  evaluation: {:.2} images/s with cached queries, {:.2} in the query pass",
+            rate(prompted),
+            rate(query)
         );
     }
+    let memory = in_use.map_or(0.0, mib);
+    println!("  memory: planned {:.0} MiB, in use {memory:.0} MiB", mib(plan.total_bytes()));
     Ok(())
 }

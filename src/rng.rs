@@ -21,6 +21,8 @@ pub enum Stream {
     Test = 5,
     /// Patterns and noise of the synthetic data set.
     Synthetic = 6,
+    /// Mixing of the images of a batch.
+    Mix = 7,
     /// Label sets and moments of the Gaussian scenarios.
     Schedule = 8,
 }

@@ -219,6 +219,27 @@ fn checks_name_keys_wanted_and_found() {
         (&["optim.sgd_momentum=1.0"], "optim.sgd_momentum must be 0 or more and below 1, found 1"),
         (&["optim.warmup_epochs=6"], "must not be more than train.num_epochs = 5"),
         (&["data.input_size=300"], "data.input_size = 300 must not be above data.resize_size = 28"),
+        (
+            &["data.eval_interpolation=bicubic"],
+            "data.eval_interpolation = \"bicubic\" needs data.transforms = \"torchvision\", found \"tensorflow\"",
+        ),
+        (&["data.jpeg_reencode=true"], "needs a data.resize_size that is a multiple of 16, found 28"),
+        (
+            &["data.jpeg_reencode=true", "data.transforms=torchvision"],
+            "data.jpeg_reencode = true needs data.transforms = \"tensorflow\", found \"torchvision\"",
+        ),
+        (&["data.rand_augment_magnitude=1.5"], "data.rand_augment_magnitude must be at most 1, found 1.5"),
+        (
+            &["data.rand_augment_deviation=0.5"],
+            "must be 0 to data.rand_augment_levels with a deviation, found -1",
+        ),
+        (&["data.color_jitter=1.3"], "data.color_jitter must be 0 to 1.25, found 1.3"),
+        (
+            &["data.erase_probability=-0.1"],
+            "data.erase_probability must be a probability, 0 to 1, found -0.1",
+        ),
+        (&["data.mixup_alpha=-1"], "data.mixup_alpha must be a finite number, 0 or more, found -1"),
+        (&["data.cutmix_alpha=1", "method=ncm"], "must be 0 with method = \"ncm\""),
         (&["train.num_epochs=0"], "train.num_epochs must be at least 1, found 0"),
         (&["train.per_device_batch_size=0"], "train.per_device_batch_size must be at least 1"),
         (&["continual.num_tasks=6"], "wants 12 classes, data.dataset = \"mnist_subset\" has 10"),
@@ -500,4 +521,38 @@ fn scenarios_refuse_what_does_not_fit() {
         let said = Config::from_toml(text, "a.toml").and_then(|c| c.check()).expect_err(text).to_string();
         assert!(said.contains(wanted), "{text}: {said}");
     }
+}
+
+#[test]
+fn published_numbers() {
+    use l2p_engine::config::published::{Number, Published};
+    let number = |value, deviation| Number { value, deviation };
+    for (text, source, avg_acc, forgetting) in [
+        ("A: 83.83 ± 0.04, 7.63 ± 0.30", "A", number(83.83, Some(0.04)), Some(number(7.63, Some(0.3)))),
+        ("arXiv:1: x: 5+-1", "arXiv:1: x", number(5.0, Some(1.0)), None),
+        (" B , and C :100,0", "B , and C", number(100.0, None), Some(number(0.0, None))),
+    ] {
+        let found = Published::parse(text).unwrap();
+        assert_eq!((found.source.as_str(), found.avg_acc, found.forgetting), (source, avg_acc, forgetting));
+    }
+    for (text, named) in [
+        ("83.83", "no colon"),
+        (": 83.83", "no source"),
+        ("A: ", "``"),
+        ("A: 101", "101"),
+        ("A: nan", "nan"),
+        ("A: 5 ± ", "``"),
+        ("A: 1, 2, 3", "more than two"),
+    ] {
+        let said = Published::parse(text).unwrap_err();
+        assert!(said.contains(named) && said.contains("SOURCE"), "{text}: {said}");
+    }
+    // Other people's numbers are no part of a run.
+    let mut config = Config::default();
+    let before = config.identity().config_hash();
+    config.set("published=[\"A: 1\"]").unwrap();
+    assert_eq!(config.identity().config_hash(), before);
+    config.check().unwrap();
+    config.set("published=[\"A\"]").unwrap();
+    assert!(config.check().unwrap_err().to_string().contains("no colon"));
 }

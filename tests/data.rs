@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use l2p_engine::Error;
-use l2p_engine::config::schema::{Augment, Continual, Data, DatasetName};
+use l2p_engine::config::schema::{Augment, Continual, Data, DatasetName, Interpolation, Transforms};
 use l2p_engine::data::tasks::parse_class_order;
 use l2p_engine::data::{
     self, DataSet, ImageSet, Images, Loader, Normalize, Pixels, Prefetch, Preprocess, Split, cifar, idx,

@@ -61,6 +61,21 @@ fn without_boundaries_there_is_one_accuracy() {
     }
 }
 
+/// Told its task, an image is answered right at least as often as before, here more often.
+#[test]
+fn task_incremental_evaluation_chooses_among_the_classes_of_the_task() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let few = ["optim.learning_rate=0.003"];
+    let (all, results) = run(&dir.path().join("all"), &few);
+    let (told, told_results) = run(&dir.path().join("told"), &["continual.eval_task_inc=true", few[0]]);
+    let cells = |m: &[Vec<f64>]| m.iter().flatten().copied().collect::<Vec<f64>>();
+    assert!(cells(&told).iter().zip(cells(&all)).all(|(told, all)| *told >= all), "{told:?} {all:?}");
+    assert!(told[4].iter().sum::<f64>() > all[4].iter().sum::<f64>(), "{told:?} {all:?}");
+    // The first task has no other classes that could be answered, but other logits are there all the same.
+    assert!(told[4].iter().all(|a| *a >= 0.5), "two classes: {told:?}");
+    assert_eq!(results["floors"], told_results["floors"]);
+}
+
 /// Domains from the third column of a list, tested apart and together.
 #[test]
 fn a_task_per_domain_of_a_list() {

@@ -4,8 +4,10 @@
 mod devices;
 mod eval;
 mod inspect;
+mod leakcheck;
 mod predict;
 mod pretrain;
+mod report;
 mod train;
 
 use crate::device::{Choice, Device};
@@ -27,10 +29,15 @@ enum Command {
     Train(train::Train),
     /// Evaluate what a run has learned.
     Eval(eval::Eval),
+    /// Show what the composition of test batches does to the accuracy.
+    #[command(name = "leakcheck")]
+    LeakCheck(leakcheck::LeakCheck),
     /// Name the class of image files.
     Predict(predict::Predict),
     /// Show what a checkpoint, a weight file or a work directory holds.
     Inspect(inspect::Inspect),
+    /// Write finished runs into one page: accuracies, forgetting, prompts, comparisons.
+    Report(report::Report),
     /// Say what this program and this machine can compute on.
     Devices(devices::Devices),
     /// Train a backbone from scratch.
@@ -78,9 +85,11 @@ pub fn main() -> i32 {
     let done = match cli.command {
         Command::Train(args) => args.run(),
         Command::Eval(args) => args.run(),
+        Command::LeakCheck(args) => args.run(),
         Command::Predict(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Devices(args) => args.run(),
+        Command::Report(args) => args.run(),
         Command::Pretrain(args) => args.run(),
     };
     match done {

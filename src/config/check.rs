@@ -1,6 +1,7 @@
 //! What a method implies, and what does not fit together.
 
-use super::schema::{Classifier, Config, DatasetName, Method, Scenario};
+use super::published::Published;
+use super::schema::{Classifier, Config, DatasetName, Interpolation, Method, Scenario, Transforms};
 use crate::error::{Error, Result};
 
 /// Sizes beyond this are a slip of the pen, not a model.
@@ -79,6 +80,7 @@ impl Config {
         }
         self.check_g_prompt(&mut complaints);
         self.check_method(&mut complaints);
+        self.published.iter().filter_map(|text| Published::parse(text).err()).for_each(|e| complaints.add(e));
         complaints.into_result()
     }
 
@@ -125,6 +127,9 @@ impl Config {
         ] {
             complaints.unless(value > 0, || format!("{key} must be at least 1, found 0"));
         }
+        complaints.unless(!self.data.is_mixed(), || {
+            "data.mixup_alpha and data.cutmix_alpha must be 0 in pre-training, which has labels of its own".into()
+        });
         complaints.unless(p.heads == 0 || p.embed_dim.is_multiple_of(p.heads), || {
             format!("pretrain.heads = {} must divide pretrain.embed_dim = {}", p.heads, p.embed_dim)
         });
@@ -157,6 +162,8 @@ impl Config {
         let any = [
             ("data.train_per_class", data.train_per_class),
             ("data.test_per_class", data.test_per_class),
+            ("data.rand_augment_layers", data.rand_augment_layers),
+            ("data.rand_augment_levels", data.rand_augment_levels),
             ("model.heads", model.heads),
             ("model.blocks", model.blocks),
             ("prompt_pool.pool_size", pool.pool_size),
@@ -189,6 +196,9 @@ impl Config {
         c.float("optim.learning_rate", optim.learning_rate, positive, |v| v > 0.0);
         let from_zero = "a finite number, 0 or more";
         for (key, value) in [
+            ("data.rand_augment_deviation", data.rand_augment_deviation),
+            ("data.mixup_alpha", data.mixup_alpha),
+            ("data.cutmix_alpha", data.cutmix_alpha),
             ("prompt_pool.pull_constraint_coeff", pool.pull_constraint_coeff),
             ("optim.warmup_epochs", optim.warmup_epochs),
             ("optim.min_learning_rate", optim.min_learning_rate),
@@ -249,6 +259,7 @@ impl Config {
                 format!("continual.num_tasks times continual.num_classes_per_task must be at most {MAX_SIZE}, found {classes}")
             });
         }
+        self.check_augment(c);
         let order = cl.class_order.as_str();
         c.unless(!order.is_empty(), || {
             "continual.class_order must be \"natural\", \"seed:N\" or the path of a file, found \"\"".into()
@@ -278,9 +289,13 @@ impl Config {
         c.float("continual.gaussian_sigma", cl.gaussian_sigma, "a finite number above 0", |v| v > 0.0);
         c.unless(cl.eval_every_tasks == 1 || scenario != Scenario::Class, || {
             format!(
-                "continual.eval_every_tasks = {} leaves rows of the accuracy matrix empty; it needs a scenario in which                  tasks share a test set, found scenario = \"class\"",
+                "continual.eval_every_tasks = {} leaves rows of the accuracy matrix empty; it needs a scenario in which \
+                 tasks share a test set, found scenario = \"class\"",
                 cl.eval_every_tasks
             )
+        });
+        c.unless(!cl.eval_task_inc || scenario == Scenario::Class, || {
+            format!("continual.eval_task_inc = true needs scenario = \"class\", in which tasks have classes of their own, found \"{scenario}\"")
         });
         if !matches!(scenario, Scenario::GaussianOnce | Scenario::Stream) {
             return;
@@ -297,6 +312,60 @@ impl Config {
         ] {
             c.unless(!value, || format!("{because} {key} = false, found true"));
         }
+    }
+
+    fn check_augment(&self, c: &mut Complaints) {
+        let data = &self.data;
+        for (key, filter) in [
+            ("train_interpolation", data.train_interpolation),
+            ("eval_interpolation", data.eval_interpolation),
+        ] {
+            c.unless(data.transforms == Transforms::Torchvision || filter == Interpolation::Bilinear, || {
+                format!(
+                    "data.{key} = \"{filter}\" needs data.transforms = \"torchvision\", found \"{}\"",
+                    data.transforms
+                )
+            });
+        }
+        c.unless(!data.jpeg_reencode || data.transforms == Transforms::TensorFlow, || {
+            format!(
+                "data.jpeg_reencode = true needs data.transforms = \"tensorflow\", found \"{}\"",
+                data.transforms
+            )
+        });
+        c.unless(!data.jpeg_reencode || data.resize_size.is_multiple_of(16), || {
+            format!(
+                "data.jpeg_reencode = true needs a data.resize_size that is a multiple of 16, found {}",
+                data.resize_size
+            )
+        });
+        let probability = "a probability, 0 to 1";
+        for (key, value) in [
+            ("data.rand_augment_probability", data.rand_augment_probability),
+            ("data.erase_probability", data.erase_probability),
+            ("data.mix_probability", data.mix_probability),
+        ] {
+            c.float(key, value, probability, |v| (0.0..=1.0).contains(&v));
+        }
+        c.float("data.color_jitter", data.color_jitter, "0 to 1.25", |v| (0.0..=1.25).contains(&v));
+        let (magnitude, levels) = (data.rand_augment_magnitude, data.rand_augment_levels);
+        if data.rand_augment_deviation > 0.0 {
+            c.unless(levels > 0, || {
+                "data.rand_augment_deviation above 0 needs data.rand_augment_levels of at least 1, found 0"
+                    .into()
+            });
+            c.float(
+                "data.rand_augment_magnitude",
+                magnitude,
+                "0 to data.rand_augment_levels with a deviation",
+                |v| (0.0..=levels as f64).contains(&v),
+            );
+        } else {
+            c.float("data.rand_augment_magnitude", magnitude, "at most 1", |v| v <= 1.0);
+        }
+        c.unless(!data.is_mixed() || self.method != Method::Ncm, || {
+            "data.mixup_alpha and data.cutmix_alpha must be 0 with method = \"ncm\", which takes means of classes".into()
+        });
     }
 
     fn check_pool(&self, c: &mut Complaints) {
@@ -455,7 +524,7 @@ impl Complaints {
 
 impl Config {
     /// This configuration without what a run may change when it is resumed: where data and backbone
-    /// lie (their content is checked), evaluation batches, checkpoints, floors.
+    /// lie (their content is checked), evaluation batches, checkpoints, floors, other people's numbers.
     pub fn identity(&self) -> Config {
         let mut same = self.clone();
         let default = Config::default();
@@ -466,6 +535,7 @@ impl Config {
         same.train.eval_batch_size = default.train.eval_batch_size;
         same.train.checkpoint_every_steps = default.train.checkpoint_every_steps;
         same.floors = default.floors;
+        same.published = default.published;
         same
     }
 }

@@ -7,6 +7,7 @@
 mod check;
 pub mod keys;
 pub mod load;
+pub mod published;
 pub mod schema;
 mod words;
 mod write;

@@ -41,6 +41,9 @@ Config {
     method: Method = Method::default(),
     /// Seed of every random number of the run.
     seed: u64 = 42,
+    /// What others report for these values, in percent, for the report beside the run's own numbers:
+    /// "SOURCE: AVERAGE ACCURACY ± DEVIATION, FORGETTING ± DEVIATION"; all but the first two may be left out.
+    published: Vec<String> = Vec::new(),
     /// Element type of activations and weights.
     precision: Precision = Precision::default(),
     /// Images and how they enter the network.
@@ -77,12 +80,42 @@ Data {
     input_size: usize = 224,
     /// Side that images are resized to before the crop, in pixels.
     resize_size: usize = 256,
+    /// The rules by which images are resized and cropped.
+    transforms: Transforms = Transforms::TensorFlow,
+    /// Resize of training images; `bicubic` is there with the transforms `torchvision`.
+    train_interpolation: Interpolation = Interpolation::Bilinear,
+    /// The same for test images.
+    eval_interpolation: Interpolation = Interpolation::Bilinear,
     /// What happens to a training image between the file and the network.
     augment: Augment = Augment::CropFlip,
     /// Folder for decoded images of image files; empty: `l2p-engine` in the user's cache folder.
     cache_dir: String = String::new(),
     /// Larger sets are decoded image by image when needed; in 10^9 bytes of decoded pixels (0: no cache).
     cache_gb: usize = 8,
+    /// Training images pass through JPEG (quality 95, 4:2:0) between resize and crop, as in the official code.
+    jpeg_reencode: bool = false,
+    /// RandAugment: operations per training image; 0: none. The official code has 2 where it is on.
+    rand_augment_layers: usize = 0,
+    /// Strength of each operation, 0 to 1 (with a deviation 0 to `rand_augment_levels`); below 0: drawn each time.
+    rand_augment_magnitude: f64 = -1.0,
+    /// Drawn strengths are multiples of 1 / this; 0: any number.
+    rand_augment_levels: usize = 10,
+    /// Strengths are normal around the magnitude with this deviation, in units of 1 / `rand_augment_levels`; 0: not.
+    rand_augment_deviation: f64 = 0.0,
+    /// Probability of each operation.
+    rand_augment_probability: f64 = 1.0,
+    /// A grey square of half the side follows the operations.
+    rand_augment_cutout: bool = true,
+    /// Strength of a random change of brightness, contrast, saturation and hue; 0: none, at most 1.25.
+    color_jitter: f64 = 0.0,
+    /// Probability that a box of a training image becomes noise.
+    erase_probability: f64 = 0.0,
+    /// Mixup: training images are weighted means of two, with weights drawn by this alpha; 0: none.
+    mixup_alpha: f64 = 0.0,
+    /// CutMix: a box of a training image comes from another, of a size drawn by this alpha; 0: none.
+    cutmix_alpha: f64 = 0.0,
+    /// Probability that a batch is mixed, by mixup or CutMix with equal chance where both are on.
+    mix_probability: f64 = 1.0,
     /// Use at most this many training images per class (0: all).
     train_per_class: usize = 0,
     /// Use at most this many test images per class (0: all).
@@ -101,6 +134,9 @@ Continual {
     num_classes_per_task: usize = 10,
     /// Width of a class in time in the Gaussian scenarios, in tasks.
     gaussian_sigma: f64 = 50.0,
+    /// A test image is told its task: only the classes of that task can be the answer. Losses and floors stay over
+    /// all classes; only for scenario `class`.
+    eval_task_inc: bool = false,
     /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
     eval_every_tasks: usize = 1,
     /// `natural`, `seed:N`, or the path of a file with one class (name or number) per line.
@@ -296,6 +332,11 @@ impl Data {
             return Err(format!("data.joined: wanted at least one of {}, found none", wanted()));
         }
         self.joined.iter().map(name).collect()
+    }
+
+    /// Whether images of a batch are mixed.
+    pub fn is_mixed(&self) -> bool {
+        (self.mixup_alpha > 0.0 || self.cutmix_alpha > 0.0) && self.mix_probability > 0.0
     }
 }
 

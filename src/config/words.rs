@@ -94,11 +94,27 @@ words! {
 Augment {
     /// Training images are resized like test images.
     None = "none",
-    /// TensorFlow's random resized crop (area 0.05 to 1, aspect 0.75 to 1.33) and a flip.
+    /// A random crop, resized (area 0.05 to 1, aspect 0.75 to 1.33), and a flip.
     CropFlip = "crop_flip",
     /// The same crop without the flip (digits and letters have a handedness).
     Crop = "crop",
 } default CropFlip }
+
+words! {
+/// The rules by which images are resized and cropped.
+Transforms {
+    /// As google-research/l2p: bilinear resize to a square without antialiasing, then the crop.
+    TensorFlow = "tensorflow",
+    /// As JH-LEE-KR/l2p-pytorch: crops of the image itself, resized by Pillow's antialiased filters; test
+    /// images keep their aspect ratio.
+    Torchvision = "torchvision",
+} default TensorFlow }
+
+words! {
+/// How pixels are weighed in a resize.
+Interpolation {
+    Bilinear = "bilinear", Bicubic = "bicubic",
+} default Bilinear }
 
 words! {
 /// The range in which pixels enter the network.
@@ -111,6 +127,10 @@ InputNorm {
     Half = "half",
     /// Mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225.
     ImageNet = "imagenet",
+    /// Mean 0.4914 0.4822 0.4465, deviation 0.2471 0.2435 0.2616.
+    Cifar10 = "cifar10",
+    /// Mean 0.5071 0.4867 0.4408, deviation 0.2675 0.2565 0.2761.
+    Cifar100 = "cifar100",
 } default Auto }
 
 words! {

@@ -4,14 +4,16 @@
 //!
 //! Position p = step * B + i of a task's stream belongs to epoch p / n and is image
 //! permutation[epoch][p % n] of the task's n training images. Batches cross epochs, and no image of
-//! an epoch is skipped. (An ordered task has the one permutation in which it is given.) The permutation of an epoch comes from stream `Shuffle`, index
-//! task << 32 | epoch; box and flip of position p from stream `Augment`, index task << 40 | p.
+//! an epoch is skipped. (An ordered task has one permutation, the order in which it is given.) The permutation of an
+//! epoch comes from stream `Shuffle`, index task << 32 | epoch; box, flip and the like of position p from stream
+//! `Augment`, index task << 40 | p; the mixing of a step's images from stream `Mix`, index task << 40 | step.
 
 use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
 
 use super::image_set::{DataSet, ImageSet};
+use super::mix::{Mix, MixRule};
 use super::preprocess::Preprocess;
 use super::tasks::{Split, Task};
 use crate::error::{Error, Result};
@@ -50,6 +52,7 @@ pub fn steps_per_task(n_train: usize, epochs: usize, batch: usize) -> Result<usi
 pub struct Loader {
     data: Arc<DataSet>,
     preprocess: Preprocess,
+    mix: Option<MixRule>,
     /// Position of the task, for the random streams.
     task: u64,
     train: Vec<u32>,
@@ -81,6 +84,7 @@ impl Loader {
         let steps = steps_per_task(task.train.len(), epochs, batch)?;
         Ok(Loader {
             data,
+            mix: preprocess.mix(),
             preprocess,
             task: task.index as u64,
             train: task.train.clone(),
@@ -179,7 +183,20 @@ impl Loader {
         order
     }
 
-    /// Training images of a step and their engine class ids. Overwrites both.
+    /// How the images of a step are mixed, if they are.
+    pub fn mix(&self, step: usize) -> Option<Mix> {
+        let mut rng = Rng::new(self.seed, Stream::Mix, self.task << 40 | step as u64);
+        self.mix.as_ref()?.draw(&mut rng, self.batch, self.preprocess.input_size())
+    }
+
+    /// The shares (B, K) of all classes in the images of a step that is mixed, for its labels as
+    /// [`Loader::fill_train`] gives them; empty for one that is not.
+    pub fn shares(&self, step: usize, labels: &[u32]) -> Vec<f32> {
+        self.mix(step).map_or_else(Vec::new, |mix| mix.shares(labels, self.label_to_class.len()))
+    }
+
+    /// Training images of a step, mixed where [`Loader::mix`] says so, and their engine class ids. Overwrites
+    /// both.
     ///
     /// # Shapes
     /// out: (B, S, S, 3); labels: (B).
@@ -192,7 +209,11 @@ impl Loader {
         self.fill(&self.data.train, &indices, out, labels, |i, view, out| {
             let mut rng = Rng::new(self.seed, Stream::Augment, first + i as u64);
             self.preprocess.train(view, &mut rng, out);
-        })
+        })?;
+        if let Some(mix) = self.mix(step) {
+            mix.images(out, self.preprocess.input_size());
+        }
+        Ok(())
     }
 
     /// The images `indices` without augmentation and their engine class ids. Overwrites both.

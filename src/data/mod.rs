@@ -20,6 +20,7 @@ mod joined;
 pub mod listing;
 pub mod loader;
 pub mod mat;
+pub mod mix;
 mod notmnist;
 mod pickle;
 pub mod prefetch;

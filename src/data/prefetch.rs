@@ -20,6 +20,8 @@ pub struct Batch {
     pub images: Vec<f32>,
     /// (B): engine class ids.
     pub labels: Vec<u32>,
+    /// (B, K) if the images are mixed, otherwise empty: the share of each class.
+    pub shares: Vec<f32>,
 }
 
 /// Iterates over the batches of a range of steps; dropping it stops the thread.
@@ -49,6 +51,7 @@ impl Prefetch {
                 batch.images.resize(loader.batch() * loader.preprocess().output_len(), 0.0);
                 batch.labels.resize(loader.batch(), 0);
                 let result = loader.fill_train(step, &mut batch.images, &mut batch.labels);
+                batch.shares = loader.shares(step, &batch.labels);
                 let stop = result.is_err();
                 // Sending fails when the receiver was dropped: nobody wants more batches.
                 if batch_sender.send(result.map(|()| batch)).is_err() || stop {

@@ -2,10 +2,12 @@
 
 mod cuda;
 mod kernel;
+mod range;
 
 pub use cuda::{Event, Gpu, Graph, Lane, Memory, Pinned, Scratch, probe};
 pub use kernel::{Arg, Argument, Cell, Form, Grid, Kernel};
 pub(crate) use kernel::{args, kernel, vectors};
+pub use range::{Range, range};
 
 use crate::error::{Error, Result};
 use std::sync::Arc;

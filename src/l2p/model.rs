@@ -9,7 +9,7 @@ use super::report::{Report, StepStats};
 use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
 use crate::config::schema::{ClipScope, EmbeddingKey, Initializer, TokenOrder};
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::Result;
 use crate::nn::block::{Extents, Need};
 use crate::nn::layers::Linear;
@@ -252,18 +252,23 @@ impl Model {
     }
 
     /// Forward and backward of a training batch that was prepared: fills `grads` and the report, changes no
-    /// parameter. labels: (B) u32. On a GPU it only queues the work.
+    /// parameter. labels: (B) u32 or, on the CPU, shares (B, K). On a GPU it only queues the work.
     pub fn queue_step(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
-        let batch = labels.len();
+        let batch = labels.dims()[0];
         let share = self.can_share;
+        let phase = range(c"query pass");
         if self.has_cls_query() {
             self.query_pass(dev, batch, share)?;
         }
         if !share {
             self.embed(dev, batch)?;
         }
+        drop(phase);
+        let phase = range(c"selection");
         let how = self.train_select(task.index, batch);
         self.ws.matching.select(dev, &self.params, &self.prompts, &self.setup, how)?;
+        drop(phase);
+        let phase = range(c"prompted pass and loss");
         self.forward(dev, batch, share)?;
         let ws = &mut self.ws;
         ws.dlogits.reshape([batch, self.setup.classes]);
@@ -274,6 +279,8 @@ impl Model {
         if self.setup.pool.is_some() {
             ws.matching.pull(dev, self.report.pull_mut())?;
         }
+        drop(phase);
+        let _phase = range(c"backward pass");
         let scaled = self.pull_weight() * self.setup.loss_scale();
         self.grads.zero();
         self.backward(dev, batch, share, scaled)?;

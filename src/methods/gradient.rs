@@ -3,7 +3,7 @@
 
 use super::{Method, Tensors, put_back, saved, take};
 use crate::config::schema::Config;
-use crate::device::{Device, Gpu, Graph};
+use crate::device::{Device, Gpu, Graph, range};
 use crate::error::Result;
 use crate::l2p::report::Pending;
 use crate::l2p::{Model, Pixels, StepStats, TaskView};
@@ -48,6 +48,7 @@ impl Gradient {
     /// Forward, backward and update of a prepared step.
     fn queue(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
         self.model.queue_step(dev, labels, task)?;
+        let _phase = range(c"update");
         let model = &mut self.model;
         self.optimizer.update(dev, &mut model.params, &model.grads, model.report.squares())
     }

@@ -33,6 +33,24 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<(
     done.map_err(|e| Error::file(path, explain(&e, "written")))
 }
 
+/// [`write()`] of `value` as JSON for people, with a newline at its end.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e))?;
+    write(path, format!("{text}\n").as_bytes())
+}
+
+/// What [`write_json`] wrote; `what` the file should be, such as "a results.json".
+///
+/// # Errors
+/// [`Error::File`] if the file cannot be read or is something else.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &str) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, explain(&e, "read")))?;
+    serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is not {what} of this engine: {e}")))
+}
+
 fn write_and_rename(
     path: &Path,
     temporary: &Path,

@@ -2,7 +2,7 @@
 
 use super::atomic;
 use super::metrics::Metrics;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::path::Path;
@@ -111,17 +111,13 @@ impl Results {
     /// # Errors
     /// [`Error::File`] if it cannot be written; the old file is then untouched.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::file(path, e))?;
-        atomic::write(path, format!("{text}\n").as_bytes())
+        atomic::write_json(path, self)
     }
 
     /// # Errors
     /// [`Error::File`] if the file cannot be read or is not a `results.json`.
     pub fn read(path: &Path) -> Result<Results> {
-        let text =
-            std::fs::read_to_string(path).map_err(|e| Error::file(path, atomic::explain(&e, "read")))?;
-        serde_json::from_str(&text)
-            .map_err(|e| Error::file(path, format!("is not a results.json of this engine: {e}")))
+        atomic::read_json(path, "a results.json")
     }
 
     /// Replaces `path` with both accuracy matrices as CSV: `selection,after_task,task_0,…`, one row

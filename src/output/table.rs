@@ -1,6 +1,8 @@
 //! Tables for the terminal: accuracies, floors, memory plan.
 
 use super::results::{Floors, Score};
+use super::seeds::Seeds;
+use super::spread::Spread;
 use crate::tensor::plan::Plan;
 use comfy_table::{CellAlignment, Table, presets};
 use std::io::IsTerminal;
@@ -98,6 +100,42 @@ pub fn floors(per_image: &Score, per_batch: Option<&Score>, floors: &Floors, sty
     let header = ["", "avg accuracy %", "forgetting %"].map(String::from).to_vec();
     let rows = rows.into_iter().map(|(name, score)| {
         vec![name.to_string(), percent(score.avg_acc), percent_or_dash(score.forgetting)]
+    });
+    draw(header, rows, style)
+}
+
+/// Several seeds, a row each, in percent; below them mean and deviation.
+pub fn seeds(seeds: &Seeds, with_vote: bool, style: Style) -> String {
+    let mut header = ["seed", "avg accuracy %", "forgetting %"].map(String::from).to_vec();
+    if with_vote {
+        header.extend(["batch vote: avg %", "forgetting %"].map(String::from));
+    }
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for run in &seeds.runs {
+        let cells = |m: &super::seeds::Metrics| [percent(m.avg_acc), percent_or_dash(m.forgetting)];
+        let mut row = vec![run.seed.to_string()];
+        row.extend(cells(&run.per_image));
+        row.extend(with_vote.then(|| cells(&run.per_batch)).into_iter().flatten());
+        rows.push(row);
+    }
+    let spreads =
+        || [&seeds.per_image, &seeds.per_batch].into_iter().take(1 + usize::from(with_vote)).flatten();
+    let columns = || spreads().flat_map(|s| [Some(s.avg_acc), s.forgetting]);
+    let last = |name: &str, of: fn(Spread) -> Option<f64>| {
+        std::iter::once(name.to_string()).chain(columns().map(|s| percent_or_dash(s.and_then(of)))).collect()
+    };
+    rows.push(last("mean", |s| Some(s.mean)));
+    rows.push(last("deviation", |s| s.deviation));
+    draw(header, rows.into_iter(), style)
+}
+
+/// What the composition of test batches does, in percent and points.
+pub fn leak(rows: &[(&str, Spread, f64)], style: Style) -> String {
+    let own = rows.first().map_or(f64::NAN, |(_, s, _)| s.mean);
+    let header = ["", "avg accuracy %", "points", "images moved %"].map(String::from).to_vec();
+    let rows = rows.iter().map(|(name, accuracy, moved)| {
+        let points = format!("{:+.2}", 100.0 * (accuracy.mean - own));
+        vec![name.to_string(), accuracy.percent(), points, percent(*moved)]
     });
     draw(header, rows, style)
 }

@@ -153,8 +153,11 @@ impl Workdir {
 
 /// What of a run lies in the folder.
 fn contents(path: &Path) -> Vec<String> {
-    let mut found: Vec<String> =
-        [CONFIG, RESULTS, LOG].iter().filter(|n| path.join(n).exists()).map(|n| n.to_string()).collect();
+    let mut found: Vec<String> = [CONFIG, RESULTS, LOG, super::seeds::FILE]
+        .iter()
+        .filter(|n| path.join(n).exists())
+        .map(|n| n.to_string())
+        .collect();
     let entries = std::fs::read_dir(path.join(CHECKPOINTS)).into_iter().flatten().flatten();
     let newest =
         entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with("step_")).max();

@@ -105,6 +105,15 @@ pub struct Out {
     pub keep: Keep,
 }
 
+/// Where an output or a gradient goes.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    name: &'static str,
+    shape: Shape,
+    dtype: DType,
+    write: Write,
+}
+
 /// Gradient of one input.
 #[derive(Debug, Clone, Copy)]
 pub struct Grad {
@@ -301,12 +310,9 @@ impl Case {
     /// The outputs, each computed inside a larger buffer: what is overwritten starts as NaN, what is
     /// added to as `start` (or zero), and the surroundings must come out untouched.
     pub fn run_forward(&self, on: &On, data: &Data, start: Option<&[Tensor]>) -> Result<Vec<Tensor>> {
-        let slots = self.outputs.iter().map(|o| {
-            let dtype = if o.role == Role::Ids { DType::U32 } else { on.dtype(o.keep.value(data.dtype)) };
-            (o.name, o.shape, dtype, o.write)
-        });
         let inputs: Vec<View> = data.inputs.iter().map(Tensor::view).collect();
-        self.guarded(on, slots.collect(), start, |outputs| (self.forward)(&on.dev, &inputs, outputs))
+        let slots = self.output_slots(on, data);
+        self.guarded(on, slots, start, |outputs| (self.forward)(&on.dev, &inputs, outputs))
     }
 
     /// The gradients, in the same way.
@@ -318,16 +324,39 @@ impl Case {
         start: Option<&[Tensor]>,
     ) -> Result<Vec<Tensor>> {
         let Some(backward) = &self.backward else { return Ok(Vec::new()) };
-        let slots = self.grads.iter().map(|g| {
-            let arg = &self.inputs[g.input];
-            (arg.name, arg.shape, arg.keep.gradient(data.dtype), g.write)
-        });
         let inputs: Vec<View> = data.inputs.iter().map(Tensor::view).collect();
         let outputs: Vec<View> = outputs.iter().map(Tensor::view).collect();
         let upstream: Vec<View> = data.upstream.iter().map(Tensor::view).collect();
-        self.guarded(on, slots.collect(), start, |grads| {
+        self.guarded(on, self.gradient_slots(data), start, |grads| {
             backward(&on.dev, &inputs, &outputs, &upstream, grads)
         })
+    }
+
+    /// What outputs and gradients may be added to: numbers that all types hold, in host memory.
+    pub fn starts(&self, on: &On, data: &Data) -> [Vec<Tensor>; 2] {
+        let start = |slot: Slot| {
+            let values = (0..slot.shape.len()).map(|i| ((i * 7 + 3) % 17) as f64 / 16.0);
+            Tensor::from_f64(&values.collect::<Vec<f64>>(), slot.shape, slot.dtype)
+        };
+        [self.output_slots(on, data), self.gradient_slots(data)]
+            .map(|slots| slots.into_iter().map(start).collect())
+    }
+
+    fn output_slots(&self, on: &On, data: &Data) -> Vec<Slot> {
+        let slot = |o: &Out| {
+            let dtype = if o.role == Role::Ids { DType::U32 } else { on.dtype(o.keep.value(data.dtype)) };
+            Slot { name: o.name, shape: o.shape, dtype, write: o.write }
+        };
+        self.outputs.iter().map(slot).collect()
+    }
+
+    fn gradient_slots(&self, data: &Data) -> Vec<Slot> {
+        let slot = |g: &Grad| {
+            let arg = &self.inputs[g.input];
+            let dtype = arg.keep.gradient(data.dtype);
+            Slot { name: arg.name, shape: arg.shape, dtype, write: g.write }
+        };
+        self.grads.iter().map(slot).collect()
     }
 
     /// All outputs, then all gradients, as numbers.
@@ -346,7 +375,7 @@ impl Case {
     fn guarded(
         &self,
         on: &On,
-        slots: Vec<(&'static str, Shape, DType, Write)>,
+        slots: Vec<Slot>,
         start: Option<&[Tensor]>,
         run: impl FnOnce(Vec<ViewMut>) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
@@ -354,7 +383,7 @@ impl Case {
         const GUARD: f64 = 12_352.0;
         let band = on.band;
         let mut buffers = Vec::new();
-        for (i, &(_, shape, dtype, write)) in slots.iter().enumerate() {
+        for (i, &Slot { shape, dtype, write, .. }) in slots.iter().enumerate() {
             let mut buffer = Tensor::zeros([shape.len() + 2 * band], dtype);
             buffer.fill(GUARD);
             let mut inside = buffer.view_mut().part(band, shape);
@@ -366,9 +395,9 @@ impl Case {
             }
             buffers.push(if on.dev.gpu().is_some() { buffer.to(&on.dev)? } else { buffer });
         }
-        let views = buffers.iter_mut().zip(&slots).map(|(b, slot)| b.view_mut().part(band, slot.1));
+        let views = buffers.iter_mut().zip(&slots).map(|(b, slot)| b.view_mut().part(band, slot.shape));
         run(views.collect())?;
-        let results = buffers.iter().zip(&slots).map(|(buffer, &(name, shape, dtype, _))| {
+        let results = buffers.iter().zip(&slots).map(|(buffer, &Slot { name, shape, dtype, .. })| {
             let values = buffer.view().read_f64()?;
             let (before, after) = (&values[..band], &values[band + shape.len()..]);
             let intact = before.iter().chain(after).all(|&v| v == GUARD);

@@ -27,6 +27,8 @@ pub fn load(config: &Config) -> Result<Backbone> {
         InputNorm::Unit => Some(Normalize::UNIT),
         InputNorm::Half => Some(Normalize::HALF),
         InputNorm::ImageNet => Some(Normalize::IMAGENET),
+        InputNorm::Cifar10 => Some(Normalize::CIFAR10),
+        InputNorm::Cifar100 => Some(Normalize::CIFAR100),
     };
     let options = import::Options {
         heads: model.heads,

@@ -15,6 +15,8 @@ use std::sync::Arc;
 pub struct Batch {
     images: Source,
     pub labels: Vec<u32>,
+    /// (B, K) if the images are mixed, otherwise empty.
+    shares: Vec<f32>,
 }
 
 #[derive(Debug)]
@@ -24,6 +26,15 @@ enum Source {
 }
 
 impl Batch {
+    /// What the images are to be called: class ids (B), or shares of the classes (B, K) of mixed images.
+    pub fn targets(&self) -> Tensor {
+        let images = self.labels.len();
+        match self.shares.len() {
+            0 => Tensor::from_vec(self.labels.clone(), [images]),
+            n => Tensor::from_vec(self.shares.clone(), [images, n / images]),
+        }
+    }
+
     /// What the network takes.
     pub fn pixels(&self) -> Pixels<'_> {
         match &self.images {
@@ -41,8 +52,8 @@ pub struct KeptData {
 }
 
 impl KeptData {
-    /// Copies the data set, if its images have one size and lie in memory, and there is a GPU with room for
-    /// them. Otherwise the host prepares each batch.
+    /// Copies the data set, if its images have one size and lie in memory, and there is a GPU with room for them
+    /// that can do all of `preprocess`. Otherwise the host prepares each batch.
     ///
     /// # Errors
     /// `Error::Failed` if the GPU has failed.
@@ -53,6 +64,9 @@ impl KeptData {
         seed: u64,
     ) -> Result<Option<KeptData>> {
         let Device::Cuda(gpu) = plan.device().clone() else { return Ok(None) };
+        if !preprocess.on_device() {
+            return Ok(None);
+        }
         let (Some(train), Some(test)) = (data.train.in_one_piece(), data.test.in_one_piece()) else {
             return Ok(None);
         };
@@ -83,14 +97,15 @@ pub fn eval(
         let mut labels = vec![0; picks.len()];
         loader.fill_eval(which, picks, &mut pixels, &mut labels)?;
         let images = Source::Ready(ready(dtype, loader.preprocess().input_size(), &pixels));
-        return Ok(Batch { images, labels });
+        return Ok(Batch { images, labels, shares: Vec::new() });
     };
     let set = match which {
         Images::Train => kept.train.clone(),
         Images::Test => kept.test.clone(),
     };
     let labels = loader.labels(which, picks)?;
-    Ok(Batch { images: Source::Kept { set, picks: picks.to_vec(), first: None }, labels })
+    let images = Source::Kept { set, picks: picks.to_vec(), first: None };
+    Ok(Batch { images, labels, shares: Vec::new() })
 }
 
 /// The training batches of a task, in order.
@@ -125,9 +140,9 @@ impl Iterator for Training {
                 let batch = prepared.next()?;
                 Some(batch.map(|batch| {
                     let images = Source::Ready(ready(*dtype, *side, &batch.images));
-                    let labels = batch.labels.clone();
+                    let (labels, shares) = (batch.labels.clone(), batch.shares.clone());
                     prepared.recycle(batch);
-                    Batch { images, labels }
+                    Batch { images, labels, shares }
                 }))
             }
             Training::Kept { set, loader, steps } => {
@@ -135,7 +150,7 @@ impl Iterator for Training {
                 let (picks, first) = (loader.batch_indices(step), Some(loader.first_number(step)));
                 let labels = loader.labels(Images::Train, &picks);
                 let images = Source::Kept { set: set.clone(), picks, first };
-                Some(labels.map(|labels| Batch { images, labels }))
+                Some(labels.map(|labels| Batch { images, labels, shares: Vec::new() }))
             }
         }
     }

@@ -23,6 +23,10 @@ pub struct TaskScore {
     pub loss: f64,
     /// How often each prompt was selected, per-image selection.
     pub usage: Vec<u64>,
+    /// The same for the batch vote.
+    pub vote_usage: Vec<u64>,
+    /// Mean cosine of the queries to each key.
+    pub similarity: Vec<f64>,
 }
 
 impl QueryCache {
@@ -49,20 +53,16 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
     let features = cache.get(session, task)?.clone();
     let indices = session.split.tasks[task].test.clone();
     let (n, c) = (indices.len(), session.backbone.dims.embed_dim);
-    let own = select_all(session, &features, Select::PerImage)?;
-    let voted = match session.method.model().setup.pool.as_ref().map(|p| p.vote_group) {
-        Some(group) => {
-            let group = if group == 0 { session.config.train.per_device_batch_size } else { group };
-            select_all(session, &features, Select::Vote { group })?
-        }
+    let (own, similarity) = select_all(session, &features, Select::PerImage)?;
+    let voted = match vote_group(session) {
+        Some(group) => select_all(session, &features, Select::Vote { group })?.0,
         None => Vec::new(),
     };
     let width = own.len() / n.max(1);
     let loader = session.loader(&session.train_tasks[0])?;
-    let mut score = TaskScore { images: n, ..TaskScore::default() };
-    let pool = session.method.model().setup.pool.as_ref().map_or(0, |p| p.pool_size);
-    score.usage = vec![0; pool];
-    own.iter().for_each(|&id| score.usage[id as usize] += 1);
+    let pool = similarity.len();
+    let (usage, vote_usage) = (count(&own, pool), count(&voted, pool));
+    let mut score = TaskScore { images: n, usage, vote_usage, similarity, ..TaskScore::default() };
     let (mut right, mut right_voted) = (0, 0);
     for (chunk, from) in indices
         .chunks(session.config.train.eval_batch_size)
@@ -86,25 +86,45 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
     Ok(score)
 }
 
-struct Batch<'a> {
-    loader: &'a Loader,
-    indices: &'a [u32],
-    features: crate::tensor::View<'a>,
+/// Images per vote; `None` without a pool.
+pub fn vote_group(session: &Session) -> Option<usize> {
+    let pool = session.method.model().setup.pool.as_ref()?;
+    Some(if pool.vote_group == 0 { session.config.train.per_device_batch_size } else { pool.vote_group })
 }
 
-/// Whether each image is answered right over all classes, and the mean loss.
-fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Result<(Vec<bool>, f64)> {
+/// How often each of `pool` prompts is among `ids`.
+fn count(ids: &[u32], pool: usize) -> Vec<u64> {
+    let mut counts = vec![0; pool];
+    ids.iter().for_each(|&id| counts[id as usize] += 1);
+    counts
+}
+
+/// Test images with their features, (n, C).
+pub(super) struct Batch<'a> {
+    pub loader: &'a Loader,
+    pub indices: &'a [u32],
+    pub features: crate::tensor::View<'a>,
+}
+
+/// Whether each image is answered right, and the mean loss: over all classes, the latter in any case, or where
+/// the task is told (`continual.eval_task_inc`) over those of the image's task.
+pub(super) fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Result<(Vec<bool>, f64)> {
     let images = session.eval_batch(batch.loader, Images::Test, batch.indices)?;
     let logits = session.method.logits(&session.dev, images.pixels(), batch.features, ids)?;
     let (logits, labels) = (logits.view().to_host()?, &images.labels);
-    let classes = session.classes();
+    let (classes, cl) = (session.classes(), &session.config.continual);
+    let told = cl.eval_task_inc.then_some(cl.num_classes_per_task);
     let labels_tensor = Tensor::from_vec(labels.clone(), [labels.len()]);
     let loss = cross_entropy::mean_loss(logits.view(), labels_tensor.view())?;
     let right = logits
         .to_f64()
         .chunks_exact(classes)
         .zip(labels)
-        .map(|(z, &label)| argmax(z) == label as usize)
+        .map(|(z, &label)| {
+            let label = label as usize;
+            let among = told.map_or(0..classes, |n| label / n * n..label / n * n + n);
+            among.start + argmax(&z[among.clone()]) == label
+        })
         .collect();
     Ok((right, loss))
 }
@@ -136,21 +156,33 @@ fn with_votes(
     Ok(kept + right.iter().filter(|&&r| r).count())
 }
 
-/// Ids of all images, in chunks of whole vote groups.
-fn select_all(session: &mut Session, features: &Tensor, how: Select) -> Result<Vec<u32>> {
+/// Ids of all images, in chunks of whole vote groups, and the mean cosine of their queries to each key;
+/// both are empty without a pool.
+pub(super) fn select_all(
+    session: &mut Session,
+    features: &Tensor,
+    how: Select,
+) -> Result<(Vec<u32>, Vec<f64>)> {
     let (n, c) = (features.dims()[0], features.dims()[1]);
     let room = session.method.model().setup.max_batch;
     let chunk = match how {
         Select::Vote { group } => room / group * group,
         _ => room,
     };
-    let mut ids = Vec::new();
+    let pool = session.method.model().setup.pool.as_ref().map_or(0, |p| p.pool_size);
+    let (mut ids, mut similarity) = (Vec::new(), vec![0.0; pool]);
     for start in (0..n).step_by(chunk.max(1)) {
         let rows = chunk.min(n - start);
         let part = features.view().part(start * c, [rows, c]);
         ids.extend(session.method.select(&session.dev, part, how)?);
+        if pool > 0 {
+            let cosines = session.method.model().matching().similarity.view().read_f64()?;
+            for row in cosines.chunks_exact(pool) {
+                similarity.iter_mut().zip(row).for_each(|(sum, cosine)| *sum += cosine / n as f64);
+            }
+        }
     }
-    Ok(ids)
+    Ok((ids, similarity))
 }
 
 /// The largest value's place; ties to the lower.

@@ -5,10 +5,12 @@ pub mod batch;
 pub mod evaluate;
 pub mod floors;
 pub mod forecast;
+pub mod leak;
 pub mod pretrain;
 pub mod report;
 pub mod run;
 mod saved;
+pub mod seeds;
 mod session;
 mod warp;
 

@@ -20,7 +20,6 @@ use crate::output::results::{Floors, Results, Score, Speed};
 use crate::output::tensorboard::{HParam, Writer, tags};
 use crate::output::workdir::Workdir;
 use crate::output::{say, signal, table};
-use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -241,9 +240,8 @@ impl Steps {
         let batch = batch?;
         self.done += 1;
         let lr = self.rate.at(self.done);
-        let images = batch.labels.len();
-        let labels = Tensor::from_vec(batch.labels.clone(), [images]);
-        let mut stats = session.method.step(&session.dev, batch.pixels(), labels.view(), &self.task, lr)?;
+        let (images, targets) = (batch.labels.len(), batch.targets());
+        let mut stats = session.method.step(&session.dev, batch.pixels(), targets.view(), &self.task, lr)?;
         if self.done == self.total {
             stats.extend(session.method.settle()?);
         }
@@ -432,8 +430,12 @@ impl Run {
             }
         }
         self.events.flush()?;
-        let usage: Vec<&Vec<u64>> = scores.iter().map(|s| &s.usage).collect();
-        let fields = json!({ "task": task.index, "per_image": per_image, "per_batch": per_batch, "prompt_usage": usage });
+        let each = |of: fn(&TaskScore) -> serde_json::Value| scores.iter().map(of).collect::<Vec<_>>();
+        let fields = json!({
+            "task": task.index, "per_image": per_image, "per_batch": per_batch,
+            "prompt_usage": each(|s| json!(s.usage)), "vote_usage": each(|s| json!(s.vote_usage)),
+            "similarity": each(|s| json!(s.similarity)),
+        });
         self.log.append("task", step, fields)?;
         self.progress.say(&report::task_line(task, self.session.train_tasks.len(), &own, &voted));
         Ok(())

@@ -42,6 +42,12 @@ impl Session {
     /// The same with data and backbone at hand.
     pub fn with(mut config: Config, dev: Device, data: Arc<DataSet>, backbone: Backbone) -> Result<Session> {
         config.precision = precision(config.precision, &dev)?;
+        if config.data.is_mixed() && dev.gpu().is_some() {
+            return Err(Error::config(
+                "data.mixup_alpha and data.cutmix_alpha: the loss of mixed images is computed on the CPU only; \
+                 leave them at 0 or use `--device cpu`",
+            ));
+        }
         let batch = config.train.per_device_batch_size;
         let split = scenario::split(&data, &config.continual, config.seed, batch)?;
         config.check_with_layers(backbone.dims.layers)?;

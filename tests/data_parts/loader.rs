@@ -82,6 +82,72 @@ fn a_step_does_not_depend_on_what_came_before_or_on_threads() {
     }
 }
 
+/// Everything that can happen to a training image, by both rules.
+#[test]
+fn augmentation_and_mixing_depend_on_the_place_alone() {
+    for (transforms, eval_interpolation) in
+        [(Transforms::TensorFlow, Interpolation::Bilinear), (Transforms::Torchvision, Interpolation::Bicubic)]
+    {
+        let config = Data {
+            transforms,
+            eval_interpolation,
+            jpeg_reencode: transforms == Transforms::TensorFlow,
+            input_size: 24,
+            resize_size: 32,
+            rand_augment_layers: 2,
+            color_jitter: 0.5,
+            erase_probability: 0.5,
+            mixup_alpha: 0.8,
+            cutmix_alpha: 1.0,
+            mix_probability: 0.8,
+            ..Data::default()
+        };
+        let data = synthetic();
+        let split = tasks::split(&data, &continual(5, 2, "seed:1")).unwrap();
+        let p = Preprocess::new(&config, Normalize::CIFAR10).unwrap();
+        assert!(!p.on_device());
+        let new = || Loader::new(data.clone(), &split, &split.tasks[1], p.clone(), 4, 40, 4).unwrap();
+        let loader = new();
+        let wanted: Vec<_> = (0..loader.steps()).map(|step| filled(&loader, step)).collect();
+        let (mut mixed, mut steps) = (0, 0);
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let fresh = Arc::new(new());
+            for step in [loader.steps() - 1, 0, 5, 5] {
+                assert!(pool.install(|| filled(&fresh, step)) == wanted[step], "step {step}");
+            }
+            for batch in Prefetch::start(fresh.clone(), 2..fresh.steps()).unwrap() {
+                let batch = batch.unwrap();
+                assert!((batch.images, batch.labels) == wanted[batch.step], "step {}", batch.step);
+                steps += 1;
+                let Some(mix) = loader.mix(batch.step) else {
+                    assert!(batch.shares.is_empty());
+                    continue;
+                };
+                mixed += 1;
+                assert_eq!(batch.shares, mix.shares(&wanted[batch.step].1, 10));
+                for (shares, &label) in batch.shares.chunks_exact(10).zip(&wanted[batch.step].1) {
+                    assert!((shares.iter().sum::<f32>() - 1.0).abs() < 1e-6 && shares[label as usize] >= 0.0);
+                    let other = |k: usize| !split.tasks[1].classes.contains(&(k as u32));
+                    assert!((0..10).all(|k| shares[k] == 0.0 || !other(k)));
+                }
+            }
+        }
+        assert!(mixed > 0 && mixed < steps, "{mixed} of {steps}");
+        // The images of a mixed step are the mixture of those that a loader without it makes.
+        let without = Data { mixup_alpha: 0.0, cutmix_alpha: 0.0, ..config };
+        let without = Preprocess::new(&without, Normalize::CIFAR10).unwrap();
+        let plain = Loader::new(data.clone(), &split, &split.tasks[1], without, 4, 40, 4).unwrap();
+        for step in 0..loader.steps() {
+            let (mut images, labels) = filled(&plain, step);
+            if let Some(mix) = loader.mix(step) {
+                mix.images(&mut images, 24);
+            }
+            assert!((images, labels) == wanted[step], "step {step}");
+        }
+    }
+}
+
 #[test]
 fn prefetching_changes_nothing_and_stops_when_dropped() {
     let (loader, ..) = small_loader(0, 4, 40, 4);

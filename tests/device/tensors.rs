@@ -9,21 +9,24 @@ use l2p_engine::tensor::{DType, Tensor};
 #[test]
 fn rounding_is_that_of_the_cpu() {
     let Some(gpu) = device() else { return };
-    let dev = Device::Cuda(gpu);
+    rounding(&Device::Cuda(gpu));
+}
+
+pub fn rounding(dev: &Device) {
     let all: Vec<f32> = (0..=u16::MAX).map(|high| f32::from_bits(u32::from(high) << 16 | 0x8000)).collect();
     let between = Tensor::from_vec(all, [1 << 16]);
     for dtype in [DType::BF16, DType::F16] {
         let (mut here, mut there) = (Tensor::zeros([1 << 16], dtype), None);
         axpy::cast(&Device::Cpu, here.view_mut(), between.view()).expect("rounded");
-        let narrow = there.insert(Tensor::zeros_on(&dev, [1 << 16], dtype).expect("memory"));
-        axpy::cast(&dev, narrow.view_mut(), between.to(&dev).expect("a copy").view()).expect("rounded");
+        let narrow = there.insert(Tensor::zeros_on(dev, [1 << 16], dtype).expect("memory"));
+        axpy::cast(dev, narrow.view_mut(), between.to(dev).expect("a copy").view()).expect("rounded");
         let same = |a: &Tensor, b: &Tensor| {
             let pairs = a.to_f64().into_iter().zip(b.to_f64());
             pairs.enumerate().find(|(_, (a, b))| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan()))
         };
         assert_eq!(same(&here, narrow), None, "{dtype:?}");
-        let mut back = Tensor::zeros_on(&dev, [1 << 16], DType::F32).expect("memory");
-        axpy::cast(&dev, back.view_mut(), narrow.view()).expect("widened");
+        let mut back = Tensor::zeros_on(dev, [1 << 16], DType::F32).expect("memory");
+        axpy::cast(dev, back.view_mut(), narrow.view()).expect("widened");
         assert_eq!(same(&here, &back), None, "{dtype:?}");
     }
 }

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -83,12 +84,23 @@ bool warp_arrive(Op op, uint32_t mask, const void* post, Site site);
 void warp_release(uint32_t mask);
 void sync_warp(uint32_t mask, Site site);
 void sync_threads(Site site);
+// The copies of the current thread. Not inline: ThreadSanitizer must not take this for the kernel's own access.
+void begin_copy(const Copy& copy);
+void commit_copies();
+// The next copy to land so that at most `most` groups stay under way; false when there is none.
+bool next_copy(size_t most, Copy* copy);
 // A point where the schedule may go on with another thread.
 void preempt();
 unsigned char* dynamic_smem();
 // The same array for all threads of a block, and for each `key` another.
 void* static_smem(const void* key, size_t bytes);
 bool is_shared(const void* p, size_t bytes);
+bool is_global(const void* p, size_t bytes);
+// Ends the launch where the bytes lie beside an allocation of the device or an array in shared memory. `code`: an
+// address in the code that does the access, or null.
+void check_access(const void* p, size_t bytes, bool write, void* code);
+// " (file:line from file:line…)" of an address in a kernel's code, innermost first; nothing without addr2line.
+std::string line_of(void* code);
 
 inline Lane& lane_of(unsigned l) { return lanes[current->warp * 32 + l]; }
 template <class P> const P& posted(unsigned l) { return *static_cast<const P*>(lane_of(l).post); }
@@ -140,6 +152,7 @@ struct Kernel {
 };
 struct Register { explicit Register(Kernel kernel); };
 const Kernel* find_kernel(const char* name);
+std::vector<std::string> kernel_names();
 
 template <auto F> struct Unpack;
 template <class... A, void (*F)(A...)> struct Unpack<F> {
@@ -239,7 +252,12 @@ inline constexpr unsigned max(int a, unsigned b) { return max(unsigned(a), b); }
 struct alignas(2) bf16 { uint16_t bits; };
 struct alignas(2) f16 { uint16_t bits; };
 inline float to_f32(bf16 x) { return emu_bits<float>(uint32_t(x.bits) << 16); }
-inline float to_f32(f16 x) { return float(emu_bits<_Float16>(x.bits)); }
+// The exponent's bias is 15 instead of 127; exact, and faster than the library that _Float16 calls.
+inline float to_f32(f16 x) {
+    const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16, rest = uint32_t(x.bits & 0x7fffu) << 13;
+    if (rest >= 0x7c00u << 13) return emu_bits<float>(sign | rest | 0x7f800000u);
+    return emu_bits<float>(sign | emu_bits<uint32_t>(emu_bits<float>(rest) * 0x1p112f));
+}
 template <class T> inline T from_f32(float x);
 template <> inline bf16 from_f32<bf16>(float x) { // to nearest, ties to even
     const uint32_t u = emu_bits<uint32_t>(x);

@@ -1,9 +1,11 @@
 // The scheduler. A block's threads are fibers on one thread of the host; blocks run one after the other.
-// Seed 0 takes blocks and threads in order, any other seed draws both.
+// Seed 0 takes blocks and threads in order, any other seed draws both, and whether warps keep together or run
+// far apart.
 #include "emu.h"
 
 #include "ptx_emu.h"
 
+#include <dlfcn.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -15,9 +17,7 @@
 #include <map>
 #include <mutex>
 #include <string>
-#ifndef __x86_64__
 #include <ucontext.h>
-#endif
 #ifdef EMU_TSAN
 #include <sanitizer/tsan_interface.h>
 #endif
@@ -33,6 +33,8 @@ namespace {
 
 constexpr unsigned MAX_THREADS = 1024, MAX_WARPS = 32;
 constexpr size_t STACK_BYTES = 128 * 1024, PAGE = 4096;
+// Stacks begin at different offsets, or their ends would share a few sets of the host's cache.
+size_t stack_offset(unsigned t) { return t % 128 * 320; }
 // The most a block may have on an H100; and how much of it may be static.
 constexpr size_t DYNAMIC_BYTES = 227 * 1024, STATIC_BYTES = 48 * 1024;
 // Behind every piece of shared memory there is poison that nobody may touch.
@@ -59,9 +61,9 @@ emu_switch:
     ret
 .size emu_switch,.-emu_switch
 )");
-void make_context(Context* c, char* stack, void (*entry)()) {
+void make_context(Context* c, char* stack, size_t bytes, void (*entry)()) {
     // `ret` leaves the stack pointer 8 below a multiple of 16, as after a call.
-    void** sp = reinterpret_cast<void**>(stack + STACK_BYTES) - 1;
+    void** sp = reinterpret_cast<void**>(stack + bytes) - 1;
     *--sp = reinterpret_cast<void*>(entry);
     for (int i = 0; i < 6; i++) *--sp = nullptr;
     *c = sp;
@@ -69,10 +71,10 @@ void make_context(Context* c, char* stack, void (*entry)()) {
 void switch_context(Context* save, Context* load) { emu_switch(save, *load); }
 #else
 typedef ucontext_t Context;
-void make_context(Context* c, char* stack, void (*entry)()) {
+void make_context(Context* c, char* stack, size_t bytes, void (*entry)()) {
     getcontext(c);
     c->uc_stack.ss_sp = stack;
-    c->uc_stack.ss_size = STACK_BYTES;
+    c->uc_stack.ss_size = bytes;
     c->uc_link = nullptr;
     makecontext(c, entry, 0);
 }
@@ -86,7 +88,7 @@ Context contexts[MAX_THREADS], main_context;
 Warp warps[MAX_WARPS];
 uint32_t at_barrier[MAX_WARPS];
 unsigned waiting, live, n_threads, n_warps;
-bool random_order;
+bool random_order, warp_by_warp; // the second: a warp goes on for as long as it can, far ahead of the others
 uint64_t random_state;
 const Kernel* kernel;
 void** kernel_args;
@@ -110,6 +112,11 @@ struct Order {
 Order* order;         // of the block; a new one has no past
 uint64_t order_ended; // what all blocks did before the launch ended
 void *fibers[MAX_THREADS], *main_fiber;
+// Blocks in the middle of a grid do what its first and last ones do, and cost as much.
+constexpr size_t BLOCKS_AT_AN_END = 1;
+void leave_out_the_middle(std::vector<unsigned>& sequence) {
+    if (sequence.size() > 2 * BLOCKS_AT_AN_END) sequence.erase(sequence.begin() + BLOCKS_AT_AN_END, sequence.end() - BLOCKS_AT_AN_END);
+}
 void tsan_switch(void* fiber) { __tsan_switch_to_fiber(fiber, __tsan_switch_to_fiber_no_sync); }
 #define RELEASE(x) __tsan_release(&(x))
 #define ACQUIRE(x) __tsan_acquire(&(x))
@@ -129,14 +136,14 @@ uint64_t draw() { // xorshift64
 // The thread that goes on, or null when all wait.
 Lane* pick() {
     if (random_order) {
-        unsigned n = 0;
-        for (unsigned w = 0; w < n_warps; w++) n += unsigned(__builtin_popcount(warps[w].runnable));
-        if (n == 0) return nullptr;
-        unsigned k = unsigned(draw() % n), w = 0;
-        for (unsigned c; k >= (c = unsigned(__builtin_popcount(warps[w].runnable))); w++) k -= c;
-        uint32_t r = warps[w].runnable;
-        while (k-- > 0) r &= r - 1;
-        return &lanes[w * 32 + unsigned(__builtin_ctz(r))];
+        // From a warp and a lane that are drawn, the next ones that can.
+        const uint64_t drawn = draw();
+        unsigned w = unsigned(drawn >> 32) % n_warps, turns = 0;
+        if (warp_by_warp && current && warps[current->warp].runnable != 0) w = current->warp;
+        for (; turns < n_warps && warps[w].runnable == 0; turns++) w = w + 1 == n_warps ? 0 : w + 1;
+        if (turns == n_warps) return nullptr;
+        const uint32_t r = warps[w].runnable, later = r & (~0u << drawn % 32);
+        return &lanes[w * 32 + unsigned(__builtin_ctz(later != 0 ? later : r))];
     }
     const unsigned first = current ? current->warp : 0;
     const uint32_t here = warps[first].runnable;
@@ -294,7 +301,7 @@ void run_block(Dim index) {
         l.op = Op::None;
         l.copies.clear();
         l.groups.clear();
-        make_context(&contexts[t], stacks + t * STACK_BYTES, fiber_main);
+        make_context(&contexts[t], stacks + t * STACK_BYTES, STACK_BYTES - stack_offset(t), fiber_main);
     }
     current = pick();
     UNDER_TSAN(tsan_switch(fibers[current->linear]);)
@@ -308,6 +315,17 @@ void run_block(Dim index) {
 
 // ---- Faults ----
 
+void* code_of(void* context) {
+#if defined(__x86_64__)
+    // One further, because a return address is.
+    return reinterpret_cast<void*>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP] + 1);
+#elif defined(__aarch64__)
+    return reinterpret_cast<void*>(static_cast<ucontext_t*>(context)->uc_mcontext.pc + 1);
+#else
+    return context ? nullptr : context;
+#endif
+}
+
 struct sigaction earlier_segv, earlier_bus;
 stack_t earlier_stack;
 
@@ -315,7 +333,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     if (inside) {
         inside = 0; // what faults from here on is the emulation's own
         code = CUDA_ILLEGAL_ADDRESS;
-        fail("%s", describe_address(info->si_addr).c_str());
+        fail("illegal access at %s%s", describe_address(info->si_addr).c_str(), line_of(code_of(context)).c_str());
     }
     const struct sigaction& earlier = signal == SIGSEGV ? earlier_segv : earlier_bus;
     if (earlier.sa_flags & SA_SIGINFO) return earlier.sa_sigaction(signal, info, context);
@@ -354,10 +372,34 @@ int refuse(int error, std::string why) {
 }
 } // namespace
 
+std::string line_of(void* code) {
+    Dl_info info;
+    if (!code || !dladdr(code, &info)) return "";
+    char command[4200];
+    const size_t offset = size_t(static_cast<char*>(code) - static_cast<char*>(info.dli_fbase));
+    snprintf(command, sizeof command, "addr2line -i -e '%s' %#zx 2>/dev/null", info.dli_fname, offset - 1);
+    FILE* const lines = popen(command, "r");
+    if (!lines) return "";
+    std::string text;
+    for (char line[4200]; fgets(line, sizeof line, lines);) {
+        std::string place = line;
+        place = place.substr(0, place.find_first_of(" \n"));
+        if (place.rfind('/') != std::string::npos) place = place.substr(place.rfind('/') + 1);
+        if (place.find('?') == std::string::npos) text += (text.empty() ? " (" : " from ") + place;
+    }
+    pclose(lines);
+    return text.empty() ? text : text + ")";
+}
+
 Register::Register(Kernel k) { registry()[k.name] = std::move(k); }
 const Kernel* find_kernel(const char* name) {
     const auto found = registry().find(name);
     return found == registry().end() ? nullptr : &found->second;
+}
+std::vector<std::string> kernel_names() {
+    std::vector<std::string> names;
+    for (const auto& [name, k] : registry()) names.push_back(name);
+    return names;
 }
 
 void fail(const char* format, ...) {
@@ -452,6 +494,20 @@ void sync_threads(Site site) {
     ACQUIRE(order->barrier[turn]);
 }
 
+void begin_copy(const Copy& copy) { current->copies.push_back(copy); }
+void commit_copies() {
+    current->groups.push_back(std::move(current->copies));
+    current->copies.clear();
+}
+bool next_copy(size_t most, Copy* copy) {
+    auto& groups = current->groups;
+    while (groups.size() > most && groups.front().empty()) groups.erase(groups.begin());
+    if (groups.size() <= most) return false;
+    *copy = groups.front().front();
+    groups.front().erase(groups.front().begin());
+    return true;
+}
+
 unsigned char* dynamic_smem() { return smem; }
 
 void* static_smem(const void* key, size_t bytes) {
@@ -470,18 +526,44 @@ bool is_shared(const void* p, size_t bytes) {
     return (a >= smem && a + bytes <= smem + dynamic_bytes) || (a >= static_area && a + bytes <= static_area + static_top);
 }
 
-void mma(const Mma* const lane[32], float2 (*unpack)(uint32_t)) {
+bool is_global(const void* p, size_t bytes) { return is_allocated(p, bytes); }
+
+void check_access(const void* p, size_t bytes, bool write, void* code_address) {
+    const unsigned char* const at = static_cast<const unsigned char*>(p);
+    const char* beside = nullptr;
+    std::string where;
+    if (in_arena(p)) {
+        if (is_allocated(p, bytes)) return;
+        beside = "at";
+    } else if (size_t(at - smem) < DYNAMIC_BYTES + SMEM_GUARD) {
+        if (at + bytes <= smem + dynamic_bytes) return;
+        beside = "behind its dynamic shared memory";
+    } else if (size_t(at - static_area) < STATIC_BYTES + SMEM_GUARD) {
+        const size_t offset = size_t(at - static_area);
+        for (const StaticArray& a : static_arrays) {
+            if (offset >= a.offset && offset + bytes <= a.offset + a.bytes) return;
+        }
+        beside = "behind its array in static shared memory";
+    } else {
+        return; // a local variable, or what faults by itself
+    }
+    if (in_arena(p)) where = " " + describe_address(p);
+    code = CUDA_ILLEGAL_ADDRESS;
+    fail("illegal %s of %zu bytes %s%s%s", write ? "write" : "read", bytes, beside, where.c_str(), line_of(code_address).c_str());
+}
+
+template <class T> void mma(const Mma* const lane[32]) {
     float a[16][16], b[16][8], d[16][8];
     for (unsigned l = 0; l < 32; l++) {
         const unsigned g = l / 4, t = l % 4 * 2;
         for (unsigned i = 0; i < 4; i++) { // pairs at (g, t), (g+8, t), (g, t+8), (g+8, t+8)
-            const float2 pair = unpack(lane[l]->a[i]);
+            const float2 pair = unpack<T>(lane[l]->a[i]);
             const unsigned row = g + i % 2 * 8, column = t + i / 2 * 8;
             a[row][column] = pair.x, a[row][column + 1] = pair.y;
             d[g + i / 2 * 8][t + i % 2] = lane[l]->d[i];
         }
         for (unsigned i = 0; i < 2; i++) {
-            const float2 pair = unpack(lane[l]->b[i]);
+            const float2 pair = unpack<T>(lane[l]->b[i]);
             b[t + i * 8][g] = pair.x, b[t + i * 8 + 1][g] = pair.y;
         }
     }
@@ -492,6 +574,8 @@ void mma(const Mma* const lane[32], float2 (*unpack)(uint32_t)) {
         for (unsigned i = 0; i < 4; i++) lane[l]->d[i] = d[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
     }
 }
+template void mma<bf16>(const Mma* const lane[32]);
+template void mma<f16>(const Mma* const lane[32]);
 } // namespace emu
 
 using namespace emu;
@@ -517,6 +601,7 @@ extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_b
     static_top = 0;
     random_order = seed != 0;
     random_state = (seed + 1) * 0x9E3779B97F4A7C15ull | 1;
+    warp_by_warp = (draw() >> 40 & 1) != 0;
     std::vector<unsigned> sequence(blocks);
     for (size_t i = 0; i < blocks; i++) sequence[i] = unsigned(i);
     if (random_order) {
@@ -528,6 +613,7 @@ extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_b
     message.clear();
     if (sigsetjmp(escape, 1) == 0) {
         inside = 1;
+        UNDER_TSAN(leave_out_the_middle(sequence);)
         for (const unsigned i : sequence) run_block({ i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y });
         current = nullptr;
         const std::string spoilt = spoilt_guard();

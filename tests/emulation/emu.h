@@ -48,10 +48,12 @@ struct Place {
     int device;
 };
 bool find_allocation(const void* p, Place* place);
+// Whether one allocation holds all of the bytes. For a kernel's thread, while the launch has the devices for itself.
+bool is_allocated(const void* p, size_t bytes);
 // True for the addresses that device memory may have.
 bool in_arena(const void* p);
 // A sentence about an allocation beside which something was written since the last call, or nothing.
 std::string spoilt_guard();
-// A sentence about an address that faulted: where it lies, and beside which allocation.
+// Where an address lies: in words, beside which allocation.
 std::string describe_address(const void* p);
 } // namespace emu

@@ -25,6 +25,11 @@ std::mutex access_to_arena;
 std::map<char*, Allocation> allocations; // by first byte
 std::map<char*, size_t> holes;           // free ranges of whole pages
 
+// The allocation that was last found in a page.
+struct Known { const char *page, *start, *end; };
+Known known[64];
+void forget() { memset(known, 0, sizeof known); }
+
 char* page_of(char* p) { return reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(p) / PAGE * PAGE); }
 
 size_t pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
@@ -50,6 +55,7 @@ char* take(char* page, size_t bytes, int device) {
     memset(page, POISON, mapped);
     char* const start = page + (mapped - bytes) / ALIGN * ALIGN;
     allocations[start] = { bytes, mapped, device };
+    forget();
     return start;
 }
 
@@ -111,6 +117,7 @@ bool device_free(void* pointer, std::string* why) {
     const char* const spoilt = first_spoilt(found->first, found->second, PAGE);
     if (spoilt) *why = describe_spoilt(spoilt, found->first, found->second);
     allocations.erase(found);
+    forget();
     madvise(page, mapped, MADV_DONTNEED);
     mprotect(page, mapped, PROT_NONE);
     // Joined with free neighbours.
@@ -130,6 +137,20 @@ bool device_free(void* pointer, std::string* why) {
     }
     holes[from] = bytes;
     return !spoilt;
+}
+
+bool is_allocated(const void* p, size_t bytes) {
+    char* const at = static_cast<char*>(const_cast<void*>(p));
+    const char* const page = page_of(at);
+    Known& k = known[reinterpret_cast<uintptr_t>(page) / PAGE % 64];
+    if (k.page != page) {
+        const auto after = allocations.upper_bound(at);
+        if (after == allocations.begin()) return false;
+        const auto& [start, a] = *std::prev(after);
+        if (at >= start + a.bytes) return false;
+        k = { page, start, start + a.bytes };
+    }
+    return at >= k.start && at + bytes <= k.end;
 }
 
 bool in_arena(const void* p) { return p >= ARENA && p < ARENA + ARENA_BYTES; }
@@ -164,11 +185,13 @@ std::string describe_address(const void* p) {
     char* const at = static_cast<char*>(const_cast<void*>(p));
     // No lock: this runs in a signal handler, while the launch has the device for itself.
     auto after = allocations.upper_bound(at);
-    if (in_arena(at) && after != allocations.begin()) {
-        const auto& [start, a] = *std::prev(after);
-        snprintf(text, sizeof text, "illegal access at %p, byte %zu of an allocation of %zu bytes", p, size_t(at - start), a.bytes);
+    // An allocation begins somewhere in its first page.
+    const bool before = after != allocations.end() && page_of(after->first) <= at;
+    if (in_arena(at) && (before || after != allocations.begin())) {
+        const auto& [start, a] = before ? *after : *std::prev(after);
+        snprintf(text, sizeof text, "byte %td of an allocation of %zu bytes", at - start, a.bytes);
     } else {
-        snprintf(text, sizeof text, "illegal access at %p, which is in no allocation (or a stack overflow)", p);
+        snprintf(text, sizeof text, "address %p, which is in no allocation (or a stack overflow)", p);
     }
     return text;
 }

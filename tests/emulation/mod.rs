@@ -9,14 +9,17 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
 
 /// The main file of the replay of launches.
 const REPLAY: &str = "race.cpp";
 
 const COMMON_FLAGS: &[&str] =
     &["-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DL2P_EMU", "-pthread"];
+
+/// The emulation itself.
+const RUNTIME_FLAGS: &[&str] = &["-O2", "-fno-math-errno"];
 
 /// A product and a sum stay two operations; vectors at wrong addresses, indices outside of local arrays
 /// and stacks that overflow end in an error.
@@ -28,6 +31,15 @@ const KERNEL_FLAGS: &[&str] = &[
     "-fstack-clash-protection",
     "-fsanitize=alignment,bounds",
     "-fno-sanitize-recover=all",
+];
+
+/// g++ calls a function of `checks.cpp` before each access to memory. With clang++, what leaves an allocation is
+/// found by the guards beside it only.
+const CHECKED_BY_GCC: &[&str] = &[
+    "-fsanitize=kernel-address",
+    "--param=asan-instrumentation-with-call-threshold=0",
+    "--param=asan-stack=0",
+    "--param=asan-globals=0",
 ];
 
 /// Jobs at a time.
@@ -55,99 +67,131 @@ pub fn library() -> Result<PathBuf, String> {
 
 /// The same with the kernels of another folder.
 pub fn library_of(kernels: &Path) -> Result<PathBuf, String> {
-    let mut jobs = Vec::new();
-    for source in files(&root().join("tests/emulation"), "cpp")? {
-        if source.file_name() != Some(OsStr::new(REPLAY)) {
-            jobs.push((source, COMMON_FLAGS.to_vec()));
-        }
-    }
-    for source in files(kernels, "cu")? {
-        jobs.push((source, [COMMON_FLAGS, KERNEL_FLAGS].concat()));
-    }
-    build(kernels, &jobs, &["-shared", "-Wl,-soname,libcuda.so.1"], "libcuda.so.1")
+    link(&objects_of(&[runtime()?, kernels_of(kernels, &[])?].concat())?, LIBRARY, "libcuda.so.1")
 }
+
+/// The same with the kernels of this tree, but for the file `<op>.cu` of another folder, which is compiled
+/// quickly and runs slowly.
+pub fn library_with(folder: &Path, op: &str) -> Result<PathBuf, String> {
+    let mut jobs = [runtime()?, kernels_of(&root().join("kernels"), &[])?].concat();
+    let name = format!("{op}.cu");
+    jobs.retain(|job| job.source.file_name() != Some(OsStr::new(&name)));
+    let objects = objects_of(&jobs)?;
+    let replaced = kernels_of(folder, &["-O0"])?;
+    let replaced = replaced.iter().find(|job| job.source.file_name() == Some(OsStr::new(&name)));
+    let replaced = compile(&compiler()?, replaced.ok_or(format!("no {name} in {}", folder.display()))?)?;
+    // In front: of inline functions that are not inlined the linker takes the first.
+    link(&[&[replaced], &objects[..]].concat(), LIBRARY, "libcuda.so.1")
+}
+
+const LIBRARY: &[&str] = &["-shared", "-Wl,-soname,libcuda.so.1"];
 
 /// The program that replays recorded launches of the kernels of a folder under ThreadSanitizer. Only the
 /// kernels are seen by it; the emulation tells it what barriers order.
 pub fn replay_of(kernels: &Path) -> Result<PathBuf, String> {
     let common = [COMMON_FLAGS, &["-DEMU_TSAN", "-g"]].concat();
-    let of = |name: &str| (root().join("tests/emulation").join(name), common.clone());
+    let own = root().join("tests/emulation");
+    let headers = hash_of_headers(kernels)?;
+    let of =
+        |name: &str| Job { source: own.join(name), flags: common.clone(), kernels: kernels.into(), headers };
     let mut jobs = [REPLAY, "emu.cpp", "memory.cpp", "record.cpp"].map(of).to_vec();
     for source in files(kernels, "cu")? {
         let kernel = ["-xc++", "-ffp-contract=off", "-Wno-unknown-pragmas", "-fsanitize=thread"];
-        jobs.push((source, [&common[..], &kernel].concat()));
+        let flags = [&common[..], &kernel].concat();
+        jobs.push(Job { source, flags, kernels: kernels.into(), headers });
     }
-    build(kernels, &jobs, &["-fsanitize=thread"], "race")
+    link(&objects_of(&jobs)?, &["-fsanitize=thread"], "race")
 }
 
-/// Compiles the sources that have changed and links them to `name`, in a folder named by what is in it.
-fn build(
-    kernels: &Path,
-    jobs: &[(PathBuf, Vec<&str>)],
-    link: &[&str],
-    name: &str,
-) -> Result<PathBuf, String> {
+/// One file to compile.
+#[derive(Debug, Clone)]
+struct Job {
+    source: PathBuf,
+    flags: Vec<&'static str>,
+    /// Where its headers are looked for first.
+    kernels: PathBuf,
+    headers: [u8; 32],
+}
+
+/// The emulation itself.
+fn runtime() -> Result<Vec<Job>, String> {
+    let (mut jobs, kernels) = (Vec::new(), root().join("kernels"));
+    let headers = hash_of_headers(&kernels)?;
+    for source in files(&root().join("tests/emulation"), "cpp")? {
+        if source.file_name() != Some(OsStr::new(REPLAY)) {
+            let flags = [COMMON_FLAGS, RUNTIME_FLAGS].concat();
+            jobs.push(Job { source, flags, kernels: kernels.clone(), headers });
+        }
+    }
+    Ok(jobs)
+}
+
+fn kernels_of(kernels: &Path, flags: &[&'static str]) -> Result<Vec<Job>, String> {
+    let headers = hash_of_headers(kernels)?;
+    let checked = if compiler()?.is_gcc() { CHECKED_BY_GCC } else { &[] };
+    let flags = [COMMON_FLAGS, KERNEL_FLAGS, checked, flags].concat();
+    let job = |source| Job { source, flags: flags.clone(), kernels: kernels.into(), headers };
+    Ok(files(kernels, "cu")?.into_iter().map(job).collect())
+}
+
+/// Compiles the sources that have changed.
+fn objects_of(jobs: &[Job]) -> Result<Vec<PathBuf>, String> {
     let compiler = &compiler()?;
-    let objects = folder().join("objects");
-    fs::create_dir_all(&objects).map_err(|e| format!("{}: {e}", objects.display()))?;
+    fs::create_dir_all(folder()).map_err(|e| format!("{}: {e}", folder().display()))?;
     // Test programs run side by side; the second finds everything done.
     let lock = File::create(folder().join("lock")).map_err(|e| format!("{}: {e}", folder().display()))?;
     lock.lock().map_err(|e| format!("the lock of {}: {e}", folder().display()))?;
+    in_parallel(jobs, |job| compile(compiler, job)).into_iter().collect()
+}
 
-    let headers = hash_of_headers(kernels)?;
-    let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
-    let done: Vec<OnceLock<PathBuf>> = jobs.iter().map(|_| OnceLock::new()).collect();
+/// `f` of each, as many at a time as there are `JOBS`.
+pub fn in_parallel<T: Sync, R: Send + Sync>(of: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let done: Vec<OnceLock<R>> = of.iter().map(|_| OnceLock::new()).collect();
     std::thread::scope(|scope| {
         for _ in 0..JOBS {
             scope.spawn(|| {
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((source, flags)) = jobs.get(i) else { break };
-                    match compile(compiler, source, flags, kernels, &headers, &objects) {
-                        Ok(object) => drop(done[i].set(object)),
-                        Err(why) => *failure.lock().expect("no panic") = Some(why),
-                    }
+                    let Some(one) = of.get(i) else { break };
+                    drop(done[i].set(f(one)));
                 }
             });
         }
     });
-    if let Some(why) = failure.into_inner().expect("no panic") {
-        return Err(why);
-    }
-    let objects: Vec<PathBuf> = done.into_iter().filter_map(OnceLock::into_inner).collect();
+    done.into_iter().map(|r| r.into_inner().expect("each is done once")).collect()
+}
+
+/// Links objects to `name`, in a folder named by what is in it.
+fn link(objects: &[PathBuf], flags: &[&str], name: &str) -> Result<PathBuf, String> {
     let mut hash = Sha256::new();
-    link.iter().for_each(|flag| hash.update(flag));
+    flags.iter().for_each(|flag| hash.update(flag));
     objects.iter().for_each(|object| hash.update(object.as_os_str().as_encoded_bytes()));
     let built = folder().join(short(hash)).join(name);
     if !built.exists() {
         fs::create_dir_all(built.parent().expect("a folder")).map_err(|e| e.to_string())?;
-        let mut command = compiler.command();
-        command.args(&objects).args(link).args(["-pthread", "-ldl"]);
+        let mut command = compiler()?.command();
+        command.args(objects).args(flags).args(["-pthread", "-ldl"]);
         produce(command, &built)?;
     }
     Ok(built)
 }
 
-fn compile(
-    compiler: &Compiler,
-    source: &Path,
-    flags: &[&str],
-    kernels: &Path,
-    headers: &[u8],
-    objects: &Path,
-) -> Result<PathBuf, String> {
+fn compile(compiler: &Compiler, job: &Job) -> Result<PathBuf, String> {
     let mut hash = Sha256::new();
     hash.update(&compiler.version);
-    flags.iter().for_each(|flag| hash.update(flag));
-    hash.update(headers);
-    hash.update(read(source)?);
-    let stem = source.file_stem().and_then(OsStr::to_str).expect("a name");
+    job.flags.iter().for_each(|flag| hash.update(flag));
+    hash.update(job.headers);
+    hash.update(read(&job.source)?);
+    let stem = job.source.file_stem().and_then(OsStr::to_str).expect("a name");
+    let objects = folder().join("objects");
     let object = objects.join(format!("{stem}-{}.o", short(hash)));
     if !object.exists() {
+        fs::create_dir_all(&objects).map_err(|e| format!("{}: {e}", objects.display()))?;
         let mut command = compiler.command();
         let relative = |path: &Path| path.strip_prefix(root()).unwrap_or(path).to_path_buf();
-        command.current_dir(root()).args(flags).arg("-I").arg(relative(kernels));
-        command.args(["-Ikernels", "-Itests/emulation", "-c"]).arg(relative(source));
+        command.current_dir(root()).args(&job.flags).arg("-I").arg(relative(&job.kernels));
+        command.args(["-Ikernels", "-Itests/emulation", "-c"]).arg(relative(&job.source));
         produce(command, &object)?;
     }
     Ok(object)
@@ -155,7 +199,8 @@ fn compile(
 
 /// Runs the compiler; the file appears whole or not at all.
 fn produce(mut command: Command, to: &Path) -> Result<(), String> {
-    let unfinished = to.with_extension(format!("{}.unfinished", std::process::id()));
+    let unfinished =
+        to.with_extension(format!("{:?}.{}.unfinished", std::thread::current().id(), std::process::id()));
     let output = command.arg("-o").arg(&unfinished).output();
     let output = output.map_err(|e| format!("{:?} does not start: {e}", command.get_program()))?;
     if !output.status.success() {
@@ -172,6 +217,10 @@ pub struct Compiler {
 impl Compiler {
     pub fn command(&self) -> Command {
         Command::new(&self.program)
+    }
+
+    pub fn is_gcc(&self) -> bool {
+        !String::from_utf8_lossy(&self.version).contains("clang")
     }
 }
 
@@ -201,15 +250,20 @@ pub fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, String> {
     Ok(found)
 }
 
-fn hash_of_headers(kernels: &Path) -> Result<Vec<u8>, String> {
+fn hash_of_headers(kernels: &Path) -> Result<[u8; 32], String> {
     let mut hash = Sha256::new();
     let headers = files(&root().join("tests/emulation"), "h")?;
-    // Another folder of kernels may do with the headers of this one.
-    let own = files(&kernels.join("include"), "cuh").unwrap_or_default();
-    for header in headers.into_iter().chain(own).chain(files(&root().join("kernels/include"), "cuh")?) {
+    // Another folder of kernels may do with the headers of this one, or replace one of the emulation.
+    let own = |extension| files(&kernels.join("include"), extension).unwrap_or_default();
+    for header in headers
+        .into_iter()
+        .chain(own("h"))
+        .chain(own("cuh"))
+        .chain(files(&root().join("kernels/include"), "cuh")?)
+    {
         hash.update(read(&header)?);
     }
-    Ok(hash.finalize().to_vec())
+    Ok(hash.finalize().into())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

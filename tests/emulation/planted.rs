@@ -88,15 +88,32 @@ fn run_broken(name: &str, seed: u64) -> Option<Result<Vec<f32>, String>> {
     Some(gpu.synchronize().map(|()| gpu.download(y, 96)))
 }
 
+/// The lines of `broken_<name>` in its file.
+fn lines_of(name: &str) -> std::ops::Range<usize> {
+    let source = emulation::root().join("tests/emulation/planted/broken.cu");
+    let source = std::fs::read_to_string(source).expect("the planted kernels");
+    let starts: Vec<(usize, &str)> =
+        source.lines().enumerate().filter(|(_, line)| line.starts_with("BROKEN(")).collect();
+    let own = format!("BROKEN({name})");
+    let at = starts.iter().position(|(_, line)| line.starts_with(&own)).expect("a planted kernel");
+    starts[at].0 + 1..starts.get(at + 1).map_or(usize::MAX, |(next, _)| next + 1)
+}
+
 #[test]
-fn bugs_end_in_an_error_that_names_them() {
+fn bugs_end_in_an_error_that_names_kernel_and_line() {
+    let gcc = emulation::compiler().is_ok_and(|compiler| compiler.is_gcc());
     for (name, words) in [
-        ("write_far_behind", "illegal access"),
-        ("write_just_behind", "of an allocation of 384 bytes was written"),
-        ("write_just_before", "byte -4 of an allocation of 384 bytes was written"),
+        ("write_far_behind", "illegal write of 4 bytes at byte"),
+        ("write_just_behind", "illegal write of 4 bytes at byte 384 of an allocation of 384 bytes"),
+        ("write_just_before", "illegal write of 4 bytes at byte -4 of an allocation of 384 bytes"),
+        ("read_far_behind", "illegal read of 4 bytes at byte"),
+        ("read_just_behind", "illegal read of 4 bytes at byte 384 of an allocation of 384 bytes"),
+        ("read_just_before", "illegal read of 4 bytes at byte -4 of an allocation of 384 bytes"),
+        ("vector_behind", "at byte 384 of an allocation of 384 bytes"),
+        ("copy_from_outside", "cp_async16 from an address outside of all allocations"),
         ("null", "illegal access"),
         ("barrier_in_a_branch", "at different barriers"),
-        ("shuffle_in_a_branch", ""),
+        ("shuffle_in_a_branch", "a shuffle"),
         ("vote_against_barrier", "deadlock"),
         ("shuffle_from_outside", "reads lane 20"),
         ("static_overrun", "behind its array in static shared memory"),
@@ -109,9 +126,29 @@ fn bugs_end_in_an_error_that_names_them() {
     ] {
         for seed in SEEDS {
             let Some(outcome) = run_broken(name, seed) else { return };
+            // Without the checks of g++ what lies beside an allocation is guarded, by pages and a pattern: writes
+            // end in an error without a line, and reads in NaN.
+            if !gcc && (name.contains("read_just") || name == "vector_behind") {
+                continue;
+            }
             let error = outcome.expect_err(name);
             assert!(error.contains(&format!("kernel broken_{name}")), "{error}");
-            assert!(error.contains(words), "{name}, seed {seed}: {error}");
+            if gcc || !name.contains("write_") {
+                assert!(error.contains(words), "{name}, seed {seed}: {error}");
+            }
+            // What a thread has not waited for is known when it has ended, and has no line.
+            if gcc && name != "ends_while_copying" {
+                let numbers = error.split("broken.cu:").skip(1).map(|rest| {
+                    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                    digits.parse::<usize>().expect("a line")
+                });
+                let numbers: Vec<usize> = numbers.collect();
+                let lines = lines_of(name);
+                assert!(
+                    !numbers.is_empty() && numbers.iter().all(|n| lines.contains(n)),
+                    "{name}, seed {seed}: {error} is not in {lines:?}"
+                );
+            }
         }
     }
 }
@@ -144,11 +181,11 @@ fn launches_are_recorded() {
     gpu.synchronize().expect("no error");
 }
 
-/// ThreadSanitizer names the kernel and the line, and has nothing to say about what is right.
+/// ThreadSanitizer names the kernel and the lines, and has nothing to say about what is right.
 #[test]
 fn races_are_reported() {
-    if let Err(why) = emulation::compiler() {
-        return eprintln!("skipped: {why}");
+    if let Some(why) = races::unavailable() {
+        return eprintln!("skipped: 1 test of races: {why}");
     }
     let folder = tempfile::tempdir().expect("a folder");
     let child = Command::new(std::env::current_exe().expect("this program"))
@@ -158,20 +195,32 @@ fn races_are_reported() {
         .expect("this program starts");
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
     let kernels = emulation::root().join("tests/emulation/planted");
-    let (reports, launches) = match races::replay(&kernels, folder.path()) {
-        Ok(found) => found,
-        Err(why) => return eprintln!("skipped: {why}"),
-    };
-    assert_eq!(launches, 4);
+    let found = races::replay(&kernels, folder.path()).expect("a replay");
+    assert_eq!(found.launches, 4);
+    assert!(found.never.iter().any(|name| name == "twice_plus"), "{:?}", found.never);
     let source = std::fs::read_to_string(kernels.join("broken.cu")).expect("the planted kernels");
     let line = |text: &str| source.lines().position(|l| l.contains(text)).expect("a line") + 1;
+    // Both accesses by line.
     let races = [
-        ("broken_silent_missing_barrier", line("y[threadIdx.x] = s[95 - threadIdx.x];")),
-        ("broken_silent_missing_second_barrier", line("if (threadIdx.x == 0) s[0] = float(i);")),
+        (
+            "broken_silent_missing_barrier",
+            "s[threadIdx.x] = float(n);",
+            "y[threadIdx.x] = s[95 - threadIdx.x];",
+        ),
+        (
+            "broken_silent_missing_second_barrier",
+            "if (threadIdx.x == 0) s[0] = float(i);",
+            "if (i == n) y[threadIdx.x] = s[0];",
+        ),
     ];
-    assert_eq!(reports.len(), races.len(), "{}", reports.join("\n"));
-    for (kernel, line) in races {
-        let found = reports.iter().any(|r| r.contains(kernel) && r.contains(&format!("broken.cu:{line}")));
-        assert!(found, "no report about {kernel}, line {line}:\n{}", reports.join("\n"));
+    assert_eq!(found.reports.len(), races.len(), "{}", found.reports.join("\n"));
+    for (kernel, write, read) in races {
+        let lines = [write, read].map(|text| format!("broken.cu:{}", line(text)));
+        let named = |r: &String| r.contains(kernel) && lines.iter().all(|line| r.contains(line));
+        assert!(
+            found.reports.iter().any(named),
+            "no report about {kernel}, {lines:?}:\n{}",
+            found.reports.join("\n")
+        );
     }
 }

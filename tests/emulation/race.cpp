@@ -1,6 +1,7 @@
 // Runs recorded launches (record.cpp) under ThreadSanitizer, which reports accesses of threads that no
 // barrier orders, with both lines.
 //
+//   race          names of all kernels
 //   race FILE…    ends with ThreadSanitizer's exit code if there was a report
 #include "emu.h"
 #include "record.h"
@@ -8,6 +9,9 @@
 #include <stdio.h>
 
 int main(int n, char** files) {
+    if (n == 1) {
+        for (const std::string& name : emu::kernel_names()) puts(name.c_str());
+    }
     for (int i = 1; i < n; i++) {
         emu::Launch launch;
         std::string why;

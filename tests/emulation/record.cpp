@@ -13,7 +13,7 @@
 namespace emu {
 namespace {
 // Different launches of each kernel: enough to see its paths; the replay under ThreadSanitizer is slow.
-constexpr size_t MOST_PER_KERNEL = 6;
+constexpr size_t MOST_PER_KERNEL = 3;
 
 struct File {
     FILE* f;

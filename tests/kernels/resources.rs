@@ -1,7 +1,8 @@
 //! What nvcc makes of the kernels, for both targets: registers, shared memory, no spills, no stack, tensor
 //! cores where they are meant. No GPU is needed.
 //!
-//! `L2P_WRITE_REPORT=1` writes the table to `docs/kernel_resources.md`.
+//! The table is kept in `docs/kernel_resources.md` and compared with what the compiler says: kernels by name, and
+//! numbers where nvcc is the one that it was written with. `L2P_WRITE_REPORT=1` writes it again.
 
 use super::emulation;
 use sha2::{Digest, Sha256};
@@ -54,6 +55,46 @@ fn parse(report: &str) -> BTreeMap<String, Resources> {
     kernels
 }
 
+fn said_of_version(nvcc: &Path) -> Vec<u8> {
+    Command::new(nvcc).arg("--version").output().expect("nvcc starts").stdout
+}
+
+/// The last line of `nvcc --version` but one: "Cuda compilation tools, release 13.0, V13.0.88".
+fn version(nvcc: &Path) -> String {
+    let said = String::from_utf8_lossy(&said_of_version(nvcc)).into_owned();
+    said.lines().find(|line| line.contains("release")).unwrap_or("unknown").trim().to_string()
+}
+
+/// The kept table: who compiled, and a kernel's row by its name.
+fn kept(text: &str) -> (String, BTreeMap<String, String>) {
+    let version = text.lines().find_map(|line| line.strip_prefix("Compiler: ")).unwrap_or("none");
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let rows = rows.map(|line| (line.split('`').nth(1).expect("a name").to_string(), line.to_string()));
+    (version.to_string(), rows.collect())
+}
+
+/// How the compiler's rows differ from those that are kept.
+fn differences(
+    kept: &(String, BTreeMap<String, String>),
+    version: &str,
+    rows: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in kept.1.keys().filter(|name| !rows.contains_key(*name)) {
+        found.push(format!("{name} is in the table, and no kernel"));
+    }
+    for (name, row) in rows {
+        match kept.1.get(name) {
+            None => found.push(format!("{name} is not in the table")),
+            Some(old) if old != row && kept.0 == version => {
+                found.push(format!("{name}:\n    kept     {old}\n    compiler {row}"));
+            }
+            Some(_) => {}
+        }
+    }
+    found
+}
+
 /// Compiles a kernel file for one target, unless it was before: the report, and the code's file.
 fn compile(nvcc: &Path, source: &Path, target: &str) -> (String, PathBuf) {
     let headers = emulation::files(&emulation::root().join("kernels/include"), "cuh").expect("headers");
@@ -61,8 +102,7 @@ fn compile(nvcc: &Path, source: &Path, target: &str) -> (String, PathBuf) {
     for path in headers.iter().chain([&source.to_path_buf()]) {
         hash.update(fs::read(path).expect("a kernel file"));
     }
-    let version = Command::new(nvcc).arg("--version").output().expect("nvcc starts").stdout;
-    hash.update(version);
+    hash.update(said_of_version(nvcc));
     let hash: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let folder = emulation::folder().join("cubin");
     fs::create_dir_all(&folder).expect("a folder");
@@ -144,21 +184,56 @@ fn no_spills_no_stack_and_tensor_cores_where_they_are_meant() {
             }
         }
     }
-    let mut table = String::from(
+    let version = version(nvcc);
+    let rows: BTreeMap<String, String> = rows
+        .into_iter()
+        .map(|(name, [old, new])| {
+            let smem = old.smem_bytes.max(new.smem_bytes);
+            let row = format!("| `{name}` | {} | {} | {smem} |", old.registers, new.registers);
+            (name, row)
+        })
+        .collect();
+    let mut table = format!(
         "# Registers and shared memory\n\nWhat ptxas reports for each kernel; no kernel spills or has a stack. \
-         Written by `L2P_WRITE_REPORT=1 cargo\ntest --release --test kernels`, not measured on a GPU.\n\n\
-         | kernel | registers sm_80 | registers sm_90a | static shared memory, bytes |\n|---|---:|---:|---:|\n",
+         Products of 16-bit matrices (attention,\nmatmul, but for their f32 forms) run on tensor cores. Written by \
+         `L2P_WRITE_REPORT=1 cargo test --release --test\nkernels`, which also compares; not measured on a GPU.\n\n\
+         Compiler: {version}\n\n\
+         | kernel | registers sm_80 | registers sm_90a | static shared memory, bytes |\n|---|---:|---:|---:|\n"
     );
-    for (name, [old, new]) in &rows {
-        let smem = old.smem_bytes.max(new.smem_bytes);
-        writeln!(table, "| `{name}` | {} | {} | {smem} |", old.registers, new.registers).expect("a string");
-    }
-    println!("{table}\n{looked_at} kernels looked at for tensor cores");
+    rows.values().for_each(|row| writeln!(table, "{row}").expect("a string"));
+    let path = emulation::root().join("docs/kernel_resources.md");
     if std::env::var_os("L2P_WRITE_REPORT").is_some_and(|v| v == "1") {
-        fs::write(emulation::root().join("docs/kernel_resources.md"), &table).expect("the report");
+        fs::write(&path, &table).expect("the report");
     }
+    let kept = kept(&fs::read_to_string(&path).unwrap_or_default());
+    if kept.0 != version {
+        eprintln!(
+            "skipped: {} comparisons of registers: {} wrote the table, this is {version}",
+            rows.len(),
+            kept.0
+        );
+    }
+    for difference in differences(&kept, &version, &rows) {
+        failures.push(format!("docs/kernel_resources.md: {difference}; L2P_WRITE_REPORT=1 writes it again"));
+    }
+    eprintln!("kernels: {} without spills, {looked_at} looked at for tensor cores", rows.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(rows.len() > 20, "{} kernels", rows.len());
+}
+
+#[test]
+fn the_table_is_compared() {
+    let text =
+        "# T\n\nCompiler: release 1.0\n\n| kernel | a |\n|---|---:|\n| `x_f32` | 3 |\n| `y_f32` | 4 |\n";
+    let kept = kept(text);
+    let rows = |lines: &[(&str, &str)]| lines.iter().map(|(n, r)| (n.to_string(), r.to_string())).collect();
+    let same = rows(&[("x_f32", "| `x_f32` | 3 |"), ("y_f32", "| `y_f32` | 4 |")]);
+    assert_eq!(differences(&kept, "release 1.0", &same), Vec::<String>::new());
+    let other = rows(&[("x_f32", "| `x_f32` | 3 |"), ("y_f32", "| `y_f32` | 5 |")]);
+    assert_eq!(differences(&kept, "release 1.0", &other).len(), 1);
+    assert_eq!(differences(&kept, "release 2.0", &other).len(), 0, "of another compiler numbers may differ");
+    let renamed = rows(&[("x_f32", "| `x_f32` | 3 |"), ("z_f32", "| `z_f32` | 4 |")]);
+    assert_eq!(differences(&kept, "release 2.0", &renamed).len(), 2, "names may not");
 }
 
 #[test]

@@ -253,6 +253,16 @@ fn selection_and_loss_arguments() {
     refused(run(&[0, 3], &[1; 3]), "cross_entropy", "labels");
     refused(run(&[0, 1], &[1, 0, 1]), "cross_entropy", "labels");
     refused(run(&[0, 1], &[1; 4]), "cross_entropy", "mask");
+    let run = |shares: &[f32], shape: [usize; 2]| {
+        let (shares, mask) =
+            (Tensor::from_vec(shares.to_vec(), shape), Tensor::from_vec(vec![1u32, 1, 0], [3]));
+        let (mut outcome, logits) = (t([2]), t([2, 3]));
+        let outcome = outcome.view_mut();
+        cross_entropy::forward_backward(&DEV, outcome, None, logits.view(), shares.view(), mask.view(), 0.0)
+    };
+    assert!(run(&[1.0, 0.0, 0.0, 0.5, 0.5, 0.0], [2, 3]).is_ok());
+    refused(run(&[1.0, 0.0, 0.0, 0.5, 0.0, 0.5], [2, 3]), "cross_entropy", "labels");
+    refused(run(&[1.0, 0.0, 0.0, 1.0], [2, 2]), "cross_entropy", "labels");
     let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, max_norm: 1.0 };
     let (squares, pace) = (t([1]), t([4]));
     let adam = |m: usize, v: usize, g: usize| {

@@ -132,6 +132,27 @@ fn cross_entropy_values() {
     let first = [0.07097852940335168, -0.447110380031323, 0., 0.3761318506279713];
     let second = [0.42113363086487715, 0.042583160600838124, 0., -0.46371679146571526];
     same("dlogits", &d, &[first, second].concat());
+    // Shares that are labels say the same; what is shared is a weighted mean, and so is the gradient.
+    let one_hot = |labels: [usize; 2]| {
+        let row = |label: usize| (0..4).map(move |j| if j == label { 1.0f32 } else { 0.0 });
+        labels.into_iter().flat_map(row).collect::<Vec<f32>>()
+    };
+    let with = |shares: Vec<f32>, s| {
+        let (shares, mut d) = (Tensor::from_vec(shares, [2, 4]), poisoned([2, 4]));
+        let outcome = loss(Some(d.view_mut()), &z, &shares, &[1, 1, 0, 1], s);
+        (outcome, d.to_f64())
+    };
+    assert_eq!(with(one_hot([1, 3]), 0.1), (outcome, d.to_f64()));
+    let [(a, da), (b, db)] = [[1, 3], [0, 1]].map(|labels| with(one_hot(labels), 0.0));
+    let mixed: Vec<f32> =
+        one_hot([1, 3]).iter().zip(one_hot([0, 1])).map(|(x, y)| 0.25 * x + 0.75 * y).collect();
+    let (c, dc) = with(mixed, 0.0);
+    assert!((c.loss - 0.25 * a.loss - 0.75 * b.loss).abs() < 1e-14);
+    for ((a, b), c) in da.iter().zip(db).zip(dc) {
+        assert!((c - 0.25 * a - 0.75 * b).abs() < 1e-15);
+    }
+    // An image counts as the class it is most of: here the largest logits, 3 and 0.
+    assert_eq!(with(vec![0.0, 0.3, 0.0, 0.7, 0.6, 0.0, 0.0, 0.4], 0.0).0.correct, 2);
     // Ties go to the lower class: right for label 0, wrong for label 1.
     let z = f64s(&[1., 1., 1., 1.], [2, 2]);
     let labels = Tensor::from_vec(vec![0u32, 1], [2]);

@@ -185,6 +185,13 @@ impl Gpu {
             .map_err(|e| self.failed("work on the device failed", e))
     }
 
+    /// The handle of a stream, for code that is not ours and queues work of its own (the rivals in `benches/`).
+    /// Makes the context that of the calling thread.
+    pub fn raw_stream(&self, lane: Lane) -> Result<*mut c_void> {
+        self.bind()?;
+        Ok(self.stream(lane).cast())
+    }
+
     fn module(&self, op: &'static str) -> Result<sys::CUmodule> {
         let mut modules = locked(&self.modules);
         if let Some(module) = modules.get(op) {

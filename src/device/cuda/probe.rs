@@ -9,6 +9,9 @@ pub struct Found {
     pub name: String,
     pub memory_bytes: usize,
     pub compute_capability: (i32, i32),
+    pub multiprocessors: usize,
+    /// The cache that all of them share.
+    pub l2_bytes: usize,
 }
 
 /// The GPUs of this machine, or a sentence why none can be used.
@@ -32,7 +35,15 @@ pub fn gpus() -> Result<Vec<Found>, String> {
         use sys::CUdevice_attribute as A;
         let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
         let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-        gpus.push(Found { index: index as usize, name, memory_bytes, compute_capability: (major, minor) });
+        let count = |a| usize::try_from(attribute(a)).unwrap_or(0);
+        gpus.push(Found {
+            index: index as usize,
+            name,
+            memory_bytes,
+            compute_capability: (major, minor),
+            multiprocessors: count(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT),
+            l2_bytes: count(A::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE),
+        });
     }
     Ok(gpus)
 }

@@ -21,8 +21,17 @@ impl fmt::Debug for Event {
 
 impl Event {
     pub fn new(gpu: &Arc<Gpu>) -> Result<Event> {
+        Event::with(gpu, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// One that knows when it was reached; see [`Event::ms_since`].
+    pub fn timed(gpu: &Arc<Gpu>) -> Result<Event> {
+        Event::with(gpu, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn with(gpu: &Arc<Gpu>, flags: sys::CUevent_flags) -> Result<Event> {
         gpu.bind()?;
-        let handle = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        let handle = result::event::create(flags);
         let handle = Handle(handle.map_err(|e| gpu.failed("gives no event", e))?);
         Ok(Event { gpu: gpu.clone(), handle })
     }
@@ -50,6 +59,16 @@ impl Event {
         // SAFETY: the event is alive.
         unsafe { result::event::synchronize(self.handle.0) }
             .map_err(|e| self.gpu.failed("work on the device failed", e))
+    }
+
+    /// Waits for the mark and says how many milliseconds of the device's time lie between the two, both made
+    /// by [`Event::timed`] and recorded.
+    pub fn ms_since(&self, start: &Event) -> Result<f64> {
+        self.wait()?;
+        // SAFETY: both events are alive; this one has been reached, and `start` came before it.
+        unsafe { result::event::elapsed(start.handle.0, self.handle.0) }
+            .map(f64::from)
+            .map_err(|e| self.gpu.failed("reading the time of an event", e))
     }
 }
 

@@ -1,32 +1,34 @@
 //! Cross-entropy on slices. Batches are small next to the network: one thread, sums in f64.
 
-use super::Outcome;
+use super::{Labels, Outcome};
 use crate::ops::float::Float;
 
 pub fn forward_backward<T: Float>(
     mut dlogits: Option<&mut [T]>,
     logits: &[T],
-    labels: &[u32],
+    labels: Labels,
     mask: &[u32],
     smoothing: f64,
 ) -> Outcome {
-    let (b, k) = (labels.len(), mask.len());
+    let k = mask.len();
+    let b = logits.len() / k;
     let allowed = mask.iter().filter(|&&m| m != 0).count() as f64;
     let mut outcome = Outcome { loss: 0.0, correct: 0 };
-    for (i, &label) in labels.iter().enumerate() {
+    for i in 0..b {
+        let label = labels.main(i, k);
         let z = &logits[i * k..][..k];
         let classes = || (0..k).filter(|&j| mask[j] != 0);
-        let mut best = label as usize;
+        let mut best = label;
         for j in classes() {
             if z[j] > z[best] || (z[j] == z[best] && j < best) {
                 best = j;
             }
         }
-        outcome.correct += usize::from(best == label as usize && !z[best].to_f64().is_nan());
+        outcome.correct += usize::from(best == label && !z[best].to_f64().is_nan());
         let max = z[best].to_f64();
         let sum: f64 = classes().map(|j| (z[j].to_f64() - max).exp()).sum();
         let lse = max + sum.ln();
-        let target = |j: usize| smoothing / allowed + if j == label as usize { 1.0 - smoothing } else { 0.0 };
+        let target = |j: usize| smoothing / allowed + (1.0 - smoothing) * labels.share(i, j, k);
         outcome.loss += classes().map(|j| target(j) * (lse - z[j].to_f64())).sum::<f64>() / b as f64;
         if let Some(d) = dlogits.as_deref_mut() {
             let d = &mut d[i * k..][..k];
@@ -37,4 +39,25 @@ pub fn forward_backward<T: Float>(
         }
     }
     outcome
+}
+
+impl Labels<'_> {
+    /// How much of image i is class j of k.
+    fn share(&self, i: usize, j: usize, k: usize) -> f64 {
+        match self {
+            Labels::Classes(labels) => f64::from(u8::from(labels[i] as usize == j)),
+            Labels::Shares(shares) => f64::from(shares[i * k + j]),
+        }
+    }
+
+    /// The class of which image i is most; the lower one of equals.
+    fn main(&self, i: usize, k: usize) -> usize {
+        match self {
+            Labels::Classes(labels) => labels[i] as usize,
+            Labels::Shares(shares) => {
+                let row = &shares[i * k..][..k];
+                (0..k).fold(0, |best, j| if row[j] > row[best] { j } else { best })
+            }
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Masked softmax cross-entropy: loss = mean_b (log Σ_{k allowed} e^{z_bk} - z_b,label), its gradient
 //! and the number of right answers, in one pass.
 //! With label smoothing s over K allowed classes, the target is (1 - s) on the label plus s / K on
-//! each allowed class (Szegedy et al. 2016, arXiv:1512.00567).
+//! each allowed class (Szegedy et al. 2016, arXiv:1512.00567). Images that are several classes in part have
+//! the shares of the classes instead of a label: loss = Σ_k share_k (log Σ e^z - z_k).
 
 mod cpu;
 mod cuda;
@@ -33,11 +34,12 @@ impl Outcome {
 /// given, with dL/dlogits.
 ///
 /// # Shapes
-/// outcome: F64 on the CPU, F32 on a GPU; logits: (B, K); labels: (B) u32; mask: (K) u32, not 0 for the
-/// classes that take part.
+/// outcome: F64 on the CPU, F32 on a GPU; logits: (B, K); labels: (B) u32 or, on the CPU, shares (B, K) f32;
+/// mask: (K) u32, not 0 for the classes that take part.
 ///
 /// # Errors
-/// `Error::Shape` if a label is masked or not a class: the loss would be infinite. On a GPU the loss is NaN.
+/// `Error::Shape` if a label is masked or not a class, or has a share and is masked: the loss would be
+/// infinite. On a GPU the loss is NaN. For shares on a GPU.
 pub fn forward_backward(
     dev: &Device,
     outcome: ViewMut,
@@ -48,7 +50,11 @@ pub fn forward_backward(
     label_smoothing: f64,
 ) -> Result<()> {
     let (b, k) = (logits.dims()[0], logits.dims()[1]);
-    expect_shape(OP, "labels", labels.shape(), [b])?;
+    if labels.dtype() == DType::F32 {
+        expect_shape(OP, "labels", labels.shape(), [b, k])?;
+    } else {
+        expect_shape(OP, "labels", labels.shape(), [b])?;
+    }
     expect_shape(OP, "outcome", outcome.shape(), [2])?;
     expect_shape(OP, "mask", mask.shape(), [k])?;
     if let Some(d) = &dlogits {
@@ -56,13 +62,21 @@ pub fn forward_backward(
     }
     match dev {
         Device::Cpu => float!("cross_entropy", "logits", logits.dtype(), T => {
-            let (labels, mask) = (labels.get::<u32>(OP, "labels")?, mask.get::<u32>(OP, "mask")?);
+            let mask = mask.get::<u32>(OP, "mask")?;
+            let labels = match labels.dtype() {
+                DType::F32 => Labels::Shares(labels.get::<f32>(OP, "labels")?),
+                _ => Labels::Classes(labels.get::<u32>(OP, "labels")?),
+            };
             check_labels(labels, mask)?;
             let (d, logits) = (dlogits.map(|d| d.get::<T>(OP, "dlogits")).transpose()?, logits.get::<T>(OP, "logits")?);
             let Outcome { loss, correct } = cpu::forward_backward(d, logits, labels, mask, label_smoothing);
             outcome.get::<f64>(OP, "outcome")?.copy_from_slice(&[loss, correct as f64]);
             Ok(())
         }),
+        Device::Cuda(_) if labels.dtype() == DType::F32 => {
+            let wanted = "class ids on a GPU".to_string();
+            Err(Error::Shape { op: OP, arg: "labels", wanted, got: "shares of classes".into() })
+        }
         Device::Cuda(gpu) => {
             cuda::forward_backward(gpu, outcome, dlogits, logits, labels, mask, label_smoothing)
         }
@@ -80,8 +94,25 @@ pub fn mean_loss(logits: View, labels: View) -> Result<f64> {
     Ok(Outcome::read(outcome.view())?.loss)
 }
 
-fn check_labels(labels: &[u32], mask: &[u32]) -> Result<()> {
-    match labels.iter().find(|&&label| mask.get(label as usize).is_none_or(|&m| m == 0)) {
+/// What the images of a batch are.
+#[derive(Debug, Clone, Copy)]
+enum Labels<'a> {
+    /// (B).
+    Classes(&'a [u32]),
+    /// (B, K).
+    Shares(&'a [f32]),
+}
+
+fn check_labels(labels: Labels, mask: &[u32]) -> Result<()> {
+    let masked = |class: usize| mask.get(class).is_none_or(|&m| m == 0);
+    let wrong = match labels {
+        Labels::Classes(labels) => labels.iter().copied().find(|&label| masked(label as usize)),
+        Labels::Shares(shares) => {
+            let at = shares.iter().enumerate().find(|(i, share)| **share != 0.0 && masked(i % mask.len()));
+            at.map(|(i, _)| (i % mask.len()) as u32)
+        }
+    };
+    match wrong {
         None => Ok(()),
         Some(label) => {
             let wanted = "classes that the mask allows".to_string();

@@ -87,6 +87,7 @@ pub fn table(preprocess: &Preprocess) -> Tensor {
 ///
 /// # Errors
 /// `Error::Shape`, naming the argument. A pick that is no image is one on the CPU; a GPU passes over it.
+/// `Error::Failed` on a GPU if [`Preprocess::on_device`] says no.
 pub fn forward(
     dev: &Device,
     rows: ViewMut,
@@ -118,6 +119,10 @@ pub fn forward(
             let (pixels, picks) = ((pixels.get::<u8>(OP, "pixels")?, extents), picks.get::<u32>(OP, "picks")?);
             cpu::forward(rows.get::<T>(OP, "rows")?, pixels, picks, first, plan)
         }),
+        Device::Cuda(_) if !plan.preprocess.on_device() => Err(Error::failed(
+            "preprocess: the kernel does box, flip and normalisation by `data.transforms = \"tensorflow\"` and nothing \
+             else; such images are prepared on the host",
+        )),
         Device::Cuda(gpu) => cuda::forward(gpu, rows, pixels, picks, first, table, plan),
     }
 }

@@ -16,6 +16,8 @@ pub(super) fn small() -> Vec<Case> {
         matmul(3, 5, 7),
         matmul(17, 48, 5),
         matmul(2, 19, 1),
+        // On a GPU: loads of whole vectors, through a pipeline that goes round.
+        matmul(12, 200, 24),
         matmul_in_columns(5, 6, 4),
         linear_columns(3, 5, 4),
         linear_residual(5, 7, 3),

@@ -29,6 +29,7 @@ pub(super) fn small() -> Vec<Case> {
         gather(3, (7, 5, 4), 1, (3, 1)),
         gather(2, (7, 6, 5), 1, (2, 3)),
         gather(1, (3, 1, 1), 0, (1, 1)),
+        gather(9, (5, 6, 5), 1, (4, 1)),
         axpy(3, 11),
         scale(2, 9),
         column_sums(7, 5),
@@ -420,12 +421,14 @@ fn cross_entropy(b: usize, k: usize, smoothing: f64) -> Case {
 
 fn adam(n: usize, decay: f64) -> Case {
     let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay, max_norm: 1.5 };
+    // With decay the norm is within its limit, without beyond.
+    let squares = if decay > 0.0 { 0.25 } else { 9.0 };
     Case::new("optimizer", format!("adam {n} decay {decay}"), 0)
         .input("p", [n], Fill::Values, Part::All)
         .input("m", [n], Fill::Values, Part::All)
         .input("v", [n], Fill::Positive, Part::All)
         .input("g", [n], Fill::Values, Part::All)
-        .input("squares", [1], Fill::Constant(9.0), Part::All)
+        .input("squares", [1], Fill::Constant(squares), Part::All)
         .input("pace", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Part::All)
         .output("p", [n], Part::All, Role::Kept)
         .output("m", [n], Part::All, Role::Kept)

@@ -11,6 +11,19 @@
 BROKEN(write_far_behind) { y[n + 1000 + threadIdx.x] = 1.f; }
 BROKEN(write_just_behind) { y[threadIdx.x == 0 ? n : 0] = 1.f; }
 BROKEN(write_just_before) { if (n > 0) y[threadIdx.x == 0 ? -1 : 0] = 1.f; }
+BROKEN(read_far_behind) { y[threadIdx.x] = y[n + 1000 + threadIdx.x]; }
+BROKEN(read_just_behind) { y[threadIdx.x] = y[threadIdx.x == 0 ? n : 0]; }
+BROKEN(read_just_before) { if (n > 0) y[threadIdx.x] = y[threadIdx.x == 0 ? -1 : 0]; }
+BROKEN(vector_behind) {
+    const Vec<float> v = load_vec(y + n);
+    y[threadIdx.x] = v.at[0];
+}
+BROKEN(copy_from_outside) {
+    DYN_SMEM(s);
+    if (threadIdx.x == 0) cp_async16(s, y + n, true);
+    cp_async_commit();
+    cp_async_wait<0>();
+}
 BROKEN(null) { if (n > 0) static_cast<float*>(nullptr)[threadIdx.x] = y[0]; }
 
 BROKEN(barrier_in_a_branch) {

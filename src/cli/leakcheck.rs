@@ -1,0 +1,68 @@
+//! `l2p-engine leakcheck`.
+
+use super::print;
+use crate::error::{Error, Result};
+use crate::output::table::{self, Style};
+use crate::train::leak::{self, names};
+use crate::train::{Saved, Session};
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct LeakCheck {
+    /// A work directory that `train` wrote.
+    #[arg(long, value_name = "DIR", default_value = "runs/default")]
+    workdir: PathBuf,
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Images per vote; otherwise as the run was configured.
+    #[arg(long, value_name = "N")]
+    vote_group: Option<usize>,
+    /// Random orders for each random composition.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    shuffles: u16,
+    /// Where the raw data set lies now, if it has moved.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl LeakCheck {
+    pub fn run(self) -> Result<()> {
+        let choice = super::device(&self.device)?;
+        let saved = Saved::read(&self.workdir)?;
+        let mut config = saved.config.clone();
+        if let Some(dir) = self.data_dir {
+            config.data.dir = dir;
+        }
+        config.precision = crate::train::reading_precision(config.precision, &choice.device);
+        let mut session = Session::new(config, choice)?;
+        saved.restore_session(&mut session)?;
+        let tasks = saved.at.per_image.len();
+        if tasks == 0 {
+            return Err(Error::failed(format!(
+                "{}: no task is finished yet, so there is nothing to check; finish one with `train --resume`",
+                self.workdir.display()
+            )));
+        }
+        let found = leak::check(&mut session, tasks, self.vote_group, self.shuffles.into())?;
+        if self.json {
+            print(&format!("{:#}", serde_json::json!(found)));
+            return Ok(());
+        }
+        let rows: Vec<_> = found.compositions.iter().map(|c| (c.name, c.avg_acc, c.moved)).collect();
+        print(&table::leak(&rows, Style::detect()));
+        let accuracy = |name| found.named(name).map_or(f64::NAN, |c| c.avg_acc.mean);
+        print(&format!(
+            "{} test images of {tasks} tasks, votes among {} images, {} shuffles; batches of one task are worth {:+.2} \
+             points over mixed ones",
+            found.images,
+            found.vote_group,
+            self.shuffles,
+            100.0 * (accuracy(names::ORDERED) - accuracy(names::MIXED)),
+        ));
+        Ok(())
+    }
+}

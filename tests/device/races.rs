@@ -1,0 +1,55 @@
+//! Every kernel under ThreadSanitizer: launches of the cases, recorded and replayed.
+
+use super::{DType, On, SEED, cases, device, edges, emulation, races, tensors};
+use l2p_engine::device::Device;
+use std::process::Command;
+
+/// Between equal types a cast is a copy, which needs no kernel.
+const NOT_LAUNCHED: [&str; 2] = ["axpy_from_f32_f32", "axpy_to_f32_f32"];
+
+/// Started by `no_kernel_has_a_race`, with a folder for the launches: of each kernel the first few that differ in
+/// their extents, those of the largest small cases.
+#[test]
+#[ignore = "started by no_kernel_has_a_race"]
+fn launches_are_recorded() {
+    let Some(gpu) = device() else { return };
+    let dev = Device::Cuda(gpu);
+    let mut small = cases::small();
+    small.sort_by_key(|case| std::cmp::Reverse(case.inputs.iter().map(|a| a.shape.len()).sum::<usize>()));
+    for case in small.iter().chain(&cases::medium()) {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            if dtype != DType::F32 && !case.has_narrow_form() {
+                continue;
+            }
+            for band in [64, 67] {
+                let on = On { dev: dev.clone(), band };
+                let data = case.data(SEED, dtype).to(&dev, dtype).expect("an upload");
+                case.everything(&on, &data).expect("forward and backward");
+            }
+        }
+    }
+    edges::all(&dev);
+    tensors::rounding(&dev);
+}
+
+#[test]
+fn no_kernel_has_a_race() {
+    if std::env::var_os("L2P_REQUIRE_GPU").is_some_and(|v| v == "1") {
+        return eprintln!("skipped: 1 test of races: it is for emulated kernels");
+    }
+    if let Some(why) = races::unavailable() {
+        return eprintln!("skipped: 1 test of races: {why}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "--ignored", "every_kernel::launches_are_recorded"])
+        .env("L2P_EMU_RECORD", folder.path())
+        .output()
+        .expect("this program starts");
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    let kernels = emulation::root().join("kernels");
+    let found = races::replay(&kernels, folder.path()).expect("a replay");
+    assert!(found.reports.is_empty(), "{}", found.reports.join("\n"));
+    assert_eq!(found.never, NOT_LAUNCHED, "the kernels of which no launch was replayed");
+    eprintln!("kernels: {} launches without a race", found.launches);
+}
