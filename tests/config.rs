@@ -410,7 +410,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     type Row =
         (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
     // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
-    let rows: [Row; 10] = [
+    let rows: [Row; 11] = [
         ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
         (
             "cifar100_l2p_official_v1",
@@ -446,6 +446,16 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
         ),
         ("imr_dualprompt", "official", Class, 10, (2_400, 600), (2_400, 600), Some(6_000), 0.00375),
         ("five_datasets_l2p", "official", Class, 5, (50_000, 1_950), (60_000, 2_340), Some(10_075), 0.015),
+        (
+            "five_datasets_l2p_pytorch",
+            "pytorch",
+            Class,
+            5,
+            (73_257, 22_890),
+            (60_000, 18_750),
+            Some(80_695),
+            0.001875,
+        ),
         ("core50_l2p", "official", Domain, 8, (14_987, 585), (14_986, 585), Some(4_680), 0.015),
         // The classes per label set are drawn: 31.3 to 66 of 500 images each are expected.
         ("cifar100_gaussian_l2p", "official", Gaussian, 200, (0, 0), (0, 0), None, 0.015),
@@ -509,6 +519,12 @@ fn scenarios_refuse_what_does_not_fit() {
         ("continual.eval_every_tasks = 2", "leaves rows of the accuracy matrix empty"),
         ("continual.scenario = 'stream'", "needs train.num_epochs = 1, found 5"),
         ("continual.scenario = 'gaussian_once'", "needs optim.reinit_optimizer = false, found true"),
+        ("continual.replay_per_class = 5", "belong together"),
+        (
+            "[continual]\nscenario = 'domain'\nreplay_per_class = 5\nnum_review_epochs = 1",
+            "needs scenario = \"class\"",
+        ),
+        ("[continual]\nscenario = 'domain'\neval_task_inc = true", "needs scenario = \"class\""),
         ("continual.gaussian_sigma = 0.0", "continual.gaussian_sigma must be a finite number above 0"),
         ("data.dataset = 'joined'\ndata.joined = ['mnist', 'mnits']", "found `mnits`"),
         ("data.dataset = 'joined'\ndata.joined = []", "at least one"),

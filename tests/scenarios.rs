@@ -71,9 +71,24 @@ fn task_incremental_evaluation_chooses_among_the_classes_of_the_task() {
     let cells = |m: &[Vec<f64>]| m.iter().flatten().copied().collect::<Vec<f64>>();
     assert!(cells(&told).iter().zip(cells(&all)).all(|(told, all)| *told >= all), "{told:?} {all:?}");
     assert!(told[4].iter().sum::<f64>() > all[4].iter().sum::<f64>(), "{told:?} {all:?}");
-    // The first task has no other classes that could be answered, but other logits are there all the same.
     assert!(told[4].iter().all(|a| *a >= 0.5), "two classes: {told:?}");
     assert_eq!(results["floors"], told_results["floors"]);
+}
+
+/// Images kept of earlier tasks are seen again after each task: less is forgotten than without them.
+#[test]
+fn review_of_kept_images_forgets_less() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let rate = "optim.learning_rate=0.01";
+    let (_, plain) = run(&dir.path().join("plain"), &[rate]);
+    let kept = [rate, "continual.replay_per_class=16", "continual.num_review_epochs=6"];
+    let (_, review) = run(&dir.path().join("review"), &kept);
+    let forgetting = |r: &serde_json::Value| r["per_image"]["forgetting"].as_f64().expect("a number");
+    assert!(forgetting(&review) < forgetting(&plain), "{} {}", forgetting(&review), forgetting(&plain));
+    // 5 steps of 16 of the 80 images of a task; 6 epochs of 2, 4, 6, 8 and 10 steps on 32 kept images per task.
+    let log = std::fs::read_to_string(dir.path().join("review/log.jsonl")).expect("a log");
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().expect("lines")).expect("JSON");
+    assert_eq!(last["step"].as_u64(), Some(5 * 5 + 6 * (2 + 4 + 6 + 8 + 10)), "{last}");
 }
 
 /// Domains from the third column of a list, tested apart and together.

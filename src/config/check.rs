@@ -162,6 +162,8 @@ impl Config {
         let any = [
             ("data.train_per_class", data.train_per_class),
             ("data.test_per_class", data.test_per_class),
+            ("continual.replay_per_class", self.continual.replay_per_class),
+            ("continual.num_review_epochs", self.continual.num_review_epochs),
             ("data.rand_augment_layers", data.rand_augment_layers),
             ("data.rand_augment_levels", data.rand_augment_levels),
             ("model.heads", model.heads),
@@ -293,6 +295,13 @@ impl Config {
                  tasks share a test set, found scenario = \"class\"",
                 cl.eval_every_tasks
             )
+        });
+        let (kept, review) = (cl.replay_per_class, cl.num_review_epochs);
+        c.unless((kept > 0) == (review > 0), || {
+            format!("continual.replay_per_class = {kept} and continual.num_review_epochs = {review} belong together: both 0 or both above")
+        });
+        c.unless(kept == 0 || scenario == Scenario::Class && !matches!(self.method, Method::Joint | Method::Ncm), || {
+            format!("continual.replay_per_class above 0 needs scenario = \"class\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
         });
         c.unless(!cl.eval_task_inc || scenario == Scenario::Class, || {
             format!("continual.eval_task_inc = true needs scenario = \"class\", in which tasks have classes of their own, found \"{scenario}\"")

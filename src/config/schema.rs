@@ -137,6 +137,11 @@ Continual {
     /// A test image is told its task: only the classes of that task can be the answer. Losses and floors stay over
     /// all classes; only for scenario `class`.
     eval_task_inc: bool = false,
+    /// Images kept of each class of a task once it is learned, drawn by the seed; 0: none (L2P-R: 10 or 50).
+    replay_per_class: usize = 0,
+    /// After the steps of a task, so many epochs over the images kept of it and all tasks before, without a mask
+    /// (the official review trick); only for scenario `class`.
+    num_review_epochs: usize = 0,
     /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
     eval_every_tasks: usize = 1,
     /// `natural`, `seed:N`, or the path of a file with one class (name or number) per line.

@@ -88,7 +88,13 @@ pub fn forecast(mut config: Config, choice: Choice) -> Result<Forecast> {
         _ => split.tasks.clone(),
     };
     let epochs = if config.method == Name::Ncm { 1 } else { config.train.num_epochs };
-    let with_steps = |task: Task| Ok((loader::steps_per_task(task.train.len(), epochs, batch)?, task));
+    let with_steps = |task: Task| {
+        let cl = &config.continual;
+        let review = scenario::review(&data, &split, cl, config.seed, task.index)
+            .map(|kept| loader::steps_per_task(kept.train.len(), cl.num_review_epochs, batch));
+        let own = loader::steps_per_task(task.train.len(), epochs, batch)?;
+        Ok((own + review.transpose()?.unwrap_or(0), task))
+    };
     let tasks: Result<Vec<(Task, usize)>> =
         learned.into_iter().map(|task| with_steps(task).map(|(steps, task)| (task, steps))).collect();
     let tasks = tasks?;
@@ -97,9 +103,9 @@ pub fn forecast(mut config: Config, choice: Choice) -> Result<Forecast> {
     let model = method.model();
     let work = work(&config, model, &split, &tasks);
     let params = (model.params.trainable.len(), model.params.frozen.len());
-    let seconds = match &dev {
-        Device::Cpu => Some(work.total / rate(&config, dims)?),
-        Device::Cuda(_) => None,
+    let seconds = match dev.gpu() {
+        None => Some(work.total / rate(&config, dims)?),
+        Some(_) => None,
     };
     Ok(Forecast { config, data, split, tasks, source, plan, params, work, seconds, notes })
 }

@@ -1,13 +1,13 @@
 //! The loop one reads first: tasks, steps, evaluation, files. What a run has done is in its last
 //! checkpoint and nowhere else: killed at any moment, it goes on from there and ends with the same bits.
 
-use super::batch::Training;
+use super::batch::{Batch, Training};
 use super::evaluate::{self, QueryCache, TaskScore};
 use super::session::Session;
 use super::{floors, report};
 use crate::config::Config;
 use crate::config::schema::Method as Name;
-use crate::data::Task;
+use crate::data::{Loader, Task};
 use crate::device::Choice;
 use crate::error::{Error, Result};
 use crate::import::Backbone;
@@ -177,7 +177,11 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
 
 /// Steps of all tasks.
 pub fn total_steps(session: &Session) -> Result<u64> {
-    session.train_tasks.iter().map(|task| Ok(session.loader(task)?.steps() as u64)).sum()
+    let steps = |task: &Task| -> Result<u64> {
+        let review = session.review_loader(task)?;
+        Ok((session.loader(task)?.steps() + review.as_ref().map_or(0, Loader::steps)) as u64)
+    };
+    session.train_tasks.iter().map(steps).sum()
 }
 
 /// Trains without files and returns the per-image accuracy matrix. For floors.
@@ -212,6 +216,8 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
 struct Steps {
     batches: Training,
     task: TaskView,
+    /// What follows on the images kept of all tasks so far: batches, and the first step of them.
+    review: Option<(Loader, usize)>,
     rate: LearningRate,
     done: usize,
     total: usize,
@@ -229,19 +235,36 @@ impl Steps {
         let (loader, config) = (session.loader(task)?, &session.config);
         let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
         let rate = LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs);
-        let total = loader.steps();
-        let batches = Training::start(loader, session.kept.as_ref(), session.dtype(), done..total)?;
-        Ok(Steps { batches, task: session.task_view(task), rate, done, total })
+        let (own, review) = (loader.steps(), session.review_loader(task)?);
+        let total = own + review.as_ref().map_or(0, Loader::steps);
+        let review = review.map(|loader| (loader, done.saturating_sub(own)));
+        let first = done.min(own);
+        let batches = Training::start(loader, session.kept.as_ref(), session.dtype(), first..own)?;
+        Ok(Steps { batches, task: session.task_view(task), review, rate, done, total })
+    }
+
+    /// The next batch, and what became known of earlier steps on the way from a task's own images to kept ones.
+    fn batch(&mut self, session: &mut Session) -> Result<Option<(Batch, Vec<StepStats>)>> {
+        if let Some(batch) = self.batches.next() {
+            return Ok(Some((batch?, Vec::new())));
+        }
+        let Some((loader, first)) = self.review.take() else { return Ok(None) };
+        // Without a mask, which steps under way still have.
+        let stats = session.method.settle()?;
+        self.task.mask.fill(true);
+        let steps = first..loader.steps();
+        self.batches = Training::start(loader, session.kept.as_ref(), session.dtype(), steps)?;
+        let batch = self.batches.next().transpose()?;
+        Ok(batch.map(|batch| (batch, stats)))
     }
 
     /// Makes the next step; `None` after the last.
     fn next(&mut self, session: &mut Session) -> Result<Option<Done>> {
-        let Some(batch) = self.batches.next() else { return Ok(None) };
-        let batch = batch?;
+        let Some((batch, mut stats)) = self.batch(session)? else { return Ok(None) };
         self.done += 1;
         let lr = self.rate.at(self.done);
         let (images, targets) = (batch.labels.len(), batch.targets());
-        let mut stats = session.method.step(&session.dev, batch.pixels(), targets.view(), &self.task, lr)?;
+        stats.extend(session.method.step(&session.dev, batch.pixels(), targets.view(), &self.task, lr)?);
         if self.done == self.total {
             stats.extend(session.method.settle()?);
         }

@@ -78,6 +78,18 @@ impl Session {
         Loader::new(self.data.clone(), &self.split, task, preprocess, config.seed, batch, epochs)
     }
 
+    /// The batches of the images kept of the tasks up to this one, which follow its own; `None` without any.
+    pub fn review_loader(&self, task: &Task) -> Result<Option<Loader>> {
+        let (config, data) = (&self.config, &self.data);
+        let Some(kept) = scenario::review(data, &self.split, &config.continual, config.seed, task.index)
+        else {
+            return Ok(None);
+        };
+        let preprocess = Preprocess::new(&config.data, self.normalize())?;
+        let (batch, epochs) = (config.train.per_device_batch_size, config.continual.num_review_epochs);
+        Loader::new(data.clone(), &self.split, &kept, preprocess, config.seed, batch, epochs).map(Some)
+    }
+
     /// Whether the network is tested once task `t` is learned.
     pub fn tests_after(&self, t: usize) -> bool {
         let every = self.config.continual.eval_every_tasks.max(1);

@@ -205,3 +205,27 @@ fn published_counts_are_those_of_the_papers() {
     }
     assert!(published::labels(&Data { dataset: Images, ..Data::default() }).is_none());
 }
+
+#[test]
+fn kept_images_are_those_of_the_seed_and_the_class() {
+    let data = synthetic();
+    let continual =
+        Continual { replay_per_class: 7, num_review_epochs: 1, ..super::continual(5, 2, "seed:4") };
+    let split = split(&data, &continual, 0, 16);
+    let kept = |task, seed| scenario::review(&data, &split, &continual, seed, task).unwrap();
+    for t in 0..5 {
+        let now = kept(t, 1);
+        assert_eq!((now.train.len(), now.classes.len(), now.index), (14 * (t + 1), 2 * (t + 1), 5 + t));
+        for class in &now.classes {
+            let of_class =
+                |&&i: &&u32| split.label_to_class[data.train.labels[i as usize] as usize] == *class;
+            assert_eq!(now.train.iter().filter(of_class).count(), 7);
+        }
+        // What was kept stays.
+        assert!(t == 0 || kept(t - 1, 1).train.iter().all(|i| now.train.contains(i)));
+    }
+    assert_eq!(kept(4, 1), kept(4, 1));
+    assert_ne!(kept(4, 1).train, kept(4, 2).train);
+    let none = Continual { replay_per_class: 0, ..continual };
+    assert!(scenario::review(&data, &split, &none, 1, 4).is_none());
+}
