@@ -75,16 +75,18 @@ fn task_incremental_evaluation_chooses_among_the_classes_of_the_task() {
     assert_eq!(results["floors"], told_results["floors"]);
 }
 
-/// Images kept of earlier tasks are seen again after each task: less is forgotten than without them.
+/// Images kept of earlier tasks are seen again after each task, without a mask: the classes of different tasks are
+/// told apart better than without them.
 #[test]
-fn review_of_kept_images_forgets_less() {
+fn review_of_kept_images_tells_tasks_apart() {
     let dir = tempfile::tempdir().expect("a folder");
     let rate = "optim.learning_rate=0.01";
     let (_, plain) = run(&dir.path().join("plain"), &[rate]);
     let kept = [rate, "continual.replay_per_class=16", "continual.num_review_epochs=6"];
     let (_, review) = run(&dir.path().join("review"), &kept);
-    let forgetting = |r: &serde_json::Value| r["per_image"]["forgetting"].as_f64().expect("a number");
-    assert!(forgetting(&review) < forgetting(&plain), "{} {}", forgetting(&review), forgetting(&plain));
+    let accuracy = |r: &serde_json::Value| r["per_image"]["avg_acc"].as_f64().expect("a number");
+    // 0.39, 0.34, 0.32 without and 0.59, 0.53, 0.61 with, for seeds 42, 1, 2.
+    assert!(accuracy(&review) > accuracy(&plain) + 0.1, "{} {}", accuracy(&review), accuracy(&plain));
     // 5 steps of 16 of the 80 images of a task; 6 epochs of 2, 4, 6, 8 and 10 steps on 32 kept images per task.
     let log = std::fs::read_to_string(dir.path().join("review/log.jsonl")).expect("a log");
     let last: serde_json::Value = serde_json::from_str(log.lines().last().expect("lines")).expect("JSON");

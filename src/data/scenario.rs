@@ -69,15 +69,16 @@ fn domains(data: &DataSet, continual: &Continual, numbering: &Numbering) -> Resu
         with_images.iter().map(|(domain, _)| of(&data.test.domains, *domain)).collect();
     let shared = tests.iter().take(wanted).any(Vec::is_empty);
     let all = all_test(data);
-    let task = |(index, ((domain, train), test)): (usize, ((u32, Vec<u32>), Vec<u32>))| Task {
+    let parts = with_images.into_iter().zip(tests).take(wanted).enumerate();
+    let tasks = parts.map(|(index, ((domain, train), test))| Task {
         index,
         name: data.domain_names[domain as usize].clone(),
         classes: numbering.all(),
         train,
         test: if shared { all.clone() } else { Arc::new(test) },
         ordered: false,
-    };
-    Ok((with_images.into_iter().zip(tests).take(wanted).enumerate().map(task).collect(), shared))
+    });
+    Ok((tasks.collect(), shared))
 }
 
 /// Distance of task t from the peak of class j, in tasks: t - (j + 1/2) T / C; the peaks stand evenly over the T
