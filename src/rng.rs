@@ -23,6 +23,10 @@ pub enum Stream {
     Synthetic = 6,
     /// Mixing of the images of a batch.
     Mix = 7,
+    /// Label sets and moments of the Gaussian scenarios.
+    Schedule = 8,
+    /// The images that are kept of a class.
+    Replay = 9,
 }
 
 const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

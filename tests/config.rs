@@ -1,7 +1,10 @@
 //! The configuration: what is read, refused, hinted at, written back.
 
 use l2p_engine::config::keys::{self, Kind};
+use l2p_engine::config::schema::Scenario;
 use l2p_engine::config::{Config, load, load_with_notes};
+use l2p_engine::data;
+use l2p_engine::optim::schedule;
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -29,9 +32,10 @@ fn other_value(kind: Kind, now: &str) -> String {
 
 #[test]
 fn shipped_files_load_and_check() {
-    for name in ["default", "cifar100_l2p", "pretrain_micro"] {
-        let config = load(Some(Path::new(&format!("configs/{name}.toml"))), &[], None, None, None)
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    for file in std::fs::read_dir("configs").unwrap() {
+        let path = file.unwrap().path();
+        let name = path.display();
+        let config = load(Some(&path), &[], None, None, None).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(Config::from_toml(&config.to_toml(), "resolved").unwrap(), config, "{name}");
     }
     let pretrain = load(Some(Path::new("configs/pretrain_micro.toml")), &[], None, None, None).unwrap();
@@ -395,6 +399,143 @@ fn hints_name_keys_that_exist() {
             let path = quoted.split(' ').next().unwrap();
             assert!(keys::find(path).is_some(), "{foreign}: `{path}` is no key");
         }
+    }
+}
+
+/// What follows from a shipped file and the published sizes of its data set: scenario, rule set, training images
+/// and steps of the first and the last task, all steps, and the learning rate that is used.
+#[test]
+fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
+    use Scenario::{Class, Domain, Gaussian};
+    type Row =
+        (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
+    // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
+    let rows: [Row; 11] = [
+        ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
+        (
+            "cifar100_l2p_official_v1",
+            "official-v1",
+            Class,
+            10,
+            (5_000, 195),
+            (5_000, 195),
+            Some(1_950),
+            0.015,
+        ),
+        ("cifar100_l2p_paper", "paper", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.03),
+        (
+            "cifar100_l2p_pytorch",
+            "pytorch",
+            Class,
+            10,
+            (5_000, 1_560),
+            (5_000, 1_560),
+            Some(15_600),
+            0.001875,
+        ),
+        ("cifar100_dualprompt", "official", Class, 10, (5_000, 130), (5_000, 130), Some(1_300), 0.0225),
+        (
+            "cifar100_dualprompt_pytorch",
+            "pytorch",
+            Class,
+            10,
+            (5_000, 1_040),
+            (5_000, 1_040),
+            Some(10_400),
+            0.0028125,
+        ),
+        ("imr_dualprompt", "official", Class, 10, (2_400, 600), (2_400, 600), Some(6_000), 0.00375),
+        ("five_datasets_l2p", "official", Class, 5, (50_000, 1_950), (60_000, 2_340), Some(10_075), 0.015),
+        (
+            "five_datasets_l2p_pytorch",
+            "pytorch",
+            Class,
+            5,
+            (73_257, 22_890),
+            (60_000, 18_750),
+            Some(80_695),
+            0.001875,
+        ),
+        ("core50_l2p", "official", Domain, 8, (14_987, 585), (14_986, 585), Some(4_680), 0.015),
+        // The classes per label set are drawn: 31.3 to 66 of 500 images each are expected.
+        ("cifar100_gaussian_l2p", "official", Gaussian, 200, (0, 0), (0, 0), None, 0.015),
+    ];
+    for (name, rules, scenario, tasks, first, last, steps, rate) in rows {
+        let config = load(Some(Path::new(&format!("configs/{name}.toml"))), &[], None, None, None).unwrap();
+        let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
+        assert_eq!((config.rule_set.word(), config.continual.scenario), (rules, scenario), "{name}");
+        config.check_with_layers(12).unwrap();
+        let data = data::published::labels(&config.data).unwrap();
+        let split = data::scenario::split(&data, &config.continual, config.seed, batch).unwrap();
+        let each: Vec<(usize, usize)> = split
+            .tasks
+            .iter()
+            .map(|t| (t.train.len(), data::loader::steps_per_task(t.train.len(), epochs, batch).unwrap()))
+            .collect();
+        assert_eq!(each.len(), tasks, "{name}");
+        assert!((schedule::base(&config.optim, batch) - rate).abs() < 1e-15, "{name}");
+        let all: usize = each.iter().map(|(_, steps)| steps).sum();
+        match steps {
+            Some(steps) => assert_eq!((each[0], each[tasks - 1], all), (first, last, steps), "{name}"),
+            // 196,420 steps in the run of the official code with its own random numbers.
+            None => assert!(all.abs_diff(196_420) < 3_000, "{name}: {all} steps"),
+        }
+    }
+    // A file that nobody checks here is no file of this table's kind.
+    let mut shipped: Vec<String> = std::fs::read_dir("configs")
+        .unwrap()
+        .map(|f| f.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .filter(|name| !["default", "pretrain_micro"].contains(&name.as_str()))
+        .collect();
+    shipped.sort();
+    let mut known: Vec<&str> = rows.iter().map(|row| row.0).collect();
+    known.sort_unstable();
+    assert_eq!(shipped, known);
+}
+
+#[test]
+fn every_value_of_a_benchmark_names_its_source() {
+    for file in std::fs::read_dir("configs").unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        if path.ends_with("default.toml") || path.ends_with("pretrain_micro.toml") {
+            continue;
+        }
+        let name = path.display();
+        assert!(
+            text.starts_with("# ") && text.contains("Published"),
+            "{name}: no published number at the top"
+        );
+        for block in text.split("\n\n").filter(|block| block.starts_with('[')) {
+            let first = block.lines().nth(1).unwrap();
+            assert!(first.starts_with('#'), "{name}: {first} has no source");
+        }
+    }
+}
+
+#[test]
+fn scenarios_refuse_what_does_not_fit() {
+    for (text, wanted) in [
+        ("continual.eval_every_tasks = 2", "leaves rows of the accuracy matrix empty"),
+        ("continual.scenario = 'stream'", "needs train.num_epochs = 1, found 5"),
+        ("continual.scenario = 'gaussian_once'", "needs optim.reinit_optimizer = false, found true"),
+        ("continual.replay_per_class = 5", "belong together"),
+        (
+            "[continual]\nscenario = 'domain'\nreplay_per_class = 5\nnum_review_epochs = 1",
+            "needs scenario = \"class\"",
+        ),
+        ("[continual]\nscenario = 'domain'\neval_task_inc = true", "needs scenario = \"class\""),
+        ("continual.gaussian_sigma = 0.0", "continual.gaussian_sigma must be a finite number above 0"),
+        ("data.dataset = 'joined'\ndata.joined = ['mnist', 'mnits']", "found `mnits`"),
+        ("data.dataset = 'joined'\ndata.joined = []", "at least one"),
+        ("data.dataset = 'joined'\ndata.joined = ['joined']", "found `joined`"),
+        (
+            "data.dataset = 'joined'\ndata.joined = ['mnist', 'svhn']",
+            "wants 100 classes, data.dataset = \"joined\" has 20",
+        ),
+    ] {
+        let said = Config::from_toml(text, "a.toml").and_then(|c| c.check()).expect_err(text).to_string();
+        assert!(said.contains(wanted), "{text}: {said}");
     }
 }
 

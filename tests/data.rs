@@ -23,6 +23,8 @@ mod cache_tests;
 mod loader_tests;
 #[path = "data_parts/readers.rs"]
 mod readers_tests;
+#[path = "data_parts/scenarios.rs"]
+mod scenarios_tests;
 #[path = "data_parts/sets.rs"]
 mod sets_tests;
 #[path = "data_parts/tasks.rs"]

@@ -124,7 +124,7 @@ fn every_method_resumes() {
             ],
         ),
         ("finetune", &[]),
-        ("linear", &[]),
+        ("linear", &["--set", "continual.replay_per_class=8", "--set", "continual.num_review_epochs=4"]),
         ("ncm", &[]),
         ("joint", &[]),
     ] {

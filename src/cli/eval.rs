@@ -51,9 +51,10 @@ impl Eval {
                 self.workdir.display()
             )));
         }
+        let tests = session.split.tests_after(tasks - 1);
         let mut cache = QueryCache::new(session.split.tasks.len());
         let scores: Result<Vec<_>> =
-            (0..tasks).map(|i| evaluate::task(&mut session, &mut cache, i)).collect();
+            (0..tests).map(|i| evaluate::task(&mut session, &mut cache, i)).collect();
         let scores = scores?;
         // Rows of earlier moments are history: they come from the run, the last one from now.
         let matrix = |mut rows: Vec<Vec<f64>>, now: Vec<f64>| {

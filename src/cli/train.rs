@@ -3,7 +3,7 @@
 use super::{ConfigArgs, print};
 use crate::error::{Error, Result};
 use crate::output::table::{self, Style};
-use crate::train::{Options, Session, report, run, seeds};
+use crate::train::{Options, forecast, report, run, seeds};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -28,7 +28,8 @@ pub struct Train {
     /// Print the resolved configuration and stop.
     #[arg(long)]
     print_config: bool,
-    /// Load everything, print tasks, steps and memory, and stop before the first step.
+    /// Print tasks, steps, memory and an estimate of the time, and stop. Needs neither the images of
+    /// a published data set nor the backbone.
     #[arg(long)]
     dry_run: bool,
     /// Print the final tables only.
@@ -49,14 +50,8 @@ impl Train {
         }
         let choice = super::device(&self.device)?;
         if self.dry_run {
-            let session = Session::new(loaded.config, choice)?;
-            print(&report::opening(&session, run::total_steps(&session)?));
-            for task in &session.train_tasks {
-                let steps = session.loader(task)?.steps();
-                let (n, name) = (task.train.len(), &task.name);
-                print(&format!("task {}: {name}: {n} training images, {steps} steps", task.index + 1));
-            }
-            print(&table::memory(&session.plan, Style::detect()));
+            let plan = forecast::forecast(loaded.config, choice)?;
+            print(&report::forecast(&plan, Style::detect()));
             return Ok(());
         }
         let workdir = self.workdir.unwrap_or_else(|| free_workdir(self.resume));

@@ -1,7 +1,7 @@
 //! What a method implies, and what does not fit together.
 
 use super::published::Published;
-use super::schema::{Classifier, Config, DatasetName, Interpolation, Method, Transforms};
+use super::schema::{Classifier, Config, DatasetName, Interpolation, Method, Scenario, Transforms};
 use crate::error::{Error, Result};
 
 /// Sizes beyond this are a slip of the pen, not a model.
@@ -154,6 +154,7 @@ impl Config {
             ("data.resize_size", data.resize_size),
             ("continual.num_tasks", self.continual.num_tasks),
             ("continual.num_classes_per_task", self.continual.num_classes_per_task),
+            ("continual.eval_every_tasks", self.continual.eval_every_tasks),
             ("train.per_device_batch_size", train.per_device_batch_size),
             ("train.num_epochs", train.num_epochs),
             ("train.eval_batch_size", train.eval_batch_size),
@@ -161,6 +162,8 @@ impl Config {
         let any = [
             ("data.train_per_class", data.train_per_class),
             ("data.test_per_class", data.test_per_class),
+            ("continual.replay_per_class", self.continual.replay_per_class),
+            ("continual.num_review_epochs", self.continual.num_review_epochs),
             ("data.rand_augment_layers", data.rand_augment_layers),
             ("data.rand_augment_levels", data.rand_augment_levels),
             ("model.heads", model.heads),
@@ -236,8 +239,16 @@ impl Config {
                 data.input_size, data.resize_size
             )
         });
-        let classes = cl.num_tasks.saturating_mul(cl.num_classes_per_task);
-        if let Some(there_are) = classes_of(data.dataset) {
+        self.check_scenario(c);
+        let tasks = if cl.scenario == Scenario::Class { cl.num_tasks } else { 0 };
+        let classes = tasks.saturating_mul(cl.num_classes_per_task);
+        let known = match data.dataset {
+            DatasetName::Joined => {
+                data.joined_names().ok().and_then(|names| names.into_iter().map(classes_of).sum())
+            }
+            name => classes_of(name),
+        };
+        if let Some(there_are) = known {
             c.unless(classes <= there_are, || {
                 format!(
                     "continual.num_tasks = {} times continual.num_classes_per_task = {} wants {classes} classes, \
@@ -268,6 +279,48 @@ impl Config {
              method = \"linear\" trains the head only"
                 .into()
         });
+    }
+
+    fn check_scenario(&self, c: &mut Complaints) {
+        let (cl, scenario) = (&self.continual, self.continual.scenario);
+        if self.data.dataset == DatasetName::Joined
+            && let Err(what) = self.data.joined_names()
+        {
+            c.add(what);
+        }
+        c.float("continual.gaussian_sigma", cl.gaussian_sigma, "a finite number above 0", |v| v > 0.0);
+        c.unless(cl.eval_every_tasks == 1 || scenario != Scenario::Class, || {
+            format!(
+                "continual.eval_every_tasks = {} leaves rows of the accuracy matrix empty; it needs a scenario in which \
+                 tasks share a test set, found scenario = \"class\"",
+                cl.eval_every_tasks
+            )
+        });
+        let (kept, review) = (cl.replay_per_class, cl.num_review_epochs);
+        c.unless((kept > 0) == (review > 0), || {
+            format!("continual.replay_per_class = {kept} and continual.num_review_epochs = {review} belong together: both 0 or both above")
+        });
+        c.unless(kept == 0 || scenario == Scenario::Class && !matches!(self.method, Method::Joint | Method::Ncm), || {
+            format!("continual.replay_per_class above 0 needs scenario = \"class\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
+        });
+        c.unless(!cl.eval_task_inc || scenario == Scenario::Class, || {
+            format!("continual.eval_task_inc = true needs scenario = \"class\", in which tasks have classes of their own, found \"{scenario}\"")
+        });
+        if !matches!(scenario, Scenario::GaussianOnce | Scenario::Stream) {
+            return;
+        }
+        let because = format!("continual.scenario = \"{scenario}\" is one pass without boundaries and needs");
+        c.unless(self.train.num_epochs == 1, || {
+            format!("{because} train.num_epochs = 1, found {}", self.train.num_epochs)
+        });
+        for (key, value) in [
+            ("optim.reinit_optimizer", self.optim.reinit_optimizer),
+            ("prompt_pool.use_prompt_mask", self.prompt_pool.use_prompt_mask),
+            ("prompt_pool.shared_prompt_pool", self.prompt_pool.shared_prompt_pool),
+            ("prompt_pool.shared_prompt_key", self.prompt_pool.shared_prompt_key),
+        ] {
+            c.unless(!value, || format!("{because} {key} = false, found true"));
+        }
     }
 
     fn check_augment(&self, c: &mut Complaints) {

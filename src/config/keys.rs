@@ -111,11 +111,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("classes_per_task", "did you mean `continual.num_classes_per_task`?"),
     ("rand_seed", "set `continual.class_order` to \"natural\" or \"seed:N\""),
     ("shuffle", "set `continual.class_order` to \"natural\" or \"seed:N\""),
-    ("task_inc", "evaluation is always over all classes seen; training masks with `continual.train_mask`"),
-    (
-        "eval_task_inc",
-        "evaluation is always over all classes seen; training masks with `continual.train_mask`",
-    ),
+    ("task_inc", "did you mean `continual.eval_task_inc`?"),
     ("norm_01", "set `model.input_norm = \"unit\"`"),
     ("use_e_prompt", "set `prompt_pool.pool_size = 0` for no pool"),
     ("use_g_prompt", "set `g_prompt.g_prompt_length = 0` for no general prompt"),

@@ -72,6 +72,8 @@ table! {
 Data {
     /// The images and labels of the run.
     dataset: DatasetName = DatasetName::Cifar100,
+    /// The data sets of `dataset = "joined"`, in order; all lie in `dir`.
+    joined: Vec<String> = ["cifar10", "mnist", "svhn", "notmnist", "fashion_mnist"].map(String::from).to_vec(),
     /// Folder of the raw downloads; `--data-dir` wins over it.
     dir: String = String::new(),
     /// Side of the square network input in pixels.
@@ -124,10 +126,24 @@ Data {
 table! {
 /// How the classes are split into tasks.
 Continual {
-    /// Number of tasks, learned one after the other.
+    /// How the images come in tasks.
+    scenario: Scenario = Scenario::Class,
+    /// Number of tasks, learned one after the other; of a stream: parts, after which the network is tested.
     num_tasks: usize = 10,
-    /// Classes of every task.
+    /// Classes of every task; only scenario `class` reads it.
     num_classes_per_task: usize = 10,
+    /// Width of a class in time in the Gaussian scenarios, in tasks.
+    gaussian_sigma: f64 = 50.0,
+    /// A test image is told its task: only the classes of that task can be the answer. Losses and floors stay over
+    /// all classes; only for scenario `class`.
+    eval_task_inc: bool = false,
+    /// Images kept of each class of a task once it is learned, drawn by the seed; 0: none (L2P-R: 10 or 50).
+    replay_per_class: usize = 0,
+    /// After the steps of a task, so many epochs over the images kept of it and all tasks before, without a mask
+    /// (the official review trick); only for scenario `class`.
+    num_review_epochs: usize = 0,
+    /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
+    eval_every_tasks: usize = 1,
     /// `natural`, `seed:N`, or the path of a file with one class (name or number) per line.
     class_order: String = "natural".into(),
     /// Logits of classes outside the task are masked in the training loss.
@@ -303,6 +319,26 @@ Pretrain {
 }
 
 impl Data {
+    /// The data sets that `joined` names.
+    ///
+    /// # Errors
+    /// A sentence for a word that is no data set, and for no word at all.
+    pub fn joined_names(&self) -> Result<Vec<DatasetName>, String> {
+        let wanted = || {
+            let words = DatasetName::WORDS.iter().filter(|word| **word != DatasetName::Joined.word());
+            words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+        };
+        let name = |word: &String| {
+            let name = serde_json::from_value(serde_json::json!(word)).ok();
+            name.filter(|name| *name != DatasetName::Joined)
+                .ok_or_else(|| format!("data.joined: wanted any of {}, found `{word}`", wanted()))
+        };
+        if self.joined.is_empty() {
+            return Err(format!("data.joined: wanted at least one of {}, found none", wanted()));
+        }
+        self.joined.iter().map(name).collect()
+    }
+
     /// Whether images of a batch are mixed.
     pub fn is_mixed(&self) -> bool {
         (self.mixup_alpha > 0.0 || self.cutmix_alpha > 0.0) && self.mix_probability > 0.0

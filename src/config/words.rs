@@ -65,11 +65,29 @@ DatasetName {
     Mnist = "mnist", FashionMnist = "fashion_mnist", Cifar10 = "cifar10", Cifar100 = "cifar100",
     Svhn = "svhn", NotMnist = "notmnist", Core50 = "core50", ImageNetR = "imagenet_r", Cub200 = "cub200",
     DomainNet = "domainnet",
+    /// Those of `data.joined` one after the other, each with classes of its own (5-datasets).
+    Joined = "joined",
     /// Your own: a folder per class, lists `path label [task]`, or a CSV.
     Images = "images",
     /// Random class-dependent images, for tests and for trying a configuration without data.
     Synthetic = "synthetic",
 } default MnistSubset }
+
+words! {
+/// How the images of a data set come in tasks.
+Scenario {
+    /// Tasks of `num_classes_per_task` new classes each.
+    Class = "class",
+    /// A task per domain (session, style, third column of a list), all classes in each.
+    Domain = "domain",
+    /// Tasks of overlapping label sets, drawn around peaks that move over the classes, as the official code
+    /// has it.
+    Gaussian = "gaussian",
+    /// One pass without boundaries: every training image once, the share of each class rising and falling.
+    GaussianOnce = "gaussian_once",
+    /// One pass without boundaries over the training images in the order of their files or lists.
+    Stream = "stream",
+} default Class }
 
 words! {
 /// What happens to a training image between the file and the network.

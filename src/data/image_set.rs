@@ -142,6 +142,11 @@ impl ImageSet {
         ImageSet { domains: vec![0; labels.len()], labels, blocks: vec![Block::Memory(pixels)] }
     }
 
+    /// Labels of images that are not here: for planning, not for reading.
+    pub fn without_images(domain: u32, labels: Vec<u32>) -> ImageSet {
+        ImageSet { domains: vec![domain; labels.len()], labels, blocks: Vec::new() }
+    }
+
     /// Image files.
     pub fn of_files(samples: Vec<Sample>) -> ImageSet {
         let labels = samples.iter().map(|sample| sample.label).collect();

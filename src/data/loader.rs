@@ -4,9 +4,9 @@
 //!
 //! Position p = step * B + i of a task's stream belongs to epoch p / n and is image
 //! permutation[epoch][p % n] of the task's n training images. Batches cross epochs, and no image of
-//! an epoch is skipped. The permutation of an epoch comes from stream `Shuffle`, index
-//! task << 32 | epoch; box, flip and the like of position p from stream `Augment`, index task << 40 | p; the
-//! mixing of a step's images from stream `Mix`, index task << 40 | step.
+//! an epoch is skipped. (An ordered task has one permutation, the order in which it is given.) The permutation of an
+//! epoch comes from stream `Shuffle`, index task << 32 | epoch; box, flip and the like of position p from stream
+//! `Augment`, index task << 40 | p; the mixing of a step's images from stream `Mix`, index task << 40 | step.
 
 use std::sync::{Arc, Mutex};
 
@@ -56,6 +56,8 @@ pub struct Loader {
     /// Position of the task, for the random streams.
     task: u64,
     train: Vec<u32>,
+    /// `train` is not shuffled.
+    ordered: bool,
     label_to_class: Vec<u32>,
     seed: u64,
     batch: usize,
@@ -86,6 +88,7 @@ impl Loader {
             preprocess,
             task: task.index as u64,
             train: task.train.clone(),
+            ordered: task.ordered,
             label_to_class: split.label_to_class.clone(),
             seed,
             batch,
@@ -172,7 +175,9 @@ impl Loader {
             return order.clone();
         }
         let mut order = self.train.clone();
-        Rng::new(self.seed, Stream::Shuffle, self.task << 32 | epoch as u64).shuffle(&mut order);
+        if !self.ordered {
+            Rng::new(self.seed, Stream::Shuffle, self.task << 32 | epoch as u64).shuffle(&mut order);
+        }
         let order = Arc::new(order);
         *cached = Some((epoch, order.clone()));
         order

@@ -1,7 +1,7 @@
 //! Data sets, tasks, preprocessing and batches.
 //!
 //! Raw bytes stay as the files hold them ([`DataSet`]), in memory or, for image files, on the disk;
-//! [`tasks`] splits them by class, [`preprocess`] turns an image into network input, [`loader`] makes
+//! [`scenario`] makes tasks of them, [`preprocess`] turns an image into network input, [`loader`] makes
 //! batches.
 
 pub mod bundled;
@@ -16,6 +16,7 @@ pub mod image_file;
 pub mod image_set;
 mod imagenet_r;
 mod images;
+mod joined;
 pub mod listing;
 pub mod loader;
 pub mod mat;
@@ -24,6 +25,8 @@ mod notmnist;
 mod pickle;
 pub mod prefetch;
 pub mod preprocess;
+pub mod published;
+pub mod scenario;
 pub mod source;
 pub mod svhn;
 pub mod synthetic;
@@ -47,7 +50,19 @@ use crate::error::Result;
 /// `Error::Config` when the folder is needed and not set; `Error::File` for a folder without the
 /// data set (saying what was looked for and what is there) and for bad files.
 pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
-    let mut data = match config.dataset {
+    let mut data = raw(config, seed)?;
+    data.train.keep_per_class(config.train_per_class);
+    data.test.keep_per_class(config.test_per_class);
+    let mut cache = cache::Cache::of(config);
+    data.train.prepare(&mut cache)?;
+    data.test.prepare(&mut cache)?;
+    data.notes.extend(cache.notes);
+    Ok(data)
+}
+
+/// `config.dataset` as its files hold it.
+fn raw(config: &Data, seed: u64) -> Result<DataSet> {
+    Ok(match config.dataset {
         DatasetName::MnistSubset => bundled::load()?,
         DatasetName::Mnist => idx::load_mnist(&config.dir)?,
         DatasetName::FashionMnist => idx::load_fashion_mnist(&config.dir)?,
@@ -60,13 +75,7 @@ pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
         DatasetName::Cub200 => cub200::load(&config.dir)?,
         DatasetName::DomainNet => domainnet::load(&config.dir)?,
         DatasetName::Images => images::load(&config.dir)?,
+        DatasetName::Joined => joined::load(config, seed)?,
         DatasetName::Synthetic => synthetic::load(seed),
-    };
-    data.train.keep_per_class(config.train_per_class);
-    data.test.keep_per_class(config.test_per_class);
-    let mut cache = cache::Cache::of(config);
-    data.train.prepare(&mut cache)?;
-    data.test.prepare(&mut cache)?;
-    data.notes.extend(cache.notes);
-    Ok(data)
+    })
 }

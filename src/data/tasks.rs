@@ -1,9 +1,10 @@
-//! Splits a data set into tasks by class.
+//! Tasks, and the split of a data set into tasks by class.
 //!
 //! The class order is a permutation of the labels; engine class k is label `class_order[k]`, and task
 //! t has the engine classes [t n, (t + 1) n), n = `num_classes_per_task`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::folder;
 use super::image_set::{DataSet, ImageSet};
@@ -16,14 +17,16 @@ use crate::rng::{Rng, Stream};
 pub struct Task {
     /// From 0.
     pub index: usize,
-    /// Its first classes, for people.
+    /// Its first classes or its domain, for people.
     pub name: String,
-    /// Engine class ids, ascending.
+    /// Engine class ids, ascending: the mask of the training loss.
     pub classes: Vec<u32>,
-    /// Positions in `DataSet::train`, ascending.
+    /// Positions in `DataSet::train`.
     pub train: Vec<u32>,
     /// Positions in `DataSet::test`, ascending.
-    pub test: Vec<u32>,
+    pub test: Arc<Vec<u32>>,
+    /// The training images come in the order of `train` and not shuffled.
+    pub ordered: bool,
 }
 
 /// All tasks and the numbering of the classes.
@@ -36,10 +39,62 @@ pub struct Split {
     pub class_names: Vec<String>,
     /// Data-set label to engine class id; the inverse of `class_order`.
     pub label_to_class: Vec<u32>,
+    /// All tasks have the same test set: there is one accuracy, not one per task.
+    pub shared_test: bool,
 }
 
-/// The tasks of `continual`; `seed` is not used by any class order so far: `seed:N` carries its own,
-/// so that the same tasks can be run with other seeds.
+impl Split {
+    /// How many test sets there are once task `t` is learned: those of the tasks so far, or the one of all.
+    pub fn tests_after(&self, t: usize) -> usize {
+        if self.shared_test { 1 } else { t + 1 }
+    }
+}
+
+/// The numbering of the classes.
+pub struct Numbering {
+    class_order: Vec<u32>,
+    class_names: Vec<String>,
+    label_to_class: Vec<u32>,
+}
+
+impl Numbering {
+    /// As `continual.class_order` says.
+    ///
+    /// # Errors
+    /// Those of [`split`] that concern the class order.
+    pub fn new(data: &DataSet, continual: &Continual) -> Result<Numbering> {
+        let class_order = class_order(&continual.class_order, &data.class_names)?;
+        let mut label_to_class = vec![0; data.class_names.len()];
+        for (class, &label) in class_order.iter().enumerate() {
+            label_to_class[label as usize] = class as u32;
+        }
+        let class_names = class_order.iter().map(|&label| data.class_names[label as usize].clone()).collect();
+        Ok(Numbering { class_order, class_names, label_to_class })
+    }
+
+    /// The engine class of a label.
+    pub fn class(&self, label: u32) -> u32 {
+        self.label_to_class[label as usize]
+    }
+
+    /// Every engine class.
+    pub fn all(&self) -> Vec<u32> {
+        (0..self.class_order.len() as u32).collect()
+    }
+
+    /// The first of `classes`, and how many more there are.
+    pub fn name(&self, classes: &[u32]) -> String {
+        name(classes, &self.class_names)
+    }
+
+    pub fn split(self, tasks: Vec<Task>, shared_test: bool) -> Split {
+        let Numbering { class_order, class_names, label_to_class } = self;
+        Split { tasks, class_order, class_names, label_to_class, shared_test }
+    }
+}
+
+/// Tasks of new classes. The seed of the run is not used: a class order `seed:N` carries its own, so that the
+/// same tasks can be run with other seeds.
 ///
 /// # Errors
 /// `Error::Config` for zero or too many classes, a bad class order, or a class without images;
@@ -58,47 +113,40 @@ pub fn split(data: &DataSet, continual: &Continual) -> Result<Split> {
             data.name
         )));
     }
-    let class_order = class_order(&continual.class_order, &data.class_names)?;
-    let mut label_to_class = vec![0; classes];
-    for (class, &label) in class_order.iter().enumerate() {
-        label_to_class[label as usize] = class as u32;
-    }
-    let class_names: Vec<String> =
-        class_order.iter().map(|&label| data.class_names[label as usize].clone()).collect();
-    let mut tasks: Vec<Task> = (0..num_tasks)
-        .map(|index| {
-            let classes: Vec<u32> = (index * per_task..(index + 1) * per_task).map(|c| c as u32).collect();
-            let name = name(&classes, &class_names);
-            Task { index, name, classes, train: Vec::new(), test: Vec::new() }
-        })
-        .collect();
-    let fill = |set: &ImageSet, what: &str, tasks: &mut [Task], list: fn(&mut Task) -> &mut Vec<u32>| {
-        let mut seen = vec![false; classes];
+    let numbering = Numbering::new(data, continual)?;
+    let by_task = |set: &ImageSet, what: &str| {
+        let (mut seen, mut lists) = (vec![false; classes], vec![Vec::new(); num_tasks]);
         for (i, &label) in set.labels.iter().enumerate() {
-            let class = label_to_class[label as usize] as usize;
+            let class = numbering.class(label) as usize;
             seen[class] = true;
-            if let Some(task) = tasks.get_mut(class / per_task) {
-                list(task).push(i as u32);
+            if let Some(list) = lists.get_mut(class / per_task) {
+                list.push(i as u32);
             }
         }
         match seen[..num_tasks * per_task].iter().position(|&has| !has) {
             Some(class) => Err(Error::config(format!(
                 "class `{}` of {} has no {what} images",
-                class_names[class], data.name
+                numbering.class_names[class], data.name
             ))),
-            None => Ok(()),
+            None => Ok(lists),
         }
     };
-    fill(&data.train, "training", &mut tasks, |task| &mut task.train)?;
-    fill(&data.test, "test", &mut tasks, |task| &mut task.test)?;
-    Ok(Split { tasks, class_order, class_names, label_to_class })
+    let (train, test) = (by_task(&data.train, "training")?, by_task(&data.test, "test")?);
+    let task = |(index, (train, test)): (usize, (Vec<u32>, Vec<u32>))| {
+        let classes: Vec<u32> = (index * per_task..(index + 1) * per_task).map(|c| c as u32).collect();
+        let name = numbering.name(&classes);
+        Task { index, name, classes, train, test: Arc::new(test), ordered: false }
+    };
+    let tasks = train.into_iter().zip(test).enumerate().map(task).collect();
+    Ok(numbering.split(tasks, false))
 }
 
-/// One task with the classes and images of all.
+/// One task with the classes and images of all, each image once.
 pub fn joint(split: &Split) -> Task {
     let all = |list: fn(&Task) -> &[u32]| {
         let mut items: Vec<u32> = split.tasks.iter().flat_map(|task| list(task).iter().copied()).collect();
         items.sort_unstable();
+        items.dedup();
         items
     };
     let classes = all(|task| &task.classes);
@@ -106,7 +154,8 @@ pub fn joint(split: &Split) -> Task {
         index: 0,
         name: name(&classes, &split.class_names),
         train: all(|task| &task.train),
-        test: all(|task| &task.test),
+        test: Arc::new(all(|task| &task.test)),
+        ordered: false,
         classes,
     }
 }

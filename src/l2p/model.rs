@@ -125,6 +125,11 @@ impl Model {
         })
     }
 
+    /// Which rows of which layer are what.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// The type of images, queries and logits.
     pub fn dtype(&self) -> DType {
         self.setup.dtype.wide()

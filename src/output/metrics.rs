@@ -27,11 +27,22 @@ impl Metrics {
     /// The metrics after every task.
     ///
     /// # Shapes
-    /// `a[t]`: the t + 1 accuracies after task t, one per task learned so far.
+    /// `a[t]`: the t + 1 accuracies after task t, one per task learned so far; or one each, on a test set that
+    /// all tasks share: then `avg_acc` is that accuracy, and nothing else means anything.
     ///
     /// # Errors
     /// [`Error::Failed`] if a row has another length.
     pub fn from_matrix(a: &[Vec<f64>]) -> Result<Vec<Metrics>> {
+        if a.len() > 1 && a.iter().all(|row| row.len() == 1) {
+            let row = |(task, row): (usize, &Vec<f64>)| Metrics {
+                task,
+                avg_acc: row[0],
+                learning_acc: f64::NAN,
+                forgetting: None,
+                backward: None,
+            };
+            return Ok(a.iter().enumerate().map(row).collect());
+        }
         for (t, row) in a.iter().enumerate() {
             if row.len() != t + 1 {
                 return Err(Error::failed(format!(

@@ -41,7 +41,7 @@ pub struct Results {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default)]
 pub struct Score {
-    /// Row: after task t; column: task i <= t.
+    /// Row: after task t; column: task i <= t. One column: a test set that all tasks share.
     #[serde(with = "nullable_matrix")]
     pub accuracy_matrix: Vec<Vec<f64>>,
     /// The metrics after the last row.

@@ -82,7 +82,7 @@ pub fn summary(per_image: &Score, per_batch: Option<&Score>, style: Style) -> St
         ("average accuracy", |s| Some(s.avg_acc)),
         ("forgetting", |s| s.forgetting),
         ("backward transfer", |s| s.backward),
-        ("learning accuracy", |s| Some(s.learning_acc)),
+        ("learning accuracy", |s| s.learning_acc.is_finite().then_some(s.learning_acc)),
     ];
     let rows = rows.iter().map(|(name, read)| {
         let mut cells = vec![name.to_string()];

@@ -7,6 +7,7 @@ use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::{self, Backbone, Gelu};
 use crate::l2p::{Model, Setup};
+use crate::methods::Method;
 use crate::nn::vit::Dims;
 use crate::ops::gelu::Form;
 use crate::tensor::plan::Plan;
@@ -85,13 +86,21 @@ pub fn fitting_device(config: &Config, dims: Dims, classes: usize, choice: Choic
     let mut config = config.clone();
     config.precision = super::session::precision(config.precision, &choice.device)?;
     let mut plan = Plan::dry(&choice.device);
-    let model = Model::new(Setup::new(&config, dims, classes, max_batch(&config))?, &mut plan);
-    crate::methods::build(&config, model, &mut plan);
+    planned(&config, dims, classes, &mut plan)?;
     let (device, note) = choice.fitting(plan.total_bytes())?;
     if let Some(note) = note {
         crate::output::say(&note);
     }
     Ok(device)
+}
+
+/// A network without weights, with everything that its method needs counted in a dry plan.
+///
+/// # Errors
+/// `Error::Config` if configuration and extents do not fit.
+pub fn planned(config: &Config, dims: Dims, classes: usize, plan: &mut Plan) -> Result<Box<dyn Method>> {
+    let model = Model::new(Setup::new(config, dims, classes, max_batch(config))?, plan);
+    Ok(crate::methods::build(config, model, plan))
 }
 
 fn max_batch(config: &Config) -> usize {

@@ -106,19 +106,25 @@ pub(super) struct Batch<'a> {
     pub features: crate::tensor::View<'a>,
 }
 
-/// Whether each image is answered right over all classes, and the mean loss.
+/// Whether each image is answered right, and the mean loss: over all classes, the latter in any case, or where
+/// the task is told (`continual.eval_task_inc`) over those of the image's task.
 pub(super) fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Result<(Vec<bool>, f64)> {
     let images = session.eval_batch(batch.loader, Images::Test, batch.indices)?;
     let logits = session.method.logits(&session.dev, images.pixels(), batch.features, ids)?;
     let (logits, labels) = (logits.view().to_host()?, &images.labels);
-    let classes = session.classes();
+    let (classes, cl) = (session.classes(), &session.config.continual);
+    let told = cl.eval_task_inc.then_some(cl.num_classes_per_task);
     let labels_tensor = Tensor::from_vec(labels.clone(), [labels.len()]);
     let loss = cross_entropy::mean_loss(logits.view(), labels_tensor.view())?;
     let right = logits
         .to_f64()
         .chunks_exact(classes)
         .zip(labels)
-        .map(|(z, &label)| argmax(z) == label as usize)
+        .map(|(z, &label)| {
+            let label = label as usize;
+            let among = told.map_or(0..classes, |n| label / n * n..label / n * n + n);
+            among.start + argmax(&z[among.clone()]) == label
+        })
         .collect();
     Ok((right, loss))
 }

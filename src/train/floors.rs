@@ -5,6 +5,7 @@ use super::evaluate::argmax;
 use super::session::Session;
 use crate::config::schema::Method as Name;
 use crate::data::Images;
+use crate::data::tasks::joint;
 use crate::device::Device;
 use crate::error::Result;
 use crate::methods::ClassMeans;
@@ -52,7 +53,7 @@ pub fn compute(session: &mut Session, quiet: bool) -> Result<Floors> {
         if wanted.linear_probe {
             floors.linear_probe = Some(probe(session, &tasks, true)?);
         }
-        if wanted.naive_head {
+        if wanted.naive_head && !session.split.shared_test {
             floors.naive_head = Some(probe(session, &tasks, false)?);
         }
     }
@@ -66,7 +67,12 @@ pub fn compute(session: &mut Session, quiet: bool) -> Result<Floors> {
 
 fn features(session: &mut Session) -> Result<Vec<TaskFeatures>> {
     let mut all = Vec::new();
-    for task in session.split.tasks.clone() {
+    // Tasks that share their test set also share classes: what is known at the end is one number.
+    let tasks = match session.split.shared_test {
+        true => vec![joint(&session.split)],
+        false => session.split.tasks.clone(),
+    };
+    for task in tasks {
         signal::stop_floor()?;
         let train = session.all_features(Images::Train, &task.train)?;
         let test = session.all_features(Images::Test, &task.test)?;

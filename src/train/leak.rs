@@ -57,6 +57,7 @@ pub mod names {
 /// # Errors
 /// `Error::Failed` without a pool, `Error::Config` for a group that does not fit in a batch.
 pub fn check(session: &mut Session, tasks: usize, group: Option<usize>, shuffles: usize) -> Result<Leak> {
+    let tasks = session.split.tests_after(tasks.saturating_sub(1));
     let Some(usual) = evaluate::vote_group(session) else {
         return Err(Error::failed("the run has no prompt pool: its images have nothing to vote on"));
     };
@@ -133,7 +134,7 @@ impl TestImages {
     fn new(session: &mut Session, tasks: usize) -> Result<TestImages> {
         let (mut indices, mut task) = (Vec::new(), Vec::new());
         for t in &session.split.tasks[..tasks] {
-            indices.extend(&t.test);
+            indices.extend(t.test.iter());
             task.extend(t.test.iter().map(|_| t.index));
         }
         let features = session.queries(&indices)?;

@@ -4,6 +4,7 @@ pub mod backbone;
 pub mod batch;
 pub mod evaluate;
 pub mod floors;
+pub mod forecast;
 pub mod leak;
 pub mod pretrain;
 pub mod report;

@@ -204,7 +204,7 @@ fn test(
 ) -> Result<f64> {
     let side = config.data.input_size;
     let exemplars = config.pretrain.exemplars;
-    let (which, indices) = if exemplars { (Images::Train, &task.train) } else { (Images::Test, &task.test) };
+    let (which, indices) = if exemplars { (Images::Train, &task.train) } else { (Images::Test, &*task.test) };
     let (mut right, mut all) = (0, 0u64);
     for chunk in indices.chunks(config.train.eval_batch_size) {
         let mut pixels = vec![0.0; chunk.len() * side * side * CHANNELS];

@@ -1,38 +1,125 @@
 //! What a run says: before it starts, after each task, at the end.
 
+use super::forecast::Forecast;
 use super::session::Session;
-use crate::data::Task;
+use crate::config::Config;
+use crate::config::schema::Scenario;
+use crate::data::{DataSet, Task};
 use crate::optim::schedule;
 use crate::output::results::{Results, Score};
 use crate::output::table::{self, Style, percent};
 use std::path::Path;
 
+/// A run before its first step.
+pub struct Opening<'a> {
+    pub config: &'a Config,
+    pub data: &'a DataSet,
+    pub tasks: usize,
+    /// Where the backbone comes from.
+    pub source: &'a str,
+    /// Values that learn, and values that do not.
+    pub params: (usize, usize),
+    pub steps: u64,
+}
+
+impl Opening<'_> {
+    pub fn of(session: &Session, steps: u64) -> Opening<'_> {
+        let params = &session.method.model().params;
+        Opening {
+            config: &session.config,
+            data: &session.data,
+            tasks: session.split.tasks.len(),
+            source: &session.backbone.source,
+            params: (params.trainable.len(), params.frozen.len()),
+            steps,
+        }
+    }
+}
+
 /// Backbone, data, tasks and steps in a few lines, and what is worth knowing about the data.
-pub fn opening(session: &Session, total_steps: u64) -> String {
-    let (config, split) = (&session.config, &session.split);
+pub fn opening(run: &Opening) -> String {
+    let (config, (learn, frozen)) = (run.config, run.params);
     let batch = config.train.per_device_batch_size;
-    let notes: String = session.data.notes.iter().map(|note| format!("\nnote: {note}")).collect();
+    let notes: String = run.data.notes.iter().map(|note| format!("\nnote: {note}")).collect();
     format!(
-        "{} {} on {}: {} training and {} test images, {} tasks of {} classes ({})\n\
+        "{} {} on {}: {} training and {} test images, {} tasks of {} ({})\n\
          backbone: {}\n\
-         {} steps of {} images, learning rate {}, {} of {} parameters learn, rule set {}, seed {}{notes}",
+         {} steps of {} images, learning rate {}, {learn} of {} parameters learn, rule set {}, seed {}{notes}",
         config.method,
         env!("CARGO_PKG_VERSION"),
-        session.data.name,
-        session.data.train.len(),
-        session.data.test.len(),
-        split.tasks.len(),
-        config.continual.num_classes_per_task,
+        run.data.name,
+        run.data.train.len(),
+        run.data.test.len(),
+        run.tasks,
+        match config.continual.scenario {
+            Scenario::Class => format!("{} classes", config.continual.num_classes_per_task),
+            other => format!("scenario {other}"),
+        },
         config.continual.class_order,
-        session.backbone.source,
-        total_steps,
+        run.source,
+        run.steps,
         batch,
         schedule::base(&config.optim, batch),
-        session.method.model().params.trainable.len(),
-        session.method.model().params.trainable.len() + session.method.model().params.frozen.len(),
+        learn + frozen,
         config.rule_set,
         config.seed,
     )
+}
+
+/// The plan of a run: what it opens with, its tasks, memory, work and time.
+pub fn forecast(plan: &Forecast, style: Style) -> String {
+    const SHOWN: usize = 20;
+    let steps: usize = plan.tasks.iter().map(|(_, steps)| steps).sum();
+    let mut text = opening(&Opening {
+        config: &plan.config,
+        data: &plan.data,
+        tasks: plan.split.tasks.len(),
+        source: &plan.source,
+        params: plan.params,
+        steps: steps as u64,
+    });
+    plan.notes.iter().for_each(|note| text += &format!("\nnote: {note}"));
+    for (task, steps) in plan.tasks.iter().take(SHOWN) {
+        let (n, tests) = (task.train.len(), task.test.len());
+        let name = &task.name;
+        text += &format!(
+            "\ntask {}: {name}: {n} training and {tests} test images, {steps} steps",
+            task.index + 1
+        );
+    }
+    if plan.tasks.len() > SHOWN {
+        text += &format!("\nand {} more tasks", plan.tasks.len() - SHOWN);
+    }
+    text += &format!("\n{}\n", table::memory(&plan.plan, style));
+    let work = plan.work;
+    text += &format!(
+        "work without floors: {:.3} PFLOP; per training image {:.2} GFLOP, per test image {:.2} and once {:.2}",
+        work.total / 1e15,
+        work.train_image / 1e9,
+        work.test_image / 1e9,
+        work.query / 1e9,
+    );
+    match plan.seconds {
+        Some(seconds) => {
+            text += &format!(
+                "\nabout {} without floors, if everything ran at the rate of this machine's matrix product, {:.0} GFLOP/s",
+                duration(seconds),
+                work.total / seconds / 1e9,
+            );
+        }
+        None => text += "\nno estimate of the time on a GPU",
+    }
+    text
+}
+
+/// Seconds for people.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.1} s"),
+        s if s < 6_000.0 => format!("{:.0} min", s / 60.0),
+        s if s < 360_000.0 => format!("{:.0} h", s / 3_600.0),
+        s => format!("{:.0} days", s / 86_400.0),
+    }
 }
 
 /// One line after a task.

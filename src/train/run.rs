@@ -1,13 +1,13 @@
 //! The loop one reads first: tasks, steps, evaluation, files. What a run has done is in its last
 //! checkpoint and nowhere else: killed at any moment, it goes on from there and ends with the same bits.
 
-use super::batch::Training;
+use super::batch::{Batch, Training};
 use super::evaluate::{self, QueryCache, TaskScore};
 use super::session::Session;
 use super::{floors, report};
 use crate::config::Config;
 use crate::config::schema::Method as Name;
-use crate::data::Task;
+use crate::data::{Loader, Task};
 use crate::device::Choice;
 use crate::error::{Error, Result};
 use crate::import::Backbone;
@@ -46,7 +46,7 @@ pub struct Position {
     /// Steps since the start.
     pub step: u64,
     pub optimizer_step: u64,
-    /// Row: after task t; column: task i <= t.
+    /// Row: after task t; column: task i <= t, or the one test set of all.
     pub per_image: Vec<Vec<f64>>,
     pub per_batch: Vec<Vec<f64>>,
     /// Length of the log in bytes.
@@ -150,7 +150,7 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
     let progress = Progress::new(options.quiet, session.train_tasks.len(), total, at.step);
     warnings.iter().for_each(|w| say(&format!("warning: {w}")));
     if !options.quiet {
-        progress.say(&report::opening(&session, total));
+        progress.say(&report::opening(&report::Opening::of(&session, total)));
         progress.say(&table::memory(&session.plan, table::Style::detect()));
     }
     if workdir.resumed() {
@@ -177,7 +177,11 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
 
 /// Steps of all tasks.
 pub fn total_steps(session: &Session) -> Result<u64> {
-    session.train_tasks.iter().map(|task| Ok(session.loader(task)?.steps() as u64)).sum()
+    let steps = |task: &Task| -> Result<u64> {
+        let review = session.review_loader(task)?;
+        Ok((session.loader(task)?.steps() + review.as_ref().map_or(0, Loader::steps)) as u64)
+    };
+    session.train_tasks.iter().map(steps).sum()
 }
 
 /// Trains without files and returns the per-image accuracy matrix. For floors.
@@ -197,9 +201,12 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
             progress.step(step, done.stats.last().map(|s| s.loss), done.images);
         }
         session.method.settle()?;
-        let row: Result<Vec<f64>> =
-            (0..=task.index).map(|i| Ok(evaluate::task(session, &mut cache, i)?.per_image)).collect();
-        matrix.push(row?);
+        if session.tests_after(task.index) {
+            let tests = 0..session.split.tests_after(task.index);
+            let row: Result<Vec<f64>> =
+                tests.map(|i| Ok(evaluate::task(session, &mut cache, i)?.per_image)).collect();
+            matrix.push(row?);
+        }
     }
     progress.finish();
     Ok(matrix)
@@ -209,6 +216,8 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
 struct Steps {
     batches: Training,
     task: TaskView,
+    /// What follows on the images kept of all tasks so far: batches, and the first step of them.
+    review: Option<(Loader, usize)>,
     rate: LearningRate,
     done: usize,
     total: usize,
@@ -226,19 +235,36 @@ impl Steps {
         let (loader, config) = (session.loader(task)?, &session.config);
         let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
         let rate = LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs);
-        let total = loader.steps();
-        let batches = Training::start(loader, session.kept.as_ref(), session.dtype(), done..total)?;
-        Ok(Steps { batches, task: session.task_view(task), rate, done, total })
+        let (own, review) = (loader.steps(), session.review_loader(task)?);
+        let total = own + review.as_ref().map_or(0, Loader::steps);
+        let review = review.map(|loader| (loader, done.saturating_sub(own)));
+        let first = done.min(own);
+        let batches = Training::start(loader, session.kept.as_ref(), session.dtype(), first..own)?;
+        Ok(Steps { batches, task: session.task_view(task), review, rate, done, total })
+    }
+
+    /// The next batch, and what became known of earlier steps on the way from a task's own images to kept ones.
+    fn batch(&mut self, session: &mut Session) -> Result<Option<(Batch, Vec<StepStats>)>> {
+        if let Some(batch) = self.batches.next() {
+            return Ok(Some((batch?, Vec::new())));
+        }
+        let Some((loader, first)) = self.review.take() else { return Ok(None) };
+        // Without a mask, which steps under way still have.
+        let stats = session.method.settle()?;
+        self.task.mask.fill(true);
+        let steps = first..loader.steps();
+        self.batches = Training::start(loader, session.kept.as_ref(), session.dtype(), steps)?;
+        let batch = self.batches.next().transpose()?;
+        Ok(batch.map(|batch| (batch, stats)))
     }
 
     /// Makes the next step; `None` after the last.
     fn next(&mut self, session: &mut Session) -> Result<Option<Done>> {
-        let Some(batch) = self.batches.next() else { return Ok(None) };
-        let batch = batch?;
+        let Some((batch, mut stats)) = self.batch(session)? else { return Ok(None) };
         self.done += 1;
         let lr = self.rate.at(self.done);
         let (images, targets) = (batch.labels.len(), batch.targets());
-        let mut stats = session.method.step(&session.dev, batch.pixels(), targets.view(), &self.task, lr)?;
+        stats.extend(session.method.step(&session.dev, batch.pixels(), targets.view(), &self.task, lr)?);
         if self.done == self.total {
             stats.extend(session.method.settle()?);
         }
@@ -272,7 +298,9 @@ impl Run {
                 self.session.method.begin_task(&self.session.task_view(task))?;
             }
             self.train_task(task)?;
-            self.evaluate(task, &mut cache)?;
+            if self.session.tests_after(task.index) {
+                self.evaluate(task, &mut cache)?;
+            }
             self.at.task += 1;
             self.at.task_step = 0;
             self.save()?;
@@ -373,7 +401,8 @@ impl Run {
 
     fn evaluate(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
         let joint = self.session.config.method == Name::Joint;
-        let upto = if joint { self.session.split.tasks.len() } else { task.index + 1 };
+        let split = &self.session.split;
+        let upto = split.tests_after(if joint { split.tasks.len() - 1 } else { task.index });
         let clock = Instant::now();
         let scores: Result<Vec<TaskScore>> = (0..upto)
             .map(|i| {

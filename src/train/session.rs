@@ -4,7 +4,7 @@ use super::backbone;
 use super::batch::{self, Batch, KeptData};
 use crate::config::Config;
 use crate::config::schema::{Method as Name, Precision};
-use crate::data::{self, DataSet, Images, Loader, Normalize, Preprocess, Split, Task, tasks};
+use crate::data::{self, DataSet, Images, Loader, Normalize, Preprocess, Split, Task, scenario, tasks};
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::Backbone;
@@ -48,7 +48,8 @@ impl Session {
                  leave them at 0 or use `--device cpu`",
             ));
         }
-        let split = tasks::split(&data, &config.continual)?;
+        let batch = config.train.per_device_batch_size;
+        let split = scenario::split(&data, &config.continual, config.seed, batch)?;
         config.check_with_layers(backbone.dims.layers)?;
         let mut plan = Plan::on(&dev);
         let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan)?;
@@ -75,6 +76,24 @@ impl Session {
         // Class means need each image once.
         let epochs = if config.method == Name::Ncm { 1 } else { epochs };
         Loader::new(self.data.clone(), &self.split, task, preprocess, config.seed, batch, epochs)
+    }
+
+    /// The batches of the images kept of the tasks up to this one, which follow its own; `None` without any.
+    pub fn review_loader(&self, task: &Task) -> Result<Option<Loader>> {
+        let (config, data) = (&self.config, &self.data);
+        let Some(kept) = scenario::review(data, &self.split, &config.continual, config.seed, task.index)
+        else {
+            return Ok(None);
+        };
+        let preprocess = Preprocess::new(&config.data, self.normalize())?;
+        let (batch, epochs) = (config.train.per_device_batch_size, config.continual.num_review_epochs);
+        Loader::new(data.clone(), &self.split, &kept, preprocess, config.seed, batch, epochs).map(Some)
+    }
+
+    /// Whether the network is tested once task `t` is learned.
+    pub fn tests_after(&self, t: usize) -> bool {
+        let every = self.config.continual.eval_every_tasks.max(1);
+        (t + 1).is_multiple_of(every) || t + 1 == self.train_tasks.len()
     }
 
     pub fn classes(&self) -> usize {

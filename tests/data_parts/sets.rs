@@ -406,7 +406,8 @@ fn a_loader_decodes_files() {
         name: "all".into(),
         classes: vec![0, 1, 9],
         train: (0..25).collect(),
-        test: vec![],
+        test: Arc::default(),
+        ordered: false,
     };
     let label_to_class: Vec<u32> = (0..50).collect();
     let split = Split {
@@ -414,6 +415,7 @@ fn a_loader_decodes_files() {
         class_order: label_to_class.clone(),
         class_names: data.class_names.clone(),
         label_to_class,
+        shared_test: false,
     };
     let fill = |data: &Arc<DataSet>, step: usize| {
         let preprocess = preprocess(8, 10, Augment::CropFlip, Normalize::UNIT);

@@ -1,0 +1,188 @@
+//! What a run will be before it is one: tasks, steps, memory, work and, on a CPU, time. Needs neither images (the
+//! labels of published data sets are known) nor weights.
+
+use super::backbone;
+use super::session::precision;
+use crate::config::Config;
+use crate::config::schema::{EmbeddingKey, Method as Name, Precision};
+use crate::data::{self, DataSet, Split, Task, loader, published, scenario, tasks};
+use crate::device::{Choice, Device};
+use crate::error::Result;
+use crate::l2p::Model;
+use crate::nn::vit::Dims;
+use crate::ops::gelu::Form;
+use crate::ops::matmul::{self, Layout, Write};
+use crate::tensor::plan::Plan;
+use crate::tensor::{DType, Tensor};
+use std::path::Path;
+use std::time::Instant;
+
+/// A measurement of the matrix product takes so long, in seconds.
+const MEASURE: f64 = 0.3;
+
+/// A run that has not begun.
+pub struct Forecast {
+    pub config: Config,
+    pub data: DataSet,
+    pub split: Split,
+    /// What is trained one after the other, with its steps.
+    pub tasks: Vec<(Task, usize)>,
+    /// Where the backbone comes from.
+    pub source: String,
+    pub plan: Plan,
+    /// Values that learn, and values that do not.
+    pub params: (usize, usize),
+    pub work: Work,
+    /// Seconds, on a CPU.
+    pub seconds: Option<f64>,
+    /// What is not as the run will have it.
+    pub notes: Vec<String>,
+}
+
+/// Floating-point operations of matrix products, a product and a sum being two.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Work {
+    /// Per training image: query, prompted network, its backward pass.
+    pub train_image: f64,
+    /// Per test image and test, and once per test image for its query.
+    pub test_image: f64,
+    pub query: f64,
+    /// Of the whole run, without floors.
+    pub total: f64,
+}
+
+/// Plans the run of `config` on the device of `choice`.
+///
+/// # Errors
+/// Those of [`super::Session::new`], except for images and weights that are not there.
+pub fn forecast(mut config: Config, choice: Choice) -> Result<Forecast> {
+    let mut notes = Vec::new();
+    let data = match data::load(&config.data, config.seed) {
+        Ok(data) => data,
+        Err(e) => {
+            let Some(data) = published::labels(&config.data) else { return Err(e) };
+            notes.push(format!(
+                "the images were not read ({e}); their numbers are those of the published set"
+            ));
+            data
+        }
+    };
+    let checkpoint = config.model.init_checkpoint.clone();
+    let missing =
+        !checkpoint.is_empty() && !checkpoint.starts_with("bundled:") && !Path::new(&checkpoint).exists();
+    let (dims, source) = if missing {
+        notes.push(format!("{checkpoint} is not there; the sizes are those of ViT-B/16"));
+        (vit_b16(&config), "ViT-B/16, not read".into())
+    } else {
+        let read = backbone::load(&config)?;
+        (backbone::dims(&read), read.source)
+    };
+    config.check_with_layers(dims.layers)?;
+    let classes = data.class_names.len();
+    let dev = backbone::fitting_device(&config, dims, classes, choice)?;
+    config.precision = precision(config.precision, &dev)?;
+    let batch = config.train.per_device_batch_size;
+    let split = scenario::split(&data, &config.continual, config.seed, batch)?;
+    let learned = match config.method {
+        Name::Joint => vec![tasks::joint(&split)],
+        _ => split.tasks.clone(),
+    };
+    let epochs = if config.method == Name::Ncm { 1 } else { config.train.num_epochs };
+    let with_steps = |task: Task| {
+        let cl = &config.continual;
+        let review = scenario::review(&data, &split, cl, config.seed, task.index)
+            .map(|kept| loader::steps_per_task(kept.train.len(), cl.num_review_epochs, batch));
+        let own = loader::steps_per_task(task.train.len(), epochs, batch)?;
+        Ok((own + review.transpose()?.unwrap_or(0), task))
+    };
+    let tasks: Result<Vec<(Task, usize)>> =
+        learned.into_iter().map(|task| with_steps(task).map(|(steps, task)| (task, steps))).collect();
+    let tasks = tasks?;
+    let mut plan = Plan::dry(&dev);
+    let method = backbone::planned(&config, dims, classes, &mut plan)?;
+    let model = method.model();
+    let work = work(&config, model, &split, &tasks);
+    let params = (model.params.trainable.len(), model.params.frozen.len());
+    let seconds = match dev.gpu() {
+        None => Some(work.total / rate(&config, dims)?),
+        Some(_) => None,
+    };
+    Ok(Forecast { config, data, split, tasks, source, plan, params, work, seconds, notes })
+}
+
+/// ViT-B/16 at the input size of the configuration.
+fn vit_b16(config: &Config) -> Dims {
+    let layers = if config.model.blocks == 0 { 12 } else { config.model.blocks };
+    let (image_size, eps) = (config.data.input_size, 1e-6);
+    Dims {
+        image_size,
+        patch_size: 16,
+        embed_dim: 768,
+        heads: 12,
+        mlp_dim: 3072,
+        layers,
+        eps,
+        gelu: Form::Tanh,
+    }
+}
+
+/// Counts the products. With T tokens, P prefixed rows, width C and MLP width H, a block is
+/// 2 T (4 C^2 + 2 C H) for its layers and 4 T (T + P) C for the attention; backward without weight gradients is
+/// the same once for the layers and twice for the attention, and the layers once more where they learn.
+fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)]) -> Work {
+    let d = model.setup.dims;
+    let c = d.embed_dim as f64;
+    let layers = |tokens: usize| 2.0 * tokens as f64 * (4.0 * c * c + 2.0 * c * d.mlp_dim as f64);
+    let attention = |tokens: usize, prefix: usize| 4.0 * (tokens * (tokens + prefix)) as f64 * c;
+    let embed = 2.0 * (d.patches() * d.patch_len()) as f64 * c;
+    let plain = embed + d.layers as f64 * (layers(d.tokens()) + attention(d.tokens(), 0));
+    let blocks = &model.layout().layers;
+    let (mut dense, mut mixed) = (0.0, 0.0);
+    for block in blocks {
+        dense += layers(block.tokens);
+        mixed += attention(block.tokens, block.prefix_rows);
+    }
+    let forward = embed + dense + mixed;
+    let whole = config.model.freeze_part.is_empty();
+    let learns_below = whole || model.layout().entry.is_some();
+    let backward = match (config.method, learns_below) {
+        (Name::Ncm, _) | (_, false) => 0.0,
+        _ => dense + 2.0 * mixed + if whole { dense + embed } else { 0.0 },
+    };
+    let by_query = model.setup.pool.as_ref().is_some_and(|pool| pool.embedding_key == EmbeddingKey::Cls);
+    let query = if by_query { plain } else { 0.0 };
+    let train_image = query + forward + backward;
+    let every = config.continual.eval_every_tasks.max(1);
+    let test = |i: usize| split.tasks[i].test.len();
+    let tested: usize = (0..tasks.len())
+        .filter(|t| (t + 1).is_multiple_of(every) || t + 1 == tasks.len())
+        .map(|t| {
+            let last = if config.method == Name::Joint { split.tasks.len() - 1 } else { t };
+            (0..split.tests_after(last)).map(test).sum::<usize>()
+        })
+        .sum();
+    let queried: usize = (0..split.tests_after(split.tasks.len() - 1)).map(test).sum();
+    let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
+    let total = (steps * config.train.per_device_batch_size) as f64 * train_image
+        + tested as f64 * forward
+        + queried as f64 * query;
+    Work { train_image, test_image: forward, query, total }
+}
+
+/// Floating-point operations per second of this CPU in the largest matrix product of the network.
+fn rate(config: &Config, d: Dims) -> Result<f64> {
+    let dtype = if config.precision == Precision::F64 { DType::F64 } else { DType::F32 };
+    let (rows, c, h) = (4 * d.tokens(), d.embed_dim, d.mlp_dim);
+    let values = |n: usize| Tensor::from_f64(&vec![0.5; n], [n], dtype);
+    let (x, w, mut y) = (values(rows * c), values(c * h), values(rows * h));
+    let (mut done, started) = (0.0, Instant::now());
+    loop {
+        let (x, w) = ((x.view(), Layout::dense(rows, c)), (w.view(), Layout::dense(c, h)));
+        matmul::forward(&Device::Cpu, (y.view_mut(), Layout::dense(rows, h)), x, w, Write::Set)?;
+        done += 2.0 * (rows * c * h) as f64;
+        let seconds = started.elapsed().as_secs_f64();
+        if seconds > MEASURE {
+            return Ok(done / seconds);
+        }
+    }
+}
