@@ -1,7 +1,7 @@
 //! `l2p-engine devices`.
 
 use super::print;
-use crate::device::{embedded, probe};
+use crate::device::{embedded, nccl_version, probe};
 use crate::error::Result;
 use clap::Args;
 
@@ -32,6 +32,10 @@ impl Devices {
             None => "this program holds no CUDA kernels: there was no nvcc when it was built".to_string(),
             Some(version) => format!("this program holds kernels for {} (CUDA {version})", embedded::TARGETS),
         });
+        match nccl_version() {
+            Ok(version) => print(&format!("several GPUs: NCCL {version}")),
+            Err(why) => print(&format!("several GPUs: {why}")),
+        }
         Ok(())
     }
 }

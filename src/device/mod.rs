@@ -4,7 +4,9 @@ mod cuda;
 mod kernel;
 mod range;
 
-pub use cuda::{Event, Gpu, Graph, Lane, Memory, Pinned, Scratch, probe};
+pub use cuda::{
+    Clique, Event, Gpu, Graph, Lane, Memory, NcclId, Pinned, Scratch, Watch, nccl_version, probe,
+};
 pub use kernel::{Arg, Argument, Cell, Form, Grid, Kernel};
 pub(crate) use kernel::{args, kernel, vectors};
 pub use range::{Range, range};
@@ -84,19 +86,43 @@ impl Device {
     /// sentence, if there is a GPU that cannot be used.
     ///
     /// # Errors
-    /// `Error::Config` for an unknown word, `Error::Failed` for a device that cannot be used.
+    /// `Error::Config` for an unknown word or one that names several, `Error::Failed` for a device that cannot
+    /// be used.
     pub fn choose(word: &str) -> Result<(Choice, Option<String>)> {
+        match Wanted::read(word)? {
+            Wanted::Some(indices) if indices.len() == 1 => Device::one(word, Some(indices[0])),
+            Wanted::Some(_) | Wanted::All => Err(Error::config(format!(
+                "--device {word}: this command uses one device, `auto`, `cpu`, `cuda` or `cuda:N`"
+            ))),
+            Wanted::Cpu => Device::one(word, None),
+        }
+    }
+
+    /// As [`Device::choose`], and several GPUs by `cuda:0,2,3` or `cuda:all`, in this order.
+    pub fn choose_all(word: &str) -> Result<(Vec<Choice>, Option<String>)> {
+        let indices = match Wanted::read(word)? {
+            Wanted::Some(indices) if indices.len() > 1 => indices,
+            Wanted::All => {
+                let gpus = probe::gpus().map_err(|why| Error::failed(format!("--device {word}: {why}")))?;
+                (0..gpus.len()).collect()
+            }
+            _ => {
+                let (choice, note) = Device::choose(word)?;
+                return Ok((vec![choice], note));
+            }
+        };
+        if indices.is_empty() {
+            return Err(Error::failed(format!("--device {word}: the driver is there, but no GPU")));
+        }
+        let choices: Result<Vec<Choice>> =
+            indices.iter().map(|&index| Ok(Device::one(word, Some(index))?.0)).collect();
+        Ok((choices?, None))
+    }
+
+    /// The GPU of this index, or the CPU.
+    fn one(word: &str, index: Option<usize>) -> Result<(Choice, Option<String>)> {
         let auto = word == "auto";
-        let index = match word {
-            "cpu" => return Ok((Choice { device: Device::Cpu, auto }, None)),
-            "auto" | "cuda" => Some(0),
-            _ => word.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
-        };
-        let Some(index) = index else {
-            return Err(Error::config(format!(
-                "--device: wanted `auto`, `cpu`, `cuda` or `cuda:N`, found `{word}`"
-            )));
-        };
+        let Some(index) = index else { return Ok((Choice { device: Device::Cpu, auto }, None)) };
         let opened = match embedded::TOOLKIT {
             Some(_) => Gpu::open(index, embedded::image),
             None => {
@@ -128,5 +154,37 @@ impl Device {
             Device::Cpu => None,
             Device::Cuda(gpu) => Some(gpu),
         }
+    }
+}
+
+/// What a word of the command line asks for.
+enum Wanted {
+    Cpu,
+    /// At least one, each once.
+    Some(Vec<usize>),
+    All,
+}
+
+impl Wanted {
+    fn read(word: &str) -> Result<Wanted> {
+        let list = match word {
+            "cpu" => return Ok(Wanted::Cpu),
+            "cuda:all" => return Ok(Wanted::All),
+            "auto" | "cuda" => return Ok(Wanted::Some(vec![0])),
+            _ => word.strip_prefix("cuda:"),
+        };
+        let numbers = list.and_then(|list| list.split(',').map(|n| n.trim().parse().ok()).collect());
+        let Some(indices): Option<Vec<usize>> = numbers else {
+            return Err(Error::config(format!(
+                "--device: wanted `auto`, `cpu`, `cuda`, `cuda:N`, or for several GPUs `cuda:0,1` or `cuda:all`, \
+                 found `{word}`"
+            )));
+        };
+        for (i, index) in indices.iter().enumerate() {
+            if indices[..i].contains(index) {
+                return Err(Error::config(format!("--device {word}: cuda:{index} is named twice")));
+            }
+        }
+        Ok(Wanted::Some(indices))
     }
 }

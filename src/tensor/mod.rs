@@ -4,6 +4,7 @@
 //! flat buffer of trainable parameters can be handed to ops range by range. All memory of a run
 //! comes from a [`plan::Plan`].
 
+pub mod all_reduce;
 pub mod input;
 mod on_device;
 mod pages;

@@ -70,6 +70,11 @@ impl<'a> Span<'a> {
         self.memory.address(self.byte())
     }
 
+    /// The memory, and where in it how many bytes lie.
+    pub fn bytes(self) -> (&'a Memory, usize, usize) {
+        (self.memory, self.byte(), self.len * self.dtype.size_bytes())
+    }
+
     /// Sets the elements from the host.
     pub fn write<T: Element>(self, values: &[T]) -> Result<()> {
         self.memory.write(self.byte(), bytemuck::cast_slice(values))

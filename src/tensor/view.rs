@@ -92,7 +92,7 @@ impl<'a> View<'a> {
         T::slice(self).ok_or_else(|| Error::Shape { op, arg, wanted: format!("{:?}", T::DTYPE), got })
     }
 
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let place = if self.span().is_some() { " in GPU memory" } else { "" };
         format!("{:?}{place}", self.dtype())
     }

@@ -199,7 +199,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if self.used.wait().is_ok() {
+        if self.gpu.bind().is_ok() && self.used.reached().is_ok() {
             // SAFETY: allocated by `new`, freed once, and no copy is under way.
             let _ = unsafe { result::free_host(self.start.0.cast::<c_void>()) };
         }

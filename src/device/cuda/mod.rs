@@ -6,10 +6,12 @@
 //! A [`Gpu`] serves one thread at a time: two that launch at once would share its scratch memory.
 
 mod memory;
+mod nccl;
 pub mod probe;
 mod stream;
 
 pub use memory::{Memory, Pinned, Scratch};
+pub use nccl::{Clique, NcclId, Watch, nccl_version};
 pub use stream::{Event, Graph};
 
 use super::embedded;
@@ -21,7 +23,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// The oldest compute capability that the kernels run on.
 const OLDEST: (i32, i32) = (8, 0);
@@ -86,6 +88,8 @@ pub struct Gpu {
     cache: Mutex<Cache>,
     arena: Mutex<Arena>,
     capturing: AtomicBool,
+    /// Why what it computes is worth nothing any more.
+    lost: OnceLock<String>,
 }
 
 impl fmt::Debug for Gpu {
@@ -155,6 +159,7 @@ impl Gpu {
             cache: Mutex::default(),
             arena: Mutex::default(),
             capturing: AtomicBool::new(false),
+            lost: OnceLock::new(),
         }))
     }
 
@@ -181,8 +186,28 @@ impl Gpu {
     pub fn synchronize(&self, lane: Lane) -> Result<()> {
         self.bind()?;
         // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.stream(lane)) }
-            .map_err(|e| self.failed("work on the device failed", e))
+        let done = unsafe { result::stream::synchronize(self.stream(lane)) };
+        self.waited(done)
+    }
+
+    /// The end of a wait.
+    fn waited(&self, done: std::result::Result<(), DriverError>) -> Result<()> {
+        self.check()?;
+        done.map_err(|e| self.failed("work on the device failed", e))
+    }
+
+    /// What is computed from now on is worth nothing: every wait says why.
+    fn give_up(&self, why: &str) {
+        // The first reason is the one that counts.
+        let _ = self.lost.set(why.into());
+    }
+
+    /// That nobody has given up.
+    fn check(&self) -> Result<()> {
+        match self.lost.get() {
+            None => Ok(()),
+            Some(why) => Err(Error::failed(format!("{}, {why}", self.name()))),
+        }
     }
 
     /// The handle of a stream, for code that is not ours and queues work of its own (the rivals in `benches/`).

@@ -56,9 +56,13 @@ impl Event {
     /// Waits for the mark on this thread.
     pub fn wait(&self) -> Result<()> {
         self.gpu.bind()?;
+        self.gpu.waited(self.reached())
+    }
+
+    /// Waits for the mark, whatever the work before it is worth. The context is current.
+    pub(super) fn reached(&self) -> std::result::Result<(), result::DriverError> {
         // SAFETY: the event is alive.
         unsafe { result::event::synchronize(self.handle.0) }
-            .map_err(|e| self.gpu.failed("work on the device failed", e))
     }
 
     /// Waits for the mark and says how many milliseconds of the device's time lie between the two, both made
