@@ -13,7 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -24,6 +26,10 @@ constexpr size_t DEFAULT_SMEM = 48 * 1024; // more must be asked for with cuFunc
 constexpr size_t OPTIN_SMEM = 163 * 1024;  // of compute capability 8.0
 constexpr int MULTIPROCESSORS = 4;         // few, so that grids are longer than the device
 
+struct Pinned {
+    size_t bytes;
+    Context* context; // of the thread that made it: whose work may be under way with it
+};
 struct Device {
     size_t total, used = 0;
     Context* context = nullptr;
@@ -40,7 +46,7 @@ struct Module {
 std::mutex driver;
 bool initialized;
 std::vector<Device> devices;
-std::map<char*, size_t> pinned;
+std::map<char*, Pinned> pinned;
 std::set<Event*> events;
 thread_local Context* current_context;
 
@@ -82,7 +88,7 @@ Event* find_event(void* handle) {
         if (status != CUDA_SUCCESS) return status; \
     } while (false)
 
-int wait_for(Context* c, const WorkPtr& work) {
+int wait_for(Context* c, WorkPtr work) {
     run_until(work);
     return c->error;
 }
@@ -102,7 +108,15 @@ bool is_pinned(const void* p, size_t bytes) {
     auto after = pinned.upper_bound(at);
     if (after == pinned.begin()) return false;
     --after;
-    return at + bytes <= after->first + after->second;
+    return at + bytes <= after->first + after->second.bytes;
+}
+
+// Waits for what may still use pinned memory, and forgets it.
+bool unpin(void* p) {
+    const auto found = pinned.find(static_cast<char*>(p));
+    if (found == pinned.end()) return false;
+    if (found->second.context) run_all(found->second.context);
+    return pinned.erase(static_cast<char*>(p)) > 0;
 }
 
 bool bad_side(const Context* c, const void* p, size_t bytes, bool on_device) {
@@ -208,6 +222,9 @@ int launch(Function* f, Dim grid, Dim block, unsigned smem_bytes, void* stream, 
         std::vector<void*> pointers;
         for (auto& v : values) pointers.push_back(v.data());
         record_launch({ name, grid, block, smem_bytes, values });
+        uint64_t devices = uint64_t(1) << c->device;
+        for (const int peer : c->peers) devices |= uint64_t(1) << peer;
+        reach(devices);
         return emu_launch(name, grid, block, smem_bytes, pointers.data(), draw_seed());
     });
 }
@@ -244,6 +261,24 @@ int device_attribute(int which) {
     }
 }
 
+// A thread that runs work which other processes or ranks wait for, whatever this process's own threads do.
+struct Helper {
+    mutable std::atomic<bool> over{ false };
+    std::thread thread{ [this] {
+        while (!over) {
+            {
+                const std::lock_guard<std::mutex> lock(driver);
+                run_urgent();
+            }
+            usleep(300);
+        }
+    } };
+    ~Helper() {
+        over = true;
+        thread.join();
+    }
+};
+
 struct Error { int code; const char *name, *text; };
 constexpr Error ERRORS[] = {
     { CUDA_SUCCESS, "CUDA_SUCCESS", "no error" },
@@ -277,6 +312,13 @@ const Error* find_error(int code) {
 }
 } // namespace
 
+// The caller holds the lock and looks at everything anew afterwards.
+void emu::let_others() {
+    driver.unlock();
+    usleep(100);
+    driver.lock();
+}
+
 #define API extern "C" __attribute__((visibility("default"))) int
 
 // ---- Not of the driver: how tests steer it ----
@@ -284,6 +326,30 @@ const Error* find_error(int code) {
 extern "C" __attribute__((visibility("default"))) void emu_set_seed(uint64_t seed) {
     const std::lock_guard<std::mutex> lock(driver);
     set_seed(seed);
+}
+
+// What the stream is told to wait for from now on is passed over: an event that somebody forgot.
+extern "C" __attribute__((visibility("default"))) void emu_forget_waits(Stream* stream, int forget) {
+    const std::lock_guard<std::mutex> lock(driver);
+    stream->forgets = forget != 0;
+}
+
+// ---- For libnccl.so.2 (nccl.cpp) ----
+
+// Queues work that `poll` does: a CUresult, or -1 where it waits for another process or rank. While `urgent` says that
+// somebody waits for it, it is run even if nobody in this process does. `release` comes when no queue or graph holds it.
+API emu_submit(void* stream, int (*poll)(void*), int (*urgent)(void*), void (*release)(void*), void* data) {
+    WITH_STREAM(c, s, stream);
+    static const Helper helper;
+    const std::shared_ptr<void> held(data, release);
+    return submit(s, [=] { return poll(held.get()); }, [=] { return urgent(held.get()) != 0; });
+}
+// Whether the bytes are memory of the stream's device.
+API emu_is_memory_of(void* stream, const void* p, size_t bytes) {
+    WITH_STREAM(c, s, stream);
+    Place place;
+    const bool found = find_allocation(p, &place) && static_cast<const char*>(p) + bytes <= place.start + place.bytes;
+    return found && place.device == s->context->device ? CUDA_SUCCESS : CUDA_INVALID_VALUE;
 }
 
 // ---- Start, devices, contexts ----
@@ -366,6 +432,7 @@ API cuDevicePrimaryCtxReset_v2(int device) {
     if (c) {
         run_all(c);
         c->error = CUDA_SUCCESS;
+        c->message.clear();
     }
     return CUDA_SUCCESS;
 }
@@ -464,8 +531,9 @@ API cuMemFree_v2(void* p) {
     const std::lock_guard<std::mutex> lock(driver);
     if (!p) return CUDA_SUCCESS;
     TRY(check_no_capture());
-    for (Device& d : devices) { // as the driver: everything first
-        if (d.context) run_all(d.context);
+    Place place;
+    if (find_allocation(p, &place) && devices[size_t(place.device)].context) {
+        run_all(devices[size_t(place.device)].context); // as the driver: everything first
     }
     return release(p);
 }
@@ -484,29 +552,23 @@ API cuMemHostAlloc(void** p, size_t bytes, unsigned) {
     TRY(check_no_capture());
     if (bytes == 0 || posix_memalign(p, 4096, bytes) != 0) return CUDA_INVALID_VALUE;
     memset(*p, 0xff, bytes);
-    pinned[static_cast<char*>(*p)] = bytes;
+    pinned[static_cast<char*>(*p)] = { bytes, c };
     return c->error;
 }
 API cuMemAllocHost_v2(void** p, size_t bytes) { return cuMemHostAlloc(p, bytes, 0); }
 API cuMemFreeHost(void* p) {
     const std::lock_guard<std::mutex> lock(driver);
-    for (Device& d : devices) {
-        if (d.context) run_all(d.context);
-    }
-    if (pinned.erase(static_cast<char*>(p)) == 0) return CUDA_INVALID_VALUE;
+    if (!unpin(p)) return CUDA_INVALID_VALUE;
     free(p);
     return CUDA_SUCCESS;
 }
 API cuMemHostRegister_v2(void* p, size_t bytes, unsigned) {
     const std::lock_guard<std::mutex> lock(driver);
-    return pinned[static_cast<char*>(p)] = bytes, CUDA_SUCCESS;
+    return pinned[static_cast<char*>(p)] = { bytes, current_context }, CUDA_SUCCESS;
 }
 API cuMemHostUnregister(void* p) {
     const std::lock_guard<std::mutex> lock(driver);
-    for (Device& d : devices) {
-        if (d.context) run_all(d.context);
-    }
-    return pinned.erase(static_cast<char*>(p)) ? CUDA_SUCCESS : CUDA_INVALID_VALUE;
+    return unpin(p) ? CUDA_SUCCESS : CUDA_INVALID_VALUE;
 }
 API cuMemcpyHtoD_v2(void* to, const void* from, size_t bytes) { return copy_now(to, from, bytes, true, false); }
 API cuMemcpyDtoH_v2(void* to, const void* from, size_t bytes) { return copy_now(to, from, bytes, false, true); }
@@ -567,6 +629,7 @@ API cuStreamQuery(void* stream) {
 API cuStreamWaitEvent(void* stream, void* event, unsigned) {
     WITH_STREAM(c, s, stream);
     Event* const e = find_event(event);
+    if (e && s->forgets) return CUDA_SUCCESS;
     return e ? wait_event(s, e) : CUDA_INVALID_HANDLE;
 }
 API cuEventCreate(Event** event, unsigned flags) {
@@ -652,7 +715,9 @@ API cuGetErrorString(int code, const char** text) {
     const Error* const e = find_error(code);
     if (!e) return *text = nullptr, CUDA_INVALID_VALUE;
     sentence = e->text;
-    if ((code == CUDA_LAUNCH_FAILED || code == CUDA_ILLEGAL_ADDRESS) && *emu_message()) sentence += std::string(": ") + emu_message();
+    const std::lock_guard<std::mutex> lock(driver);
+    const Context* const c = current_context;
+    if ((code == CUDA_LAUNCH_FAILED || code == CUDA_ILLEGAL_ADDRESS) && c && !c->message.empty()) sentence += ": " + c->message;
     return *text = sentence.c_str(), CUDA_SUCCESS;
 }
 API cuGetProcAddress_v2(const char* symbol, void** function, int, uint64_t, int* status) {

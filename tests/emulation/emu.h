@@ -48,8 +48,11 @@ struct Place {
     int device;
 };
 bool find_allocation(const void* p, Place* place);
-// Whether one allocation holds all of the bytes. For a kernel's thread, while the launch has the devices for itself.
+// Whether one allocation, of a device that the launch may touch, holds all of the bytes. For a kernel's thread, while the
+// launch has the devices for itself.
 bool is_allocated(const void* p, size_t bytes);
+// Which devices' memory the next launches may touch, a bit for each; all before the first call.
+void reach(uint64_t devices);
 // True for the addresses that device memory may have.
 bool in_arena(const void* p);
 // A sentence about an allocation beside which something was written since the last call, or nothing.

@@ -25,6 +25,8 @@ std::mutex access_to_arena;
 std::map<char*, Allocation> allocations; // by first byte
 std::map<char*, size_t> holes;           // free ranges of whole pages
 
+uint64_t reachable = ~uint64_t(0); // devices whose memory the running launch may touch
+
 // The allocation that was last found in a page.
 struct Known { const char *page, *start, *end; };
 Known known[64];
@@ -147,10 +149,17 @@ bool is_allocated(const void* p, size_t bytes) {
         const auto after = allocations.upper_bound(at);
         if (after == allocations.begin()) return false;
         const auto& [start, a] = *std::prev(after);
-        if (at >= start + a.bytes) return false;
+        if (at >= start + a.bytes || !(reachable >> a.device & 1)) return false;
         k = { page, start, start + a.bytes };
     }
     return at >= k.start && at + bytes <= k.end;
+}
+
+void reach(uint64_t devices) {
+    if (devices == reachable) return;
+    const std::lock_guard<std::mutex> lock(access_to_arena);
+    reachable = devices;
+    forget();
 }
 
 bool in_arena(const void* p) { return p >= ARENA && p < ARENA + ARENA_BYTES; }
@@ -189,7 +198,8 @@ std::string describe_address(const void* p) {
     const bool before = after != allocations.end() && page_of(after->first) <= at;
     if (in_arena(at) && (before || after != allocations.begin())) {
         const auto& [start, a] = before ? *after : *std::prev(after);
-        snprintf(text, sizeof text, "byte %td of an allocation of %zu bytes", at - start, a.bytes);
+        const int n = snprintf(text, sizeof text, "byte %td of an allocation of %zu bytes", at - start, a.bytes);
+        if (!(reachable >> a.device & 1)) snprintf(text + n, sizeof text - size_t(n), " of device %d", a.device);
     } else {
         snprintf(text, sizeof text, "address %p, which is in no allocation (or a stack overflow)", p);
     }

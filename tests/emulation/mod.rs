@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The main file of the replay of launches.
 const REPLAY: &str = "race.cpp";
+/// What stands in for `libnccl.so.2`.
+const NCCL: &str = "nccl.cpp";
 
 const COMMON_FLAGS: &[&str] =
     &["-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DL2P_EMU", "-pthread"];
@@ -84,6 +86,16 @@ pub fn library_with(folder: &Path, op: &str) -> Result<PathBuf, String> {
     link(&[&[replaced], &objects[..]].concat(), LIBRARY, "libcuda.so.1")
 }
 
+/// `libnccl.so.2` on top of the emulated driver. `without`: a function that it does not have.
+pub fn nccl(without: Option<&'static str>) -> Result<PathBuf, String> {
+    let kernels = root().join("kernels");
+    let hidden: Option<&'static str> = without.map(|name| &*format!("-D{name}={name}_missing").leak());
+    let flags = [COMMON_FLAGS, RUNTIME_FLAGS, hidden.as_slice()].concat();
+    // It includes no header of the emulation.
+    let job = Job { source: root().join("tests/emulation").join(NCCL), flags, kernels, headers: [0; 32] };
+    link(&objects_of(&[job])?, &["-shared", "-Wl,-soname,libnccl.so.2"], "libnccl.so.2")
+}
+
 const LIBRARY: &[&str] = &["-shared", "-Wl,-soname,libcuda.so.1"];
 
 /// The program that replays recorded launches of the kernels of a folder under ThreadSanitizer. Only the
@@ -118,7 +130,7 @@ fn runtime() -> Result<Vec<Job>, String> {
     let (mut jobs, kernels) = (Vec::new(), root().join("kernels"));
     let headers = hash_of_headers(&kernels)?;
     for source in files(&root().join("tests/emulation"), "cpp")? {
-        if source.file_name() != Some(OsStr::new(REPLAY)) {
+        if ![REPLAY, NCCL].iter().any(|other| source.file_name() == Some(OsStr::new(other))) {
             let flags = [COMMON_FLAGS, RUNTIME_FLAGS].concat();
             jobs.push(Job { source, flags, kernels: kernels.clone(), headers });
         }
@@ -309,5 +321,16 @@ pub fn set_seed(seed: u64) {
             unsafe { library.get(b"emu_set_seed") }.expect("emu_set_seed");
         // SAFETY: takes the driver's own lock.
         unsafe { set(seed) };
+    }
+}
+
+/// Makes a stream of the emulated driver pass over what it is told to wait for, or heed it again.
+pub fn forget_waits(stream: *mut std::ffi::c_void, forget: bool) {
+    if let Some(Ok(Some(library))) = LOADED.get() {
+        // SAFETY: driver.cpp defines it with this type.
+        let set: libloading::os::unix::Symbol<unsafe extern "C" fn(*mut std::ffi::c_void, i32)> =
+            unsafe { library.get(b"emu_forget_waits") }.expect("emu_forget_waits");
+        // SAFETY: the stream is the driver's own; takes its lock.
+        unsafe { set(stream, i32::from(forget)) };
     }
 }

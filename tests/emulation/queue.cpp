@@ -16,13 +16,44 @@ bool ready(const WorkPtr& work) {
     return std::all_of(work->after.begin(), work->after.end(), [](const WorkPtr& w) { return w->done; });
 }
 
-void run(WorkPtr work) {
-    pending.erase(std::find(pending.begin(), pending.end(), work));
+// False if it has to be called again.
+bool run(WorkPtr work) {
+    Context& context = *work->context;
     // After an error a context does nothing any more.
-    if (work->context->error == 0) work->context->error = work->action();
+    if (context.error == 0) {
+        const int code = work->action();
+        if (code == NOT_YET) return false;
+        context.error = code;
+        if (code != 0) context.message = emu_message();
+    }
+    pending.erase(std::find(pending.begin(), pending.end(), work));
     work->done = true;
     work->action = nullptr;
+    work->urgent = nullptr;
     work->after.clear(); // or a stream would keep its whole past
+    return true;
+}
+
+// The work and all that it comes after, as far as they are not done.
+std::set<Work*> all_before(const WorkPtr& work) {
+    std::set<Work*> wanted;
+    std::vector<Work*> open = { work.get() };
+    while (!open.empty()) {
+        Work* const w = open.back();
+        open.pop_back();
+        if (w->done || !wanted.insert(w).second) continue;
+        for (const WorkPtr& before : w->after) open.push_back(before.get());
+    }
+    return wanted;
+}
+
+// Runs those of them that can, in the order of submission. False if none could.
+bool run_those(const std::set<Work*>& wanted) {
+    bool any = false;
+    for (const WorkPtr& w : std::vector<WorkPtr>(pending)) {
+        if (wanted.count(w.get()) && !w->done && ready(w)) any = run(w) || any;
+    }
+    return any;
 }
 
 void add_all(std::vector<size_t>& to, const std::vector<size_t>& from) {
@@ -31,7 +62,7 @@ void add_all(std::vector<size_t>& to, const std::vector<size_t>& from) {
     }
 }
 
-WorkPtr enqueue(Stream* stream, Action action, std::vector<WorkPtr> after) {
+WorkPtr enqueue(Stream* stream, Action action, std::vector<WorkPtr> after, std::function<bool()> urgent = nullptr) {
     const auto add = [&](const WorkPtr& w) {
         if (w && !w->done) after.push_back(w);
     };
@@ -44,7 +75,7 @@ WorkPtr enqueue(Stream* stream, Action action, std::vector<WorkPtr> after) {
     } else if (stream->blocking) {
         add(context->legacy.last);
     }
-    stream->last = std::make_shared<Work>(Work{ std::move(action), std::move(after), context });
+    stream->last = std::make_shared<Work>(Work{ std::move(action), std::move(urgent), std::move(after), context });
     pending.push_back(stream->last);
     return stream->last;
 }
@@ -71,11 +102,11 @@ double now_ms() {
     return double(t.tv_sec) * 1e3 + double(t.tv_nsec) * 1e-6;
 }
 
-int submit(Stream* stream, Action action) {
+int submit(Stream* stream, Action action, std::function<bool()> urgent) {
     if (stream->capture) {
         Capture& c = *stream->capture;
         if (c.invalid) return CUDA_CAPTURE_INVALIDATED;
-        c.graph.nodes.push_back({ std::move(action), stream->tails });
+        c.graph.nodes.push_back({ std::move(action), std::move(urgent), stream->tails });
         stream->tails = { c.graph.nodes.size() - 1 };
         return CUDA_SUCCESS;
     }
@@ -86,7 +117,7 @@ int submit(Stream* stream, Action action) {
             return CUDA_CAPTURE_IMPLICIT;
         }
     }
-    enqueue(stream, std::move(action), {});
+    enqueue(stream, std::move(action), {}, std::move(urgent));
     return CUDA_SUCCESS;
 }
 
@@ -170,7 +201,7 @@ int end_capture(Stream* stream, Graph** graph) {
     }
     if (c->invalid) return CUDA_CAPTURE_INVALIDATED;
     if (!all) return CUDA_CAPTURE_UNJOINED;
-    *graph = new Graph(c->graph);
+    *graph = new Graph(std::move(c->graph)); // events that were recorded in it keep nothing alive
     return CUDA_SUCCESS;
 }
 
@@ -182,7 +213,7 @@ int launch_graph(GraphExec* exec, Stream* stream) {
     for (const Node& node : exec->graph.nodes) {
         std::vector<WorkPtr> after = { begin };
         for (const size_t n : node.after) after.push_back(works[n]);
-        works.push_back(std::make_shared<Work>(Work{ node.action, std::move(after), stream->context }));
+        works.push_back(std::make_shared<Work>(Work{ node.action, node.urgent, std::move(after), stream->context }));
         pending.push_back(works.back());
     }
     exec->last = enqueue(stream, nothing, std::move(works));
@@ -199,30 +230,30 @@ int check_no_capture() {
     return CUDA_SUCCESS;
 }
 
-void run_one() {
+bool run_one() {
     std::vector<WorkPtr> can;
     for (const WorkPtr& w : pending) {
         if (ready(w)) can.push_back(w);
     }
-    if (!can.empty()) run(can[draw_seed() % can.size()]);
+    while (!can.empty()) {
+        const size_t drawn = draw_seed() % can.size();
+        if (run(can[drawn])) return true;
+        can.erase(can.begin() + std::ptrdiff_t(drawn));
+    }
+    return false;
 }
 
-void run_until(const WorkPtr& work) {
+void run_until(WorkPtr work) {
     if (!work) return;
-    if (seed != 0) {
-        while (!work->done) run_one();
-        return;
+    while (!work->done) {
+        const bool got_on = seed != 0 ? run_one() : run_those(all_before(work));
+        if (!got_on) let_others();
     }
-    std::set<Work*> wanted;
-    std::vector<Work*> open = { work.get() };
-    while (!open.empty()) {
-        Work* const w = open.back();
-        open.pop_back();
-        if (w->done || !wanted.insert(w).second) continue;
-        for (const WorkPtr& before : w->after) open.push_back(before.get());
-    }
+}
+
+void run_urgent() {
     for (const WorkPtr& w : std::vector<WorkPtr>(pending)) {
-        if (wanted.count(w.get())) run(w);
+        if (!w->done && w->urgent && w->urgent()) run_those(all_before(w));
     }
 }
 

@@ -3,6 +3,9 @@
 // Streams are lazy: work is queued and runs only when something waits for it. Seed 0 runs only what is
 // waited for, in the order of submission; any other seed draws among all that streams and events allow.
 // So a missing event, or a host that reads too early, shows as wrong data.
+//
+// Any number of threads may use the driver; one lock makes them take turns. Work that waits for something outside of
+// this process's queues (nccl.cpp) says so instead of blocking, and the lock is given to others meanwhile.
 #pragma once
 #include "emu.h"
 
@@ -16,11 +19,13 @@
 namespace emu {
 
 struct Context;
-// Does one piece of work; a CUresult.
+// Does one piece of work; a CUresult, or NOT_YET where it has to be called again later.
 typedef std::function<int()> Action;
+constexpr int NOT_YET = -1;
 
 struct Work {
     Action action;
+    std::function<bool()> urgent; // whether somebody outside waits for it; empty: nobody ever does
     std::vector<std::shared_ptr<Work>> after; // empty once done
     Context* context;
     bool done = false;
@@ -29,6 +34,7 @@ typedef std::shared_ptr<Work> WorkPtr;
 
 struct Node {
     Action action;
+    std::function<bool()> urgent;
     std::vector<size_t> after;
 };
 struct Graph {
@@ -58,6 +64,7 @@ struct Stream {
     WorkPtr last;
     CapturePtr capture;
     std::vector<size_t> tails; // in a capture: the nodes that the next one comes after
+    bool forgets = false;      // waits for no event (a test of tests)
 };
 
 struct Event {
@@ -75,6 +82,7 @@ struct Context {
     std::set<Stream*> streams;
     std::set<int> peers;
     int error = 0; // of a kernel; stays until the context is reset
+    std::string message; // what the emulation saw of it
 };
 
 void set_seed(uint64_t seed);
@@ -82,7 +90,7 @@ void set_seed(uint64_t seed);
 uint64_t draw_seed();
 
 // Queues work, or adds a node where the stream is being captured.
-int submit(Stream* stream, Action action);
+int submit(Stream* stream, Action action, std::function<bool()> urgent = nullptr);
 int record_event(Event* event, Stream* stream);
 int wait_event(Stream* stream, Event* event);
 int begin_capture(Stream* stream, Mode mode);
@@ -93,9 +101,13 @@ int launch_graph(GraphExec* exec, Stream* stream);
 int check_no_capture();
 
 // Runs work until `work` is done, or all of a context.
-void run_until(const WorkPtr& work);
+void run_until(WorkPtr work);
 void run_all(Context* context);
-// Runs one piece, so that a program that polls gets on.
-void run_one();
+// Runs one piece, so that a program that polls gets on. False if there was none that could run.
+bool run_one();
+// Runs what comes before urgent work, and that, as far as they get without waiting.
+void run_urgent();
+// Leaves the driver to other threads for a moment. Defined where its lock is.
+void let_others();
 double now_ms();
 } // namespace emu

@@ -116,7 +116,10 @@ impl Nccl {
     fn load(file: &Path) -> std::result::Result<Nccl, String> {
         // SAFETY: NCCL's constructors read the environment and do nothing else.
         let library = unsafe { Shared::open(Some(file), RTLD_NOW | RTLD_LOCAL) };
-        let library = library.map_err(|e| e.to_string())?;
+        // The error itself only says that there is one.
+        let library = library.map_err(|e| {
+            std::error::Error::source(&e).map_or_else(|| e.to_string(), std::string::ToString::to_string)
+        })?;
         let shown = file.display();
         macro_rules! function {
             ($name:literal) => {{
