@@ -7,7 +7,7 @@ set -euo pipefail
 file=$(realpath -m "${1:-gpu_bins.tar.xz}")
 cd "$(dirname "$0")/.."
 
-tests=(device model golden ops bench_kernels)
+tests=(device model golden ops bench_kernels nccl)
 benches=(kernels step)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -41,7 +41,7 @@ def written(path, text):
 
 def reason(status, lines):
     """The line that says why a section failed; of one that ran out of time the last."""
-    words = ("no GPU", "no NVIDIA driver", "was not found", "l2p-engine: ", "FAILED", "panicked", "Error", "error")
+    words = ("no GPU", "no NVIDIA driver", "no NCCL", "was not found", "l2p-engine: ", "FAILED", "panicked", "Error", "error")
     found = [i for word in words for i, line in enumerate(lines) if word in line and status == "failed"]
     if not lines:
         return "it said nothing"

@@ -50,6 +50,8 @@ pub fn open(seed: u64) -> Option<Gpu> {
         return None;
     }
     let planted = super::emulation::root().join("tests/emulation/planted");
+    // SAFETY: read by the driver, which starts below; the other tests of this program wait for the lock above.
+    unsafe { std::env::set_var("L2P_EMU_DEVICES", "2") };
     super::emulation::install_from(|| super::emulation::library_of(&planted)).expect("the planted kernels");
     super::emulation::set_seed(seed);
     // SAFETY: the library is there; handles are used as the driver gives them out.
@@ -77,6 +79,19 @@ impl Gpu {
         let address = unsafe { result::malloc_sync(bytes) }.expect("memory");
         self.memory.push(address);
         address
+    }
+
+    /// Memory of the second device.
+    pub fn alloc_elsewhere(&mut self, bytes: usize) -> u64 {
+        // SAFETY: handles are used as the driver gives them out; `drop` frees the memory.
+        unsafe {
+            let here = result::ctx::get_current().expect("a context").expect("that of `open`");
+            let there = result::primary_ctx::retain(result::device::get(1).expect("a device"));
+            result::ctx::set_current(there.expect("a context")).expect("current");
+            let address = self.alloc(bytes);
+            result::ctx::set_current(here).expect("current");
+            address
+        }
     }
 
     pub fn upload<T: bytemuck::NoUninit>(&mut self, values: &[T]) -> u64 {

@@ -153,6 +153,23 @@ fn bugs_end_in_an_error_that_names_kernel_and_line() {
     }
 }
 
+/// Also where the address is only computed in the kernel.
+#[test]
+fn memory_of_another_device_is_out_of_reach() {
+    if !emulation::compiler().is_ok_and(|compiler| compiler.is_gcc()) {
+        return eprintln!("skipped: 1 test of several devices: it takes g++");
+    }
+    for name in ["read_far_behind", "write_far_behind"] {
+        let Some(mut gpu) = gpu::open(0) else { return };
+        let y = gpu.upload(&[5f32; 96]);
+        let far = gpu.alloc_elsewhere(4096);
+        let n = u32::try_from((far - y) / 4 - 1000).expect("behind y, not far");
+        gpu.launch(&format!("broken_{name}"), 1, 96, 256, 0, &[y.into(), n.into()]);
+        let error = gpu.synchronize().expect_err("device 1 is not reachable");
+        assert!(error.contains("byte 0 of an allocation of 4096 bytes of device 1"), "{error}");
+    }
+}
+
 #[test]
 fn silent_bugs_show_in_what_is_written() {
     for name in ["uninitialized", "copy_not_waited_for", "missing_barrier", "missing_second_barrier"] {

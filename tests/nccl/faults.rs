@@ -87,7 +87,7 @@ fn a_rank_that_never_comes_is_not_waited_for() {
     });
     assert_eq!(joined.expect_err("alone").to_string(), "rank 1 did not come");
     assert!(
-        asked > 5 && begun.elapsed() < Duration::from_secs(5),
+        asked > 5 && begun.elapsed() < Duration::from_secs(10),
         "asked {asked} times, {:?}",
         begun.elapsed()
     );
