@@ -57,6 +57,8 @@ fn other(id: &NcclId, how: &str, gpu: usize) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "--ignored", "processes::other_rank", "--nocapture"]);
     command.env("L2P_TEST_NCCL", format!("{how} {gpu} {}", hex(id)));
+    // What it says when it ends is a sentence among others.
+    command.env("RUST_BACKTRACE", "0");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts")
 }
 

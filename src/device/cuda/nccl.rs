@@ -232,8 +232,12 @@ impl Clique {
 
     /// Queues on the communication stream, after all that the compute stream has been given: the f32 numbers in each
     /// range of bytes = their sums over all ranks, in place. All ranks start ranges of the same lengths in the same
-    /// order. Returns at once; [`Clique::finish`] makes the compute stream wait, and before that nothing may touch the
-    /// numbers. Both may be captured, in one graph.
+    /// order. Returns at once, but for the first time, when the ranks connect. [`Clique::finish`] makes the compute
+    /// stream wait; before that nothing may touch the numbers. Both may be captured, in one graph.
+    ///
+    /// A kernel of NCCL runs until those of the other ranks have come. Where they are threads of this process, no rank may
+    /// wait for the driver meanwhile in a way that holds up another's launches: what loads kernels and allocates (the
+    /// first step) comes before the first sums.
     ///
     /// # Errors
     /// `Error::Failed` if the memory is another GPU's, if NCCL refuses, or if the clique has been aborted.
