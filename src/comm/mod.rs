@@ -8,10 +8,13 @@
 mod failure;
 mod hub;
 mod launch;
+mod link;
 mod places;
+mod rendezvous;
 mod sum;
+mod wire;
 
-pub use launch::Launch;
+pub use launch::{Launch, first_host};
 
 use crate::error::{Error, Result};
 use failure::Failure;
@@ -197,8 +200,8 @@ fn hex(bytes: &[u8]) -> String {
 /// thread.
 ///
 /// If a rank fails or panics, every process returns that first failure, naming the rank, and not what
-/// followed from it. Where all ranks here end with the same sentence, that error is returned as it is;
-/// so is an [`Error::Interrupted`].
+/// followed from it. Where all ranks of the only process end with the same sentence, that error is returned
+/// as it is; so is an [`Error::Interrupted`] where no rank failed.
 ///
 /// # Errors
 /// As described; also if the processes of a launch do not find each other.
@@ -209,10 +212,14 @@ pub fn run<T: Send>(launch: &Launch, local: usize, work: impl Fn(Comm) -> Result
     if launch.is_single() && local == 1 {
         return work(Comm::alone());
     }
-    let hub = Arc::new(Hub::new(launch, local));
+    let met = rendezvous::meet(launch, local)?;
+    let (line, cables) = link::Line::new(met.streams);
+    let hub = Arc::new(Hub::new(met.places, line, met.rank_timeout, launch.grace));
     let results = std::thread::scope(|scope| {
         let (hub, work) = (&hub, &work);
-        start(scope, "the watch over the ranks", || hub.watch())?;
+        if let Err(why) = start_helpers(scope, hub, cables) {
+            (0..local).for_each(|local| hub.end(local, Err(&why)));
+        }
         let begin = |local| {
             let name = format!("rank {}", hub.places().first_here() + local);
             let rank = start(scope, &name, move || one_rank(hub, local, work));
@@ -224,9 +231,25 @@ pub fn run<T: Send>(launch: &Launch, local: usize, work: impl Fn(Comm) -> Result
             |rank: Result<ScopedJoinHandle<Result<T>>>| rank?.join().unwrap_or_else(|p| Err(panicked(&*p)));
         let results: Vec<Result<T>> = ranks.into_iter().map(end).collect();
         hub.finish();
-        Ok(results)
-    })?;
-    outcome(results, hub.failure())
+        results
+    });
+    drop(met.door);
+    outcome(results, hub.failure(), hub.places().processes() == 1)
+}
+
+/// The threads that look after the ranks and the connections.
+fn start_helpers<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    hub: &'scope Hub,
+    cables: Vec<link::Cable>,
+) -> Result<()> {
+    start(scope, "watch", || hub.watch())?;
+    for cable in cables {
+        let (read, write) = cable.split(hub);
+        start(scope, "reader", read)?;
+        start(scope, "writer", write)?;
+    }
+    Ok(())
 }
 
 fn start<'scope, T: Send + 'scope>(
@@ -251,12 +274,12 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
     Error::failed(format!("panicked: {}", text.unwrap_or("no message")))
 }
 
-fn outcome<T>(results: Vec<Result<T>>, failure: Option<Failure>) -> Result<T> {
+fn outcome<T>(results: Vec<Result<T>>, failure: Option<Failure>, all_are_here: bool) -> Result<T> {
     let Some(failure) = failure else {
         let stopped = results.iter().position(Result::is_err).unwrap_or(0);
         return results.into_iter().nth(stopped).expect("at least one rank");
     };
-    let alike = results.iter().all(|r| r.as_ref().is_err_and(|e| failure.is_only(e)));
+    let alike = all_are_here && results.iter().all(|r| r.as_ref().is_err_and(|e| failure.is_only(e)));
     match results.into_iter().next() {
         Some(Err(own)) if alike => Err(own),
         _ => Err(failure.error()),
