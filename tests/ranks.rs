@@ -376,9 +376,9 @@ fn ranks_may_end_at_different_times() {
 /// A rank that says nothing. It hangs until the failure that this is has been announced.
 #[test]
 fn a_rank_that_hangs_is_named() {
-    for ranks in SPREADS {
+    for ranks in [&[4][..], &[2, 2], &[1, 2]] {
         let mut all = launches(ranks.len());
-        all.iter_mut().for_each(|l| l.rank_timeout = Duration::from_millis(400));
+        all.iter_mut().for_each(|l| l.rank_timeout = Duration::from_millis(800));
         let said = sentence(together(&all, ranks, |comm| {
             let (tell, told) = channel();
             comm.on_failure(move || tell.send(()).expect("somebody waits"));
@@ -391,7 +391,7 @@ fn a_rank_that_hangs_is_named() {
             told.recv_timeout(LONG).expect("an alarm");
             echo
         }));
-        contains(&said, &["nothing has been heard of rank 2", "0.4 s", "L2P_RANK_TIMEOUT_S"]);
+        contains(&said, &["nothing has been heard of rank 2", "0.8 s", "L2P_RANK_TIMEOUT_S"]);
     }
 }
 
@@ -416,10 +416,10 @@ fn silence_of_all_is_noticed() {
 fn a_rank_that_says_that_it_is_alive_does_not_hang() {
     for ranks in [&[2][..], &[1, 1]] {
         let mut all = launches(ranks.len());
-        all.iter_mut().for_each(|l| l.rank_timeout = Duration::from_millis(500));
+        all.iter_mut().for_each(|l| l.rank_timeout = Duration::from_millis(900));
         ok(together(&all, ranks, |comm| {
             let clock = Instant::now();
-            while comm.rank() == 1 && clock.elapsed() < Duration::from_millis(1200) {
+            while comm.rank() == 1 && clock.elapsed() < Duration::from_millis(1800) {
                 comm.check()?;
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -563,7 +563,8 @@ fn strangers_neither_stop_nor_delay_a_run() {
     let claims = br#"["Alive",[1099511627776]]"#;
     let body = [b"l2pcomm1".as_slice(), &(claims.len() as u32).to_le_bytes(), claims].concat();
     let mut strangers: Vec<TcpStream> = Vec::new();
-    for bytes in [b"".as_slice(), b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", &[0; 4096], b"l2p", &huge, &body] {
+    let web = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
+    for bytes in [b"".as_slice(), b"l2p", web, &[0; 4096], &huge, &body] {
         strangers.extend((0..8).map(|_| stranger(port, bytes)));
     }
     let clock = Instant::now();
@@ -576,12 +577,76 @@ fn strangers_neither_stop_nor_delay_a_run() {
     }));
     assert!(clock.elapsed() < Duration::from_secs(4), "they were waited for: {:?}", clock.elapsed());
     // Those who spoke were hung up on, without a word.
-    for mut stream in strangers.into_iter().skip(8) {
+    for mut stream in strangers.into_iter().skip(16) {
         stream.set_read_timeout(Some(LONG)).expect("a limit");
         let mut said = Vec::new();
         let _ = stream.read_to_end(&mut said);
         assert!(said.is_empty(), "{said:?}");
     }
+}
+
+/// A process that joins as it should and then says `bytes`, the last it says or not; what the others make
+/// of it.
+fn after_joining(bytes: &[u8], last: bool) -> String {
+    let all = launches(2);
+    let engine = env!("CARGO_PKG_VERSION");
+    let hello = format!(
+        r#"[{{"Hello":{{"engine":"{engine}","process":1,"processes":2,"ranks":2,"host":"elsewhere",
+        "token":"secret","fingerprint":"configuration"}}}},[]]"#
+    );
+    let said =
+        [b"l2pcomm1".as_slice(), &(hello.len() as u32).to_le_bytes(), hello.as_bytes(), bytes].concat();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| run(&all[0], 1, |comm| comm.barrier("start")));
+        let mut odd = stranger(all[0].port, &said[..said.len() - bytes.len()]);
+        let mut welcome = [0; 8 + 4];
+        odd.read_exact(&mut welcome).expect("a greeting");
+        let mut head = vec![0; u32::from_le_bytes(welcome[8..].try_into().expect("4")) as usize];
+        odd.read_exact(&mut head).expect("a welcome");
+        assert_eq!(String::from_utf8_lossy(&head), r#"["Welcome",[]]"#);
+        odd.read_exact(&mut [0; 4]).expect("a start");
+        odd.write_all(bytes).expect("a few bytes");
+        if last {
+            odd.shutdown(std::net::Shutdown::Write).expect("an open connection");
+        }
+        odd.read_to_end(&mut Vec::new()).expect("an end");
+        drop(odd);
+        first.join().expect("no panic").expect_err("a failure").to_string()
+    })
+}
+
+fn frame(head: &str) -> Vec<u8> {
+    [&(head.len() as u32).to_le_bytes(), head.as_bytes()].concat()
+}
+
+#[test]
+fn a_member_that_speaks_nonsense_ends_the_run() {
+    let misunderstood = ["the process of ranks 1 and 2 on elsewhere", "cannot be understood"];
+    let call = |sizes: &str| frame(&format!(r#"[{{"Call":{{"number":0,"purpose":"x"}}}},{sizes}]"#));
+    for bytes in [
+        b"\xff\xff\xff\xff{}".to_vec(),
+        frame("not JSON"),
+        frame(r#"["Nothing",[]]"#),
+        // More than can be: 4 TiB, and more than a number can say.
+        call("[4398046511104]"),
+        call("[18446744073709551615, 18446744073709551615]"),
+    ] {
+        contains(&after_joining(&bytes, false), &misunderstood);
+    }
+    let wrong = ["the process of ranks 1 and 2 on elsewhere", "said what it should not have"];
+    for head in [r#"["Welcome",[]]"#, r#"["Over",[]]"#, r#"[{"Left":{"rank":0,"interrupted":null}},[]]"#] {
+        contains(&after_joining(&frame(head), false), &wrong);
+    }
+    contains(&after_joining(&call("[0]"), false), &wrong);
+    contains(&after_joining(&frame(r#"[{"Call":{"number":7,"purpose":"x"}},[0,0]]"#), false), &wrong);
+    contains(
+        &after_joining(&call("[0,0]"), false),
+        &["rank 0", "rank 1 on elsewhere is x", "the same order"],
+    );
+    // It announces a gigabyte and sends ten bytes.
+    let short = [call("[536870912,536870912]"), vec![0; 10]].concat();
+    contains(&after_joining(&short, true), &["has ended without a word"]);
+    contains(&after_joining(b"", true), &["has ended without a word"]);
 }
 
 #[test]

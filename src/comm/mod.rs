@@ -145,7 +145,7 @@ impl Comm {
         }
     }
 
-    /// Checks that every rank has the bytes of rank 0, such as a checksum of `what`.
+    /// Checks that every rank has the bytes of rank 0, such as a checksum of `what`. If not, the run fails.
     ///
     /// # Errors
     /// The same sentence on every rank, naming those that differ; otherwise as [`Comm::all_gather`].
@@ -154,12 +154,8 @@ impl Comm {
         let all = s.hub.meet(s.local, &format!("comparing `{what}`"), digest.to_vec(), |all| all)?;
         let odd: Vec<usize> = (0..all.len()).filter(|r| all[*r] != all[0]).collect();
         let Some(first) = odd.first() else { return Ok(()) };
-        Err(Error::failed(format!(
-            "{what} of {} differ from rank 0's: {} there, {} here",
-            s.hub.places().names(&odd),
-            hex(&all[*first]),
-            hex(&all[0])
-        )))
+        let (names, there, here) = (s.hub.places().names(&odd), hex(&all[*first]), hex(&all[0]));
+        Err(s.hub.found(format!("{what} of {names} differ from rank 0's: {there} there, {here} here")))
     }
 
     /// Says that this rank is alive, which every call says too, and asks whether the run still is. Long work

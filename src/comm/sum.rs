@@ -62,7 +62,9 @@ fn block_part(length: usize, rank: usize, ranks: usize) -> Range<usize> {
 
 fn added<T: Addend>(all: Vec<Vec<u8>>) -> Vec<u8> {
     let mut all = all.into_iter();
-    let mut sum: Vec<T> = all.next().map_or(Vec::new(), |first| bytemuck::pod_collect_to_vec(&first));
+    let first = all.next().unwrap_or_default();
+    let mut sum = vec![T::zeroed(); first.len() / size_of::<T>()];
+    bytemuck::cast_slice_mut(&mut sum).copy_from_slice(&first);
     for other in all {
         add(&mut sum, &other);
     }

@@ -89,8 +89,6 @@ struct Peer {
     heard: Instant,
     /// Its ranks are in a call: the purpose and what they offer.
     call: Option<(String, Parts)>,
-    /// What process 0 says that a call came to.
-    answer: Option<Parts>,
     /// The number of its ranks whose work is over.
     gone: usize,
     /// It says nothing more, or never has.
@@ -102,7 +100,7 @@ impl Hub {
         let now = Instant::now();
         let seat = |_| Seat { at: None, offer: Vec::new(), heard: now, gone: false };
         let connected = |other| other != places.process() && (other == 0 || places.process() == 0);
-        let peer = |other| Peer { heard: now, call: None, answer: None, gone: 0, silent: !connected(other) };
+        let peer = |other| Peer { heard: now, call: None, gone: 0, silent: !connected(other) };
         let state = State {
             seats: (0..places.here()).map(seat).collect(),
             peers: (0..places.processes()).map(peer).collect(),
@@ -158,11 +156,11 @@ impl Hub {
         self.arrive(&mut state, local, purpose, offer)?;
         let call = state.done;
         if state.claim.is_none() && state.failure.is_none() && state.seats.iter().all(|s| s.at.is_some()) {
-            state = if self.places.process() == 0 {
-                self.lead(state, purpose, combine)
+            if self.places.process() == 0 {
+                state = self.lead(state, purpose, combine);
             } else {
-                self.follow(state, purpose)
-            };
+                self.follow(&mut state, purpose);
+            }
         }
         loop {
             if state.done > call {
@@ -214,6 +212,9 @@ impl Hub {
         drop(state);
         let answer = Parts::new(combine(all));
         state = self.lock();
+        if state.failure.is_some() {
+            return state;
+        }
         if self.places.processes() > 1 {
             if self.is_too_large(&mut state, purpose, &answer) {
                 return state;
@@ -252,23 +253,12 @@ impl Hub {
         Ok((state, all))
     }
 
-    /// [`Hub::lead`] in another process.
-    fn follow<'a>(&'a self, mut state: Guard<'a>, purpose: &str) -> Guard<'a> {
+    /// In another process, for the last rank to arrive: process 0 answers in its time.
+    fn follow(&self, state: &mut State, purpose: &str) {
         let offers = Parts::new(state.seats.iter_mut().map(|s| std::mem::take(&mut s.offer)).collect());
-        if self.is_too_large(&mut state, purpose, &offers) {
-            return state;
-        }
-        let message = Message::Call { number: state.done, purpose: purpose.into() };
-        self.line.send(0, Arc::new(Frame { message, parts: offers }));
-        loop {
-            if let Some(answer) = state.peers[0].answer.take() {
-                self.conclude(&mut state, answer);
-                return state;
-            }
-            if state.failure.is_some() {
-                return state;
-            }
-            state = self.wait(state);
+        if !self.is_too_large(state, purpose, &offers) {
+            let message = Message::Call { number: state.done, purpose: purpose.into() };
+            self.line.send(0, Arc::new(Frame { message, parts: offers }));
         }
     }
 
@@ -338,6 +328,14 @@ impl Hub {
 
     pub fn fail(&self, local: usize, why: &Error) {
         self.raise(&mut self.lock(), Failure::of_rank(&self.name(local), why));
+    }
+
+    /// A failure that all ranks find together, and none alone; as the error to return.
+    pub fn found(&self, text: String) -> Error {
+        let failure = Failure::seen(text);
+        let error = failure.error();
+        self.raise(&mut self.lock(), failure);
+        error
     }
 
     pub fn on_failure(&self, alarm: Alarm) {

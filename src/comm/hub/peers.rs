@@ -26,7 +26,7 @@ impl Hub {
             Message::Failed(failure) => self.adopt(&mut state, failure),
             Message::Over if !leading => state.over = true,
             Message::Answer { number } if !leading && number == state.done => {
-                state.peers[0].answer = Some(frame.parts);
+                self.conclude(&mut state, frame.parts);
             }
             Message::Call { number, purpose }
                 if leading
@@ -80,7 +80,10 @@ impl Hub {
             state = self.wait(state);
         }
         let ringing = std::mem::take(&mut state.ringing);
+        // They may hold a `Comm`, and so this.
+        let silenced = std::mem::take(&mut state.alarms);
         drop(state);
+        drop(silenced);
         // An alarm that hangs is left behind, as a rank that hangs cannot be.
         let patience = Instant::now() + self.grace;
         while ringing.iter().any(|alarm| !alarm.is_finished()) && Instant::now() < patience {
