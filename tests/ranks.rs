@@ -874,7 +874,10 @@ fn variables_of_launchers() {
         let more = [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("MASTER_PORT", port)];
         from(&[&more[..], &TORCHRUN].concat()).expect("torchrun").port
     };
-    assert_eq!((agent("29500"), agent("65535")), (29501, 65534));
+    // A port that the system chose has its connections beside it.
+    assert_eq!((agent("29500"), agent("32766")), (29501, 32767));
+    assert!(["32767", "41447", "65535"].iter().all(|p| (16_384..32_768).contains(&agent(p))));
+    assert_ne!(agent("41447"), agent("41448"));
 
     let slurm = from(&SLURM).expect("Slurm");
     assert_eq!(place(&slurm), (3, 4, 1, "gpu003"));

@@ -34,10 +34,12 @@ pub struct Launch {
     pub variables: &'static str,
 }
 
-/// Set by its own launcher, this port is taken by it.
+/// Whether torchrun itself listens on `MASTER_PORT`.
 const AGENT: &str = "TORCHELASTIC_USE_AGENT_STORE";
-/// Above this a step of Slurm is none of tasks: the script, the shell of `salloc`.
+/// From here on a step of Slurm is not one of tasks: the script, the shell of `salloc`.
 const LAST_STEP: u64 = 0xffff_ff00;
+/// From this port on Linux gives them to whoever does not care.
+const FIRST_GIVEN_AWAY: u16 = 32_768;
 /// torchrun's, where nothing says otherwise.
 const PORT: u16 = 29500;
 
@@ -178,10 +180,12 @@ impl Variables<'_> {
     }
 
     fn torchrun(&self, process: usize, processes: usize) -> Result<Place> {
+        let id = self.get("TORCHELASTIC_RUN_ID").unwrap_or_default();
         let mut port = self.port(PORT)?;
         if self.get(AGENT).is_some_and(|v| v.eq_ignore_ascii_case("true")) {
-            // The launcher itself listens there.
-            port = port.checked_add(1).unwrap_or(port - 1);
+            // The launcher itself listens there. Beside a port that the system chose lie its connections.
+            let chosen = port >= FIRST_GIVEN_AWAY - 1;
+            port = if chosen { port_of(&format!("{id} {port}")) } else { port + 1 };
         }
         let address = self.get("MASTER_ADDR").zip(self.get("MASTER_PORT")).map(|(address, _)| address);
         let missing: Vec<&str> =
@@ -198,7 +202,7 @@ impl Variables<'_> {
                 ))
             }),
             port,
-            job: format!("torchrun {}", self.get("TORCHELASTIC_RUN_ID").unwrap_or_default()),
+            job: format!("torchrun {id}"),
             variables: "RANK and WORLD_SIZE",
         };
         consistent(&place)?;
@@ -298,7 +302,8 @@ fn token(own: Option<String>, job: &str, processes: usize) -> String {
 /// A port of one's own for a job, below those that systems give away by themselves.
 fn port_of(job: &str) -> u16 {
     let digest = Sha256::digest(job);
-    16_384 + u16::from_le_bytes([digest[0], digest[1]]) % 16_384
+    let below = FIRST_GIVEN_AWAY / 2;
+    below + u16::from_le_bytes([digest[0], digest[1]]) % below
 }
 
 /// The first host of a list as Slurm writes them: `node[08-11,15],login` begins with `node08`.
