@@ -1,9 +1,12 @@
 //! The ranks of a run: who they are, how they meet, and how one learns that another cannot go on.
 //!
 //! Every rank runs the same program; it is a thread of this process ([`run`]) or of another one that was
-//! launched with it ([`Launch`]). Ranks of a process meet in memory, processes over TCP in a star around
-//! process 0. What is exchanged is small or rare (names, flags, checks, gradients of ranks without a GPU);
-//! ranks on GPUs exchange gradients by themselves and meet here first.
+//! launched with it ([`Launch`]). Ranks of a process meet in memory (`hub`); the last to arrive meets the
+//! other processes over TCP, in a star around process 0 (`rendezvous`, `link`). What is exchanged is small or
+//! rare: names, flags, checks, gradients of ranks without a GPU. Ranks on GPUs exchange gradients by
+//! themselves; they find each other here and hear here that one cannot go on.
+//!
+//! No call waits for ever. Process 0 decides what the failure of a run is, and all say the same sentence.
 
 mod failure;
 mod hub;
@@ -118,7 +121,8 @@ impl Comm {
     /// # Errors
     /// As [`Comm::all_gather`].
     pub fn barrier(&self, what: &str) -> Result<()> {
-        self.all_gather(what, Vec::new()).map(|_| ())
+        let Some(s) = &self.seat else { return Ok(()) };
+        s.hub.meet(s.local, &format!("waiting at `{what}`"), Vec::new(), |_| Vec::new()).map(|_| ())
     }
 
     /// `buffer` becomes the sum of everyone's: ((rank 0 + rank 1) + rank 2) …, element by element, the same
