@@ -279,6 +279,20 @@ fn an_error_of_one_rank_reaches_all() {
     }
 }
 
+/// Which of several failures at once was the first, process 0 decides for all.
+#[test]
+fn there_is_only_one_failure() {
+    for ranks in SPREADS {
+        for _ in 0..20 {
+            let said = sentence(spread(ranks, |comm| {
+                comm.barrier("start")?;
+                Err::<(), _>(Error::failed(format!("failure of {}", comm.rank())))
+            }));
+            contains(&said, &["rank ", ": failure of "]);
+        }
+    }
+}
+
 #[test]
 fn a_failure_that_a_rank_announces() {
     for ranks in [&[3][..], &[1, 2]] {
@@ -642,8 +656,9 @@ fn a_member_that_speaks_nonsense_ends_the_run() {
         &after_joining(&call("[0,0]"), false),
         &["rank 0", "rank 1 on elsewhere is x", "the same order"],
     );
-    // It announces a gigabyte and sends ten bytes.
-    let short = [call("[536870912,536870912]"), vec![0; 10]].concat();
+    // It makes the right call, announces a gigabyte and sends ten bytes.
+    let right = r#"[{"Call":{"number":0,"purpose":"waiting at `start`"}},[536870912,536870912]]"#;
+    let short = [frame(right), vec![0; 10]].concat();
     contains(&after_joining(&short, true), &["has ended without a word"]);
     contains(&after_joining(b"", true), &["has ended without a word"]);
 }

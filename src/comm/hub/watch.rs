@@ -1,6 +1,7 @@
 //! Who has not been heard of for too long.
 
 use super::{Failure, Hub, Seat, State};
+use std::io::{self, Write};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -86,7 +87,9 @@ impl Hub {
             return;
         };
         let error = failure.error();
-        eprintln!("error: {error} (a rank did not come back within {} s)", self.grace.as_secs_f64());
+        let patience = self.grace.as_secs_f64();
+        // With standard error closed, the exit code has to do.
+        let _ = writeln!(io::stderr(), "l2p-engine: {error} (a rank did not come back within {patience} s)");
         std::process::exit(error.exit_code());
     }
 }
