@@ -10,6 +10,7 @@ pub mod device;
 pub mod ops;
 pub mod tensor;
 
+pub mod comm;
 pub mod config;
 pub mod data;
 pub mod import;

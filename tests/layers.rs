@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ops", &["device", "tensor"]),
     // The pipeline of `data`, where the images lie on a device.
     ("ops/preprocess", &["ops", "device", "tensor", "data", "config", "rng"]),
+    ("comm", &[]),
     ("config", &[]),
     ("data", &["config", "rng"]),
     ("import", &[]),
@@ -19,15 +20,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("nn", &["ops", "device", "tensor"]),
     ("l2p", &["nn", "ops", "device", "tensor", "config", "rng"]),
     ("optim", &["nn", "ops", "device", "tensor", "config"]),
-    ("methods", &["l2p", "optim", "ops", "device", "tensor", "config", "output"]),
+    ("methods", &["l2p", "optim", "ops", "device", "tensor", "comm", "config", "output"]),
     (
         "train",
         &[
-            "methods", "l2p", "optim", "nn", "ops", "device", "tensor", "config", "data", "import", "output",
-            "rng",
+            "methods", "l2p", "optim", "nn", "ops", "device", "tensor", "comm", "config", "data", "import",
+            "output", "rng",
         ],
     ),
-    ("cli", &["train", "methods", "ops", "device", "tensor", "config", "data", "import", "output"]),
+    ("cli", &["train", "methods", "ops", "device", "tensor", "comm", "config", "data", "import", "output"]),
     ("testing", &["ops", "device", "tensor", "rng", "data", "config"]),
 ];
 
