@@ -519,11 +519,33 @@ fn scenarios_refuse_what_does_not_fit() {
         ("continual.eval_every_tasks = 2", "leaves rows of the accuracy matrix empty"),
         ("continual.scenario = 'stream'", "needs train.num_epochs = 1, found 5"),
         ("continual.scenario = 'gaussian_once'", "needs optim.reinit_optimizer = false, found true"),
-        ("continual.replay_per_class = 5", "belong together"),
+        ("continual.replay_per_class = 5", "wanted it above 0 where one of them is"),
+        ("continual.replay_batch_size = 5", "wanted it above 0 where one of them is"),
         (
-            "[continual]\nscenario = 'domain'\nreplay_per_class = 5\nnum_review_epochs = 1",
-            "needs scenario = \"class\"",
+            "[continual]\nscenario = 'gaussian'\nreplay_per_class = 5\nnum_review_epochs = 1",
+            "needs scenario = \"class\" or \"domain\"",
         ),
+        (
+            "method = 'joint'\n[continual]\nreplay_per_class = 5\nreplay_batch_size = 1",
+            "a method that learns task after task",
+        ),
+        (
+            "[continual]\nreplay_per_class = 5\nreplay_batch_size = 1\nreplay_no_mask = false",
+            "their loss would be infinite",
+        ),
+        (
+            "[continual]\nreplay_per_class = 5\nreplay_batch_size = 1\nreplay_reverse_mask = true",
+            "replay_include_new_task = false, found true and true",
+        ),
+        (
+            "[continual]\nreplay_include_new_task = false\nreplay_reverse_mask = true",
+            "needs replay_batch_size above 0",
+        ),
+        (
+            "data.mixup_alpha = 0.5\n[continual]\nreplay_per_class = 5\nreplay_batch_size = 1",
+            "under another class mask",
+        ),
+        ("continual.num_samples_per_class = 5", "continual.replay_per_class"),
         ("[continual]\nscenario = 'domain'\neval_task_inc = true", "needs scenario = \"class\""),
         ("continual.gaussian_sigma = 0.0", "continual.gaussian_sigma must be a finite number above 0"),
         ("data.dataset = 'joined'\ndata.joined = ['mnist', 'mnits']", "found `mnits`"),

@@ -38,15 +38,16 @@ impl Config {
         if method == Method::FineTune {
             imply(&mut notes, &because, "model.freeze_part", &mut self.model.freeze_part, Vec::new());
         }
-        let (group, batch) = (self.prompt_pool.vote_group, self.train.per_device_batch_size);
+        let group = self.prompt_pool.vote_group;
+        let batch = self.train.per_device_batch_size + self.continual.replay_batch_size;
         if self.prompt_pool.pool_size > 0
             && self.prompt_pool.batchwise_prompt
             && group > 0
             && !batch.is_multiple_of(group)
         {
             notes.push(format!(
-                "prompt_pool.vote_group = {group} does not divide train.per_device_batch_size = {batch}: \
-                 the last vote of every batch is among {} images",
+                "prompt_pool.vote_group = {group} does not divide the {batch} images of a batch: the last vote of every \
+                 batch is among {} images",
                 batch % group
             ));
         }
@@ -163,6 +164,7 @@ impl Config {
             ("data.train_per_class", data.train_per_class),
             ("data.test_per_class", data.test_per_class),
             ("continual.replay_per_class", self.continual.replay_per_class),
+            ("continual.replay_batch_size", self.continual.replay_batch_size),
             ("continual.num_review_epochs", self.continual.num_review_epochs),
             ("data.rand_augment_layers", data.rand_augment_layers),
             ("data.rand_augment_levels", data.rand_augment_levels),
@@ -296,13 +298,7 @@ impl Config {
                 cl.eval_every_tasks
             )
         });
-        let (kept, review) = (cl.replay_per_class, cl.num_review_epochs);
-        c.unless((kept > 0) == (review > 0), || {
-            format!("continual.replay_per_class = {kept} and continual.num_review_epochs = {review} belong together: both 0 or both above")
-        });
-        c.unless(kept == 0 || scenario == Scenario::Class && !matches!(self.method, Method::Joint | Method::Ncm), || {
-            format!("continual.replay_per_class above 0 needs scenario = \"class\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
-        });
+        self.check_replay(c);
         c.unless(!cl.eval_task_inc || scenario == Scenario::Class, || {
             format!("continual.eval_task_inc = true needs scenario = \"class\", in which tasks have classes of their own, found \"{scenario}\"")
         });
@@ -321,6 +317,33 @@ impl Config {
         ] {
             c.unless(!value, || format!("{because} {key} = false, found true"));
         }
+    }
+
+    fn check_replay(&self, c: &mut Complaints) {
+        let (cl, scenario) = (&self.continual, self.continual.scenario);
+        let (kept, review, replayed) = (cl.replay_per_class, cl.num_review_epochs, cl.replay_batch_size);
+        c.unless((kept > 0) == (review > 0 || replayed > 0), || {
+            format!("continual.replay_per_class = {kept} keeps images for continual.replay_batch_size = {replayed} or continual.num_review_epochs = {review}: wanted it above 0 where one of them is, and 0 otherwise")
+        });
+        let by_task = matches!(scenario, Scenario::Class | Scenario::Domain);
+        c.unless(kept == 0 || by_task && !matches!(self.method, Method::Joint | Method::Ncm), || {
+            format!("continual.replay_per_class above 0 needs scenario = \"class\" or \"domain\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
+        });
+        c.unless(!cl.replay_reverse_mask || cl.replay_no_mask && !cl.replay_include_new_task, || {
+            format!("continual.replay_reverse_mask = true masks the task's own classes and needs replay_no_mask = true and replay_include_new_task = false, found {} and {}", cl.replay_no_mask, cl.replay_include_new_task)
+        });
+        if replayed == 0 || !cl.train_mask || scenario != Scenario::Class {
+            c.unless(!cl.replay_reverse_mask, || {
+                "continual.replay_reverse_mask = true needs replay_batch_size above 0, train_mask = true and scenario = \"class\"".into()
+            });
+            return;
+        }
+        c.unless(cl.replay_no_mask, || {
+            "continual.replay_no_mask = false with train_mask = true masks the classes of replayed images, and their loss would be infinite; set one of them the other way".into()
+        });
+        c.unless(!self.data.is_mixed(), || {
+            format!("data.mixup_alpha and data.cutmix_alpha mix images that continual.replay_batch_size = {replayed} brings with images under another class mask; set them to 0, or continual.train_mask = false")
+        });
     }
 
     fn check_augment(&self, c: &mut Complaints) {

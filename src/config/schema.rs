@@ -137,10 +137,18 @@ Continual {
     /// A test image is told its task: only the classes of that task can be the answer. Losses and floors stay over
     /// all classes; only for scenario `class`.
     eval_task_inc: bool = false,
-    /// Images kept of each class of a task once it is learned, drawn by the seed; 0: none (L2P-R: 10 or 50).
+    /// Images kept of each class over the tasks so far, drawn by the seed; 0: none (L2P-R: 10 or 50).
     replay_per_class: usize = 0,
+    /// So many kept images come with each batch from the second task on (official: as many as the batch has).
+    replay_batch_size: usize = 0,
+    /// The images kept of the task that is being learned are among them, not only those of earlier tasks.
+    replay_include_new_task: bool = true,
+    /// The class mask of the training loss is for the task's own images; those that are replayed have none.
+    replay_no_mask: bool = true,
+    /// Those that are replayed have the opposite mask: the classes of the task take no part in their loss.
+    replay_reverse_mask: bool = false,
     /// After the steps of a task, so many epochs over the images kept of it and all tasks before, without a mask
-    /// (the official review trick); only for scenario `class`.
+    /// (the official review trick).
     num_review_epochs: usize = 0,
     /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
     eval_every_tasks: usize = 1,
@@ -316,6 +324,14 @@ Pretrain {
     /// Share of the target spread evenly over all classes.
     label_smoothing: f64 = 0.0,
 }
+}
+
+impl Continual {
+    /// The last task whose kept images come with the batches of task `t`; `None`: none do.
+    pub fn replayed_upto(&self, t: usize) -> Option<usize> {
+        let upto = if self.replay_include_new_task { t } else { t.saturating_sub(1) };
+        (t > 0 && self.replay_batch_size > 0).then_some(upto)
+    }
 }
 
 impl Data {

@@ -32,6 +32,10 @@ pub struct Setup {
     pub keep_original: bool,
     /// Whether gradients will be asked for.
     pub training: bool,
+    /// Whether images of a batch may have class masks of their own.
+    pub row_masks: bool,
+    /// Whether images of a batch may have shares of classes instead of labels.
+    pub mixed: bool,
 }
 
 impl Setup {
@@ -70,6 +74,8 @@ impl Setup {
             max_batch,
             keep_original: config.floors.any(),
             training: true,
+            row_masks: config.continual.replay_batch_size > 0,
+            mixed: config.data.is_mixed(),
         };
         setup.check()?;
         Ok(setup)

@@ -10,7 +10,7 @@ use crate::l2p::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::optim::Optimizer;
 use crate::tensor::plan::Plan;
-use crate::tensor::{Tensor, View};
+use crate::tensor::{Shape, Tensor, View};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ pub struct Gradient {
     /// Task and learning rate of each step that has not been reported, oldest first.
     queued: VecDeque<(usize, f64)>,
     use_graph: bool,
-    /// The step as one launch, for a batch and a way to select; without a graph it has run once.
-    captured: Option<((usize, Select), Option<Graph>)>,
+    /// The step as one launch, for a batch, its masks and a way to select; without a graph it has run once.
+    captured: Option<((Shape, usize, Select), Option<Graph>)>,
 }
 
 impl Gradient {
@@ -56,8 +56,8 @@ impl Gradient {
     /// The same as one launch: the first time as it is, which allocates and loads what is missing, then
     /// captured, then repeated.
     fn repeat(&mut self, gpu: &Arc<Gpu>, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
-        let batch = labels.len();
-        let key = (batch, self.model.train_select(task.index, batch));
+        let batch = labels.dims()[0];
+        let key = (labels.shape(), task.mask.len(), self.model.train_select(task.index, batch));
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {
             None => {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub struct Batch {
     images: Source,
     pub labels: Vec<u32>,
-    /// (B, K) if the images are mixed, otherwise empty.
+    /// (B, K) if images are mixed in this run, otherwise empty.
     shares: Vec<f32>,
 }
 

@@ -221,6 +221,8 @@ struct Steps {
     rate: LearningRate,
     done: usize,
     total: usize,
+    /// Steps on the task's own batches, and the images of each; those that follow have as many as the task's own.
+    own: (usize, usize),
 }
 
 /// A step that was made, and what has become known with it: of this step, of several, or nothing yet.
@@ -237,10 +239,11 @@ impl Steps {
         let rate = LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs);
         let (own, review) = (loader.steps(), session.review_loader(task)?);
         let total = own + review.as_ref().map_or(0, Loader::steps);
+        let (task, own_batch) = (session.batch_view(task, &loader), loader.batch());
         let review = review.map(|loader| (loader, done.saturating_sub(own)));
         let first = done.min(own);
         let batches = Training::start(loader, session.kept.as_ref(), session.dtype(), first..own)?;
-        Ok(Steps { batches, task: session.task_view(task), review, rate, done, total })
+        Ok(Steps { batches, task, review, rate, done, total, own: (own, own_batch) })
     }
 
     /// The next batch, and what became known of earlier steps on the way from a task's own images to kept ones.
@@ -251,7 +254,7 @@ impl Steps {
         let Some((loader, first)) = self.review.take() else { return Ok(None) };
         // Without a mask, which steps under way still have.
         let stats = session.method.settle()?;
-        self.task.mask.fill(true);
+        self.task.mask = vec![true; session.classes()];
         let steps = first..loader.steps();
         self.batches = Training::start(loader, session.kept.as_ref(), session.dtype(), steps)?;
         let batch = self.batches.next().transpose()?;
@@ -336,7 +339,9 @@ impl Run {
         let before = self.at.step - self.at.task_step as u64;
         for stats in stats {
             self.at.window.push(stats);
-            self.at.window_images += self.session.config.train.per_device_batch_size;
+            let (own, images) = steps.own;
+            let batch = self.session.config.train.per_device_batch_size;
+            self.at.window_images += if self.known < own { images } else { batch };
             self.known += 1;
             let step = before + self.known as u64;
             if step.is_multiple_of(LOG_EVERY) || self.known == steps.total {
