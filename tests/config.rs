@@ -545,6 +545,7 @@ fn scenarios_refuse_what_does_not_fit() {
             "data.mixup_alpha = 0.5\n[continual]\nreplay_per_class = 5\nreplay_batch_size = 1",
             "under another class mask",
         ),
+        ("[prompt_pool]\ndiversified_selection = true\nuse_prompt_mask = true", "wanted at most one of them"),
         ("continual.num_samples_per_class = 5", "continual.replay_per_class"),
         ("[continual]\nscenario = 'domain'\neval_task_inc = true", "needs scenario = \"class\""),
         ("continual.gaussian_sigma = 0.0", "continual.gaussian_sigma must be a finite number above 0"),

@@ -244,6 +244,7 @@ fn every_method_runs() {
         "continual.replay_per_class=4",
         "continual.replay_batch_size=5",
         "continual.num_review_epochs=1",
+        "prompt_pool.diversified_selection=true",
     ];
     let mixed =
         ["method=\"l2p\"", "data.mixup_alpha=0.8", "data.cutmix_alpha=1.0", "data.mix_probability=0.7"];

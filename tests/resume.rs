@@ -125,6 +125,7 @@ fn every_method_resumes() {
         ),
         ("finetune", &[]),
         ("linear", &["--set", "continual.replay_per_class=8", "--set", "continual.num_review_epochs=4"]),
+        ("l2p", &["--set", "prompt_pool.diversified_selection=true"]),
         ("l2p", &["--set", "continual.replay_per_class=8", "--set", "continual.replay_batch_size=5"]),
         (
             "finetune",

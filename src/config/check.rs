@@ -312,6 +312,7 @@ impl Config {
         for (key, value) in [
             ("optim.reinit_optimizer", self.optim.reinit_optimizer),
             ("prompt_pool.use_prompt_mask", self.prompt_pool.use_prompt_mask),
+            ("prompt_pool.diversified_selection", self.prompt_pool.diversified_selection),
             ("prompt_pool.shared_prompt_pool", self.prompt_pool.shared_prompt_pool),
             ("prompt_pool.shared_prompt_key", self.prompt_pool.shared_prompt_key),
         ] {
@@ -409,6 +410,11 @@ impl Config {
                 "prompt_pool.top_k = {} must not be above prompt_pool.pool_size = {}",
                 pool.top_k, pool.pool_size
             )
+        });
+        c.unless(!pool.diversified_selection || !pool.use_prompt_mask, || {
+            "prompt_pool.diversified_selection = true chooses prompts by how often they were used, \
+             prompt_pool.use_prompt_mask = true by the task: wanted at most one of them"
+                .into()
         });
         c.ascending("prompt_pool.e_prompt_layer_idx", &pool.e_prompt_layer_idx);
         c.unless(!pool.e_prompt_layer_idx.is_empty(), || {

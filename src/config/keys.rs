@@ -115,6 +115,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("num_samples_per_task", "did you mean `continual.replay_per_class`? It counts images of a class"),
     ("include_new_task", "did you mean `continual.replay_include_new_task`?"),
     ("review_trick", "set `continual.num_review_epochs` and `continual.replay_per_class`"),
+    ("prompt_frequency", "did you mean `prompt_pool.diversified_selection`?"),
     ("task_inc", "did you mean `continual.eval_task_inc`?"),
     ("norm_01", "set `model.input_norm = \"unit\"`"),
     ("use_e_prompt", "set `prompt_pool.pool_size = 0` for no pool"),

@@ -210,6 +210,9 @@ PromptPool {
     vote_group: usize = 16,
     /// In training, task t uses prompts [t N, (t+1) N) while they exist.
     use_prompt_mask: bool = false,
+    /// In training, a prompt counts as the more distant the more often earlier tasks used it (equation 4 of the paper,
+    /// which has it for 5-datasets; the official code has `use_prompt_mask` instead).
+    diversified_selection: bool = false,
     /// At a task switch, the next task's prompts start as a copy of the last one's.
     shared_prompt_pool: bool = false,
     /// The same for the keys.

@@ -147,6 +147,7 @@ impl Model {
 
     /// What happens to the prompts when task `index` starts.
     pub fn begin_task(&mut self, index: usize) -> Result<()> {
+        self.ws.matching.begin_task()?;
         self.prompts.transfer(&mut self.params, &self.setup, index)
     }
 
@@ -199,6 +200,11 @@ impl Model {
     /// Similarities, selected ids and pull term of the last selection.
     pub fn matching(&self) -> &super::pool::Matching {
         &self.ws.matching
+    }
+
+    /// How often each prompt was used, for checkpoints; see [`super::pool::Matching::used`].
+    pub fn prompts_used(&mut self) -> &mut Tensor {
+        &mut self.ws.matching.used
     }
 
     /// What the head read last: (B, C), before `norm_pre_logits`.
@@ -270,7 +276,7 @@ impl Model {
         drop(phase);
         let phase = range(c"selection");
         let how = self.train_select(task.index, batch);
-        self.ws.matching.select(dev, &self.params, &self.prompts, &self.setup, how)?;
+        self.ws.matching.select_and_count(dev, &self.params, &self.prompts, &self.setup, how)?;
         drop(phase);
         let phase = range(c"prompted pass and loss");
         self.forward(dev, batch, share)?;

@@ -164,7 +164,12 @@ impl Method for Gradient {
 
     fn state(&self) -> Result<Tensors> {
         let (p, m, v) = (&self.model.params.trainable, &self.optimizer.m, &self.optimizer.v);
-        Ok(vec![saved("trainable", p)?, saved("first moment", m)?, saved("second moment", v)?])
+        let mut all = vec![saved("trainable", p)?, saved("first moment", m)?, saved("second moment", v)?];
+        let used = &self.model.matching().used;
+        if !used.is_empty() {
+            all.push(saved("uses of prompts", used)?);
+        }
+        Ok(all)
     }
 
     fn optimizer_step(&self) -> u64 {
@@ -180,6 +185,11 @@ impl Method for Gradient {
         ] {
             let len = tensor.len();
             put_back(tensor, take(tensors, name, len)?, name)?;
+        }
+        let used = self.model.prompts_used();
+        if !used.is_empty() {
+            let (name, len) = ("uses of prompts", used.len());
+            put_back(used, take(tensors, name, len)?, name)?;
         }
         Ok(())
     }

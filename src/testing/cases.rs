@@ -22,6 +22,8 @@ pub enum Fill {
     Around(f64),
     /// One value.
     Constant(f64),
+    /// Uniform in [-1, 0.9].
+    Cosines,
     /// Second moments: positive.
     Positive,
     /// These.
@@ -503,6 +505,7 @@ fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
                 Fill::Constant(c) => c,
                 Fill::Numbers(numbers) => numbers[i],
                 Fill::Positive => z * z + 0.01,
+                Fill::Cosines => 1.9 * f64::from(rng.uniform()) - 1.0,
                 _ => z,
             };
             f64::from(value as f32)

@@ -203,6 +203,12 @@ pub fn pool_tokens<T: Float>(
     (y, dx)
 }
 
+/// Scores of prompts by similarity and how often each was used.
+pub fn penalised<T: Float>(similarity: &[T], used: &[T]) -> Vec<T> {
+    let score = |(&s, &n): (&T, &T)| if n == T::ZERO { T::ONE / (T::ONE - s) } else { (s - T::ONE) * n };
+    similarity.iter().zip(used.iter().cycle()).map(score).collect()
+}
+
 /// (B, K): all of an image is its label.
 pub fn one_hot<T: Float>(labels: &[T], k: usize) -> Vec<T> {
     let row = |label: f64| (0..k).map(move |j| if j as f64 == label { T::ONE } else { T::ZERO });

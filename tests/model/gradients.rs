@@ -82,6 +82,50 @@ fn steps() {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
+/// A later task passes over the prompts that an earlier one used; evaluation does not, and what was used is counted.
+#[test]
+fn diversified_selection_takes_other_prompts() {
+    for vote in [false, true] {
+        let kind = super::support::l2p("diversified", |c| {
+            c.prompt_pool.diversified_selection = true;
+            c.prompt_pool.batchwise_prompt = vote;
+        });
+        let mut model = kind.model(BATCH);
+        let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
+        kind.step(&mut model, &x, &y);
+        let first = model.matching().ids.to_f64();
+        assert_eq!(first, kind_without(&kind).matching().ids.to_f64(), "the first task");
+        let count = |ids: &[f64]| -> Vec<f64> {
+            (0..6).map(|j| ids.iter().filter(|&&i| i == f64::from(j)).count() as f64).collect()
+        };
+        let used = count(&first);
+        assert_eq!(model.prompts_used().to_f64(), [vec![0.0; 6], used.clone()].concat());
+        // Still the same task: nothing is passed over.
+        kind.step(&mut model, &x, &y);
+        assert_eq!(model.matching().ids.to_f64(), first);
+        model.begin_task(1).expect("a task");
+        let before: Vec<f64> = used.iter().map(|n| 2.0 * n).collect();
+        assert_eq!(model.prompts_used().to_f64(), [before.clone(), vec![0.0; 6]].concat());
+        kind.step(&mut model, &x, &y);
+        let second = model.matching().ids.to_f64();
+        let fresh = used.iter().filter(|n| **n == 0.0).count();
+        assert!(fresh >= 2 && second.iter().all(|id| used[*id as usize] == 0.0), "{used:?} {second:?}");
+        let now = count(&second);
+        assert_eq!(model.prompts_used().to_f64(), [before, now].concat());
+        let query = model.last_query().clone();
+        let how = model.train_select(0, BATCH);
+        assert_eq!(model.select(&DEV, query.view(), how).expect("ids").to_f64(), first, "evaluation");
+    }
+}
+
+fn kind_without(kind: &Kind) -> l2p_engine::l2p::Model {
+    let mut plain = kind.clone();
+    plain.config.prompt_pool.diversified_selection = false;
+    let mut model = plain.model(BATCH);
+    plain.step(&mut model, &images(BATCH, DType::F64), &labels(BATCH));
+    model
+}
+
 /// The masked task uses its own prompts, and beyond the pool it falls back to the vote.
 #[test]
 fn prompt_mask_chooses_by_task() {

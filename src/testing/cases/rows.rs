@@ -42,6 +42,11 @@ pub(super) fn small() -> Vec<Case> {
         select(5, 9, 3, Select::PerImage),
         select(5, 9, 3, Select::Vote { group: 2 }),
         select(5, 9, 3, Select::Fixed { start: 4 }),
+        penalise(5, 9),
+        penalise(1, 1),
+        penalise(70, 37),
+        count(5, 9, 3),
+        count(23, 37, 5),
         cross_entropy(4, 7, 0.0, Loss::default()),
         cross_entropy(3, 10, 0.1, Loss::default()),
         cross_entropy(1, 2, 0.0, Loss::default()),
@@ -82,6 +87,8 @@ pub(super) fn medium() -> Vec<Case> {
         row_norm(200, 193, Form::Plus),
         select(65, 10, 4, Select::PerImage),
         select(65, 10, 4, Select::Vote { group: 16 }),
+        penalise(65, 20),
+        count(65, 20, 4),
         cross_entropy(65, 100, 0.1, Loss::default()),
         cross_entropy(65, 100, 0.1, Loss { own_mask: true, shares: true }),
         adam(100_003, 0.01),
@@ -107,6 +114,8 @@ pub(super) fn vit_b() -> Vec<Case> {
         row_norm(128, c, Form::Rsqrt),
         pull(128, 10, 4),
         select(128, 10, 4, Select::Vote { group: 16 }),
+        penalise(128, 10),
+        count(128, 10, 4),
         cross_entropy(128, 100, 0.0, Loss::default()),
         cross_entropy(128, 100, 0.0, Loss { own_mask: true, shares: true }),
         adam(122_980, 0.0),
@@ -383,6 +392,34 @@ fn pull(b: usize, m: usize, n: usize) -> Case {
             match_prompts::backward_pull(dev, dsimilarity, x[0], scalar(up[0]))
         })
         .moves(b * n, b * m + b * n)
+}
+
+fn penalise(b: usize, m: usize) -> Case {
+    Case::new("match_prompts", format!("penalise {m}, batch {b}"), b)
+        .input("similarity", [b, m], Fill::Cosines, Part::Each)
+        .input("used", [m], Fill::Ids(4), Part::All)
+        .output("scores", [b, m], Part::Each, Role::Kept)
+        .all_wide()
+        .forward(|dev, x, out| {
+            let [scores] = take(out);
+            match_prompts::penalise(dev, scores, x[0], x[1])
+        })
+        .plain(plain!(|x, _up| (vec![naive::penalised(&x[0], &x[1])], vec![])))
+        .moves(2 * b * m, 0)
+        .batched(move |b| penalise(b, m))
+}
+
+fn count(b: usize, m: usize, n: usize) -> Case {
+    Case::new("match_prompts", format!("count {n} of {m}, batch {b}"), 0)
+        .input("ids", [b, n], Fill::DistinctIds(n, m as u32), Part::Each)
+        .output("counts", [m], Part::All, Role::Ids)
+        .adding()
+        .all_wide()
+        .forward(|dev, x, out| {
+            let [counts] = take(out);
+            match_prompts::count_acc(dev, counts, x[0])
+        })
+        .moves(b * n, 0)
 }
 
 fn select(b: usize, m: usize, n: usize, how: Select) -> Case {
