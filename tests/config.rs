@@ -546,6 +546,8 @@ fn scenarios_refuse_what_does_not_fit() {
             "under another class mask",
         ),
         ("[prompt_pool]\ndiversified_selection = true\nuse_prompt_mask = true", "wanted at most one of them"),
+        ("continual.transfer_kernel_only = true", "needs continual.weights_transfer = true"),
+        ("[continual]\nscenario = 'domain'\nweights_transfer = true", "needs scenario = \"class\""),
         ("continual.num_samples_per_class = 5", "continual.replay_per_class"),
         ("[continual]\nscenario = 'domain'\neval_task_inc = true", "needs scenario = \"class\""),
         ("continual.gaussian_sigma = 0.0", "continual.gaussian_sigma must be a finite number above 0"),

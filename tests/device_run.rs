@@ -245,6 +245,8 @@ fn every_method_runs() {
         "continual.replay_batch_size=5",
         "continual.num_review_epochs=1",
         "prompt_pool.diversified_selection=true",
+        "model.weight_norm=true",
+        "continual.weights_transfer=true",
     ];
     let mixed =
         ["method=\"l2p\"", "data.mixup_alpha=0.8", "data.cutmix_alpha=1.0", "data.mix_probability=0.7"];

@@ -125,7 +125,21 @@ fn every_method_resumes() {
         ),
         ("finetune", &[]),
         ("linear", &["--set", "continual.replay_per_class=8", "--set", "continual.num_review_epochs=4"]),
-        ("l2p", &["--set", "prompt_pool.diversified_selection=true"]),
+        (
+            "l2p",
+            &[
+                "--set",
+                "prompt_pool.diversified_selection=true",
+                "--set",
+                "model.weight_norm=true",
+                "--set",
+                "continual.weights_transfer=true",
+                "--set",
+                "train.num_epochs=3",
+                "--set",
+                "train.eval_per_epochs=1",
+            ],
+        ),
         ("l2p", &["--set", "continual.replay_per_class=8", "--set", "continual.replay_batch_size=5"]),
         (
             "finetune",

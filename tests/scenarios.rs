@@ -93,6 +93,34 @@ fn review_of_kept_images_tells_tasks_apart() {
     assert_eq!(last["step"].as_u64(), Some(5 * 5 + 6 * (2 + 4 + 6 + 8 + 10)), "{last}");
 }
 
+/// Tests within a task say how it goes and change nothing; on the first images of a test set only, they are of those.
+#[test]
+fn tests_within_a_task_and_on_few_images() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sets = ["train.num_epochs=3", "train.num_eval_steps=1"];
+    let (alone, _) = run(&dir.path().join("alone"), &sets);
+    let within = [&sets[..], &["train.eval_per_epochs=1"]].concat();
+    let (matrix, _) = run(&dir.path().join("within"), &within);
+    assert_eq!(matrix, alone);
+    // 20 test images per task, of which the first batch of 16.
+    assert!(matrix.iter().flatten().all(|a| (a * 16.0).fract() == 0.0), "{matrix:?}");
+    let log = std::fs::read_to_string(dir.path().join("within/log.jsonl")).expect("a log");
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let epochs: Vec<(u64, usize)> = lines
+        .iter()
+        .filter(|line| line["event"] == "epoch")
+        .map(|line| {
+            let tests = line["per_image"].as_array().expect("accuracies").len();
+            (line["step"].as_u64().expect("a step"), tests)
+        })
+        .collect();
+    // 15 steps a task; the third epoch ends with it.
+    let wanted: Vec<(u64, usize)> =
+        (0..5).flat_map(|t| [(15 * t + 5, t as usize + 1), (15 * t + 10, t as usize + 1)]).collect();
+    assert_eq!(epochs, wanted);
+}
+
 /// Kept images in every batch from the second task on: less is forgotten than without them.
 #[test]
 fn replay_keeps_what_was_learned() {

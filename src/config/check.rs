@@ -165,6 +165,8 @@ impl Config {
             ("data.test_per_class", data.test_per_class),
             ("continual.replay_per_class", self.continual.replay_per_class),
             ("continual.replay_batch_size", self.continual.replay_batch_size),
+            ("train.num_eval_steps", train.num_eval_steps),
+            ("train.eval_per_epochs", train.eval_per_epochs),
             ("continual.num_review_epochs", self.continual.num_review_epochs),
             ("data.rand_augment_layers", data.rand_augment_layers),
             ("data.rand_augment_levels", data.rand_augment_levels),
@@ -299,6 +301,13 @@ impl Config {
             )
         });
         self.check_replay(c);
+        c.unless(!cl.weights_transfer || scenario == Scenario::Class && !matches!(self.method, Method::Joint | Method::Ncm), || {
+            format!("continual.weights_transfer = true needs scenario = \"class\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
+        });
+        c.unless(!cl.transfer_kernel_only || cl.weights_transfer, || {
+            "continual.transfer_kernel_only = true needs continual.weights_transfer = true, found false"
+                .into()
+        });
         c.unless(!cl.eval_task_inc || scenario == Scenario::Class, || {
             format!("continual.eval_task_inc = true needs scenario = \"class\", in which tasks have classes of their own, found \"{scenario}\"")
         });

@@ -116,6 +116,8 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("include_new_task", "did you mean `continual.replay_include_new_task`?"),
     ("review_trick", "set `continual.num_review_epochs` and `continual.replay_per_class`"),
     ("prompt_frequency", "did you mean `prompt_pool.diversified_selection`?"),
+    ("kernel_only", "did you mean `continual.transfer_kernel_only`?"),
+    ("eval_every_steps", "did you mean `train.eval_per_epochs`?"),
     ("task_inc", "did you mean `continual.eval_task_inc`?"),
     ("norm_01", "set `model.input_norm = \"unit\"`"),
     ("use_e_prompt", "set `prompt_pool.pool_size = 0` for no pool"),

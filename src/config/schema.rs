@@ -150,6 +150,10 @@ Continual {
     /// After the steps of a task, so many epochs over the images kept of it and all tasks before, without a mask
     /// (the official review trick).
     num_review_epochs: usize = 0,
+    /// The head's columns for a new task start as the mean of those of the tasks before, class by class of a task.
+    weights_transfer: bool = false,
+    /// Of them only the kernel, not the bias.
+    transfer_kernel_only: bool = false,
     /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
     eval_every_tasks: usize = 1,
     /// `natural`, `seed:N`, or the path of a file with one class (name or number) per line.
@@ -178,6 +182,8 @@ Model {
     vit_classifier: Classifier = Classifier::Prompt,
     /// Divide the classifier input by its l2 norm.
     norm_pre_logits: bool = false,
+    /// Before each training step, the head's column of each class is divided by its l2 norm.
+    weight_norm: bool = false,
     /// Logits are divided by this.
     temperature: f64 = 1.0,
     /// Where the prompts stand, and with which position embedding.
@@ -279,6 +285,10 @@ Train {
     num_epochs: usize = 5,
     /// Images per evaluation batch; results do not depend on it.
     eval_batch_size: usize = 64,
+    /// Test on the first so many images of each test set, counted in batches of `per_device_batch_size`; 0: on all.
+    num_eval_steps: usize = 0,
+    /// Test also after every so many epochs of a task, for the log and TensorBoard; 0: at the end of a task only.
+    eval_per_epochs: usize = 0,
     /// Steps between checkpoints within a task (0: none); one is always written at its end.
     checkpoint_every_steps: usize = 100,
     /// Exact savings of work, each of which may be left out: `share_query_pass` (patch embedding and

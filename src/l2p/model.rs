@@ -148,7 +148,34 @@ impl Model {
     /// What happens to the prompts when task `index` starts.
     pub fn begin_task(&mut self, index: usize) -> Result<()> {
         self.ws.matching.begin_task()?;
+        self.transfer_head(index)?;
         self.prompts.transfer(&mut self.params, &self.setup, index)
+    }
+
+    /// Class i of a new task starts as the mean of the classes i of the tasks before.
+    /// Source: google-research/l2p @ dd8836e, `libml/utils.py`, `transfer_weights`.
+    fn transfer_head(&mut self, task: usize) -> Result<()> {
+        let Some((n, kernel_only)) = self.setup.transfer_head.filter(|_| task > 0) else { return Ok(()) };
+        let (kernel, bias) = (self.head.kernel, (!kernel_only).then_some(self.head.bias));
+        for id in std::iter::once(kernel).chain(bias) {
+            let mut values = self.params.get(id).read_f64()?;
+            for row in values.chunks_exact_mut(self.setup.classes) {
+                for i in 0..n {
+                    row[task * n + i] = (0..task).map(|t| row[t * n + i]).sum::<f64>() / task as f64;
+                }
+            }
+            self.params.set(id, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Before a training step: the head's columns become unit vectors, where the configuration says so.
+    /// Source: google-research/l2p @ dd8836e, `libml/utils.py`, `weight_norm`.
+    pub fn normalise_head(&mut self, dev: &Device) -> Result<()> {
+        if !self.setup.weight_norm {
+            return Ok(());
+        }
+        row_norm::columns_in_place(dev, self.params.get_mut(self.head.kernel))
     }
 
     /// Query features of `images`, as the keys were trained to meet them: (B, C), valid until the next

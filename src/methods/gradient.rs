@@ -47,6 +47,7 @@ impl Gradient {
 
     /// Forward, backward and update of a prepared step.
     fn queue(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
+        self.model.normalise_head(dev)?;
         self.model.queue_step(dev, labels, task)?;
         let _phase = range(c"update");
         let model = &mut self.model;
@@ -118,6 +119,7 @@ impl Method for Gradient {
         lr: f64,
     ) -> Result<Vec<StepStats>> {
         let Some(gpu) = dev.gpu() else {
+            self.model.normalise_head(dev)?;
             let stats = self.model.step(dev, images, labels, task)?;
             Gradient::check(&stats, task.index, lr)?;
             let model = &mut self.model;

@@ -203,6 +203,12 @@ pub fn pool_tokens<T: Float>(
     (y, dx)
 }
 
+/// Columns of length 1.
+pub fn column_norm<T: Float>(x: &[T], c: usize) -> Vec<T> {
+    let length = |j: usize| sum(x.iter().skip(j).step_by(c).map(|&v| v * v)).sqrt() + of::<T>(1e-10);
+    x.iter().enumerate().map(|(i, &v)| v / length(i % c)).collect()
+}
+
 /// Scores of prompts by similarity and how often each was used.
 pub fn penalised<T: Float>(similarity: &[T], used: &[T]) -> Vec<T> {
     let score = |(&s, &n): (&T, &T)| if n == T::ZERO { T::ONE / (T::ONE - s) } else { (s - T::ONE) * n };

@@ -82,7 +82,8 @@ pub fn forecast(mut config: Config, choice: Choice) -> Result<Forecast> {
     let dev = backbone::fitting_device(&config, dims, classes, choice)?;
     config.precision = precision(config.precision, &dev)?;
     let batch = config.train.per_device_batch_size;
-    let split = scenario::split(&data, &config.continual, config.seed, batch)?;
+    let mut split = scenario::split(&data, &config.continual, config.seed, batch)?;
+    split.limit_tests(config.train.num_eval_steps * batch);
     let learned = match config.method {
         Name::Joint => vec![tasks::joint(&split)],
         _ => split.tasks.clone(),

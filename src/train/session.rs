@@ -43,7 +43,8 @@ impl Session {
     pub fn with(mut config: Config, dev: Device, data: Arc<DataSet>, backbone: Backbone) -> Result<Session> {
         config.precision = precision(config.precision, &dev)?;
         let batch = config.train.per_device_batch_size;
-        let split = scenario::split(&data, &config.continual, config.seed, batch)?;
+        let mut split = scenario::split(&data, &config.continual, config.seed, batch)?;
+        split.limit_tests(config.train.num_eval_steps * batch);
         config.check_with_layers(backbone.dims.layers)?;
         let mut plan = Plan::on(&dev);
         let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan)?;

@@ -125,7 +125,7 @@ fn replayed_images_follow_those_of_the_task() {
         loader.preprocess().train(data.train.image(i as usize).unwrap().view(), &mut rng, &mut one);
         assert!(one == wanted.0[at * size..(at + 1) * size], "image {at}");
     }
-    assert_eq!(loader.first_number(7), 2 << 40 | 7 * 64);
+    assert_eq!(loader.first_number(7), (2 << 40) | (7 * 64));
     // With the new task's own, and of more than there are.
     let (all, kept) = new(2, 100);
     assert_eq!(kept.train.len(), 66);

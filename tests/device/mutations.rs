@@ -145,6 +145,12 @@ const MUTATIONS: &[Mutation] = &[
     own("cross_entropy", "(expf(z[j] - most) / sum - target) / float(b)", "expf(z[j] - most) / sum - target"),
     own("cross_entropy", "if (mask[j]) sum += expf", "sum += expf"),
     own("cross_entropy", "outcome[0] = loss / float(b);", "outcome[0] = loss;"),
+    own(
+        "row_norm",
+        "    partial[threadIdx.x] = sum;\n    __syncthreads();",
+        "    partial[threadIdx.x] = sum;",
+    ),
+    own("row_norm", "row = warp; row < rows; row += WARPS) sum", "row = warp; row < rows; row += WARP) sum"),
     own("match_prompts", "count ? -far * float(count)", "count ? -far"),
     own("match_prompts", ": 1.f / far;", ": far;"),
     own("match_prompts", "counts[j] += count;", "counts[j] = count;"),

@@ -82,6 +82,42 @@ fn steps() {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
+/// A new task's head is the mean of those before it, and a step starts from columns of length 1.
+#[test]
+fn the_head_is_transferred_and_normalised() {
+    for (n, task, kernel_only) in [(2, 1, false), (1, 4, true)] {
+        let kind = super::support::l2p("head", |c| {
+            (c.continual.weights_transfer, c.continual.transfer_kernel_only) = (true, kernel_only);
+            (c.continual.num_classes_per_task, c.model.weight_norm) = (n, true);
+        });
+        let mut model = kind.model(BATCH);
+        let of =
+            |m: &l2p_engine::l2p::Model| [m.head.kernel, m.head.bias].map(|id| m.params.get(id).to_f64());
+        let before = of(&model);
+        model.begin_task(0).expect("a task");
+        assert_eq!(of(&model), before, "the first task has none before it");
+        model.begin_task(task).expect("a task");
+        let after = of(&model);
+        for (which, (before, after)) in before.iter().zip(&after).enumerate() {
+            for (row, (before, after)) in before.chunks_exact(5).zip(after.chunks_exact(5)).enumerate() {
+                for k in 0..5 {
+                    let moved = k / n == task && !(kernel_only && which == 1);
+                    let mean = (0..task).map(|t| before[t * n + k % n]).sum::<f64>() / task as f64;
+                    let wanted = if moved { mean } else { before[k] };
+                    assert!((after[k] - wanted).abs() < 1e-15, "tensor {which}, row {row}, class {k}");
+                }
+            }
+        }
+        model.normalise_head(&DEV).expect("unit columns");
+        let [kernel, bias] = of(&model);
+        for k in 0..5 {
+            let length: f64 = kernel.iter().skip(k).step_by(5).map(|v| v * v).sum();
+            assert!((length - 1.0).abs() < 1e-9, "class {k}: {length}");
+        }
+        assert_eq!(bias, after[1]);
+    }
+}
+
 /// A later task passes over the prompts that an earlier one used; evaluation does not, and what was used is counted.
 #[test]
 fn diversified_selection_takes_other_prompts() {

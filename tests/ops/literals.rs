@@ -109,6 +109,15 @@ fn attention_values() {
     same("lse", &lse, &[2.0361408712402005]);
 }
 
+/// Columns (3, 4) and (0, 0), the second stays.
+#[test]
+fn columns_become_unit_vectors() {
+    let mut x = f64s(&[3.0, 0.0, -4.0, 0.0], [2, 2]);
+    row_norm::columns_in_place(&DEV, x.view_mut()).expect("columns");
+    let length = 5.0 + 1e-10;
+    same("x", &x, &[3.0 / length, 0.0, -4.0 / length, 0.0]);
+}
+
 fn loss(d: Option<ViewMut>, z: &Tensor, labels: &Tensor, mask: &[u32], smoothing: f64) -> Outcome {
     let k = z.dims()[1];
     let shape = if mask.len() == k { vec![k] } else { vec![mask.len() / k, k] };

@@ -42,6 +42,9 @@ pub(super) fn small() -> Vec<Case> {
         select(5, 9, 3, Select::PerImage),
         select(5, 9, 3, Select::Vote { group: 2 }),
         select(5, 9, 3, Select::Fixed { start: 4 }),
+        column_norm(3, 37),
+        column_norm(70, 5),
+        column_norm(1, 1),
         penalise(5, 9),
         penalise(1, 1),
         penalise(70, 37),
@@ -87,6 +90,7 @@ pub(super) fn medium() -> Vec<Case> {
         row_norm(200, 193, Form::Plus),
         select(65, 10, 4, Select::PerImage),
         select(65, 10, 4, Select::Vote { group: 16 }),
+        column_norm(300, 100),
         penalise(65, 20),
         count(65, 20, 4),
         cross_entropy(65, 100, 0.1, Loss::default()),
@@ -114,6 +118,7 @@ pub(super) fn vit_b() -> Vec<Case> {
         row_norm(128, c, Form::Rsqrt),
         pull(128, 10, 4),
         select(128, 10, 4, Select::Vote { group: 16 }),
+        column_norm(c, 100),
         penalise(128, 10),
         count(128, 10, 4),
         cross_entropy(128, 100, 0.0, Loss::default()),
@@ -392,6 +397,20 @@ fn pull(b: usize, m: usize, n: usize) -> Case {
             match_prompts::backward_pull(dev, dsimilarity, x[0], scalar(up[0]))
         })
         .moves(b * n, b * m + b * n)
+}
+
+fn column_norm(rows: usize, c: usize) -> Case {
+    Case::new("row_norm", format!("columns of {rows}x{c}"), 0)
+        .input("x", [rows, c], Fill::Values, Part::Each)
+        .output("y", [rows, c], Part::Each, Role::Kept)
+        .all_wide()
+        .forward(|dev, x, out| {
+            let [mut y] = take(out);
+            assign(y.reborrow(), x[0]);
+            row_norm::columns_in_place(dev, y)
+        })
+        .plain(plain!(|x, _up| (vec![naive::column_norm(&x[0], c)], vec![])))
+        .moves(5 * rows * c, 0)
 }
 
 fn penalise(b: usize, m: usize) -> Case {
