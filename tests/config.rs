@@ -522,8 +522,8 @@ fn scenarios_refuse_what_does_not_fit() {
         ("continual.replay_per_class = 5", "wanted it above 0 where one of them is"),
         ("continual.replay_batch_size = 5", "wanted it above 0 where one of them is"),
         (
-            "[continual]\nscenario = 'gaussian'\nreplay_per_class = 5\nnum_review_epochs = 1",
-            "needs scenario = \"class\" or \"domain\"",
+            "[continual]\nscenario = 'gaussian_once'\nreplay_per_class = 5\nnum_review_epochs = 1",
+            "needs scenario = \"class\", \"domain\" or \"gaussian\"",
         ),
         (
             "method = 'joint'\n[continual]\nreplay_per_class = 5\nreplay_batch_size = 1",
@@ -542,7 +542,7 @@ fn scenarios_refuse_what_does_not_fit() {
             "needs replay_batch_size above 0",
         ),
         (
-            "data.mixup_alpha = 0.5\n[continual]\nreplay_per_class = 5\nreplay_batch_size = 1",
+            "data.mixup_alpha = 0.5\n[continual]\nscenario = 'gaussian'\nreplay_per_class = 5\nreplay_batch_size = 1",
             "under another class mask",
         ),
         ("[prompt_pool]\ndiversified_selection = true\nuse_prompt_mask = true", "wanted at most one of them"),

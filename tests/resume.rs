@@ -102,6 +102,10 @@ fn every_method_resumes() {
                 "prompt_pool.top_k=1",
                 "--set",
                 "g_prompt.g_prompt_length=2",
+                "--set",
+                "continual.replay_per_class=4",
+                "--set",
+                "continual.replay_batch_size=3",
             ][..],
         ),
         (

@@ -335,16 +335,16 @@ impl Config {
         c.unless((kept > 0) == (review > 0 || replayed > 0), || {
             format!("continual.replay_per_class = {kept} keeps images for continual.replay_batch_size = {replayed} or continual.num_review_epochs = {review}: wanted it above 0 where one of them is, and 0 otherwise")
         });
-        let by_task = matches!(scenario, Scenario::Class | Scenario::Domain);
+        let by_task = !matches!(scenario, Scenario::GaussianOnce | Scenario::Stream);
         c.unless(kept == 0 || by_task && !matches!(self.method, Method::Joint | Method::Ncm), || {
-            format!("continual.replay_per_class above 0 needs scenario = \"class\" or \"domain\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
+            format!("continual.replay_per_class above 0 needs scenario = \"class\", \"domain\" or \"gaussian\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
         });
         c.unless(!cl.replay_reverse_mask || cl.replay_no_mask && !cl.replay_include_new_task, || {
             format!("continual.replay_reverse_mask = true masks the task's own classes and needs replay_no_mask = true and replay_include_new_task = false, found {} and {}", cl.replay_no_mask, cl.replay_include_new_task)
         });
-        if replayed == 0 || !cl.train_mask || scenario != Scenario::Class {
+        if replayed == 0 || !cl.train_mask || scenario == Scenario::Domain {
             c.unless(!cl.replay_reverse_mask, || {
-                "continual.replay_reverse_mask = true needs replay_batch_size above 0, train_mask = true and scenario = \"class\"".into()
+                "continual.replay_reverse_mask = true needs replay_batch_size above 0, train_mask = true and tasks of some classes".into()
             });
             return;
         }

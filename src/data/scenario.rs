@@ -199,7 +199,12 @@ pub fn kept(data: &DataSet, split: &Split, continual: &Continual, seed: u64, tas
         return None;
     }
     let mut of_class = vec![Vec::new(); split.class_names.len()];
+    // Gaussian tasks share images.
+    let mut seen = vec![false; data.train.len()];
     for &i in split.tasks[..=task].iter().flat_map(|task| &task.train) {
+        if std::mem::replace(&mut seen[i as usize], true) {
+            continue;
+        }
         of_class[split.label_to_class[data.train.labels[i as usize] as usize] as usize].push(i);
     }
     let number = |i: &u32| (Rng::new(seed, Stream::Replay, u64::from(*i)).next_u32(), *i);

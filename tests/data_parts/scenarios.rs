@@ -230,6 +230,19 @@ fn kept_images_are_those_of_the_seed_and_the_class() {
     assert!(scenario::kept(&data, &split, &none, 1, 4).is_none());
 }
 
+/// Where tasks share images, each is kept once.
+#[test]
+fn what_is_kept_of_overlapping_tasks_is_kept_once() {
+    let data = synthetic();
+    let continual = Continual { gaussian_sigma: 3.0, replay_per_class: 6, ..with(Scenario::Gaussian, 20) };
+    let split = split(&data, &continual, 5, 16);
+    for t in 0..20 {
+        let kept = scenario::kept(&data, &split, &continual, 5, t).unwrap();
+        assert!(kept.train.is_sorted_by(|a, b| a < b) && kept.classes.is_sorted_by(|a, b| a < b));
+        assert_eq!(kept.train.len(), 6 * kept.classes.len(), "after task {t}");
+    }
+}
+
 /// Over tasks with the same classes the room of a class is shared by all images of it so far, each as likely as the
 /// other, and only images of the new task take the place of others.
 #[test]
