@@ -3,6 +3,8 @@
 //   similarity, dsimilarity  (b, m)   f32
 //   ids                      (b, n)   u32; an id that is no prompt is passed over
 //   votes                    (groups, m) f32: whole numbers
+//   used, counts             (m)      u32: how often each prompt was chosen
+//   scores                   (b, m)   f32
 //
 // All of this is small: what counts is that ids never leave the device. 256 threads a block.
 #include "include/common.cuh"
@@ -64,6 +66,31 @@ extern "C" __global__ void __launch_bounds__(THREADS) match_prompts_fixed_f32(
     if (element() < len) ids[element()] = start + unsigned(element() % n);
 }
 EXPORT(match_prompts_fixed_f32)
+
+// scores: what is chosen rather is larger. A prompt that was used has -(1 - similarity) used, one that never was
+// 1 / (1 - similarity), which is beyond all of those; len = b m. One thread per number.
+extern "C" __global__ void __launch_bounds__(THREADS) match_prompts_penalise_f32(
+    float* __restrict__ scores, const float* __restrict__ similarity, const uint32_t* __restrict__ used, unsigned m, uint64_t len) {
+    if (element() >= len) return;
+    const float distance = 1.f - similarity[element()], far = distance < 1e-7f ? 1e-7f : distance; // NaN stays NaN
+    const uint32_t count = used[element() % m];
+    scores[element()] = count ? -far * float(count) : 1.f / far;
+}
+EXPORT(match_prompts_penalise_f32)
+
+// counts[j] += how often j is among the len ids. One warp per prompt.
+extern "C" __global__ void __launch_bounds__(THREADS) match_prompts_count_f32(
+    uint32_t* __restrict__ counts, const uint32_t* __restrict__ ids, unsigned m, uint64_t len) {
+    const unsigned lane = threadIdx.x % WARP;
+    const size_t j = size_t(blockIdx.x) * WARPS + threadIdx.x / WARP;
+    if (j >= m) return;
+    unsigned count = 0;
+    for (size_t i = lane; i < len; i += WARP) count += ids[i] == j;
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) count += __shfl_xor_sync(ALL_LANES, count, o);
+    if (lane == 0) counts[j] += count;
+}
+EXPORT(match_prompts_count_f32)
 
 // out = sum over the ids of all images of their similarity, over b. One block.
 extern "C" __global__ void __launch_bounds__(THREADS) match_prompts_pull_f32(

@@ -3,7 +3,7 @@
 //   rsqrt: inv = 1 / sqrt(max(s, 1e-12)),  plus: inv = 1 / (sqrt(s) + 1e-10),  s = sum x^2
 //   x, y, dx, dy   (rows, c)   f32: queries, keys, head inputs
 //
-// One warp per row, 8 rows a block. Traffic: forward 2, backward 4 rows c elements.
+// One warp per row, 8 rows a block; columns: 32 of them a block. Traffic: forward 2, backward 4 rows c elements.
 #include "include/common.cuh"
 
 constexpr unsigned WARPS = 8;
@@ -52,3 +52,21 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_norm_backward_f32(
     for (unsigned j = threadIdx.x % WARP; j < c; j += WARP) dx[at + j] += dy[at + j] * inv.x + x[at + j] * along;
 }
 EXPORT(row_norm_backward_f32)
+
+// x[:, j] /= |x[:, j]| + 1e-10. Each warp of a block sums every eighth row of 32 columns; the sums are added in order.
+extern "C" __global__ void __launch_bounds__(THREADS) row_norm_columns_f32(float* __restrict__ x, unsigned rows, unsigned c) {
+    SMEM(float, partial, THREADS);
+    const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const size_t j = size_t(blockIdx.x) * WARP + lane;
+    float sum = 0.f;
+    if (j < c)
+        for (size_t row = warp; row < rows; row += WARPS) sum += x[row * c + j] * x[row * c + j];
+    partial[threadIdx.x] = sum;
+    __syncthreads();
+    sum = 0.f;
+    for (unsigned w = 0; w < WARPS; w++) sum += partial[w * WARP + lane];
+    const float inv = 1.f / (sqrtf(sum) + 1e-10f);
+    if (j < c)
+        for (size_t row = warp; row < rows; row += WARPS) x[row * c + j] *= inv;
+}
+EXPORT(row_norm_columns_f32)

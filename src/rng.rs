@@ -27,6 +27,8 @@ pub enum Stream {
     Schedule = 8,
     /// The images that are kept of a class.
     Replay = 9,
+    /// Order in which kept images come with the batches of later tasks.
+    Rehearse = 10,
 }
 
 const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

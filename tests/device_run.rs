@@ -239,7 +239,20 @@ fn every_method_runs() {
     };
     let finetune =
         [plain("method=\"finetune\""), vec!["model.freeze_part=[]", "optim.optim=\"sgd\""]].concat();
+    let replay = [
+        "method=\"l2p\"",
+        "continual.replay_per_class=4",
+        "continual.replay_batch_size=5",
+        "continual.num_review_epochs=1",
+        "prompt_pool.diversified_selection=true",
+        "model.weight_norm=true",
+        "continual.weights_transfer=true",
+    ];
+    let mixed =
+        ["method=\"l2p\"", "data.mixup_alpha=0.8", "data.cutmix_alpha=1.0", "data.mix_probability=0.7"];
     let all = [
+        replay.to_vec(),
+        mixed.to_vec(),
         dualprompt.to_vec(),
         finetune,
         plain("method=\"linear\""),

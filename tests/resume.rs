@@ -92,7 +92,7 @@ fn signals_save_and_other_thread_counts_give_the_same_bits() {
 #[test]
 fn every_method_resumes() {
     let dir = tempfile::tempdir().expect("a folder");
-    for (method, more) in [
+    for (i, (method, more)) in [
         (
             "dualprompt",
             &[
@@ -102,6 +102,10 @@ fn every_method_resumes() {
                 "prompt_pool.top_k=1",
                 "--set",
                 "g_prompt.g_prompt_length=2",
+                "--set",
+                "continual.replay_per_class=4",
+                "--set",
+                "continual.replay_batch_size=3",
             ][..],
         ),
         (
@@ -125,11 +129,44 @@ fn every_method_resumes() {
         ),
         ("finetune", &[]),
         ("linear", &["--set", "continual.replay_per_class=8", "--set", "continual.num_review_epochs=4"]),
+        (
+            "l2p",
+            &[
+                "--set",
+                "prompt_pool.diversified_selection=true",
+                "--set",
+                "model.weight_norm=true",
+                "--set",
+                "continual.weights_transfer=true",
+                "--set",
+                "train.num_epochs=3",
+                "--set",
+                "train.eval_per_epochs=1",
+            ],
+        ),
+        ("l2p", &["--set", "continual.replay_per_class=8", "--set", "continual.replay_batch_size=5"]),
+        (
+            "finetune",
+            &[
+                "--set",
+                "continual.replay_per_class=9",
+                "--set",
+                "continual.replay_batch_size=7",
+                "--set",
+                "continual.num_review_epochs=2",
+                "--set",
+                "continual.replay_include_new_task=false",
+                "--set",
+                "continual.replay_reverse_mask=true",
+            ],
+        ),
         ("ncm", &[]),
         ("joint", &[]),
-    ] {
-        let (left_alone, killed) =
-            (dir.path().join(format!("{method}-a")), dir.path().join(format!("{method}-b")));
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (left_alone, killed) = (dir.path().join(format!("{i}-a")), dir.path().join(format!("{i}-b")));
         let method_set = format!("method={method}");
         let mut args = vec!["--set", method_set.as_str(), "--set", "train.num_epochs=1"];
         args.extend(more);

@@ -93,6 +93,55 @@ fn review_of_kept_images_tells_tasks_apart() {
     assert_eq!(last["step"].as_u64(), Some(5 * 5 + 6 * (2 + 4 + 6 + 8 + 10)), "{last}");
 }
 
+/// Tests within a task say how it goes and change nothing; on the first images of a test set only, they are of those.
+#[test]
+fn tests_within_a_task_and_on_few_images() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sets = ["train.num_epochs=3", "train.num_eval_steps=1"];
+    let (alone, _) = run(&dir.path().join("alone"), &sets);
+    let within = [&sets[..], &["train.eval_per_epochs=1"]].concat();
+    let (matrix, _) = run(&dir.path().join("within"), &within);
+    assert_eq!(matrix, alone);
+    // 20 test images per task, of which the first batch of 16.
+    assert!(matrix.iter().flatten().all(|a| (a * 16.0).fract() == 0.0), "{matrix:?}");
+    let log = std::fs::read_to_string(dir.path().join("within/log.jsonl")).expect("a log");
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let epochs: Vec<(u64, usize)> = lines
+        .iter()
+        .filter(|line| line["event"] == "epoch")
+        .map(|line| {
+            let tests = line["per_image"].as_array().expect("accuracies").len();
+            (line["step"].as_u64().expect("a step"), tests)
+        })
+        .collect();
+    // 15 steps a task; the third epoch ends with it.
+    let wanted: Vec<(u64, usize)> =
+        (0..5).flat_map(|t| [(15 * t + 5, t as usize + 1), (15 * t + 10, t as usize + 1)]).collect();
+    assert_eq!(epochs, wanted);
+}
+
+/// Kept images in every batch from the second task on: less is forgotten than without them.
+#[test]
+fn replay_keeps_what_was_learned() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sets = ["train.num_epochs=6", "optim.learning_rate=0.03", "optim.reinit_optimizer=true"];
+    let (_, plain) = run(&dir.path().join("plain"), &sets);
+    let replay = [&sets[..], &["continual.replay_per_class=16", "continual.replay_batch_size=16"]].concat();
+    let (_, with) = run(&dir.path().join("replay"), &replay);
+    let number = |r: &serde_json::Value, key: &str| r["per_image"][key].as_f64().expect("a number");
+    let [accuracy, forgetting] =
+        ["avg_acc", "forgetting"].map(|key| (number(&with, key), number(&plain, key)));
+    // Accuracy 0.43, 0.53, 0.54 without and 0.58, 0.65, 0.56 with, forgetting 0.31, 0.16, 0.21 and 0.06, 0.10, 0.11, for
+    // seeds 42, 1, 2.
+    assert!(accuracy.0 > accuracy.1 + 0.05, "{accuracy:?}");
+    assert!(forgetting.0 < forgetting.1 - 0.1, "{forgetting:?}");
+    // 30 steps of the 80 images of a task, as without it; from the second task on of 32 images.
+    let log = std::fs::read_to_string(dir.path().join("replay/log.jsonl")).expect("a log");
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().expect("lines")).expect("JSON");
+    assert_eq!(last["step"].as_u64(), Some(5 * 30), "{last}");
+}
+
 /// Domains from the third column of a list, tested apart and together.
 #[test]
 fn a_task_per_domain_of_a_list() {

@@ -38,15 +38,16 @@ impl Config {
         if method == Method::FineTune {
             imply(&mut notes, &because, "model.freeze_part", &mut self.model.freeze_part, Vec::new());
         }
-        let (group, batch) = (self.prompt_pool.vote_group, self.train.per_device_batch_size);
+        let group = self.prompt_pool.vote_group;
+        let batch = self.train.per_device_batch_size + self.continual.replay_batch_size;
         if self.prompt_pool.pool_size > 0
             && self.prompt_pool.batchwise_prompt
             && group > 0
             && !batch.is_multiple_of(group)
         {
             notes.push(format!(
-                "prompt_pool.vote_group = {group} does not divide train.per_device_batch_size = {batch}: \
-                 the last vote of every batch is among {} images",
+                "prompt_pool.vote_group = {group} does not divide the {batch} images of a batch: the last vote of every \
+                 batch is among {} images",
                 batch % group
             ));
         }
@@ -163,6 +164,9 @@ impl Config {
             ("data.train_per_class", data.train_per_class),
             ("data.test_per_class", data.test_per_class),
             ("continual.replay_per_class", self.continual.replay_per_class),
+            ("continual.replay_batch_size", self.continual.replay_batch_size),
+            ("train.num_eval_steps", train.num_eval_steps),
+            ("train.eval_per_epochs", train.eval_per_epochs),
             ("continual.num_review_epochs", self.continual.num_review_epochs),
             ("data.rand_augment_layers", data.rand_augment_layers),
             ("data.rand_augment_levels", data.rand_augment_levels),
@@ -296,12 +300,13 @@ impl Config {
                 cl.eval_every_tasks
             )
         });
-        let (kept, review) = (cl.replay_per_class, cl.num_review_epochs);
-        c.unless((kept > 0) == (review > 0), || {
-            format!("continual.replay_per_class = {kept} and continual.num_review_epochs = {review} belong together: both 0 or both above")
+        self.check_replay(c);
+        c.unless(!cl.weights_transfer || scenario == Scenario::Class && !matches!(self.method, Method::Joint | Method::Ncm), || {
+            format!("continual.weights_transfer = true needs scenario = \"class\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
         });
-        c.unless(kept == 0 || scenario == Scenario::Class && !matches!(self.method, Method::Joint | Method::Ncm), || {
-            format!("continual.replay_per_class above 0 needs scenario = \"class\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
+        c.unless(!cl.transfer_kernel_only || cl.weights_transfer, || {
+            "continual.transfer_kernel_only = true needs continual.weights_transfer = true, found false"
+                .into()
         });
         c.unless(!cl.eval_task_inc || scenario == Scenario::Class, || {
             format!("continual.eval_task_inc = true needs scenario = \"class\", in which tasks have classes of their own, found \"{scenario}\"")
@@ -316,11 +321,39 @@ impl Config {
         for (key, value) in [
             ("optim.reinit_optimizer", self.optim.reinit_optimizer),
             ("prompt_pool.use_prompt_mask", self.prompt_pool.use_prompt_mask),
+            ("prompt_pool.diversified_selection", self.prompt_pool.diversified_selection),
             ("prompt_pool.shared_prompt_pool", self.prompt_pool.shared_prompt_pool),
             ("prompt_pool.shared_prompt_key", self.prompt_pool.shared_prompt_key),
         ] {
             c.unless(!value, || format!("{because} {key} = false, found true"));
         }
+    }
+
+    fn check_replay(&self, c: &mut Complaints) {
+        let (cl, scenario) = (&self.continual, self.continual.scenario);
+        let (kept, review, replayed) = (cl.replay_per_class, cl.num_review_epochs, cl.replay_batch_size);
+        c.unless((kept > 0) == (review > 0 || replayed > 0), || {
+            format!("continual.replay_per_class = {kept} keeps images for continual.replay_batch_size = {replayed} or continual.num_review_epochs = {review}: wanted it above 0 where one of them is, and 0 otherwise")
+        });
+        let by_task = !matches!(scenario, Scenario::GaussianOnce | Scenario::Stream);
+        c.unless(kept == 0 || by_task && !matches!(self.method, Method::Joint | Method::Ncm), || {
+            format!("continual.replay_per_class above 0 needs scenario = \"class\", \"domain\" or \"gaussian\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
+        });
+        c.unless(!cl.replay_reverse_mask || cl.replay_no_mask && !cl.replay_include_new_task, || {
+            format!("continual.replay_reverse_mask = true masks the task's own classes and needs replay_no_mask = true and replay_include_new_task = false, found {} and {}", cl.replay_no_mask, cl.replay_include_new_task)
+        });
+        if replayed == 0 || !cl.train_mask || scenario == Scenario::Domain {
+            c.unless(!cl.replay_reverse_mask, || {
+                "continual.replay_reverse_mask = true needs replay_batch_size above 0, train_mask = true and tasks of some classes".into()
+            });
+            return;
+        }
+        c.unless(cl.replay_no_mask, || {
+            "continual.replay_no_mask = false with train_mask = true masks the classes of replayed images, and their loss would be infinite; set one of them the other way".into()
+        });
+        c.unless(!self.data.is_mixed(), || {
+            format!("data.mixup_alpha and data.cutmix_alpha mix images that continual.replay_batch_size = {replayed} brings with images under another class mask; set them to 0, or continual.train_mask = false")
+        });
     }
 
     fn check_augment(&self, c: &mut Complaints) {
@@ -386,6 +419,11 @@ impl Config {
                 "prompt_pool.top_k = {} must not be above prompt_pool.pool_size = {}",
                 pool.top_k, pool.pool_size
             )
+        });
+        c.unless(!pool.diversified_selection || !pool.use_prompt_mask, || {
+            "prompt_pool.diversified_selection = true chooses prompts by how often they were used, \
+             prompt_pool.use_prompt_mask = true by the task: wanted at most one of them"
+                .into()
         });
         c.ascending("prompt_pool.e_prompt_layer_idx", &pool.e_prompt_layer_idx);
         c.unless(!pool.e_prompt_layer_idx.is_empty(), || {

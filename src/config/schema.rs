@@ -137,11 +137,23 @@ Continual {
     /// A test image is told its task: only the classes of that task can be the answer. Losses and floors stay over
     /// all classes; only for scenario `class`.
     eval_task_inc: bool = false,
-    /// Images kept of each class of a task once it is learned, drawn by the seed; 0: none (L2P-R: 10 or 50).
+    /// Images kept of each class over the tasks so far, drawn by the seed; 0: none (L2P-R: 10 or 50).
     replay_per_class: usize = 0,
+    /// So many kept images come with each batch from the second task on (official: as many as the batch has).
+    replay_batch_size: usize = 0,
+    /// The images kept of the task that is being learned are among them, not only those of earlier tasks.
+    replay_include_new_task: bool = true,
+    /// The class mask of the training loss is for the task's own images; those that are replayed have none.
+    replay_no_mask: bool = true,
+    /// Those that are replayed have the opposite mask: the classes of the task take no part in their loss.
+    replay_reverse_mask: bool = false,
     /// After the steps of a task, so many epochs over the images kept of it and all tasks before, without a mask
-    /// (the official review trick); only for scenario `class`.
+    /// (the official review trick).
     num_review_epochs: usize = 0,
+    /// The head's columns for a new task start as the mean of those of the tasks before, class by class of a task.
+    weights_transfer: bool = false,
+    /// Of them only the kernel, not the bias.
+    transfer_kernel_only: bool = false,
     /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
     eval_every_tasks: usize = 1,
     /// `natural`, `seed:N`, or the path of a file with one class (name or number) per line.
@@ -170,6 +182,8 @@ Model {
     vit_classifier: Classifier = Classifier::Prompt,
     /// Divide the classifier input by its l2 norm.
     norm_pre_logits: bool = false,
+    /// Before each training step, the head's column of each class is divided by its l2 norm.
+    weight_norm: bool = false,
     /// Logits are divided by this.
     temperature: f64 = 1.0,
     /// Where the prompts stand, and with which position embedding.
@@ -202,6 +216,9 @@ PromptPool {
     vote_group: usize = 16,
     /// In training, task t uses prompts [t N, (t+1) N) while they exist.
     use_prompt_mask: bool = false,
+    /// In training, a prompt counts as the more distant the more often earlier tasks used it (equation 4 of the paper,
+    /// which has it for 5-datasets; the official code has `use_prompt_mask` instead).
+    diversified_selection: bool = false,
     /// At a task switch, the next task's prompts start as a copy of the last one's.
     shared_prompt_pool: bool = false,
     /// The same for the keys.
@@ -268,6 +285,10 @@ Train {
     num_epochs: usize = 5,
     /// Images per evaluation batch; results do not depend on it.
     eval_batch_size: usize = 64,
+    /// Test on the first so many images of each test set, counted in batches of `per_device_batch_size`; 0: on all.
+    num_eval_steps: usize = 0,
+    /// Test also after every so many epochs of a task, for the log and TensorBoard; 0: at the end of a task only.
+    eval_per_epochs: usize = 0,
     /// Steps between checkpoints within a task (0: none); one is always written at its end.
     checkpoint_every_steps: usize = 100,
     /// Exact savings of work, each of which may be left out: `share_query_pass` (patch embedding and
@@ -316,6 +337,14 @@ Pretrain {
     /// Share of the target spread evenly over all classes.
     label_smoothing: f64 = 0.0,
 }
+}
+
+impl Continual {
+    /// The last task whose kept images come with the batches of task `t`; `None`: none do.
+    pub fn replayed_upto(&self, t: usize) -> Option<usize> {
+        let upto = if self.replay_include_new_task { t } else { t.saturating_sub(1) };
+        (t > 0 && self.replay_batch_size > 0).then_some(upto)
+    }
 }
 
 impl Data {

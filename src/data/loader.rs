@@ -7,7 +7,12 @@
 //! an epoch is skipped. (An ordered task has one permutation, the order in which it is given.) The permutation of an
 //! epoch comes from stream `Shuffle`, index task << 32 | epoch; box, flip and the like of position p from stream
 //! `Augment`, index task << 40 | p; the mixing of a step's images from stream `Mix`, index task << 40 | step.
+//!
+//! With replay the last R of the B rows of a batch are kept images, as there: the task's own stream advances by B - R
+//! a step, and row i >= B - R is position step * R + i - (B - R) of passes over the kept images, each in an order of its
+//! own from stream `Rehearse`. (There they are drawn from the buffer for each batch.) Box and flip go by step * B + i.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
@@ -55,16 +60,59 @@ pub struct Loader {
     mix: Option<MixRule>,
     /// Position of the task, for the random streams.
     task: u64,
-    train: Vec<u32>,
-    /// `train` is not shuffled.
-    ordered: bool,
+    train: Passes,
+    /// What is kept of other tasks, and how many of them each batch has.
+    kept: Option<(Passes, usize)>,
     label_to_class: Vec<u32>,
     seed: u64,
+    /// Images of a step, replayed ones included.
     batch: usize,
     epochs: usize,
     steps: usize,
-    /// The epoch used last and its permutation of `train`.
-    epoch: Mutex<Option<(usize, Arc<Vec<u32>>)>>,
+}
+
+/// Images again and again, each time in another order.
+#[derive(Debug)]
+struct Passes {
+    images: Vec<u32>,
+    /// They are not shuffled.
+    ordered: bool,
+    seed: u64,
+    stream: Stream,
+    task: u64,
+    /// The pass used last and its order.
+    last: Mutex<Option<(usize, Arc<Vec<u32>>)>>,
+}
+
+impl Passes {
+    /// Appends what stands at these positions.
+    fn append(&self, positions: Range<usize>, to: &mut Vec<u32>) {
+        let (n, mut position) = (self.images.len(), positions.start);
+        while position < positions.end {
+            let order = self.order(position / n);
+            let rest = &order[position % n..];
+            let taken = rest.len().min(positions.end - position);
+            to.extend_from_slice(&rest[..taken]);
+            position += taken;
+        }
+    }
+
+    fn order(&self, pass: usize) -> Arc<Vec<u32>> {
+        // A panic elsewhere cannot leave the cache half-written: the pair is replaced as a whole.
+        let mut cached = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((of, order)) = &*cached
+            && *of == pass
+        {
+            return order.clone();
+        }
+        let mut order = self.images.clone();
+        if !self.ordered {
+            Rng::new(self.seed, self.stream, self.task << 32 | pass as u64).shuffle(&mut order);
+        }
+        let order = Arc::new(order);
+        *cached = Some((pass, order.clone()));
+        order
+    }
 }
 
 impl Loader {
@@ -81,21 +129,44 @@ impl Loader {
         batch: usize,
         epochs: usize,
     ) -> Result<Loader> {
-        let steps = steps_per_task(task.train.len(), epochs, batch)?;
+        let (steps, index) = (steps_per_task(task.train.len(), epochs, batch)?, task.index as u64);
+        let (images, ordered, last) = (task.train.clone(), task.ordered, Mutex::new(None));
         Ok(Loader {
             data,
             mix: preprocess.mix(),
             preprocess,
-            task: task.index as u64,
-            train: task.train.clone(),
-            ordered: task.ordered,
+            task: index,
+            train: Passes { images, ordered, seed, stream: Stream::Shuffle, task: index, last },
+            kept: None,
             label_to_class: split.label_to_class.clone(),
             seed,
             batch,
             epochs,
             steps,
-            epoch: Mutex::new(None),
         })
+    }
+
+    /// With so many of the images of `kept`, if there are any, behind those of each batch.
+    pub fn with_replay(mut self, kept: &Task, images: usize) -> Loader {
+        if !kept.train.is_empty() && self.kept.is_none() {
+            let (ordered, stream, last) = (false, Stream::Rehearse, Mutex::new(None));
+            let passes = Passes {
+                images: kept.train.clone(),
+                ordered,
+                seed: self.seed,
+                stream,
+                task: self.task,
+                last,
+            };
+            self.kept = Some((passes, images));
+            self.batch += images;
+        }
+        self
+    }
+
+    /// How many rows of a batch, the first ones, are images of the task itself; the others are replayed.
+    pub fn own_rows(&self) -> usize {
+        self.batch - self.kept.as_ref().map_or(0, |(_, images)| *images)
     }
 
     /// Steps of the task.
@@ -119,15 +190,17 @@ impl Loader {
     /// Positions in `DataSet::train` of the images of a step, counted from 0 within the task. Steps
     /// past `steps()` continue the stream.
     pub fn batch_indices(&self, step: usize) -> Vec<u32> {
-        let n = self.train.len();
-        let mut indices = Vec::with_capacity(self.batch);
-        let mut position = step * self.batch;
-        while indices.len() < self.batch {
-            let order = self.order(position / n);
-            let rest = &order[position % n..];
-            let taken = rest.len().min(self.batch - indices.len());
-            indices.extend_from_slice(&rest[..taken]);
-            position += taken;
+        self.row_indices(step, 0..self.batch)
+    }
+
+    /// The same for some rows of the batch.
+    fn row_indices(&self, step: usize, rows: Range<usize>) -> Vec<u32> {
+        let (own, mut indices) = (self.own_rows(), Vec::with_capacity(rows.len()));
+        let first = step * own;
+        self.train.append(first + rows.start.min(own)..first + rows.end.min(own), &mut indices);
+        if let Some((kept, each)) = &self.kept {
+            let behind = |row: usize| step * each + row.max(own) - own;
+            kept.append(behind(rows.start)..behind(rows.end), &mut indices);
         }
         indices
     }
@@ -166,33 +239,20 @@ impl Loader {
         Ok(())
     }
 
-    fn order(&self, epoch: usize) -> Arc<Vec<u32>> {
-        // A panic elsewhere cannot leave the cache half-written: the pair is replaced as a whole.
-        let mut cached = self.epoch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((of, order)) = &*cached
-            && *of == epoch
-        {
-            return order.clone();
-        }
-        let mut order = self.train.clone();
-        if !self.ordered {
-            Rng::new(self.seed, Stream::Shuffle, self.task << 32 | epoch as u64).shuffle(&mut order);
-        }
-        let order = Arc::new(order);
-        *cached = Some((epoch, order.clone()));
-        order
-    }
-
     /// How the images of a step are mixed, if they are.
     pub fn mix(&self, step: usize) -> Option<Mix> {
         let mut rng = Rng::new(self.seed, Stream::Mix, self.task << 40 | step as u64);
         self.mix.as_ref()?.draw(&mut rng, self.batch, self.preprocess.input_size())
     }
 
-    /// The shares (B, K) of all classes in the images of a step that is mixed, for its labels as
-    /// [`Loader::fill_train`] gives them; empty for one that is not.
+    /// The shares (B, K) of all classes in the images of a step, for its labels as [`Loader::fill_train`] gives them;
+    /// empty where no step is ever mixed.
     pub fn shares(&self, step: usize, labels: &[u32]) -> Vec<f32> {
-        self.mix(step).map_or_else(Vec::new, |mix| mix.shares(labels, self.label_to_class.len()))
+        if self.mix.is_none() {
+            return Vec::new();
+        }
+        let mix = self.mix(step).unwrap_or_else(|| Mix::nothing(labels.len()));
+        mix.shares(labels, self.label_to_class.len())
     }
 
     /// Training images of a step, mixed where [`Loader::mix`] says so, and their engine class ids. Overwrites

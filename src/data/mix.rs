@@ -68,6 +68,11 @@ impl MixRule {
 }
 
 impl Mix {
+    /// Every image stays as it is.
+    pub fn nothing(batch: usize) -> Mix {
+        Mix { partners: (0..batch).collect(), weights: vec![1.0; batch], boxes: None }
+    }
+
     /// Mixes a batch in place.
     ///
     /// # Shapes

@@ -20,7 +20,7 @@ pub struct Batch {
     pub images: Vec<f32>,
     /// (B): engine class ids.
     pub labels: Vec<u32>,
-    /// (B, K) if the images are mixed, otherwise empty: the share of each class.
+    /// (B, K) if images are mixed in this run, otherwise empty: the share of each class.
     pub shares: Vec<f32>,
 }
 

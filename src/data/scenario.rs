@@ -190,27 +190,36 @@ fn stream(
 }
 
 /// The images kept of the tasks up to `task`, as a task of its own: `replay_per_class` of each of their classes (or all,
-/// where there are fewer), drawn anew from nothing but the seed and the class, so that a resumed run has the same
-/// ones. `None` where nothing is kept. The official buffer (google-research/l2p @ dd8836e, `libml/continual_buffer.py`)
-/// draws as many per task, without regard to class, and keeps their augmented pixels.
-pub fn review(data: &DataSet, split: &Split, continual: &Continual, seed: u64, task: usize) -> Option<Task> {
+/// where there are fewer), with the smallest numbers that the seed gives to images. So a resumed run has the same ones,
+/// and what is kept after a task was kept before it or is of that task. `None` where nothing is kept. The official
+/// buffer (google-research/l2p @ dd8836e, `libml/continual_buffer.py`) draws as many per task, without regard to
+/// class, and keeps their augmented pixels.
+pub fn kept(data: &DataSet, split: &Split, continual: &Continual, seed: u64, task: usize) -> Option<Task> {
     if continual.replay_per_class == 0 {
         return None;
     }
     let mut of_class = vec![Vec::new(); split.class_names.len()];
+    // Gaussian tasks share images.
+    let mut seen = vec![false; data.train.len()];
     for &i in split.tasks[..=task].iter().flat_map(|task| &task.train) {
+        if std::mem::replace(&mut seen[i as usize], true) {
+            continue;
+        }
         of_class[split.label_to_class[data.train.labels[i as usize] as usize] as usize].push(i);
     }
+    let number = |i: &u32| (Rng::new(seed, Stream::Replay, u64::from(*i)).next_u32(), *i);
     let mut train = Vec::new();
-    for (class, images) in of_class.iter_mut().enumerate() {
-        Rng::new(seed, Stream::Replay, class as u64).shuffle(images);
+    for images in &mut of_class {
+        images.sort_by_cached_key(number);
         train.extend_from_slice(&images[..images.len().min(continual.replay_per_class)]);
     }
     train.sort_unstable();
-    let classes: Vec<u32> =
+    let mut classes: Vec<u32> =
         split.tasks[..=task].iter().flat_map(|task| task.classes.iter().copied()).collect();
-    let name = format!("review after task {}", task + 1);
-    // Its random streams are those of no other task.
+    classes.sort_unstable();
+    classes.dedup();
+    let name = format!("kept after task {}", task + 1);
+    // Reviewed, its random streams are those of no other task.
     let index = split.tasks.len() + task;
     Some(Task { index, name, classes, train, test: Arc::default(), ordered: false })
 }

@@ -48,6 +48,14 @@ impl Split {
     pub fn tests_after(&self, t: usize) -> usize {
         if self.shared_test { 1 } else { t + 1 }
     }
+
+    /// Only the first images of each test set; 0: all.
+    pub fn limit_tests(&mut self, images: usize) {
+        if images > 0 {
+            let first = |test: &[u32]| Arc::new(test[..test.len().min(images)].to_vec());
+            self.tasks.iter_mut().for_each(|task| task.test = first(&task.test));
+        }
+    }
 }
 
 /// The numbering of the classes.

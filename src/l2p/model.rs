@@ -10,7 +10,7 @@ use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
 use crate::config::schema::{ClipScope, EmbeddingKey, Initializer, TokenOrder};
 use crate::device::{Device, range};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::block::{Extents, Need};
 use crate::nn::layers::Linear;
 use crate::nn::params::{Declare, Grads, Params};
@@ -33,7 +33,7 @@ use crate::tensor::{DType, Tensor, View};
 #[derive(Debug, Clone)]
 pub struct TaskView {
     pub index: usize,
-    /// Classes whose logits take part in the loss.
+    /// Classes whose logits take part in the loss, (K), or (B, K) where each image has its own.
     pub mask: Vec<bool>,
 }
 
@@ -52,6 +52,7 @@ pub struct Model {
     pub report: Report,
     entry: Entry,
     labels: Input,
+    shares: Input,
     /// The mask that the workspace holds.
     mask: Vec<bool>,
     limit_last: bool,
@@ -89,6 +90,8 @@ impl Model {
         plan.group("inputs");
         let entry = Entry::new(plan, &setup);
         let labels = Input::new(plan, "labels", [setup.max_batch], DType::U32);
+        let mixed = if setup.mixed { setup.max_batch } else { 0 };
+        let shares = Input::new(plan, "shares of classes", [mixed, setup.classes], DType::F32);
         Model {
             setup,
             layout,
@@ -101,6 +104,7 @@ impl Model {
             report,
             entry,
             labels,
+            shares,
             mask,
             limit_last,
             can_share,
@@ -143,7 +147,35 @@ impl Model {
 
     /// What happens to the prompts when task `index` starts.
     pub fn begin_task(&mut self, index: usize) -> Result<()> {
+        self.ws.matching.begin_task()?;
+        self.transfer_head(index)?;
         self.prompts.transfer(&mut self.params, &self.setup, index)
+    }
+
+    /// Class i of a new task starts as the mean of the classes i of the tasks before.
+    /// Source: google-research/l2p @ dd8836e, `libml/utils.py`, `transfer_weights`.
+    fn transfer_head(&mut self, task: usize) -> Result<()> {
+        let Some((n, kernel_only)) = self.setup.transfer_head.filter(|_| task > 0) else { return Ok(()) };
+        let (kernel, bias) = (self.head.kernel, (!kernel_only).then_some(self.head.bias));
+        for id in std::iter::once(kernel).chain(bias) {
+            let mut values = self.params.get(id).read_f64()?;
+            for row in values.chunks_exact_mut(self.setup.classes) {
+                for i in 0..n {
+                    row[task * n + i] = (0..task).map(|t| row[t * n + i]).sum::<f64>() / task as f64;
+                }
+            }
+            self.params.set(id, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Before a training step: the head's columns become unit vectors, where the configuration says so.
+    /// Source: google-research/l2p @ dd8836e, `libml/utils.py`, `weight_norm`.
+    pub fn normalise_head(&mut self, dev: &Device) -> Result<()> {
+        if !self.setup.weight_norm {
+            return Ok(());
+        }
+        row_norm::columns_in_place(dev, self.params.get_mut(self.head.kernel))
     }
 
     /// Query features of `images`, as the keys were trained to meet them: (B, C), valid until the next
@@ -197,6 +229,11 @@ impl Model {
         &self.ws.matching
     }
 
+    /// How often each prompt was used, for checkpoints; see [`super::pool::Matching::used`].
+    pub fn prompts_used(&mut self) -> &mut Tensor {
+        &mut self.ws.matching.used
+    }
+
     /// What the head read last: (B, C), before `norm_pre_logits`.
     pub fn pre_logits(&self) -> &Tensor {
         &self.ws.pooled
@@ -247,12 +284,12 @@ impl Model {
         task: &TaskView,
     ) -> Result<()> {
         self.load(dev, images)?;
-        self.labels.load(dev, labels)?;
+        self.targets_mut(labels).load(dev, labels)?;
         self.set_mask(&task.mask)
     }
 
     /// Forward and backward of a training batch that was prepared: fills `grads` and the report, changes no
-    /// parameter. labels: (B) u32 or, on the CPU, shares (B, K). On a GPU it only queues the work.
+    /// parameter. labels: (B) u32 or shares (B, K) f32. On a GPU it only queues the work.
     pub fn queue_step(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
         let batch = labels.dims()[0];
         let share = self.can_share;
@@ -266,7 +303,7 @@ impl Model {
         drop(phase);
         let phase = range(c"selection");
         let how = self.train_select(task.index, batch);
-        self.ws.matching.select(dev, &self.params, &self.prompts, &self.setup, how)?;
+        self.ws.matching.select_and_count(dev, &self.params, &self.prompts, &self.setup, how)?;
         drop(phase);
         let phase = range(c"prompted pass and loss");
         self.forward(dev, batch, share)?;
@@ -274,7 +311,8 @@ impl Model {
         ws.dlogits.reshape([batch, self.setup.classes]);
         let (dlogits, smoothing) = (Some(ws.dlogits.view_mut()), self.setup.label_smoothing);
         let (logits, mask) = (ws.logits.view(), ws.mask.view());
-        let (outcome, labels) = (self.report.outcome(), self.labels.view(dev, labels));
+        let targets = if labels.dtype() == DType::F32 { &self.shares } else { &self.labels };
+        let (outcome, labels) = (self.report.outcome(), targets.view(dev, labels));
         cross_entropy::forward_backward(dev, outcome, dlogits, logits, labels, mask, smoothing)?;
         if self.setup.pool.is_some() {
             ws.matching.pull(dev, self.report.pull_mut())?;
@@ -327,12 +365,26 @@ impl Model {
         self.entry.load(dev, &mut self.ws.embedded, &self.setup, images)
     }
 
+    /// Where class ids or shares of classes go.
+    fn targets_mut(&mut self, labels: View) -> &mut Input {
+        if labels.dtype() == DType::F32 { &mut self.shares } else { &mut self.labels }
+    }
+
     /// Copies the mask where the loss reads it, if it is another than before.
     fn set_mask(&mut self, mask: &[bool]) -> Result<()> {
         if self.mask == mask {
             return Ok(());
         }
         let numbers: Vec<u32> = mask.iter().map(|&m| u32::from(m)).collect();
+        let classes = self.setup.classes;
+        if mask.len() == classes {
+            self.ws.mask.reshape([classes]);
+        } else if mask.len().is_multiple_of(classes) && mask.len() <= self.ws.mask.capacity() {
+            self.ws.mask.reshape([mask.len() / classes, classes]);
+        } else {
+            let wanted = format!("{classes} classes, or as many for each image where they may differ");
+            return Err(Error::Shape { op: "step", arg: "mask", wanted, got: mask.len().to_string() });
+        }
         self.ws.mask.view_mut().write(&numbers)?;
         self.mask = mask.to_vec();
         Ok(())

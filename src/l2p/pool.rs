@@ -31,6 +31,9 @@ pub struct Matching {
     pub ids: Tensor,
     /// The selection before vote and mask, (B, N).
     pub own_ids: Tensor,
+    /// (2, M): how often each prompt was used, by the tasks before this one and by this one; empty unless the
+    /// selection looks at it.
+    pub used: Tensor,
     /// (B, 1) zeros: every image uses the one general prompt.
     only: Tensor,
     temp: Temp,
@@ -41,6 +44,8 @@ pub struct Matching {
 struct Temp {
     /// (M, C): one slice's means, later their gradients.
     mean: Tensor,
+    /// (B, M): similarity, less what earlier tasks used.
+    scores: Tensor,
     /// (B, M)
     dsimilarity: Tensor,
     /// (M, C)
@@ -57,6 +62,7 @@ impl Matching {
         let pool = setup.pool.as_ref();
         let (m, n, length) = pool.map_or((0, 0, 0), |p| (p.pool_size, p.top_k, p.length));
         let learned = pool.is_none_or(|p| p.prompt_key);
+        let counted = if pool.is_some_and(|p| p.diversified_selection) { m } else { 0 };
         let back = if setup.training { b } else { 0 };
         Matching {
             query: plan.tensor("query", [b, c], dtype),
@@ -66,9 +72,11 @@ impl Matching {
             similarity: plan.tensor("similarity", [b, m], dtype),
             ids: plan.tensor("prompt ids", [b, n], DType::U32),
             own_ids: plan.tensor("own prompt ids", [b, n], DType::U32),
+            used: plan.tensor("uses of prompts", [2, counted], DType::U32),
             only: plan.tensor("general prompt ids", [b, 1], DType::U32),
             temp: Temp {
                 mean: plan.tensor("mean prompts", [if learned { 0 } else { m }, c], dtype),
+                scores: plan.tensor("scores", [b, counted], dtype),
                 dsimilarity: plan.tensor("dsimilarity", [back, m], dtype),
                 dkeys_unit: plan.tensor("dunit keys", [if setup.training { m } else { 0 }, c], dtype),
                 drows: plan.tensor("dprompt rows", [if learned { 0 } else { m }, length, c], dtype),
@@ -80,6 +88,39 @@ impl Matching {
     /// (B, 1) zeros.
     pub fn only(&self, batch: usize) -> View<'_> {
         self.only.view().part(0, [batch, 1])
+    }
+
+    /// [`Matching::select`] for a batch that is learned from: prompts that earlier tasks used often are passed over,
+    /// where the configuration says so, and what is used is counted.
+    pub fn select_and_count(
+        &mut self,
+        dev: &Device,
+        p: &Params,
+        prompts: &Prompts,
+        setup: &Setup,
+        how: Select,
+    ) -> Result<()> {
+        self.select(dev, p, prompts, setup, how)?;
+        let Some(pool) = setup.pool.as_ref().filter(|p| p.diversified_selection) else { return Ok(()) };
+        let (b, m) = (self.query.dims()[0], pool.pool_size);
+        let scores = &mut self.temp.scores;
+        scores.reshape([b, m]);
+        let earlier = self.used.view().part(0, [m]);
+        match_prompts::penalise(dev, scores.view_mut(), self.similarity.view(), earlier)?;
+        match_prompts::select(dev, self.ids.view_mut(), scores.view(), how)?;
+        match_prompts::count_acc(dev, self.used.view_mut().part(m, [m]), self.ids.view())
+    }
+
+    /// A new task: what was used belongs to the earlier ones.
+    pub fn begin_task(&mut self) -> Result<()> {
+        if self.used.is_empty() {
+            return Ok(());
+        }
+        let counts = self.used.view().read::<u32>()?;
+        let (earlier, last) = counts.split_at(counts.len() / 2);
+        let mut all: Vec<u32> = earlier.iter().zip(last).map(|(a, b)| a.saturating_add(*b)).collect();
+        all.resize(counts.len(), 0);
+        self.used.view_mut().write(&all)
     }
 
     /// Fills everything after `query` for its current batch.
@@ -153,7 +194,7 @@ impl Matching {
     ) -> Result<()> {
         let Some(pool) = &setup.pool else { return Ok(()) };
         let (b, m, c) = (self.query.dims()[0], pool.pool_size, setup.dims.embed_dim);
-        let Temp { mean: dkeys, dsimilarity, dkeys_unit: dunit, drows, dquery_unit } = &mut self.temp;
+        let Temp { mean: dkeys, dsimilarity, dkeys_unit: dunit, drows, dquery_unit, .. } = &mut self.temp;
         dsimilarity.reshape([b, m]);
         match_prompts::backward_pull(dev, dsimilarity.view_mut(), self.ids.view(), weight)?;
         let ds = (dsimilarity.view(), Layout::dense(b, m));

@@ -32,6 +32,14 @@ pub struct Setup {
     pub keep_original: bool,
     /// Whether gradients will be asked for.
     pub training: bool,
+    /// The columns of the head are made unit vectors before a step.
+    pub weight_norm: bool,
+    /// Classes of a task, and whether the kernel alone, where the head of new classes starts from that of old ones.
+    pub transfer_head: Option<(usize, bool)>,
+    /// Whether images of a batch may have class masks of their own.
+    pub row_masks: bool,
+    /// Whether images of a batch may have shares of classes instead of labels.
+    pub mixed: bool,
 }
 
 impl Setup {
@@ -70,6 +78,13 @@ impl Setup {
             max_batch,
             keep_original: config.floors.any(),
             training: true,
+            weight_norm: config.model.weight_norm,
+            transfer_head: {
+                let cl = &config.continual;
+                cl.weights_transfer.then_some((cl.num_classes_per_task, cl.transfer_kernel_only))
+            },
+            row_masks: config.continual.replay_batch_size > 0,
+            mixed: config.data.is_mixed(),
         };
         setup.check()?;
         Ok(setup)

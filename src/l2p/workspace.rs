@@ -60,7 +60,7 @@ pub struct Workspace {
     pub dquery: Tensor,
     /// (P, C): gradients of the prompt tokens of one layer, summed over images.
     pub dprompt_rows: Tensor,
-    /// (K) u32: classes that take part in the loss.
+    /// (K) u32, or (B, K): classes that take part in the loss.
     pub mask: Tensor,
     pub temp: BlockTemp,
 }
@@ -164,7 +164,7 @@ impl Workspace {
                 .map(|n| plan.tensor(n, [learn, t0 - 1, c], dtype)),
             dquery: plan.tensor("dquery", [learn, c], wide),
             dprompt_rows: plan.tensor("dprompt rows", [prompt_rows, c], wide),
-            mask: plan.tensor("class mask", [setup.classes], DType::U32),
+            mask: plan.tensor("class mask", [if setup.row_masks { b } else { 1 }, setup.classes], DType::U32),
             temp: BlockTemp::new(plan, block, (b, t), setup.training, needs.blocks_learn, dtype),
         }
     }

@@ -10,7 +10,7 @@ use crate::l2p::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::optim::Optimizer;
 use crate::tensor::plan::Plan;
-use crate::tensor::{Tensor, View};
+use crate::tensor::{Shape, Tensor, View};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ pub struct Gradient {
     /// Task and learning rate of each step that has not been reported, oldest first.
     queued: VecDeque<(usize, f64)>,
     use_graph: bool,
-    /// The step as one launch, for a batch and a way to select; without a graph it has run once.
-    captured: Option<((usize, Select), Option<Graph>)>,
+    /// The step as one launch, for a batch, its masks and a way to select; without a graph it has run once.
+    captured: Option<((Shape, usize, Select), Option<Graph>)>,
 }
 
 impl Gradient {
@@ -47,6 +47,7 @@ impl Gradient {
 
     /// Forward, backward and update of a prepared step.
     fn queue(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
+        self.model.normalise_head(dev)?;
         self.model.queue_step(dev, labels, task)?;
         let _phase = range(c"update");
         let model = &mut self.model;
@@ -56,8 +57,8 @@ impl Gradient {
     /// The same as one launch: the first time as it is, which allocates and loads what is missing, then
     /// captured, then repeated.
     fn repeat(&mut self, gpu: &Arc<Gpu>, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
-        let batch = labels.len();
-        let key = (batch, self.model.train_select(task.index, batch));
+        let batch = labels.dims()[0];
+        let key = (labels.shape(), task.mask.len(), self.model.train_select(task.index, batch));
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {
             None => {
@@ -118,6 +119,7 @@ impl Method for Gradient {
         lr: f64,
     ) -> Result<Vec<StepStats>> {
         let Some(gpu) = dev.gpu() else {
+            self.model.normalise_head(dev)?;
             let stats = self.model.step(dev, images, labels, task)?;
             Gradient::check(&stats, task.index, lr)?;
             let model = &mut self.model;
@@ -164,7 +166,12 @@ impl Method for Gradient {
 
     fn state(&self) -> Result<Tensors> {
         let (p, m, v) = (&self.model.params.trainable, &self.optimizer.m, &self.optimizer.v);
-        Ok(vec![saved("trainable", p)?, saved("first moment", m)?, saved("second moment", v)?])
+        let mut all = vec![saved("trainable", p)?, saved("first moment", m)?, saved("second moment", v)?];
+        let used = &self.model.matching().used;
+        if !used.is_empty() {
+            all.push(saved("uses of prompts", used)?);
+        }
+        Ok(all)
     }
 
     fn optimizer_step(&self) -> u64 {
@@ -180,6 +187,11 @@ impl Method for Gradient {
         ] {
             let len = tensor.len();
             put_back(tensor, take(tensors, name, len)?, name)?;
+        }
+        let used = self.model.prompts_used();
+        if !used.is_empty() {
+            let (name, len) = ("uses of prompts", used.len());
+            put_back(used, take(tensors, name, len)?, name)?;
         }
         Ok(())
     }

@@ -204,7 +204,8 @@ impl Tensor {
         host!(Buffer, &self.buffer, v => element(v), d => d.dtype)
     }
 
-    fn capacity(&self) -> usize {
+    /// Elements that it has memory for.
+    pub fn capacity(&self) -> usize {
         host!(Buffer, &self.buffer, v => v.len(), d => d.len())
     }
 

@@ -22,6 +22,8 @@ pub enum Fill {
     Around(f64),
     /// One value.
     Constant(f64),
+    /// Uniform in [-1, 0.9].
+    Cosines,
     /// Second moments: positive.
     Positive,
     /// These.
@@ -30,6 +32,10 @@ pub enum Fill {
     Bytes,
     /// u32: 1, 1, 0, 1, 1, 0, … : a class mask.
     TwoOfThree,
+    /// u32: masks of rows of this length: 1, 1, 0, 1, 1, 0, … and 1, 1, 1, 1, 0, 1, … in turn.
+    MaskRows(usize),
+    /// Shares of classes in rows of this length: positive where every mask above allows them, with sum 1.
+    Shares(usize),
     /// u32, uniform below this.
     Ids(u32),
     /// u32, the ids of each row all different: rows of `.0` below `.1`.
@@ -230,7 +236,8 @@ impl Case {
     /// Whether any argument has 16 bits when activations do.
     pub fn has_narrow_form(&self) -> bool {
         let inputs = self.inputs.iter().filter(|a| {
-            !matches!(a.fill, Fill::Ids(_) | Fill::DistinctIds(..) | Fill::TwoOfThree | Fill::Bytes)
+            let whole = matches!(a.fill, Fill::Ids(_) | Fill::DistinctIds(..) | Fill::Bytes);
+            !whole && !matches!(a.fill, Fill::TwoOfThree | Fill::MaskRows(_))
         });
         let outputs = self.outputs.iter().filter(|o| o.role != Role::Ids);
         inputs
@@ -466,6 +473,20 @@ fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
     if arg.fill == Fill::TwoOfThree {
         return Tensor::from_vec((0..n as u32).map(|j| u32::from(j % 3 != 2)).collect(), arg.shape);
     }
+    if let Fill::MaskRows(k) = arg.fill {
+        let allowed = |i: usize| i % k < 2 || i % k % 3 != 2 - i / k % 2;
+        return Tensor::from_vec((0..n).map(|i| u32::from(allowed(i))).collect(), arg.shape);
+    }
+    if let Fill::Shares(k) = arg.fill {
+        let mut shares: Vec<f64> = (0..n)
+            .map(|i| if i % k < 2 || i % k % 3 == 0 { f64::from(rng.uniform()) } else { 0.0 })
+            .collect();
+        for row in shares.chunks_exact_mut(k) {
+            let sum: f64 = row.iter().sum();
+            row.iter_mut().for_each(|share| *share = f64::from((*share / sum) as f32));
+        }
+        return Tensor::from_f64(&shares, arg.shape, arg.keep.value(dtype));
+    }
     if let Fill::DistinctIds(width, below) = arg.fill {
         let row = |_| {
             let mut all: Vec<u32> = (0..below).collect();
@@ -484,6 +505,7 @@ fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
                 Fill::Constant(c) => c,
                 Fill::Numbers(numbers) => numbers[i],
                 Fill::Positive => z * z + 0.01,
+                Fill::Cosines => 1.9 * f64::from(rng.uniform()) - 1.0,
                 _ => z,
             };
             f64::from(value as f32)

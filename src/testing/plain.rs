@@ -203,21 +203,46 @@ pub fn pool_tokens<T: Float>(
     (y, dx)
 }
 
-/// (loss, dlogits): mean cross-entropy over the allowed classes, smoothed.
-pub fn cross_entropy<T: Float>(z: &[T], labels: &[T], mask: &[bool], smoothing: f64) -> ([T; 2], Vec<T>) {
-    let k = mask.len();
-    let b = of::<T>(labels.len() as f64);
-    let share = of::<T>(smoothing / mask.iter().filter(|&&m| m).count() as f64);
+/// Columns of length 1.
+pub fn column_norm<T: Float>(x: &[T], c: usize) -> Vec<T> {
+    let length = |j: usize| sum(x.iter().skip(j).step_by(c).map(|&v| v * v)).sqrt() + of::<T>(1e-10);
+    x.iter().enumerate().map(|(i, &v)| v / length(i % c)).collect()
+}
+
+/// Scores of prompts by similarity and how often each was used.
+pub fn penalised<T: Float>(similarity: &[T], used: &[T]) -> Vec<T> {
+    let score = |(&s, &n): (&T, &T)| if n == T::ZERO { T::ONE / (T::ONE - s) } else { (s - T::ONE) * n };
+    similarity.iter().zip(used.iter().cycle()).map(score).collect()
+}
+
+/// (B, K): all of an image is its label.
+pub fn one_hot<T: Float>(labels: &[T], k: usize) -> Vec<T> {
+    let row = |label: f64| (0..k).map(move |j| if j as f64 == label { T::ONE } else { T::ZERO });
+    labels.iter().flat_map(|label| row(label.to_f64())).collect()
+}
+
+/// ([loss, right answers], dlogits): mean cross-entropy over the allowed classes, smoothed; shares and masks: (B, K).
+pub fn cross_entropy<T: Float>(
+    z: &[T],
+    shares: &[T],
+    masks: &[bool],
+    images: usize,
+    smoothing: f64,
+) -> ([T; 2], Vec<T>) {
+    let k = z.len() / images;
+    let b = of::<T>(images as f64);
     let (mut loss, mut correct, mut dz) = (T::ZERO, T::ZERO, Vec::new());
-    for (z, label) in z.chunks_exact(k).zip(labels) {
+    for ((z, shares), mask) in z.chunks_exact(k).zip(shares.chunks_exact(k)).zip(masks.chunks_exact(k)) {
+        let share = of::<T>(smoothing / mask.iter().filter(|&&m| m).count() as f64);
+        let most = (0..k).map(|j| shares[j]).reduce(|a, b| if b > a { b } else { a }).expect("a share");
+        let label = shares.iter().position(|&s| s == most).expect("a class");
         let allowed = || (0..k).filter(|&j| mask[j]);
         let max = allowed().map(|j| z[j]).reduce(|a, b| if b > a { b } else { a }).expect("a class");
         let total = sum(allowed().map(|j| exp(z[j] - max)));
         let first = allowed().find(|&j| z[j] == max).expect("a class");
-        correct += if first as f64 == label.to_f64() { T::ONE } else { T::ZERO };
+        correct += if first == label { T::ONE } else { T::ZERO };
         for j in 0..k {
-            let own = j as f64 == label.to_f64();
-            let target = share + if own { of(1.0 - smoothing) } else { T::ZERO };
+            let target = share + of::<T>(1.0 - smoothing) * shares[j];
             let p = exp(z[j] - max) / total;
             if mask[j] {
                 loss += target * (max + total.ln() - z[j]) / b;

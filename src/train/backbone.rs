@@ -105,7 +105,8 @@ pub fn planned(config: &Config, dims: Dims, classes: usize, plan: &mut Plan) -> 
 
 fn max_batch(config: &Config) -> usize {
     let vote = config.prompt_pool.vote_group;
-    config.train.per_device_batch_size.max(config.train.eval_batch_size).max(vote)
+    let batch = config.train.per_device_batch_size + config.continual.replay_batch_size;
+    batch.max(config.train.eval_batch_size).max(vote)
 }
 
 /// A model of `config` on `backbone`, prompts initialised from `config.seed`.

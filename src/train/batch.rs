@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub struct Batch {
     images: Source,
     pub labels: Vec<u32>,
-    /// (B, K) if the images are mixed, otherwise empty.
+    /// (B, K) if images are mixed in this run, otherwise empty.
     shares: Vec<f32>,
 }
 
@@ -111,7 +111,7 @@ pub fn eval(
 /// The training batches of a task, in order.
 pub enum Training {
     Ready { prepared: Prefetch, dtype: DType, side: usize },
-    Kept { set: Arc<Kept>, loader: Loader, steps: Range<usize> },
+    Kept { set: Arc<Kept>, loader: Box<Loader>, steps: Range<usize> },
 }
 
 impl Training {
@@ -124,7 +124,7 @@ impl Training {
         steps: Range<usize>,
     ) -> Result<Training> {
         if let Some(kept) = kept {
-            return Ok(Training::Kept { set: kept.train.clone(), loader, steps });
+            return Ok(Training::Kept { set: kept.train.clone(), loader: Box::new(loader), steps });
         }
         let side = loader.preprocess().input_size();
         Ok(Training::Ready { prepared: Prefetch::start(Arc::new(loader), steps)?, dtype, side })

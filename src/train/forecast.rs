@@ -82,7 +82,8 @@ pub fn forecast(mut config: Config, choice: Choice) -> Result<Forecast> {
     let dev = backbone::fitting_device(&config, dims, classes, choice)?;
     config.precision = precision(config.precision, &dev)?;
     let batch = config.train.per_device_batch_size;
-    let split = scenario::split(&data, &config.continual, config.seed, batch)?;
+    let mut split = scenario::split(&data, &config.continual, config.seed, batch)?;
+    split.limit_tests(config.train.num_eval_steps * batch);
     let learned = match config.method {
         Name::Joint => vec![tasks::joint(&split)],
         _ => split.tasks.clone(),
@@ -90,7 +91,8 @@ pub fn forecast(mut config: Config, choice: Choice) -> Result<Forecast> {
     let epochs = if config.method == Name::Ncm { 1 } else { config.train.num_epochs };
     let with_steps = |task: Task| {
         let cl = &config.continual;
-        let review = scenario::review(&data, &split, cl, config.seed, task.index)
+        let review = scenario::kept(&data, &split, cl, config.seed, task.index)
+            .filter(|_| cl.num_review_epochs > 0)
             .map(|kept| loader::steps_per_task(kept.train.len(), cl.num_review_epochs, batch));
         let own = loader::steps_per_task(task.train.len(), epochs, batch)?;
         Ok((own + review.transpose()?.unwrap_or(0), task))
@@ -163,9 +165,14 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)]) 
         .sum();
     let queried: usize = (0..split.tests_after(split.tasks.len() - 1)).map(test).sum();
     let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
-    let total = (steps * config.train.per_device_batch_size) as f64 * train_image
-        + tested as f64 * forward
-        + queried as f64 * query;
+    let (batch, cl) = (config.train.per_device_batch_size, &config.continual);
+    let with_replay = tasks.iter().filter(|(task, _)| cl.replayed_upto(task.index).is_some());
+    let own = with_replay.map(|(task, steps)| {
+        loader::steps_per_task(task.train.len(), config.train.num_epochs, batch).unwrap_or(*steps)
+    });
+    let replayed = own.sum::<usize>() * cl.replay_batch_size;
+    let total =
+        (steps * batch + replayed) as f64 * train_image + tested as f64 * forward + queried as f64 * query;
     Work { train_image, test_image: forward, query, total }
 }
 

@@ -40,11 +40,15 @@ impl Opening<'_> {
 pub fn opening(run: &Opening) -> String {
     let (config, (learn, frozen)) = (run.config, run.params);
     let batch = config.train.per_device_batch_size;
+    let replayed = match config.continual.replay_batch_size {
+        0 => String::new(),
+        more => format!(" (from the second task on with {more} kept ones)"),
+    };
     let notes: String = run.data.notes.iter().map(|note| format!("\nnote: {note}")).collect();
     format!(
         "{} {} on {}: {} training and {} test images, {} tasks of {} ({})\n\
          backbone: {}\n\
-         {} steps of {} images, learning rate {}, {learn} of {} parameters learn, rule set {}, seed {}{notes}",
+         {} steps of {} images{replayed}, learning rate {}, {learn} of {} parameters learn, rule set {}, seed {}{notes}",
         config.method,
         env!("CARGO_PKG_VERSION"),
         run.data.name,

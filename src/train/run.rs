@@ -221,6 +221,10 @@ struct Steps {
     rate: LearningRate,
     done: usize,
     total: usize,
+    /// Steps on the task's own batches, and the images of each; those that follow have as many as the task's own.
+    own: (usize, usize),
+    /// Steps of an epoch.
+    epoch: usize,
 }
 
 /// A step that was made, and what has become known with it: of this step, of several, or nothing yet.
@@ -237,10 +241,12 @@ impl Steps {
         let rate = LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs);
         let (own, review) = (loader.steps(), session.review_loader(task)?);
         let total = own + review.as_ref().map_or(0, Loader::steps);
+        let (task, own_batch) = (session.batch_view(task, &loader), loader.batch());
+        let epoch = loader.steps_per_epoch();
         let review = review.map(|loader| (loader, done.saturating_sub(own)));
         let first = done.min(own);
         let batches = Training::start(loader, session.kept.as_ref(), session.dtype(), first..own)?;
-        Ok(Steps { batches, task: session.task_view(task), review, rate, done, total })
+        Ok(Steps { batches, task, review, rate, done, total, own: (own, own_batch), epoch })
     }
 
     /// The next batch, and what became known of earlier steps on the way from a task's own images to kept ones.
@@ -251,7 +257,7 @@ impl Steps {
         let Some((loader, first)) = self.review.take() else { return Ok(None) };
         // Without a mask, which steps under way still have.
         let stats = session.method.settle()?;
-        self.task.mask.fill(true);
+        self.task.mask = vec![true; session.classes()];
         let steps = first..loader.steps();
         self.batches = Training::start(loader, session.kept.as_ref(), session.dtype(), steps)?;
         let batch = self.batches.next().transpose()?;
@@ -297,7 +303,7 @@ impl Run {
             if self.at.task_step == 0 {
                 self.session.method.begin_task(&self.session.task_view(task))?;
             }
-            self.train_task(task)?;
+            self.train_task(task, &mut cache)?;
             if self.session.tests_after(task.index) {
                 self.evaluate(task, &mut cache)?;
             }
@@ -309,9 +315,10 @@ impl Run {
         Ok(())
     }
 
-    fn train_task(&mut self, task: &Task) -> Result<()> {
+    fn train_task(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
         let mut steps = Steps::from(&self.session, task, self.at.task_step)?;
         let every = self.session.config.train.checkpoint_every_steps;
+        let epochs = self.session.config.train.eval_per_epochs * steps.epoch;
         let mut clock = Instant::now();
         self.known = self.at.task_step;
         while let Some(Done { stats, images }) = steps.next(&mut self.session)? {
@@ -322,6 +329,10 @@ impl Run {
             let loss = stats.last().map(|s| s.loss);
             self.learned(task, &steps, stats)?;
             self.progress.step(self.at.step, loss, images);
+            // Before anything is saved, so that what is saved is tested.
+            if epochs > 0 && self.at.task_step.is_multiple_of(epochs) && steps.done < steps.total {
+                self.evaluate_within(task, &steps, cache)?;
+            }
             self.stop_if_asked(Some((task, &steps)))?;
             if every > 0 && self.at.task_step.is_multiple_of(every) && steps.done < steps.total {
                 self.save_within(task, &steps)?;
@@ -336,7 +347,9 @@ impl Run {
         let before = self.at.step - self.at.task_step as u64;
         for stats in stats {
             self.at.window.push(stats);
-            self.at.window_images += self.session.config.train.per_device_batch_size;
+            let (own, images) = steps.own;
+            let batch = self.session.config.train.per_device_batch_size;
+            self.at.window_images += if self.known < own { images } else { batch };
             self.known += 1;
             let step = before + self.known as u64;
             if step.is_multiple_of(LOG_EVERY) || self.known == steps.total {
@@ -351,6 +364,34 @@ impl Run {
         let stats = self.session.method.settle()?;
         self.learned(task, steps, stats)?;
         self.save()
+    }
+
+    /// Tests in the middle of a task, for the log and TensorBoard.
+    fn evaluate_within(&mut self, task: &Task, steps: &Steps, cache: &mut QueryCache) -> Result<()> {
+        let stats = self.session.method.settle()?;
+        self.learned(task, steps, stats)?;
+        let clock = Instant::now();
+        let tests = 0..self.tests_after(task);
+        let scores: Result<Vec<TaskScore>> =
+            tests.map(|i| evaluate::task(&mut self.session, cache, i)).collect();
+        let scores = scores?;
+        self.at.eval_seconds += clock.elapsed().as_secs_f64();
+        self.at.eval_images += scores.iter().map(|s| s.images as u64).sum::<u64>();
+        for (i, score) in scores.iter().enumerate() {
+            self.events.scalar(&tags::accuracy(i), self.at.step, score.per_image)?;
+            self.events.scalar(&tags::eval_loss(i), self.at.step, score.loss)?;
+        }
+        self.events.flush()?;
+        let per_image: Vec<f64> = scores.iter().map(|s| s.per_image).collect();
+        let per_batch: Vec<f64> = scores.iter().map(|s| s.per_batch).collect();
+        let fields = json!({"task": task.index, "per_image": per_image, "per_batch": per_batch});
+        self.log.append("epoch", self.at.step, fields)
+    }
+
+    /// How many test sets the network is tested on in or after this task.
+    fn tests_after(&self, task: &Task) -> usize {
+        let (split, joint) = (&self.session.split, self.session.config.method == Name::Joint);
+        split.tests_after(if joint { split.tasks.len() - 1 } else { task.index })
     }
 
     /// After a signal: saves and ends the run.
@@ -401,8 +442,7 @@ impl Run {
 
     fn evaluate(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
         let joint = self.session.config.method == Name::Joint;
-        let split = &self.session.split;
-        let upto = split.tests_after(if joint { split.tasks.len() - 1 } else { task.index });
+        let upto = self.tests_after(task);
         let clock = Instant::now();
         let scores: Result<Vec<TaskScore>> = (0..upto)
             .map(|i| {

@@ -42,14 +42,9 @@ impl Session {
     /// The same with data and backbone at hand.
     pub fn with(mut config: Config, dev: Device, data: Arc<DataSet>, backbone: Backbone) -> Result<Session> {
         config.precision = precision(config.precision, &dev)?;
-        if config.data.is_mixed() && dev.gpu().is_some() {
-            return Err(Error::config(
-                "data.mixup_alpha and data.cutmix_alpha: the loss of mixed images is computed on the CPU only; \
-                 leave them at 0 or use `--device cpu`",
-            ));
-        }
         let batch = config.train.per_device_batch_size;
-        let split = scenario::split(&data, &config.continual, config.seed, batch)?;
+        let mut split = scenario::split(&data, &config.continual, config.seed, batch)?;
+        split.limit_tests(config.train.num_eval_steps * batch);
         config.check_with_layers(backbone.dims.layers)?;
         let mut plan = Plan::on(&dev);
         let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan)?;
@@ -75,14 +70,21 @@ impl Session {
         let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
         // Class means need each image once.
         let epochs = if config.method == Name::Ncm { 1 } else { epochs };
-        Loader::new(self.data.clone(), &self.split, task, preprocess, config.seed, batch, epochs)
+        let loader =
+            Loader::new(self.data.clone(), &self.split, task, preprocess, config.seed, batch, epochs)?;
+        let (cl, data) = (&config.continual, &self.data);
+        let kept = cl.replayed_upto(task.index);
+        let kept = kept.and_then(|upto| scenario::kept(data, &self.split, cl, config.seed, upto));
+        Ok(kept.iter().fold(loader, |loader, kept| loader.with_replay(kept, cl.replay_batch_size)))
     }
 
     /// The batches of the images kept of the tasks up to this one, which follow its own; `None` without any.
     pub fn review_loader(&self, task: &Task) -> Result<Option<Loader>> {
         let (config, data) = (&self.config, &self.data);
-        let Some(kept) = scenario::review(data, &self.split, &config.continual, config.seed, task.index)
-        else {
+        if config.continual.num_review_epochs == 0 {
+            return Ok(None);
+        }
+        let Some(kept) = scenario::kept(data, &self.split, &config.continual, config.seed, task.index) else {
             return Ok(None);
         };
         let preprocess = Preprocess::new(&config.data, self.normalize())?;
@@ -105,6 +107,17 @@ impl Session {
         let masked = self.config.continual.train_mask;
         let mask = (0..self.classes()).map(|k| !masked || task.classes.contains(&(k as u32))).collect();
         TaskView { index: task.index, mask }
+    }
+
+    /// The same for batches of `loader`, some of whose rows are replayed: they have a mask of their own, as the
+    /// official code has it (google-research/l2p @ dd8836e, `train_continual.py`, lines 272-283).
+    pub fn batch_view(&self, task: &Task, loader: &Loader) -> TaskView {
+        let (mut view, cl, own) = (self.task_view(task), &self.config.continual, loader.own_rows());
+        if own < loader.batch() && cl.replay_no_mask {
+            let replayed = view.mask.iter().map(|m| !m || !cl.replay_reverse_mask).collect::<Vec<bool>>();
+            view.mask = [view.mask.repeat(own), replayed.repeat(loader.batch() - own)].concat();
+        }
+        view
     }
 
     pub fn dtype(&self) -> DType {

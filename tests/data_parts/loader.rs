@@ -82,6 +82,60 @@ fn a_step_does_not_depend_on_what_came_before_or_on_threads() {
     }
 }
 
+/// Kept images stand behind a task's own: these are those of a loader without them, and each of the others is a
+/// function of seed, task and place.
+#[test]
+fn replayed_images_follow_those_of_the_task() {
+    let keep = Continual { replay_per_class: 11, replay_batch_size: 14, ..continual(5, 2, "seed:1") };
+    let (plain, split, data) = small_loader(2, 9, 50, 5);
+    let new = |upto: usize, rows: usize| {
+        let kept = data::scenario::kept(&data, &split, &keep, 9, upto).unwrap();
+        (small_loader(2, 9, 50, 5).0.with_replay(&kept, rows), kept)
+    };
+    let (loader, kept) = new(1, 14);
+    assert_eq!((loader.batch(), loader.own_rows(), loader.steps()), (64, 50, plain.steps()));
+    assert_eq!((plain.batch(), plain.own_rows(), kept.train.len()), (50, 50, 44));
+    let mut replayed = Vec::new();
+    for step in 0..loader.steps() {
+        let indices = loader.batch_indices(step);
+        assert_eq!(indices[..50], plain.batch_indices(step), "step {step}");
+        replayed.extend_from_slice(&indices[50..]);
+    }
+    // Passes over all 44 kept images, none of this task, each in another order.
+    let passes: Vec<&[u32]> = replayed.chunks_exact(44).collect();
+    assert_eq!(passes.len(), 3);
+    for pass in &passes {
+        let mut sorted = pass.to_vec();
+        sorted.sort_unstable();
+        assert_eq!(sorted, kept.train);
+    }
+    assert_ne!(passes[0], passes[1]);
+    assert!(replayed.iter().all(|i| !split.tasks[2].train.contains(i)));
+    // By the place alone: however many come with a batch, whatever was asked for before, in images and labels.
+    let (wide, _) = new(1, 28);
+    assert!((0..5).flat_map(|step| wide.batch_indices(step)[50..].to_vec()).eq(replayed));
+    let (fresh, wanted) = (new(1, 14).0, filled(&loader, 7));
+    assert!(filled(&fresh, 7) == wanted);
+    let size = loader.preprocess().output_len();
+    for at in [0, 49, 50, 63] {
+        let i = loader.batch_indices(7)[at];
+        assert_eq!(wanted.1[at], split.label_to_class[data.train.labels[i as usize] as usize]);
+        let mut rng = Rng::new(9, Stream::Augment, loader.first_number(7) + at as u64);
+        let mut one = vec![f32::NAN; size];
+        loader.preprocess().train(data.train.image(i as usize).unwrap().view(), &mut rng, &mut one);
+        assert!(one == wanted.0[at * size..(at + 1) * size], "image {at}");
+    }
+    assert_eq!(loader.first_number(7), (2 << 40) | (7 * 64));
+    // With the new task's own, and of more than there are.
+    let (all, kept) = new(2, 100);
+    assert_eq!(kept.train.len(), 66);
+    let first: Vec<u32> = all.batch_indices(0)[50..].to_vec();
+    assert!(kept.train.iter().all(|i| first[..66].contains(i)));
+    for batch in Prefetch::start(Arc::new(all), 0..2).unwrap() {
+        assert_eq!(batch.unwrap().labels.len(), 150);
+    }
+}
+
 /// Everything that can happen to a training image, by both rules.
 #[test]
 fn augmentation_and_mixing_depend_on_the_place_alone() {
@@ -118,10 +172,14 @@ fn augmentation_and_mixing_depend_on_the_place_alone() {
             }
             for batch in Prefetch::start(fresh.clone(), 2..fresh.steps()).unwrap() {
                 let batch = batch.unwrap();
-                assert!((batch.images, batch.labels) == wanted[batch.step], "step {}", batch.step);
+                let made = (batch.images.clone(), batch.labels.clone());
+                assert!(made == wanted[batch.step], "step {}", batch.step);
                 steps += 1;
                 let Some(mix) = loader.mix(batch.step) else {
-                    assert!(batch.shares.is_empty());
+                    let of = |(i, share): (usize, &f32)| {
+                        *share == f32::from(u8::from(batch.labels[i / 10] as usize == i % 10))
+                    };
+                    assert!(batch.shares.len() == 400 && batch.shares.iter().enumerate().all(of));
                     continue;
                 };
                 mixed += 1;

@@ -98,10 +98,42 @@ fn labels(dev: &Device) {
     assert!((outcome[0] - 2f64.ln()).abs() < 1e-6 && outcome[1] == 1.0, "{outcome:?}: a tie goes to class 0");
     assert_eq!(d, [-0.5, 0.5, 0.0]);
     assert_eq!(run([2.0, 2.0, 9.0], 1).0[1], 0.0, "a tie goes to class 0");
+    masks_and_shares(dev);
     for (logits, label) in [([1.0, 2.0, 3.0], 2), ([1.0, 2.0, 3.0], 7), ([f64::NAN, 2.0, 3.0], 0)] {
         let (outcome, d) = run(logits, label);
         assert!(outcome[0].is_nan() && outcome[1] == 0.0, "{logits:?}, label {label}: {outcome:?}");
         assert!(d[0].is_nan() && d[1].is_nan() && d[2] == 0.0, "{logits:?}, label {label}: {d:?}");
+    }
+}
+
+/// Two images with masks of their own, as labels and as shares: what is masked in the other image's row only is
+/// allowed, what is masked in its own makes NaN of its own row alone.
+fn masks_and_shares(dev: &Device) {
+    let run = |targets: &Tensor, masks: [u32; 6]| {
+        let (z, masks) = (f32s(&[1.0, 1.0, 9.0, 2.0, 5.0, 5.0], [2, 3], dev), ids(&masks, [2, 3], dev));
+        let (mut outcome, mut d) = (f32s(&[-1.0; 2], [2], dev), f32s(&[-1.0; 6], [2, 3], dev));
+        let (to, d_view) = (outcome.view_mut(), Some(d.view_mut()));
+        cross_entropy::forward_backward(dev, to, d_view, z.view(), targets.view(), masks.view(), 0.0)
+            .expect("a loss");
+        (read(&outcome), read(&d))
+    };
+    let (labels, shares) = (ids(&[0, 2], [2], dev), f32s(&[1.0, 0.0, 0.0, 0.0, 0.5, 0.5], [2, 3], dev));
+    let hot = f32s(&[1.0, 0.0, 0.0, 0.0, 0.0, 1.0], [2, 3], dev);
+    let (outcome, d) = run(&labels, [1, 1, 0, 0, 1, 1]);
+    assert!(
+        (outcome[0] - 2f64.ln()).abs() < 1e-6 && outcome[1] == 1.0,
+        "{outcome:?}: class 1 of the second ties"
+    );
+    assert_eq!(d, [-0.25, 0.25, 0.0, 0.0, 0.25, -0.25]);
+    assert_eq!(run(&hot, [1, 1, 0, 0, 1, 1]), (outcome, d), "shares that are labels");
+    // The second image is half class 1, half class 2: its main class is 1.
+    let (outcome, d) = run(&shares, [1, 1, 0, 0, 1, 1]);
+    assert!((outcome[0] - 2f64.ln()).abs() < 1e-6 && outcome[1] == 2.0, "{outcome:?}");
+    assert_eq!(d, [-0.25, 0.25, 0.0, 0.0, 0.0, 0.0]);
+    for targets in [&labels, &shares] {
+        let (outcome, d) = run(targets, [1, 1, 0, 0, 1, 0]);
+        assert!(outcome[0].is_nan() && outcome[1] == 1.0, "{outcome:?}");
+        assert!(d[..3] == [-0.25, 0.25, 0.0] && d[3] == 0.0 && d[4].is_nan() && d[5] == 0.0, "{d:?}");
     }
 }
 

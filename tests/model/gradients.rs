@@ -82,6 +82,86 @@ fn steps() {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
+/// A new task's head is the mean of those before it, and a step starts from columns of length 1.
+#[test]
+fn the_head_is_transferred_and_normalised() {
+    for (n, task, kernel_only) in [(2, 1, false), (1, 4, true)] {
+        let kind = super::support::l2p("head", |c| {
+            (c.continual.weights_transfer, c.continual.transfer_kernel_only) = (true, kernel_only);
+            (c.continual.num_classes_per_task, c.model.weight_norm) = (n, true);
+        });
+        let mut model = kind.model(BATCH);
+        let of =
+            |m: &l2p_engine::l2p::Model| [m.head.kernel, m.head.bias].map(|id| m.params.get(id).to_f64());
+        let before = of(&model);
+        model.begin_task(0).expect("a task");
+        assert_eq!(of(&model), before, "the first task has none before it");
+        model.begin_task(task).expect("a task");
+        let after = of(&model);
+        for (which, (before, after)) in before.iter().zip(&after).enumerate() {
+            for (row, (before, after)) in before.chunks_exact(5).zip(after.chunks_exact(5)).enumerate() {
+                for k in 0..5 {
+                    let moved = k / n == task && !(kernel_only && which == 1);
+                    let mean = (0..task).map(|t| before[t * n + k % n]).sum::<f64>() / task as f64;
+                    let wanted = if moved { mean } else { before[k] };
+                    assert!((after[k] - wanted).abs() < 1e-15, "tensor {which}, row {row}, class {k}");
+                }
+            }
+        }
+        model.normalise_head(&DEV).expect("unit columns");
+        let [kernel, bias] = of(&model);
+        for k in 0..5 {
+            let length: f64 = kernel.iter().skip(k).step_by(5).map(|v| v * v).sum();
+            assert!((length - 1.0).abs() < 1e-9, "class {k}: {length}");
+        }
+        assert_eq!(bias, after[1]);
+    }
+}
+
+/// A later task passes over the prompts that an earlier one used; evaluation does not, and what was used is counted.
+#[test]
+fn diversified_selection_takes_other_prompts() {
+    for vote in [false, true] {
+        let kind = super::support::l2p("diversified", |c| {
+            c.prompt_pool.diversified_selection = true;
+            c.prompt_pool.batchwise_prompt = vote;
+        });
+        let mut model = kind.model(BATCH);
+        let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
+        kind.step(&mut model, &x, &y);
+        let first = model.matching().ids.to_f64();
+        assert_eq!(first, kind_without(&kind).matching().ids.to_f64(), "the first task");
+        let count = |ids: &[f64]| -> Vec<f64> {
+            (0..6).map(|j| ids.iter().filter(|&&i| i == f64::from(j)).count() as f64).collect()
+        };
+        let used = count(&first);
+        assert_eq!(model.prompts_used().to_f64(), [vec![0.0; 6], used.clone()].concat());
+        // Still the same task: nothing is passed over.
+        kind.step(&mut model, &x, &y);
+        assert_eq!(model.matching().ids.to_f64(), first);
+        model.begin_task(1).expect("a task");
+        let before: Vec<f64> = used.iter().map(|n| 2.0 * n).collect();
+        assert_eq!(model.prompts_used().to_f64(), [before.clone(), vec![0.0; 6]].concat());
+        kind.step(&mut model, &x, &y);
+        let second = model.matching().ids.to_f64();
+        let fresh = used.iter().filter(|n| **n == 0.0).count();
+        assert!(fresh >= 2 && second.iter().all(|id| used[*id as usize] == 0.0), "{used:?} {second:?}");
+        let now = count(&second);
+        assert_eq!(model.prompts_used().to_f64(), [before, now].concat());
+        let query = model.last_query().clone();
+        let how = model.train_select(0, BATCH);
+        assert_eq!(model.select(&DEV, query.view(), how).expect("ids").to_f64(), first, "evaluation");
+    }
+}
+
+fn kind_without(kind: &Kind) -> l2p_engine::l2p::Model {
+    let mut plain = kind.clone();
+    plain.config.prompt_pool.diversified_selection = false;
+    let mut model = plain.model(BATCH);
+    plain.step(&mut model, &images(BATCH, DType::F64), &labels(BATCH));
+    model
+}
+
 /// The masked task uses its own prompts, and beyond the pool it falls back to the vote.
 #[test]
 fn prompt_mask_chooses_by_task() {

@@ -85,6 +85,7 @@ pub fn kinds() -> Vec<Kind> {
         l2p("vote", |_| {}),
         l2p("per image", per_image),
         masked,
+        l2p("diversified", |c| c.prompt_pool.diversified_selection = true),
         l2p("dualprompt", dualprompt),
         l2p("dualprompt, one tensor for key and value", |c| {
             dualprompt(c);

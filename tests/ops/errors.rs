@@ -253,6 +253,17 @@ fn selection_and_loss_arguments() {
     refused(run(&[0, 3], &[1; 3]), "cross_entropy", "labels");
     refused(run(&[0, 1], &[1, 0, 1]), "cross_entropy", "labels");
     refused(run(&[0, 1], &[1; 4]), "cross_entropy", "mask");
+    let own = |labels: [u32; 2], masks: &[u32], rows: usize| {
+        let (labels, masks) =
+            (Tensor::from_vec(labels.to_vec(), [2]), Tensor::from_vec(masks.to_vec(), [rows, 3]));
+        let (mut outcome, logits) = (t([2]), t([2, 3]));
+        let outcome = outcome.view_mut();
+        cross_entropy::forward_backward(&DEV, outcome, None, logits.view(), labels.view(), masks.view(), 0.0)
+    };
+    assert!(own([0, 2], &[1, 1, 0, 0, 1, 1], 2).is_ok());
+    refused(own([0, 0], &[1, 1, 0, 0, 1, 1], 2), "cross_entropy", "labels");
+    refused(own([2, 2], &[1, 1, 0, 0, 1, 1], 2), "cross_entropy", "labels");
+    refused(own([0, 0], &[1; 3], 1), "cross_entropy", "mask");
     let run = |shares: &[f32], shape: [usize; 2]| {
         let (shares, mask) =
             (Tensor::from_vec(shares.to_vec(), shape), Tensor::from_vec(vec![1u32, 1, 0], [3]));

@@ -153,7 +153,14 @@ fn results_are_added_to_what_was_there() {
         let data = case.data(SEED, DType::F64);
         let zero_based = everything(&case, &data);
         let base = |i: usize, shape| super::random(900 + i as u64, shape, DType::F64);
-        let outputs: Vec<Tensor> = case.outputs.iter().enumerate().map(|(i, o)| base(i, o.shape)).collect();
+        let whole = |t: Tensor| {
+            let values: Vec<f64> = t.to_f64().iter().map(|v| (v * 100.0).abs().floor()).collect();
+            Tensor::from_f64(&values, t.shape(), DType::U32)
+        };
+        let start = |(i, o): (usize, &cases::Out)| {
+            if o.role == Role::Ids { whole(base(i, o.shape)) } else { base(i, o.shape) }
+        };
+        let outputs: Vec<Tensor> = case.outputs.iter().enumerate().map(start).collect();
         let grads: Vec<Tensor> =
             (case.grads.iter().enumerate()).map(|(i, g)| base(50 + i, case.inputs[g.input].shape)).collect();
         let kept = case.run_forward(&On::CPU, &data, None).expect("forward");

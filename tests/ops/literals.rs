@@ -109,8 +109,19 @@ fn attention_values() {
     same("lse", &lse, &[2.0361408712402005]);
 }
 
+/// Columns (3, 4) and (0, 0), the second stays.
+#[test]
+fn columns_become_unit_vectors() {
+    let mut x = f64s(&[3.0, 0.0, -4.0, 0.0], [2, 2]);
+    row_norm::columns_in_place(&DEV, x.view_mut()).expect("columns");
+    let length = 5.0 + 1e-10;
+    same("x", &x, &[3.0 / length, 0.0, -4.0 / length, 0.0]);
+}
+
 fn loss(d: Option<ViewMut>, z: &Tensor, labels: &Tensor, mask: &[u32], smoothing: f64) -> Outcome {
-    let (mut outcome, mask) = (poisoned([2]), Tensor::from_vec(mask.to_vec(), [mask.len()]));
+    let k = z.dims()[1];
+    let shape = if mask.len() == k { vec![k] } else { vec![mask.len() / k, k] };
+    let (mut outcome, mask) = (poisoned([2]), Tensor::from_vec(mask.to_vec(), shape.as_slice()));
     let (into, z, labels) = (outcome.view_mut(), z.view(), labels.view());
     cross_entropy::forward_backward(&DEV, into, d, z, labels, mask.view(), smoothing).expect("a loss");
     Outcome::read(outcome.view()).expect("numbers")
@@ -132,6 +143,21 @@ fn cross_entropy_values() {
     let first = [0.07097852940335168, -0.447110380031323, 0., 0.3761318506279713];
     let second = [0.42113363086487715, 0.042583160600838124, 0., -0.46371679146571526];
     same("dlogits", &d, &[first, second].concat());
+    // With a mask of its own each image says what it says under that mask alone; the mean is over both.
+    let masks = [[1, 1, 0, 1], [1, 0, 1, 1]];
+    let mut own = poisoned([2, 4]);
+    let both = loss(Some(own.view_mut()), &z, &labels, &masks.concat(), 0.1);
+    let alone = |i: usize| {
+        let z = f64s(&z.to_f64()[4 * i..][..4], [1, 4]);
+        let label = Tensor::from_vec(vec![[1u32, 3][i]], [1]);
+        let mut d = poisoned([1, 4]);
+        (loss(Some(d.view_mut()), &z, &label, &masks[i], 0.1), d.to_f64())
+    };
+    let [(first, d_first), (second, d_second)] = [0, 1].map(alone);
+    assert!((both.loss - (first.loss + second.loss) / 2.0).abs() < 1e-15);
+    let halves: Vec<f64> = d_first.iter().chain(&d_second).map(|d| d / 2.0).collect();
+    same("dlogits under masks of their own", &own, &halves);
+    assert!(d_first[2] == 0.0 && d_second[1] == 0.0 && d_second[2] != 0.0);
     // Shares that are labels say the same; what is shared is a weighted mean, and so is the gradient.
     let one_hot = |labels: [usize; 2]| {
         let row = |label: usize| (0..4).map(move |j| if j == label { 1.0f32 } else { 0.0 });

@@ -51,6 +51,36 @@ fn votes() {
     assert_eq!(select(&s, 4, 2, Select::Vote { group: 1 }), [[0, 2], [1, 2], [1, 3], [0, 3]]);
 }
 
+/// Equation 4 of the paper: cosines 0.9, 0.5, 0.8, -0.5 to prompts that were used 0, 1, 5, 0 times make products
+/// 0, 0.5, 1, 0.
+#[test]
+fn prompts_that_were_used_often_are_passed_over() {
+    let s = [0.9, 0.5, 0.8, -0.5, -1.0, 1.0, 1.0, f64::NAN];
+    for dtype in [DType::F64, DType::F32] {
+        let similarity = Tensor::from_f64(&s, [2, 4], dtype);
+        let run = |used: [u32; 4], n: usize| {
+            let used = Tensor::from_vec(used.to_vec(), [4]);
+            let mut scores = Tensor::from_f64(&[f64::NAN; 8], [2, 4], dtype);
+            match_prompts::penalise(&DEV, scores.view_mut(), similarity.view(), used.view()).expect("scores");
+            let mut ids = Tensor::from_vec(vec![u32::MAX; 2 * n], [2, n]);
+            match_prompts::select(&DEV, ids.view_mut(), scores.view(), Select::PerImage).expect("ids");
+            ids.as_slice::<u32>().expect("u32").to_vec()
+        };
+        // Those never used by distance, then by product; a NaN is below all.
+        assert_eq!(run([0, 1, 5, 0], 4), [0, 3, 1, 2, 0, 1, 2, 3]);
+        // In the first task nothing was used, and what counts is the similarity.
+        assert_eq!(run([0; 4], 3), [0, 2, 1, 1, 2, 0]);
+        // Only ratios of uses matter.
+        assert_eq!(run([7, 1, 1, 1], 4), run([700, 100, 100, 100], 4));
+        assert_eq!(run([7, 1, 1, 1], 4)[..4], [2, 1, 0, 3]);
+    }
+    let (mut counts, ids) =
+        (Tensor::from_vec(vec![1u32, 0, 9], [3]), Tensor::from_vec(vec![2u32, 0, 2, 2], [2, 2]));
+    match_prompts::count_acc(&DEV, counts.view_mut(), ids.view()).expect("counts");
+    assert_eq!(counts.to_f64(), [2.0, 0.0, 12.0]);
+    assert!(match_prompts::count_acc(&DEV, counts.view_mut().part(0, [2]), ids.view()).is_err());
+}
+
 #[test]
 fn fixed_ids() {
     assert_eq!(select(&[0.0; 10], 5, 2, Select::Fixed { start: 3 }), [[3, 4], [3, 4]]);

@@ -8,14 +8,14 @@ pub fn forward_backward<T: Float>(
     logits: &[T],
     labels: Labels,
     mask: &[u32],
+    k: usize,
     smoothing: f64,
 ) -> Outcome {
-    let k = mask.len();
     let b = logits.len() / k;
-    let allowed = mask.iter().filter(|&&m| m != 0).count() as f64;
     let mut outcome = Outcome { loss: 0.0, correct: 0 };
     for i in 0..b {
-        let label = labels.main(i, k);
+        let (label, mask) = (labels.main(i, k), row(mask, i, k));
+        let allowed = mask.iter().filter(|&&m| m != 0).count() as f64;
         let z = &logits[i * k..][..k];
         let classes = || (0..k).filter(|&j| mask[j] != 0);
         let mut best = label;
@@ -39,6 +39,11 @@ pub fn forward_backward<T: Float>(
         }
     }
     outcome
+}
+
+/// The mask of image i: its own, or the one of all.
+pub fn row(mask: &[u32], i: usize, k: usize) -> &[u32] {
+    if mask.len() == k { mask } else { &mask[i * k..][..k] }
 }
 
 impl Labels<'_> {

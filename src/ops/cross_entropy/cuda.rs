@@ -2,10 +2,13 @@
 
 use crate::device::{Form, Gpu, Grid, Kernel, args, kernel};
 use crate::error::Result;
-use crate::tensor::{View, ViewMut};
+use crate::tensor::{DType, View, ViewMut};
 
 const FORWARD_BACKWARD: Kernel = kernel!("cross_entropy", "cross_entropy_forward_backward", [
-    said: *f32, dlogits: *f32, logits: *f32, labels: *u32, mask: *u32, b: u32, k: u32, smoothing: f32,
+    said: *f32, dlogits: *f32, logits: *f32, labels: *u32, mask: *u32, b: u32, k: u32, mask_step: u32, smoothing: f32,
+]);
+const FORWARD_BACKWARD_SHARES: Kernel = kernel!("cross_entropy", "cross_entropy_forward_backward_shares", [
+    said: *f32, dlogits: *f32, logits: *f32, shares: *f32, mask: *u32, b: u32, k: u32, mask_step: u32, smoothing: f32,
 ]);
 const OUTCOME: Kernel =
     kernel!("cross_entropy", "cross_entropy_outcome", [outcome: *f32, said: *f32, b: u32]);
@@ -25,10 +28,17 @@ pub fn forward_backward(
 ) -> Result<()> {
     let (b, k) = (logits.dims()[0], logits.dims()[1]);
     let said = gpu.scratch(2 * b)?;
-    let args = args![said, dlogits, logits, labels, mask, b, k, smoothing = label_smoothing as f32];
-    let grid = Grid::new(b.div_ceil(WARPS), THREADS);
+    // From the mask of an image to that of the next.
+    let mask_step = if mask.dims().len() == 2 { k } else { 0 };
+    let (smoothing, grid) = (label_smoothing as f32, Grid::new(b.div_ceil(WARPS), THREADS));
+    let (kernel, args) = if labels.dtype() == DType::F32 {
+        let args = args![said, dlogits, logits, shares = labels, mask, b, k, mask_step, smoothing];
+        (&FORWARD_BACKWARD_SHARES, args)
+    } else {
+        (&FORWARD_BACKWARD, args![said, dlogits, logits, labels, mask, b, k, mask_step, smoothing])
+    };
     // SAFETY: mod.rs has checked all shapes; the scratch memory holds two numbers per image.
-    unsafe { gpu.launch(&FORWARD_BACKWARD, Form::F32, grid, &args)? };
+    unsafe { gpu.launch(kernel, Form::F32, grid, &args)? };
     // SAFETY: as above.
     unsafe { gpu.launch(&OUTCOME, Form::F32, Grid::new(1, THREADS), &args![outcome, said, b]) }
 }

@@ -34,12 +34,12 @@ impl Outcome {
 /// given, with dL/dlogits.
 ///
 /// # Shapes
-/// outcome: F64 on the CPU, F32 on a GPU; logits: (B, K); labels: (B) u32 or, on the CPU, shares (B, K) f32;
-/// mask: (K) u32, not 0 for the classes that take part.
+/// outcome: F64 on the CPU, F32 on a GPU; logits: (B, K); labels: (B) u32 or shares (B, K) f32; mask: (K) u32,
+/// not 0 for the classes that take part, or (B, K) where each image has classes of its own.
 ///
 /// # Errors
 /// `Error::Shape` if a label is masked or not a class, or has a share and is masked: the loss would be
-/// infinite. On a GPU the loss is NaN. For shares on a GPU.
+/// infinite. On a GPU the loss is NaN.
 pub fn forward_backward(
     dev: &Device,
     outcome: ViewMut,
@@ -56,7 +56,11 @@ pub fn forward_backward(
         expect_shape(OP, "labels", labels.shape(), [b])?;
     }
     expect_shape(OP, "outcome", outcome.shape(), [2])?;
-    expect_shape(OP, "mask", mask.shape(), [k])?;
+    if mask.dims().len() == 2 {
+        expect_shape(OP, "mask", mask.shape(), [b, k])?;
+    } else {
+        expect_shape(OP, "mask", mask.shape(), [k])?;
+    }
     if let Some(d) = &dlogits {
         expect_shape(OP, "dlogits", d.shape(), [b, k])?;
     }
@@ -67,16 +71,12 @@ pub fn forward_backward(
                 DType::F32 => Labels::Shares(labels.get::<f32>(OP, "labels")?),
                 _ => Labels::Classes(labels.get::<u32>(OP, "labels")?),
             };
-            check_labels(labels, mask)?;
+            check_labels(labels, mask, k)?;
             let (d, logits) = (dlogits.map(|d| d.get::<T>(OP, "dlogits")).transpose()?, logits.get::<T>(OP, "logits")?);
-            let Outcome { loss, correct } = cpu::forward_backward(d, logits, labels, mask, label_smoothing);
+            let Outcome { loss, correct } = cpu::forward_backward(d, logits, labels, mask, k, label_smoothing);
             outcome.get::<f64>(OP, "outcome")?.copy_from_slice(&[loss, correct as f64]);
             Ok(())
         }),
-        Device::Cuda(_) if labels.dtype() == DType::F32 => {
-            let wanted = "class ids on a GPU".to_string();
-            Err(Error::Shape { op: OP, arg: "labels", wanted, got: "shares of classes".into() })
-        }
         Device::Cuda(gpu) => {
             cuda::forward_backward(gpu, outcome, dlogits, logits, labels, mask, label_smoothing)
         }
@@ -103,13 +103,16 @@ enum Labels<'a> {
     Shares(&'a [f32]),
 }
 
-fn check_labels(labels: Labels, mask: &[u32]) -> Result<()> {
-    let masked = |class: usize| mask.get(class).is_none_or(|&m| m == 0);
+fn check_labels(labels: Labels, mask: &[u32], k: usize) -> Result<()> {
+    let masked = |i: usize, class: usize| cpu::row(mask, i, k).get(class).is_none_or(|&m| m == 0);
     let wrong = match labels {
-        Labels::Classes(labels) => labels.iter().copied().find(|&label| masked(label as usize)),
+        Labels::Classes(labels) => {
+            let at = labels.iter().enumerate().find(|(i, label)| masked(*i, **label as usize));
+            at.map(|(_, &label)| label)
+        }
         Labels::Shares(shares) => {
-            let at = shares.iter().enumerate().find(|(i, share)| **share != 0.0 && masked(i % mask.len()));
-            at.map(|(i, _)| (i % mask.len()) as u32)
+            let at = shares.iter().enumerate().find(|(i, share)| **share != 0.0 && masked(i / k, i % k));
+            at.map(|(i, _)| (i % k) as u32)
         }
     };
     match wrong {

@@ -4,6 +4,9 @@ use super::Select;
 use crate::ops::float::Float;
 use rayon::prelude::*;
 
+/// Rounding makes cosines of 1 and more; no prompt is nearer than this.
+const NEAREST: f64 = 1e-7;
+
 pub fn select<T: Float>(ids: &mut [u32], similarity: &[T], n: usize, m: usize, how: Select) {
     if n == 0 || m == 0 {
         return;
@@ -60,6 +63,16 @@ fn top<S: PartialOrd + Copy>(ids: &mut [u32], scores: &[S]) {
 
 fn is_number<S: PartialOrd>(x: S) -> bool {
     x.partial_cmp(&x).is_some()
+}
+
+pub fn penalise<T: Float>(scores: &mut [T], similarity: &[T], used: &[u32]) {
+    for (scores, similarity) in scores.chunks_exact_mut(used.len()).zip(similarity.chunks_exact(used.len())) {
+        for ((score, &s), &used) in scores.iter_mut().zip(similarity).zip(used) {
+            let nearest = T::of(NEAREST);
+            let far = if T::ONE - s < nearest { nearest } else { T::ONE - s };
+            *score = if used == 0 { T::ONE / far } else { -far * T::of(f64::from(used)) };
+        }
+    }
 }
 
 pub fn pull<T: Float>(similarity: &[T], ids: &[u32], b: usize, m: usize) -> f64 {

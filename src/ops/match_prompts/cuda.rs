@@ -13,6 +13,11 @@ const COUNT_VOTES: Kernel = kernel!("match_prompts", "match_prompts_count_votes"
 ]);
 const FIXED: Kernel =
     kernel!("match_prompts", "match_prompts_fixed", [ids: *u32, start: u32, n: u32, len: u64]);
+const PENALISE: Kernel = kernel!("match_prompts", "match_prompts_penalise", [
+    scores: *f32, similarity: *f32, used: *u32, m: u32, len: u64,
+]);
+const COUNT: Kernel =
+    kernel!("match_prompts", "match_prompts_count", [counts: *u32, ids: *u32, m: u32, len: u64]);
 const PULL: Kernel = kernel!("match_prompts", "match_prompts_pull", [
     out: *f32, similarity: *f32, ids: *u32, b: u32, n: u32, m: u32,
 ]);
@@ -58,6 +63,19 @@ pub fn select(gpu: &Gpu, mut ids: ViewMut, similarity: View, how: Select) -> Res
     unsafe { gpu.launch(&COUNT_VOTES, Form::F32, elements(groups * m), &args)? };
     // SAFETY: as above; the last group may have fewer images, which the kernel knows from B.
     unsafe { gpu.launch(&SELECT, Form::F32, warps(groups), &args![ids, scores = votes, b, n, m, group]) }
+}
+
+pub fn penalise(gpu: &Gpu, scores: ViewMut, similarity: View, used: View) -> Result<()> {
+    let (m, len) = (similarity.dims()[1], similarity.len());
+    let args = args![scores, similarity, used, m, len = len as u64];
+    // SAFETY: mod.rs has checked scores (B, M) and used (M).
+    unsafe { gpu.launch(&PENALISE, Form::F32, elements(len), &args) }
+}
+
+pub fn count_acc(gpu: &Gpu, counts: ViewMut, ids: View) -> Result<()> {
+    let (m, len) = (counts.len(), ids.len() as u64);
+    // SAFETY: the kernel writes the M counts; an id that is none of M is counted nowhere.
+    unsafe { gpu.launch(&COUNT, Form::F32, warps(m), &args![counts, ids, m, len]) }
 }
 
 pub fn pull(gpu: &Gpu, out: ViewMut, similarity: View, ids: View) -> Result<()> {

@@ -51,6 +51,39 @@ pub fn select(dev: &Device, ids: ViewMut, similarity: View, how: Select) -> Resu
     }
 }
 
+/// Overwrites `scores` (B, M), by which [`select`] chooses prompts that earlier tasks used rarely: of those that they
+/// used, the best has the smallest (1 - similarity) · used; before them come those never used, nearest first (their
+/// product is 0 for all of them, and the formula leaves the order open). How `used` (M) u32 is scaled makes no
+/// difference. Source: Wang et al. 2022, arXiv:2112.08654, equation 4, with the cosine distance as gamma.
+pub fn penalise(dev: &Device, scores: ViewMut, similarity: View, used: View) -> Result<()> {
+    let (b, m) = (similarity.dims()[0], similarity.dims()[1]);
+    expect_shape(OP, "scores", scores.shape(), [b, m])?;
+    expect_shape(OP, "used", used.shape(), [m])?;
+    match dev {
+        Device::Cpu => float!("match_prompts", "similarity", similarity.dtype(), T => {
+            let (s, used) = (similarity.get::<T>(OP, "similarity")?, used.get::<u32>(OP, "used")?);
+            cpu::penalise(scores.get::<T>(OP, "scores")?, s, used);
+            Ok(())
+        }),
+        Device::Cuda(gpu) => cuda::penalise(gpu, scores, similarity, used),
+    }
+}
+
+/// Adds to `counts` (M) u32 how often each prompt is among `ids` (B, N).
+pub fn count_acc(dev: &Device, counts: ViewMut, ids: View) -> Result<()> {
+    let (m, shape) = (counts.len(), ids.shape());
+    expect_shape(OP, "counts", counts.shape(), [m])?;
+    expect_shape(OP, "ids", shape, [shape.dims()[0], shape.dims()[1]])?;
+    match dev {
+        Device::Cpu => {
+            let counts = counts.get::<u32>(OP, "counts")?;
+            checked(ids, m)?.iter().for_each(|&id| counts[id as usize] += 1);
+            Ok(())
+        }
+        Device::Cuda(gpu) => cuda::count_acc(gpu, counts, ids),
+    }
+}
+
 /// The ids, all of them below m. On a GPU nobody looks: kernels pass over an id that is none.
 fn checked(ids: View<'_>, m: usize) -> Result<&[u32]> {
     let ids = ids.get::<u32>(OP, "ids")?;

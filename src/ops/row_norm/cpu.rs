@@ -31,6 +31,17 @@ fn inverse<T: Float>(x: &[T], form: Form) -> (T, T) {
     }
 }
 
+pub fn columns_in_place<T: Float>(x: &mut [T], c: usize) {
+    let mut inverse = vec![T::ZERO; c];
+    for row in x.chunks_exact(c) {
+        inverse.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x * x);
+    }
+    inverse.iter_mut().for_each(|sum| *sum = T::ONE / (sum.sqrt() + T::of(1e-10)));
+    for row in x.chunks_exact_mut(c) {
+        row.iter_mut().zip(&inverse).for_each(|(x, &inverse)| *x *= inverse);
+    }
+}
+
 pub fn forward<T: Float>(y: &mut [T], x: &[T], c: usize, form: Form) {
     for_rows(
         y,

@@ -1,6 +1,7 @@
 //! Rows of unit length, in the two forms of the official code:
 //! `Rsqrt`: y = x / √max(Σx², 1e-12) (queries and keys, `models/prompt.py`);
-//! `Plus`: y = x / (‖x‖ + 1e-10) (classifier input with `norm_pre_logits`).
+//! `Plus`: y = x / (‖x‖ + 1e-10) (classifier input with `norm_pre_logits`), the latter also for columns, in place
+//! (`weight_norm`, `libml/utils.py`).
 
 mod cpu;
 mod cuda;
@@ -27,6 +28,19 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, form: Form) -> Result<()> {
             Ok(())
         }),
         Device::Cuda(gpu) => cuda::forward(gpu, y, x, form),
+    }
+}
+
+/// x[:, j] /= ‖x[:, j]‖ + 1e-10 for every column. x: (rows, C).
+pub fn columns_in_place(dev: &Device, x: ViewMut) -> Result<()> {
+    let shape = x.shape();
+    expect_shape(OP, "x", shape, [shape.dims()[0], shape.dims()[1]])?;
+    match dev {
+        Device::Cpu => float!("row_norm", "x", x.dtype(), T => {
+            cpu::columns_in_place(x.get::<T>(OP, "x")?, shape.dims()[1]);
+            Ok(())
+        }),
+        Device::Cuda(gpu) => cuda::columns_in_place(gpu, x),
     }
 }
 

@@ -3,6 +3,9 @@
 use super::{Case, Fill, Part, Role, assign, plain, take};
 use crate::config::schema::{Augment, Data};
 use crate::data::{Normalize, Preprocess};
+use crate::device::Device;
+use crate::error::Result;
+use crate::ops::float::Float as _;
 use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::Write;
 use crate::ops::optimizer::{self, Adam, Sgd};
@@ -10,7 +13,7 @@ use crate::ops::pool_tokens::{self, Kind};
 use crate::ops::preprocess::Plan;
 use crate::ops::row_norm::{self, Form};
 use crate::ops::{axpy, cross_entropy, gather, patches, preprocess, sum, tokens};
-use crate::tensor::{Tensor, View};
+use crate::tensor::{DType, Tensor, View, ViewMut};
 use crate::testing::plain as naive;
 use std::ops::Range;
 
@@ -39,9 +42,21 @@ pub(super) fn small() -> Vec<Case> {
         select(5, 9, 3, Select::PerImage),
         select(5, 9, 3, Select::Vote { group: 2 }),
         select(5, 9, 3, Select::Fixed { start: 4 }),
-        cross_entropy(4, 7, 0.0),
-        cross_entropy(3, 10, 0.1),
-        cross_entropy(1, 2, 0.0),
+        column_norm(3, 37),
+        column_norm(70, 5),
+        column_norm(1, 1),
+        penalise(5, 9),
+        penalise(1, 1),
+        penalise(70, 37),
+        count(5, 9, 3),
+        count(23, 37, 5),
+        cross_entropy(4, 7, 0.0, Loss::default()),
+        cross_entropy(3, 10, 0.1, Loss::default()),
+        cross_entropy(1, 2, 0.0, Loss::default()),
+        cross_entropy(4, 7, 0.0, Loss { own_mask: true, shares: false }),
+        cross_entropy(9, 37, 0.1, Loss { own_mask: true, shares: false }),
+        cross_entropy(4, 7, 0.0, Loss { own_mask: false, shares: true }),
+        cross_entropy(11, 70, 0.1, Loss { own_mask: true, shares: true }),
         adam(1001, 0.0),
         adam(37, 0.02),
         sgd(1001),
@@ -75,7 +90,11 @@ pub(super) fn medium() -> Vec<Case> {
         row_norm(200, 193, Form::Plus),
         select(65, 10, 4, Select::PerImage),
         select(65, 10, 4, Select::Vote { group: 16 }),
-        cross_entropy(65, 100, 0.1),
+        column_norm(300, 100),
+        penalise(65, 20),
+        count(65, 20, 4),
+        cross_entropy(65, 100, 0.1, Loss::default()),
+        cross_entropy(65, 100, 0.1, Loss { own_mask: true, shares: true }),
         adam(100_003, 0.01),
         sgd(100_003),
     ]
@@ -99,7 +118,11 @@ pub(super) fn vit_b() -> Vec<Case> {
         row_norm(128, c, Form::Rsqrt),
         pull(128, 10, 4),
         select(128, 10, 4, Select::Vote { group: 16 }),
-        cross_entropy(128, 100, 0.0),
+        column_norm(c, 100),
+        penalise(128, 10),
+        count(128, 10, 4),
+        cross_entropy(128, 100, 0.0, Loss::default()),
+        cross_entropy(128, 100, 0.0, Loss { own_mask: true, shares: true }),
         adam(122_980, 0.0),
         sgd(122_980),
     ]
@@ -376,6 +399,48 @@ fn pull(b: usize, m: usize, n: usize) -> Case {
         .moves(b * n, b * m + b * n)
 }
 
+fn column_norm(rows: usize, c: usize) -> Case {
+    Case::new("row_norm", format!("columns of {rows}x{c}"), 0)
+        .input("x", [rows, c], Fill::Values, Part::Each)
+        .output("y", [rows, c], Part::Each, Role::Kept)
+        .all_wide()
+        .forward(|dev, x, out| {
+            let [mut y] = take(out);
+            assign(y.reborrow(), x[0]);
+            row_norm::columns_in_place(dev, y)
+        })
+        .plain(plain!(|x, _up| (vec![naive::column_norm(&x[0], c)], vec![])))
+        .moves(5 * rows * c, 0)
+}
+
+fn penalise(b: usize, m: usize) -> Case {
+    Case::new("match_prompts", format!("penalise {m}, batch {b}"), b)
+        .input("similarity", [b, m], Fill::Cosines, Part::Each)
+        .input("used", [m], Fill::Ids(4), Part::All)
+        .output("scores", [b, m], Part::Each, Role::Kept)
+        .all_wide()
+        .forward(|dev, x, out| {
+            let [scores] = take(out);
+            match_prompts::penalise(dev, scores, x[0], x[1])
+        })
+        .plain(plain!(|x, _up| (vec![naive::penalised(&x[0], &x[1])], vec![])))
+        .moves(2 * b * m, 0)
+        .batched(move |b| penalise(b, m))
+}
+
+fn count(b: usize, m: usize, n: usize) -> Case {
+    Case::new("match_prompts", format!("count {n} of {m}, batch {b}"), 0)
+        .input("ids", [b, n], Fill::DistinctIds(n, m as u32), Part::Each)
+        .output("counts", [m], Part::All, Role::Ids)
+        .adding()
+        .all_wide()
+        .forward(|dev, x, out| {
+            let [counts] = take(out);
+            match_prompts::count_acc(dev, counts, x[0])
+        })
+        .moves(b * n, 0)
+}
+
 fn select(b: usize, m: usize, n: usize, how: Select) -> Case {
     let batch = if matches!(how, Select::Vote { .. }) { 0 } else { b };
     let case = Case::new("match_prompts", format!("{how:?} {n} of {m}, batch {b}"), batch)
@@ -390,29 +455,51 @@ fn select(b: usize, m: usize, n: usize, how: Select) -> Case {
     if batch == 0 { case } else { case.batched(move |b| select(b, m, n, how)) }
 }
 
-fn cross_entropy(b: usize, k: usize, smoothing: f64) -> Case {
-    let run = cross_entropy::forward_backward;
-    Case::new("cross_entropy", format!("{b}x{k} smoothing {smoothing}"), 0)
-        .input("labels", [b], Fill::Ids(2), Part::Each)
-        .input("logits", [b, k], Fill::Values, Part::Each)
-        .input("mask", [k], Fill::TwoOfThree, Part::All)
-        .output("loss", [1], Part::All, Role::Result)
+/// Whose the class mask is, and whether images have shares of classes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Loss {
+    own_mask: bool,
+    shares: bool,
+}
+
+/// x: labels or shares, logits, mask.
+fn run_loss(dev: &Device, outcome: ViewMut, d: Option<ViewMut>, x: &[View], smoothing: f64) -> Result<()> {
+    // On the CPU shares are f32 beside logits in f64.
+    let narrow =
+        (x[0].dtype() == DType::F64).then(|| Tensor::from_f64(&x[0].to_f64(), x[0].shape(), DType::F32));
+    let targets = narrow.as_ref().map_or(x[0], Tensor::view);
+    cross_entropy::forward_backward(dev, outcome, d, x[1], targets, x[2], smoothing)
+}
+
+fn cross_entropy(b: usize, k: usize, smoothing: f64, of: Loss) -> Case {
+    let case = Case::new("cross_entropy", format!("{b}x{k} smoothing {smoothing}, {of:?}"), 0);
+    let case = match of.shares {
+        true => case.input("shares", [b, k], Fill::Shares(k), Part::Each),
+        false => case.input("labels", [b], Fill::Ids(2), Part::Each),
+    };
+    let case = case.input("logits", [b, k], Fill::Values, Part::Each);
+    let case = match of.own_mask {
+        true => case.input("mask", [b, k], Fill::MaskRows(k), Part::Each),
+        false => case.input("mask", [k], Fill::TwoOfThree, Part::All),
+    };
+    case.output("loss", [1], Part::All, Role::Result)
         .output("outcome", [2], Part::All, Role::Kept)
         .all_wide()
         .numbers(&["loss", "outcome"])
         .forward(move |dev, x, out| {
             let [mut loss, mut outcome] = take(out);
-            run(dev, outcome.reborrow(), None, x[1], x[0], x[2], smoothing)?;
+            run_loss(dev, outcome.reborrow(), None, x, smoothing)?;
             loss.copy_from(outcome.as_view().part(0, [1]))
         })
         .backward(&[("logits", Write::Set)], move |dev, x, out, up, grads| {
             let ([mut d], mut outcome) = (take(grads), Tensor::zeros_on(dev, [2], out[1].dtype())?);
-            run(dev, outcome.view_mut(), Some(d.reborrow()), x[1], x[0], x[2], smoothing)?;
+            run_loss(dev, outcome.view_mut(), Some(d.reborrow()), x, smoothing)?;
             axpy::scale_in_place(dev, d, scalar(up[0]))
         })
         .plain(plain!(|x, up| {
-            let mask: Vec<bool> = (0..k).map(|j| j % 3 != 2).collect();
-            let (outcome, d) = naive::cross_entropy(&x[1], &x[0], &mask, smoothing);
+            let masks: Vec<bool> = x[2].iter().map(|&m| m.to_f64() != 0.0).cycle().take(b * k).collect();
+            let shares = if of.shares { x[0].clone() } else { naive::one_hot(&x[0], k) };
+            let (outcome, d) = naive::cross_entropy(&x[1], &shares, &masks, b, smoothing);
             let d = d.iter().map(|&d| d * up[0][0]).collect();
             (vec![vec![outcome[0]], outcome.to_vec()], vec![d])
         }))
