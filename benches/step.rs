@@ -3,22 +3,26 @@
 //!
 //! Weights and images are random: the time does not depend on them. On the CPU images are ready; a GPU keeps
 //! 32 x 32 images as a data set has them, and resizing, cropping and flipping them is part of the time.
+//! `--ranks N` (threads of the CPU) or `--device cuda:0,1,…` time one rank, then all, each on a batch of its own, and the
+//! sum of gradients by itself.
+//!
 //! `benches/peer/step.py` does the same work in PyTorch, from images that are ready.
 
 use clap::{Parser, ValueEnum};
 use l2p_engine::Result;
+use l2p_engine::comm::{self, Launch};
 use l2p_engine::config::schema::{Augment, Classifier, Config, Data, Precision};
 use l2p_engine::data::{Normalize, Preprocess, image_set};
 use l2p_engine::device::{Device, Lane};
 use l2p_engine::l2p::{Model, Pixels, Setup, TaskView};
-use l2p_engine::methods::{Gradient, Method};
+use l2p_engine::methods::{Gradient, Method, Ranks};
 use l2p_engine::nn::vit::Dims;
 use l2p_engine::ops::gelu::Form;
 use l2p_engine::ops::match_prompts::Select;
 use l2p_engine::ops::preprocess::Kept;
 use l2p_engine::rng::{Rng, Stream};
-use l2p_engine::tensor::Tensor;
 use l2p_engine::tensor::plan::Plan;
+use l2p_engine::tensor::{DType, Tensor};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -57,9 +61,12 @@ struct Args {
     /// Timed steps after the first ones [default: 5; on a GPU 100, in blocks of 10]
     #[arg(long)]
     steps: Option<usize>,
-    /// `cpu`, `cuda` or `cuda:N`.
+    /// `cpu`, `cuda`, `cuda:N`, `cuda:0,1,…` or `cuda:all`.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Threads that share the CPU as ranks.
+    #[arg(long, default_value_t = 1)]
+    ranks: usize,
     #[arg(long, value_enum, default_value = "f32")]
     precision: Width,
     /// Whether a GPU gets the step as one launch.
@@ -233,49 +240,101 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<()> {
-    if args.threads > 0 {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global();
-        pool.expect("the first thread pool of this process");
-    }
+/// What the ranks of a run have measured, seen from one of them.
+struct Measured {
+    loss: f64,
+    seconds: Seconds,
+    eval: Option<[Seconds; 2]>,
+    planned: usize,
+    in_use: Option<usize>,
+    /// Of the sum of all trainable gradients over ranks, by itself.
+    sum: Option<Seconds>,
+    trainable: usize,
+}
+
+fn measure(args: &Args, dev: &Device, ranks: &Ranks) -> Result<Measured> {
     let (dims, config) = (dims(args.model), config(args));
-    let dev = Device::choose(&args.device)?.0.device;
     let free = || dev.gpu().map(|gpu| gpu.free_bytes()).transpose();
     let before = free()?;
-    let mut plan = Plan::on(&dev);
+    let mut plan = Plan::on(dev);
     let setup = Setup::new(&config, dims, CLASSES, args.batch)?;
     let mut model = Model::new(setup, &mut plan);
     plan.check()?;
     let mut rng = Rng::new(1, Stream::Test, 0);
     random(&mut model, &mut rng)?;
-    let mut method = Gradient::new(&config, model, &mut plan);
+    let trainable = model.params.trainable.len();
+    let mut method = Gradient::new(&config, model, &mut plan, ranks);
     plan.check()?;
     let images = Images::new(dims, args.batch, &mut plan, &mut rng)?;
     let labels: Vec<u32> = (0..args.batch).map(|i| i as u32 % 10).collect();
-    let labels = Tensor::from_vec(labels, [args.batch]).to(&dev)?;
-    let task = TaskView { index: 0, mask: (0..CLASSES).map(|k| k < 10).collect() };
+    let labels = Tensor::from_vec(labels, [args.batch]).to(dev)?;
+    let task = TaskView {
+        index: 0,
+        mask: (0..CLASSES).map(|k| k < 10).collect(),
+        share: 1.0 / ranks.comm.size() as f64,
+    };
     let block = if dev.gpu().is_some() { BLOCK } else { 1 };
     let steps = args.steps.unwrap_or(if dev.gpu().is_some() { 100 } else { 5 });
     let mut loss = f64::NAN;
     let mut steps_of = |method: &mut Gradient, n: usize| -> Result<f64> {
         let start = Instant::now();
         for _ in 0..n {
-            let stats = method.step(&dev, images.pixels(true), labels.view(), &task, LEARNING_RATE)?;
+            let stats = method.step(dev, images.pixels(true), labels.view(), &task, LEARNING_RATE)?;
             loss = stats.last().map_or(loss, |s| s.loss);
         }
-        loss = method.settle()?.last().map_or(loss, |s| s.loss);
+        loss = method.settle(dev)?.last().map_or(loss, |s| s.loss);
         Ok(start.elapsed().as_secs_f64())
     };
-    // The first step loads kernels, the second is captured, the third is the first replay.
-    steps_of(&mut method, if dev.gpu().is_some() { 3 } else { 1 })?;
+    // The first steps load kernels and are captured, then comes the first replay.
+    steps_of(&mut method, if dev.gpu().is_some() { 4 } else { 1 })?;
     let seconds = Seconds::of(steps.div_ceil(block), || Ok(steps_of(&mut method, block)? / block as f64))?;
     let eval =
-        if args.eval { Some(evaluation(&mut method, &dev, &images, steps.clamp(3, 30))?) } else { None };
-    let rate = |seconds: &Seconds| args.batch as f64 / seconds.median();
+        if args.eval { Some(evaluation(&mut method, dev, &images, steps.clamp(3, 30))?) } else { None };
     let in_use = match (before, free()?) {
         (Some(before), Some(after)) => Some(before.saturating_sub(after)),
         _ => peak_memory(),
     };
+    let mut gradient = Tensor::zeros([trainable], DType::F32).to(dev)?;
+    let sum = match ranks.is_alone() {
+        true => None,
+        false => Some(Seconds::of(50, || ranks.time_sum(dev, &mut gradient))?),
+    };
+    Ok(Measured { loss, seconds, eval, planned: plan.total_bytes(), in_use, sum, trainable })
+}
+
+fn run(args: &Args) -> Result<()> {
+    if args.threads > 0 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global();
+        pool.expect("the first thread pool of this process");
+    }
+    let mut devices: Vec<Device> =
+        Device::choose_all(&args.device)?.0.into_iter().map(|c| c.device).collect();
+    if args.ranks > 1 {
+        devices.resize(args.ranks, devices[0].clone());
+    }
+    let launch = Launch::from_env(|name| std::env::var(name).ok())?;
+    let one = measure(args, &devices[0], &Ranks::alone(args.batch))?;
+    let size = launch.processes * devices.len();
+    let all = match size {
+        1 => None,
+        _ => Some(comm::run(&launch, devices.len(), |comm| {
+            let dev = &devices[comm.local_rank()];
+            measure(args, dev, &Ranks::join(&comm, dev, args.batch * comm.size())?)
+        })?),
+    };
+    if !launch.is_first() {
+        return Ok(());
+    }
+    let dev = &devices[0];
+    let config = config(args);
+    let Measured { loss, seconds, eval, planned, in_use, .. } = &one;
+    let rate = |seconds: &Seconds| args.batch as f64 / seconds.median();
+    // Ranks of one CPU share its cores: the best they can do together is what one does.
+    let ideal = if dev.gpu().is_some() { size as f64 } else { launch.processes as f64 };
+    let scaling = all.as_ref().map(|all| {
+        let together = rate(&all.seconds) * size as f64;
+        (all, together, together / (rate(seconds) * ideal))
+    });
     if args.json {
         let mut report = json!({
             "engine": "l2p-engine", "version": env!("CARGO_PKG_VERSION"), "device": format!("{dev:?}"),
@@ -283,9 +342,9 @@ fn run(args: &Args) -> Result<()> {
             "model": format!("{:?}", args.model), "batch": args.batch, "pool": args.pool,
             "length": args.length, "top_k": args.top_k, "dualprompt": args.dualprompt, "shortcuts": !args.plain,
             "threads": rayon::current_num_threads(), "loss": loss, "seconds_per_step": seconds.json(),
-            "images_per_second": rate(&seconds), "planned_bytes": plan.total_bytes(), "peak_bytes": in_use,
+            "images_per_second": rate(seconds), "planned_bytes": planned, "peak_bytes": in_use,
         });
-        if let Some([query, prompted]) = &eval {
+        if let Some([query, prompted]) = eval {
             let both = args.batch as f64 / (query.median() + prompted.median());
             report["evaluation"] = json!({
                 "query_images_per_second": rate(query), "query_seconds": query.json(),
@@ -293,13 +352,20 @@ fn run(args: &Args) -> Result<()> {
                 "images_per_second": both,
             });
         }
+        if let Some((all, together, efficiency)) = &scaling {
+            report["ranks"] = json!({
+                "ranks": size, "seconds_per_step": all.seconds.json(), "images_per_second": together,
+                "efficiency": efficiency, "trainable": all.trainable,
+                "sum_of_gradients_seconds": all.sum.as_ref().map(Seconds::json),
+            });
+        }
         println!("{report}");
         return Ok(());
     }
     let mib = |bytes: usize| bytes as f64 / (1024.0 * 1024.0);
     println!("l2p step {:?} batch {} on {} in {:?}", args.model, args.batch, dev.name(), args.precision);
-    println!("  {:.5} s/step (best {:.5}), {:.2} images/s", seconds.median(), seconds.0[0], rate(&seconds));
-    if let Some([query, prompted]) = &eval {
+    println!("  {:.5} s/step (best {:.5}), {:.2} images/s", seconds.median(), seconds.0[0], rate(seconds));
+    if let Some([query, prompted]) = eval {
         println!(
             "  evaluation: {:.2} images/s with cached queries, {:.2} in the query pass",
             rate(prompted),
@@ -307,6 +373,22 @@ fn run(args: &Args) -> Result<()> {
         );
     }
     let memory = in_use.map_or(0.0, mib);
-    println!("  memory: planned {:.0} MiB, in use {memory:.0} MiB", mib(plan.total_bytes()));
+    println!("  memory: planned {:.0} MiB, in use {memory:.0} MiB", mib(*planned));
+    if let Some((all, together, efficiency)) = &scaling {
+        println!(
+            "  {size} ranks of {} images: {:.5} s/step, {together:.2} images/s, efficiency {:.1} %",
+            args.batch,
+            all.seconds.median(),
+            100.0 * efficiency
+        );
+        if let Some(sum) = &all.sum {
+            println!(
+                "  sum of {} gradients over ranks: {:.1} us (best {:.1})",
+                all.trainable,
+                1e6 * sum.median(),
+                1e6 * sum.0[0]
+            );
+        }
+    }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A tensor argument of an op has the wrong shape or element type.
     #[error("{op}: `{arg}` must be {wanted}, got {got}")]

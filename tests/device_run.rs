@@ -10,6 +10,7 @@ use common::process::{engine, expect, outcome, stderr};
 use l2p_engine::device::embedded;
 use l2p_engine::import::{self, Options};
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -219,6 +220,92 @@ fn a_run_is_that_of_the_cpu_and_survives_kills() {
         command.args(["predict", "--device", device, "--workdir"]).arg(at("bf16")).arg(&image);
         assert!(expect(command, 0).contains('%'));
     }
+}
+
+/// `gpu.train` on several GPUs.
+fn on_several(gpu: &Gpu, device: &str, backbone: &Path, workdir: &Path, more: &[&str]) -> Command {
+    let per_image = [
+        "precision=\"f32\"",
+        "prompt_pool.batchwise_prompt=false",
+        "data.train_per_class=20",
+        "data.test_per_class=6",
+    ];
+    let mut command = gpu.train(device, backbone, workdir, &[&per_image, more].concat());
+    if gpu.library.is_some() {
+        let nccl = emulation::nccl(None).expect("the stand-in for NCCL compiles");
+        command.env("L2P_EMU_DEVICES", "4").env("L2P_NCCL_LIBRARY", nccl);
+    }
+    command.env("L2P_RANK_TIMEOUT_S", "60");
+    command
+}
+
+#[test]
+fn several_gpus_learn_as_one_and_survive_kills() {
+    let Some(gpu) = Gpu::find("several GPUs") else { return };
+    if gpu.library.is_none() {
+        let _ =
+            writeln!(std::io::stderr(), "skipped: 1 test of runs on a device (several GPUs): it takes four");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let backbone = gpu.pretrain("cpu", dir.path(), &["train.num_epochs=10"]);
+    let at = |name: &str| dir.path().join(name);
+    let shared = |n: usize| format!("train.per_device_batch_size={}", 8 / n);
+    // Rates at which a rounding does not grow into another course.
+    let clock = Instant::now();
+    expect(on_several(&gpu, "cuda:0,1", &backbone, &at("two"), &[&shared(2)]), 0);
+    let whole = clock.elapsed();
+    for (kind, sets) in [
+        ("Adam", &["optim.learning_rate=0.001"][..]),
+        ("SGD", &["optim.optim=\"sgd\"", "optim.learning_rate=0.03", "optim.weight_decay=0.001"]),
+    ] {
+        let [one, two] = [1, 2].map(|n| at(&format!("{kind} {n}")));
+        expect(on_several(&gpu, "cuda", &backbone, &one, sets), 0);
+        expect(on_several(&gpu, "cuda:0,1", &backbone, &two, &[sets, &[&shared(2)]].concat()), 0);
+        let error = off_by(&losses(&two), &losses(&one));
+        println!("two GPUs beside one, {kind}: losses within {error:.1e}");
+        assert!(error < 2e-5, "{kind}: losses are off by {error:.1e}");
+        assert_eq!(accuracies(&two, "per_image"), accuracies(&one, "per_image"), "{kind}");
+    }
+
+    // Killed and resumed, launch by launch, on other GPUs: the same bits.
+    let killed = || {
+        let more = [&shared(2), "train.graph=false"];
+        let mut command = on_several(&gpu, "cuda:3,2", &backbone, &at("killed"), &more);
+        command.arg("--resume");
+        command
+    };
+    for part in [0.4, 0.7] {
+        let mut child = killed().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
+        std::thread::sleep(whole.mul_f32(part));
+        child.kill().expect("a kill");
+        let output = child.wait_with_output().expect("an end");
+        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    }
+    expect(killed(), 0);
+    let (a, b) = (outcome(&at("two")), outcome(&at("killed")));
+    assert!(a.0 == b.0, "the parameters differ");
+    assert_eq!((a.1, a.3), (b.1, b.3), "matrices and logs");
+
+    // Two processes of two GPUs, and four GPUs of one process.
+    expect(on_several(&gpu, "cuda:all", &backbone, &at("four"), &[&shared(4)]), 0);
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let processes = [0, 1].map(|rank| {
+        let workdir = at(if rank == 0 { "processes" } else { "nothing" });
+        let device = if rank == 0 { "cuda:0,1" } else { "cuda:2,3" };
+        let mut command = on_several(&gpu, device, &backbone, &workdir, &[&shared(4)]);
+        command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string()).env("WORLD_SIZE", "2");
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program")
+    });
+    for process in processes {
+        let output = process.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+    let (a, b) = (outcome(&at("four")), outcome(&at("processes")));
+    assert!(a.0 == b.0, "the parameters of processes differ from those of threads");
+    assert_eq!((a.1, a.3), (b.1, b.3), "matrices and logs");
+    assert!(!at("nothing").exists(), "only rank 0 writes");
 }
 
 #[test]

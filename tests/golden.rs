@@ -104,6 +104,7 @@ fn run_case(name: &str, case: &Value, models: &Value) {
     let task = TaskView {
         index: case["cur_task_id"].as_u64().expect("a task") as usize,
         mask: mask(&npz.get("in/class_mask").u32s(), train_mask),
+        share: 1.0,
     };
 
     let mut report = Report::default();
@@ -261,7 +262,7 @@ fn trajectory(name: &str, scope: ClipScope) {
     let lr = run.about["learning_rate_used"].as_f64().expect("a learning rate");
     assert_eq!(schedule::base(&run.config.optim, 8), lr, "learning rate from the batch");
     let mask = mask(&run.npz.get("in/class_mask").u32s(), run.train_mask());
-    let task = TaskView { index: 0, mask };
+    let task = TaskView { index: 0, mask, share: 1.0 };
     let steps = run.npz.get("in/label").shape[0];
     let mut report = Report::default();
     for s in 0..steps {
@@ -336,7 +337,7 @@ fn whole_run(name: &str) {
         }
         run.model.begin_task(t).expect("a task");
         check_parameters(&mut report, &run, &format!("out/task{t}/start/"));
-        let task = TaskView { index: t, mask: mask(classes, run.train_mask()) };
+        let task = TaskView { index: t, mask: mask(classes, run.train_mask()), share: 1.0 };
         for s in 0..steps[t] {
             let x = images(&run.npz.get(&format!("in/task{t}/image_u8")).at(s));
             let y = labels(&run.npz.get(&format!("in/task{t}/label")).at(s));

@@ -41,7 +41,8 @@ impl Eval {
             config.check()?;
         }
         config.precision = crate::train::reading_precision(config.precision, &choice.device);
-        let mut session = Session::new(config, choice)?;
+        let images = saved.at.images(&config);
+        let mut session = Session::new(config, choice, images)?;
         saved.restore_session(&mut session)?;
         let at = saved.at;
         let tasks = at.per_image.len();

@@ -38,7 +38,8 @@ impl LeakCheck {
             config.data.dir = dir;
         }
         config.precision = crate::train::reading_precision(config.precision, &choice.device);
-        let mut session = Session::new(config, choice)?;
+        let images = saved.at.images(&config);
+        let mut session = Session::new(config, choice, images)?;
         saved.restore_session(&mut session)?;
         let tasks = saved.at.per_image.len();
         if tasks == 0 {

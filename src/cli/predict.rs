@@ -3,7 +3,7 @@
 use super::print;
 use crate::data::{ImageView, Preprocess, image_file};
 use crate::error::{Error, Result};
-use crate::methods;
+use crate::methods::{self, Ranks};
 use crate::ops::match_prompts::Select;
 use crate::tensor::plan::Plan;
 use crate::train::{Saved, backbone, batch};
@@ -36,12 +36,13 @@ impl Predict {
         config.precision = crate::train::reading_precision(config.precision, &choice.device);
         let backbone = backbone::load(&config)?;
         let dims = backbone::dims(&backbone);
-        let dev = backbone::fitting_device(&config, dims, at.class_names.len(), choice)?;
+        let images = config.train.per_device_batch_size;
+        let dev = backbone::fitting_device(&config, dims, at.class_names.len(), choice, images)?;
         config.precision = crate::train::reading_precision(config.precision, &dev);
         let config = &config;
         let mut plan = Plan::on(&dev);
-        let model = backbone::model(config, &backbone, at.class_names.len(), &mut plan)?;
-        let mut method = methods::build(config, model, &mut plan);
+        let model = backbone::model(config, &backbone, at.class_names.len(), &mut plan, images)?;
+        let mut method = methods::build(config, model, &mut plan, &Ranks::alone(images));
         plan.check()?;
         saved.restore(method.as_mut(), &backbone)?;
         let preprocess = Preprocess::new(&config.data, backbone::normalize(&backbone))?;

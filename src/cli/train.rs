@@ -1,6 +1,8 @@
 //! `l2p-engine train`.
 
 use super::{ConfigArgs, print};
+use crate::comm::Launch;
+use crate::device::{Choice, Device, probe};
 use crate::error::{Error, Result};
 use crate::output::table::{self, Style};
 use crate::train::{Options, forecast, report, run, seeds};
@@ -19,9 +21,12 @@ pub struct Train {
     /// runs/default-2, … (with --resume: runs/default).
     #[arg(long, value_name = "DIR")]
     workdir: Option<PathBuf>,
-    /// `auto`, `cpu`, `cuda` or `cuda:0,1,…`.
+    /// `auto`, `cpu`, `cuda`, `cuda:N`; on several GPUs of this machine `cuda:0,1,…` or `cuda:all`.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// With `--device cpu`: train on so many ranks, which are threads of this process.
+    #[arg(long, value_name = "N")]
+    ranks: Option<usize>,
     /// Go on with the run in the work directory.
     #[arg(long)]
     resume: bool,
@@ -48,23 +53,62 @@ impl Train {
             print(loaded.config.to_toml().trim_end());
             return Ok(());
         }
-        let choice = super::device(&self.device)?;
+        let launch = Launch::from_env(|name| std::env::var(name).ok())?;
+        let choices = self.devices(&launch)?;
         if self.dry_run {
-            let plan = forecast::forecast(loaded.config, choice)?;
+            let ranks = choices.len() * launch.processes;
+            let plan = forecast::forecast(loaded.config, choices[0].clone(), ranks)?;
             print(&report::forecast(&plan, Style::detect()));
             return Ok(());
         }
         let workdir = self.workdir.unwrap_or_else(|| free_workdir(self.resume));
-        let options = Options { workdir: workdir.clone(), resume: self.resume, quiet: self.quiet, choice };
+        let quiet = self.quiet || !launch.is_first();
+        let options = Options { workdir: workdir.clone(), resume: self.resume, quiet, choices, launch };
+        let speaks = options.launch.is_first();
         if let Some(seeds) = seeds {
             let found = seeds::train(&loaded.config, &seeds, &options)?;
+            if !speaks {
+                return Ok(());
+            }
             print(&table::seeds(&found, loaded.config.prompt_pool.pool_size > 0, Style::detect()));
             print(&format!("written to {}: seeds.json and a folder per seed", workdir.display()));
             return Ok(());
         }
         let results = run::train(loaded.config, &options)?;
+        if !speaks {
+            return Ok(());
+        }
         print(&report::closing(&results, &workdir, Style::detect()));
         Ok(())
+    }
+}
+
+/// More ranks of one process are a slip of the pen.
+const MAX_RANKS: usize = 256;
+
+impl Train {
+    /// The devices of this process, one for each of its ranks.
+    fn devices(&self, launch: &Launch) -> Result<Vec<Choice>> {
+        // A process of several on a machine takes the GPU with its number there, if it was not told.
+        let one_each = launch.processes > 1 && matches!(self.device.as_str(), "auto" | "cuda");
+        let word = match one_each.then(probe::gpus) {
+            Some(Ok(gpus)) if gpus.len() > 1 => format!("cuda:{}", launch.local_process),
+            _ => self.device.clone(),
+        };
+        let (mut choices, note) = Device::choose_all(&word)?;
+        note.iter().for_each(|note| crate::output::say(note));
+        let Some(ranks) = self.ranks else { return Ok(choices) };
+        if ranks == 0 || ranks > MAX_RANKS {
+            return Err(Error::config(format!("--ranks: wanted from 1 to {MAX_RANKS}, found {ranks}")));
+        }
+        if ranks != choices.len() && choices[0].device.gpu().is_some() {
+            return Err(Error::config(format!(
+                "--ranks {ranks}: on GPUs there is one rank for each; name them with `--device cuda:0,1,…`, or use \
+                 `--device cpu`"
+            )));
+        }
+        choices.resize(ranks, choices[0].clone());
+        Ok(choices)
     }
 }
 

@@ -62,6 +62,11 @@ impl Launch {
         }
     }
 
+    /// Whether this process has rank 0, who writes and speaks.
+    pub fn is_first(&self) -> bool {
+        self.process == 0
+    }
+
     /// Whether this process is the only one.
     pub fn is_single(&self) -> bool {
         self.processes == 1

@@ -25,7 +25,9 @@ use hub::Hub;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Duration;
 
 /// The ranks of a run, seen from one of them. Cheap to clone; one rank makes one call at a time.
 ///
@@ -170,6 +172,25 @@ impl Comm {
     /// The sentence that stopped the run.
     pub fn check(&self) -> Result<()> {
         self.seat.as_ref().map_or(Ok(()), |s| s.hub.check(s.local))
+    }
+
+    /// Does long work that makes no calls and cannot say so itself (reading a data set), and says meanwhile that this
+    /// rank is alive.
+    pub fn alive<T>(&self, work: impl FnOnce() -> T) -> T {
+        const EVERY: Duration = Duration::from_secs(1);
+        if self.is_alone() {
+            return work();
+        }
+        let (done, end) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // A failure elsewhere is found by the rank's own next call.
+                while end.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) && self.check().is_ok() {}
+            });
+            let result = work();
+            drop(done);
+            result
+        })
     }
 
     /// Tells the others that this rank cannot go on: their pending and later calls return "rank 2: `why`".

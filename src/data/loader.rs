@@ -7,6 +7,7 @@
 //! an epoch is skipped. (An ordered task has one permutation, the order in which it is given.) The permutation of an
 //! epoch comes from stream `Shuffle`, index task << 32 | epoch; box, flip and the like of position p from stream
 //! `Augment`, index task << 40 | p; the mixing of a step's images from stream `Mix`, index task << 40 | step.
+//! Several ranks share a step: each makes some of its rows, and they are those that one rank would make.
 //!
 //! With replay the last R of the B rows of a batch are kept images, as there: the task's own stream advances by B - R
 //! a step, and row i >= B - R is position step * R + i - (B - R) of passes over the kept images, each in an order of its
@@ -67,6 +68,8 @@ pub struct Loader {
     seed: u64,
     /// Images of a step, replayed ones included.
     batch: usize,
+    /// Those of the B images of a step that are made here.
+    rows: Range<usize>,
     epochs: usize,
     steps: usize,
 }
@@ -141,9 +144,16 @@ impl Loader {
             label_to_class: split.label_to_class.clone(),
             seed,
             batch,
+            rows: 0..batch,
             epochs,
             steps,
         })
+    }
+
+    /// The same steps, of which only these rows of each batch are made.
+    pub fn only(mut self, rows: Range<usize>) -> Loader {
+        self.rows = rows.start.min(self.batch)..rows.end.min(self.batch);
+        self
     }
 
     /// With so many of the images of `kept`, if there are any, behind those of each batch.
@@ -160,8 +170,19 @@ impl Loader {
             };
             self.kept = Some((passes, images));
             self.batch += images;
+            self.rows = 0..self.batch;
         }
         self
+    }
+
+    /// B, images per step, wherever they are made.
+    pub fn whole_batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Those of its rows that are made here.
+    pub fn rows(&self) -> Range<usize> {
+        self.rows.clone()
     }
 
     /// How many rows of a batch, the first ones, are images of the task itself; the others are replayed.
@@ -178,9 +199,9 @@ impl Loader {
         self.steps / self.epochs
     }
 
-    /// B, images per step.
+    /// Images per step that are made here: B, or fewer on one of several ranks.
     pub fn batch(&self) -> usize {
-        self.batch
+        self.rows.len()
     }
 
     pub fn preprocess(&self) -> &Preprocess {
@@ -190,11 +211,11 @@ impl Loader {
     /// Positions in `DataSet::train` of the images of a step, counted from 0 within the task. Steps
     /// past `steps()` continue the stream.
     pub fn batch_indices(&self, step: usize) -> Vec<u32> {
-        self.row_indices(step, 0..self.batch)
+        self.row_indices(step, &self.rows)
     }
 
     /// The same for some rows of the batch.
-    fn row_indices(&self, step: usize, rows: Range<usize>) -> Vec<u32> {
+    fn row_indices(&self, step: usize, rows: &Range<usize>) -> Vec<u32> {
         let (own, mut indices) = (self.own_rows(), Vec::with_capacity(rows.len()));
         let first = step * own;
         self.train.append(first + rows.start.min(own)..first + rows.end.min(own), &mut indices);
@@ -208,7 +229,11 @@ impl Loader {
     /// Number of the random stream from which the first image of a step draws box and flip; the others
     /// follow one by one.
     pub fn first_number(&self, step: usize) -> u64 {
-        self.task << 40 | (step * self.batch) as u64
+        self.number(step, &self.rows)
+    }
+
+    fn number(&self, step: usize, rows: &Range<usize>) -> u64 {
+        self.task << 40 | (step * self.batch + rows.start) as u64
     }
 
     /// Engine class ids of images.
@@ -245,14 +270,19 @@ impl Loader {
         self.mix.as_ref()?.draw(&mut rng, self.batch, self.preprocess.input_size())
     }
 
-    /// The shares (B, K) of all classes in the images of a step, for its labels as [`Loader::fill_train`] gives them;
-    /// empty where no step is ever mixed.
-    pub fn shares(&self, step: usize, labels: &[u32]) -> Vec<f32> {
+    /// The shares (B, K) of all classes in the images of a step; empty where no step is ever mixed.
+    ///
+    /// # Errors
+    /// `Error::Shape` for an image that is not there.
+    pub fn shares(&self, step: usize) -> Result<Vec<f32>> {
         if self.mix.is_none() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let mix = self.mix(step).unwrap_or_else(|| Mix::nothing(labels.len()));
-        mix.shares(labels, self.label_to_class.len())
+        let mix = self.mix(step).unwrap_or_else(|| Mix::nothing(self.batch));
+        let classes = self.label_to_class.len();
+        let all = self.labels(Images::Train, &self.row_indices(step, &(0..self.batch)))?;
+        let rows = self.rows.start * classes..self.rows.end * classes;
+        Ok(mix.shares(&all, classes)[rows].to_vec())
     }
 
     /// Training images of a step, mixed where [`Loader::mix`] says so, and their engine class ids. Overwrites
@@ -264,16 +294,32 @@ impl Loader {
     /// # Errors
     /// `Error::Shape`, naming the argument; `Error::File` for an image file that cannot be decoded.
     pub fn fill_train(&self, step: usize, out: &mut [f32], labels: &mut [u32]) -> Result<()> {
-        let indices = self.batch_indices(step);
-        let first = self.first_number(step);
+        let Some(mix) = self.mix(step) else { return self.fill_rows(step, &self.rows, out, labels) };
+        let size = self.preprocess.input_size();
+        if self.rows.len() == self.batch {
+            self.fill_rows(step, &self.rows, out, labels)?;
+            mix.images(out, size);
+            return Ok(());
+        }
+        // An image may be mixed with one of another rank.
+        let rows =
+            self.rows.start * self.preprocess.output_len()..self.rows.end * self.preprocess.output_len();
+        let mut images = vec![0.0; self.batch * self.preprocess.output_len()];
+        let mut all = vec![0; self.batch];
+        self.fill_rows(step, &(0..self.batch), &mut images, &mut all)?;
+        mix.images(&mut images, size);
+        out.copy_from_slice(&images[rows]);
+        labels.copy_from_slice(&all[self.rows.clone()]);
+        Ok(())
+    }
+
+    /// These rows of a step's batch, not mixed.
+    fn fill_rows(&self, step: usize, rows: &Range<usize>, out: &mut [f32], labels: &mut [u32]) -> Result<()> {
+        let (indices, first) = (self.row_indices(step, rows), self.number(step, rows));
         self.fill(&self.data.train, &indices, out, labels, |i, view, out| {
             let mut rng = Rng::new(self.seed, Stream::Augment, first + i as u64);
             self.preprocess.train(view, &mut rng, out);
-        })?;
-        if let Some(mix) = self.mix(step) {
-            mix.images(out, self.preprocess.input_size());
-        }
-        Ok(())
+        })
     }
 
     /// The images `indices` without augmentation and their engine class ids. Overwrites both.

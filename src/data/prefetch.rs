@@ -50,8 +50,8 @@ impl Prefetch {
                 batch.step = step;
                 batch.images.resize(loader.batch() * loader.preprocess().output_len(), 0.0);
                 batch.labels.resize(loader.batch(), 0);
-                let result = loader.fill_train(step, &mut batch.images, &mut batch.labels);
-                batch.shares = loader.shares(step, &batch.labels);
+                let filled = loader.fill_train(step, &mut batch.images, &mut batch.labels);
+                let result = filled.and_then(|()| loader.shares(step)).map(|shares| batch.shares = shares);
                 let stop = result.is_err();
                 // Sending fails when the receiver was dropped: nobody wants more batches.
                 if batch_sender.send(result.map(|()| batch)).is_err() || stop {

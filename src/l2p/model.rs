@@ -35,6 +35,8 @@ pub struct TaskView {
     pub index: usize,
     /// Classes whose logits take part in the loss, (K), or (B, K) where each image has its own.
     pub mask: Vec<bool>,
+    /// What part of a step's images is here: 1, or less on one of several ranks.
+    pub share: f64,
 }
 
 /// Parameters, gradients and memory of one network.
@@ -288,20 +290,22 @@ impl Model {
         self.set_mask(&task.mask)
     }
 
-    /// Forward and backward of a training batch that was prepared: fills `grads` and the report, changes no
-    /// parameter. labels: (B) u32 or shares (B, K) f32. On a GPU it only queues the work.
-    pub fn queue_step(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
+    /// The part of a prepared step that reads nothing that learns: the query pass. On a GPU it only queues the work,
+    /// as do the two parts that follow.
+    pub fn queue_query(&mut self, dev: &Device, batch: usize) -> Result<()> {
+        let _phase = range(c"query pass");
+        if self.has_cls_query() { self.query_pass(dev, batch, self.can_share) } else { Ok(()) }
+    }
+
+    /// Forward and backward of a training batch after its query pass: fills `grads` and the report but for the
+    /// norm, changes no parameter. labels: (B) u32 or shares (B, K) f32.
+    pub fn queue_gradient(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
         let batch = labels.dims()[0];
         let share = self.can_share;
-        let phase = range(c"query pass");
-        if self.has_cls_query() {
-            self.query_pass(dev, batch, share)?;
-        }
+        let phase = range(c"selection");
         if !share {
             self.embed(dev, batch)?;
         }
-        drop(phase);
-        let phase = range(c"selection");
         let how = self.train_select(task.index, batch);
         self.ws.matching.select_and_count(dev, &self.params, &self.prompts, &self.setup, how)?;
         drop(phase);
@@ -322,13 +326,17 @@ impl Model {
         let scaled = self.pull_weight() * self.setup.loss_scale();
         self.grads.zero();
         self.backward(dev, batch, share, scaled)?;
-        self.weight_decay(dev)?;
+        self.weight_decay(dev)
+    }
+
+    /// The square of the norm of the gradients in the clip scope, into the report.
+    pub fn queue_norm(&mut self, dev: &Device) -> Result<()> {
         self.report.squares_mut().fill(0.0);
         sum::squares_acc(dev, self.report.squares_mut(), self.grads.trainable.view())?;
-        if let Some(frozen) = &self.grads.frozen {
-            sum::squares_acc(dev, self.report.squares_mut(), frozen.view())?;
+        match &self.grads.frozen {
+            Some(frozen) => sum::squares_acc(dev, self.report.squares_mut(), frozen.view()),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What the last step reports, once it is computed.
@@ -341,7 +349,7 @@ impl Model {
         StepStats::of(report, self.pull_weight(), self.setup.weight_decay, self.setup.loss_scale())
     }
 
-    /// [`Model::prepare_step`], [`Model::queue_step`] and [`Model::step_stats`].
+    /// All parts of a step, from [`Model::prepare_step`] to [`Model::step_stats`].
     /// images: (B, S, S, 3) or kept ones, labels: (B) u32.
     pub fn step<'a>(
         &mut self,
@@ -351,7 +359,9 @@ impl Model {
         task: &TaskView,
     ) -> Result<StepStats> {
         self.prepare_step(dev, images.into(), labels, task)?;
-        self.queue_step(dev, labels, task)?;
+        self.queue_query(dev, labels.dims()[0])?;
+        self.queue_gradient(dev, labels, task)?;
+        self.queue_norm(dev)?;
         self.step_stats()
     }
 

@@ -1,7 +1,8 @@
 //! What a training step reports.
 
-use crate::device::{Event, Gpu, Lane, Pinned};
+use crate::device::{Device, Event, Gpu, Lane, Pinned};
 use crate::error::Result;
+use crate::ops::axpy::scale_in_place;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Tensor, View, ViewMut};
 use std::sync::Arc;
@@ -57,6 +58,16 @@ impl Report {
     /// (5)
     pub fn view(&self) -> View<'_> {
         self.0.view()
+    }
+
+    pub fn tensor_mut(&mut self) -> &mut Tensor {
+        &mut self.0
+    }
+
+    /// Multiplies the means by a rank's share of a step's images; what is counted stays.
+    pub fn weigh(&mut self, dev: &Device, share: f64) -> Result<()> {
+        scale_in_place(dev, self.0.view_mut().part(0, [1]), share)?;
+        scale_in_place(dev, self.0.view_mut().part(2, [2]), share)
     }
 }
 

@@ -1,16 +1,16 @@
 //! Everything that learns by gradient: L2P, DualPrompt, full fine-tuning, a linear head. What differs
 //! is which parameters the configuration freezes and which prompts the model has.
 
-use super::{Method, Tensors, put_back, saved, take};
+use super::{Method, Ranks, Tensors, put_back, saved, take};
 use crate::config::schema::Config;
 use crate::device::{Device, Gpu, Graph, range};
 use crate::error::Result;
-use crate::l2p::report::Pending;
+use crate::l2p::report::{Pending, Report};
 use crate::l2p::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::optim::Optimizer;
 use crate::tensor::plan::Plan;
-use crate::tensor::{Shape, Tensor, View};
+use crate::tensor::{Shape, Tensor, View, all_reduce};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -20,24 +20,43 @@ pub struct Gradient {
     optimizer: Optimizer,
     reinit_optimizer: bool,
     gpu: Option<Arc<Gpu>>,
+    /// The step as one launch, for a kind of step; without a graph it has run once. Gone before
+    /// the ranks, whose sums it holds.
+    captured: Option<(Kind, Option<Graph>)>,
+    ranks: Ranks,
+    /// On several GPUs: the learning rate of the last step, whose gradients are still to be summed and followed.
+    /// That is done beside the query pass of the next step, which reads nothing that learns.
+    unfinished: Option<f64>,
+    /// (M): how often all ranks have used each prompt in this task, when they last told each other.
+    agreed_uses: Vec<u32>,
+    /// The report of a step that was finished within the next one.
+    finished: Option<Report>,
     pending: Pending,
     /// Task and learning rate of each step that has not been reported, oldest first.
     queued: VecDeque<(usize, f64)>,
     use_graph: bool,
-    /// The step as one launch, for a batch, its masks and a way to select; without a graph it has run once.
-    captured: Option<((Shape, usize, Select), Option<Graph>)>,
 }
 
+/// What decides the launches of a step: targets, masks, how images select, and whether the step before ends in it.
+type Kind = (Shape, usize, Select, bool);
+
 impl Gradient {
-    pub fn new(config: &Config, model: Model, plan: &mut Plan) -> Gradient {
+    pub fn new(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Gradient {
         let mut optimizer = Optimizer::new(plan, &model.params, &config.optim);
         optimizer.unscale = 1.0 / model.setup.loss_scale();
         let pending = Pending::new(plan);
+        let uses = model.matching().used.len() / 2;
+        let later = plan.device().gpu().is_some() && !ranks.is_alone();
+        let finished = later.then(|| Report::new(plan));
         Gradient {
             model,
             optimizer,
             reinit_optimizer: config.optim.reinit_optimizer,
             gpu: plan.device().gpu().cloned(),
+            ranks: ranks.clone(),
+            unfinished: None,
+            agreed_uses: vec![0; uses],
+            finished,
             pending,
             queued: VecDeque::new(),
             use_graph: config.train.graph,
@@ -45,20 +64,80 @@ impl Gradient {
         }
     }
 
-    /// Forward, backward and update of a prepared step.
+    /// Forward, backward and update of a prepared step; on several GPUs the end of the step before and this one
+    /// without its end.
     fn queue(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
+        let batch = labels.dims()[0];
+        if self.unfinished.is_some() {
+            self.start_sum()?;
+        }
+        self.model.queue_query(dev, batch)?;
+        if self.unfinished.is_some() {
+            self.finish(dev)?;
+        }
         self.model.normalise_head(dev)?;
-        self.model.queue_step(dev, labels, task)?;
+        self.model.queue_gradient(dev, labels, task)?;
+        if !self.ranks.is_alone() {
+            return self.ranks.weigh(dev, &mut self.model, task.share);
+        }
+        self.update(dev)
+    }
+
+    fn update(&mut self, dev: &Device) -> Result<()> {
         let _phase = range(c"update");
+        self.model.queue_norm(dev)?;
         let model = &mut self.model;
         self.optimizer.update(dev, &mut model.params, &model.grads, model.report.squares())
     }
 
-    /// The same as one launch: the first time as it is, which allocates and loads what is missing, then
-    /// captured, then repeated.
+    /// Adds to the uses of prompts in this task, which each rank counts for itself, those of the other ranks.
+    fn agree_on_uses(&mut self) -> Result<()> {
+        let used = self.model.prompts_used();
+        if self.ranks.is_alone() || used.is_empty() {
+            return Ok(());
+        }
+        let mut counts = used.view().read::<u32>()?;
+        let now = &mut counts[self.agreed_uses.len()..];
+        let fresh: Vec<u32> = now.iter().zip(&self.agreed_uses).map(|(now, agreed)| now - agreed).collect();
+        let all = self.ranks.gather("uses of prompts", &fresh)?;
+        now.copy_from_slice(&self.agreed_uses);
+        for fresh in all.chunks_exact(now.len()) {
+            now.iter_mut().zip(fresh).for_each(|(sum, fresh)| *sum += fresh);
+        }
+        self.agreed_uses = now.to_vec();
+        used.view_mut().write(&counts)
+    }
+
+    /// Queues the sum over all ranks of the last step's gradients and numbers, beside what follows.
+    fn start_sum(&mut self) -> Result<()> {
+        let Some(clique) = self.ranks.clique() else { return Ok(()) };
+        let (grads, report) = (&mut self.model.grads, &mut self.model.report);
+        let mut buffers = vec![grads.trainable.view_mut(), report.tensor_mut().view_mut()];
+        buffers.extend(grads.frozen.as_mut().map(|frozen| frozen.view_mut()));
+        all_reduce::start(clique, &mut buffers)
+    }
+
+    /// Waits on the device for the sum and does what is left of the last step.
+    fn finish(&mut self, dev: &Device) -> Result<()> {
+        if let Some(clique) = self.ranks.clique() {
+            clique.finish()?;
+        }
+        self.update(dev)?;
+        match &mut self.finished {
+            Some(finished) => finished.tensor_mut().view_mut().copy_from(self.model.report.view()),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Gradient::queue`] as one launch: the first time as it is, which allocates and loads what is missing, then
+    /// captured, then repeated. A first step of several GPUs, which ends no other, is never captured.
     fn repeat(&mut self, gpu: &Arc<Gpu>, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
         let batch = labels.dims()[0];
-        let key = (labels.shape(), task.mask.len(), self.model.train_select(task.index, batch));
+        let ends = self.unfinished.is_some();
+        if !ends && !self.ranks.is_alone() {
+            return self.queue(dev, labels, task);
+        }
+        let key = (labels.shape(), task.mask.len(), self.model.train_select(task.index, batch), ends);
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {
             None => {
@@ -73,6 +152,31 @@ impl Gradient {
         }
         self.captured = Some((key, graph));
         Ok(())
+    }
+
+    /// A step on the CPU, whole.
+    fn step_on_cpu(
+        &mut self,
+        dev: &Device,
+        images: Pixels,
+        labels: View,
+        task: &TaskView,
+        lr: f64,
+    ) -> Result<Vec<StepStats>> {
+        let model = &mut self.model;
+        model.prepare_step(dev, images, labels, task)?;
+        model.normalise_head(dev)?;
+        model.queue_query(dev, labels.dims()[0])?;
+        model.queue_gradient(dev, labels, task)?;
+        if !self.ranks.is_alone() {
+            self.ranks.weigh(dev, model, task.share)?;
+            self.ranks.sum(model)?;
+        }
+        model.queue_norm(dev)?;
+        let stats = model.step_stats()?;
+        Gradient::check(&stats, task.index, lr)?;
+        self.optimizer.step(dev, &mut model.params, &model.grads, model.report.squares(), lr)?;
+        Ok(vec![stats])
     }
 
     /// What the reports of the oldest unreported steps say.
@@ -107,6 +211,7 @@ impl Method for Gradient {
         if self.reinit_optimizer {
             self.optimizer.reset();
         }
+        self.agreed_uses.fill(0);
         self.model.begin_task(task.index)
     }
 
@@ -118,29 +223,44 @@ impl Method for Gradient {
         task: &TaskView,
         lr: f64,
     ) -> Result<Vec<StepStats>> {
-        let Some(gpu) = dev.gpu() else {
-            self.model.normalise_head(dev)?;
-            let stats = self.model.step(dev, images, labels, task)?;
-            Gradient::check(&stats, task.index, lr)?;
-            let model = &mut self.model;
-            self.optimizer.step(dev, &mut model.params, &model.grads, model.report.squares(), lr)?;
-            return Ok(vec![stats]);
-        };
+        let Some(gpu) = dev.gpu() else { return self.step_on_cpu(dev, images, labels, task, lr) };
         self.model.prepare_step(dev, images, labels, task)?;
-        self.optimizer.advance(dev, lr)?;
+        let alone = self.ranks.is_alone();
+        // The update that this step queues is its own, or that of the step before.
+        if let Some(lr) = if alone { Some(lr) } else { self.unfinished } {
+            self.optimizer.advance(dev, lr)?;
+        }
         if self.use_graph {
             self.repeat(gpu, dev, labels, task)?;
         } else {
             self.queue(dev, labels, task)?;
         }
         self.queued.push_back((task.index, lr));
-        let came = self.pending.push(gpu, &self.model.report)?;
+        let before = if alone { Some(lr) } else { self.unfinished.replace(lr) };
+        let done = self.finished.as_ref().unwrap_or(&self.model.report);
+        let came = match before {
+            Some(_) => self.pending.push(gpu, done)?,
+            None => Vec::new(),
+        };
         self.reported(&came)
     }
 
-    fn settle(&mut self) -> Result<Vec<StepStats>> {
-        let Some(gpu) = &self.gpu else { return Ok(Vec::new()) };
-        let came = self.pending.settle(gpu)?;
+    fn settle(&mut self, dev: &Device) -> Result<Vec<StepStats>> {
+        self.agree_on_uses()?;
+        let Some(gpu) = self.gpu.clone() else { return Ok(Vec::new()) };
+        let mut came = Vec::new();
+        if let Some(lr) = self.unfinished {
+            self.optimizer.advance(dev, lr)?;
+            self.start_sum()?;
+            self.finish(dev)?;
+            self.unfinished = None;
+            let done = self.finished.as_ref().unwrap_or(&self.model.report);
+            came = self.pending.push(&gpu, done)?;
+        }
+        came.extend(self.pending.settle(&gpu)?);
+        if let Some(clique) = self.ranks.clique() {
+            clique.watch().check()?;
+        }
         self.reported(&came)
     }
 
@@ -192,6 +312,7 @@ impl Method for Gradient {
         if !used.is_empty() {
             let (name, len) = ("uses of prompts", used.len());
             put_back(used, take(tensors, name, len)?, name)?;
+            self.agreed_uses = used.view().read::<u32>()?.split_off(len / 2);
         }
         Ok(())
     }

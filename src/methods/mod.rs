@@ -3,9 +3,11 @@
 
 mod gradient;
 mod ncm;
+mod ranks;
 
 pub use gradient::Gradient;
 pub use ncm::{ClassMeans, Ncm};
+pub use ranks::Ranks;
 
 use crate::config::schema::{Config, Method as Name};
 use crate::device::Device;
@@ -52,7 +54,7 @@ pub trait Method {
     ) -> Result<Vec<StepStats>>;
 
     /// Waits for the steps that have not been reported yet.
-    fn settle(&mut self) -> Result<Vec<StepStats>> {
+    fn settle(&mut self, _dev: &Device) -> Result<Vec<StepStats>> {
         Ok(Vec::new())
     }
 
@@ -87,12 +89,12 @@ pub trait Method {
     fn restore(&mut self, tensors: &Tensors, optimizer_step: u64) -> Result<()>;
 }
 
-/// The method of a configuration around a model whose parameters are in place.
-pub fn build(config: &Config, model: Model, plan: &mut Plan) -> Box<dyn Method> {
+/// The method of a configuration around a model whose parameters are in place; it learns together with `ranks`.
+pub fn build(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Box<dyn Method> {
     match config.method {
-        Name::Ncm => Box::new(Ncm::new(model)),
+        Name::Ncm => Box::new(Ncm::new(model, ranks)),
         Name::L2p | Name::DualPrompt | Name::FineTune | Name::Linear | Name::Joint => {
-            Box::new(Gradient::new(config, model, plan))
+            Box::new(Gradient::new(config, model, plan, ranks))
         }
     }
 }

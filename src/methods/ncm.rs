@@ -2,7 +2,7 @@
 //! whose mean has the largest cosine to its own. Source: Mensink et al. 2013, "Distance-based image
 //! classification"; as a floor for prompt methods: Janson et al. 2022, arXiv:2210.04428.
 
-use super::{Method, Tensors, take};
+use super::{Method, Ranks, Tensors, take};
 use crate::device::Device;
 use crate::error::Result;
 use crate::l2p::{Model, Pixels, StepStats, TaskView};
@@ -53,12 +53,13 @@ impl ClassMeans {
 pub struct Ncm {
     model: Model,
     means: ClassMeans,
+    ranks: Ranks,
 }
 
 impl Ncm {
-    pub fn new(model: Model) -> Ncm {
+    pub fn new(model: Model, ranks: &Ranks) -> Ncm {
         let means = ClassMeans::new(model.setup.classes, model.setup.dims.embed_dim);
-        Ncm { model, means }
+        Ncm { model, means, ranks: ranks.clone() }
     }
 }
 
@@ -81,8 +82,11 @@ impl Method for Ncm {
     ) -> Result<Vec<StepStats>> {
         let features = self.model.features(dev, images)?.view().read_f64()?;
         let labels = labels.get::<u32>("ncm", "labels")?;
+        // Every rank adds the images of all, in the order of one rank: the same bits for any number of ranks.
+        let features = self.ranks.gather("features of a step", &features)?;
+        let labels: Vec<u32> = self.ranks.gather("labels of a step", labels)?;
         let mut stats = StepStats::default();
-        for (features, &label) in features.chunks_exact(self.model.setup.dims.embed_dim).zip(labels) {
+        for (features, &label) in features.chunks_exact(self.model.setup.dims.embed_dim).zip(&labels) {
             self.means.add(label, features);
             let scores = self.means.scores(features);
             let best = (0..scores.len()).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -82,6 +82,37 @@ pub struct State {
     pub tensors: Vec<(String, Vec<usize>, TensorData)>,
 }
 
+impl State {
+    /// All of it in one piece, for another rank of the same run.
+    ///
+    /// # Errors
+    /// Those of [`Store::save`] that are not of files.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let header = header_of(self)?;
+        let names: Vec<&String> = self.tensors.iter().map(|(name, ..)| name).collect();
+        let about = json!({ "step": self.step, "meta": self.meta, "tensors": names }).to_string();
+        let mut bytes = (about.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(about.as_bytes());
+        bytes.extend((header.len() as u64).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        self.tensors.iter().for_each(|(_, _, data)| bytes.extend(data.bytes()));
+        Ok(bytes)
+    }
+
+    /// # Errors
+    /// [`Error::Failed`] for bytes that [`State::to_bytes`] has not made.
+    pub fn from_bytes(bytes: &[u8]) -> Result<State> {
+        let bad = || Error::failed("the state that rank 0 has sent is not understood");
+        let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(bad)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| bad())?;
+        let (about, data) = rest.split_at_checked(length).ok_or_else(bad)?;
+        let about: Value = serde_json::from_slice(about).map_err(|_| bad())?;
+        let names: Vec<String> = serde_json::from_value(about["tensors"].clone()).map_err(|_| bad())?;
+        let step = about["step"].as_u64().ok_or_else(bad)?;
+        Ok(State { step, meta: about["meta"].clone(), tensors: parse(data, &names).map_err(|_| bad())? })
+    }
+}
+
 /// The checkpoints of one run.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -108,6 +139,16 @@ impl Store {
     /// Those of [`Store::load_latest`].
     pub fn read_latest(dir: &Path, warnings: &mut Vec<String>) -> Result<Option<State>> {
         Store { dir: dir.to_path_buf(), config_hash: String::new() }.load_latest(warnings)
+    }
+
+    /// What the newest readable description in `dir` says of the run; `None` if there is none. The data beside
+    /// it is not looked at.
+    pub fn latest_meta(dir: &Path) -> Option<Value> {
+        let store = Store { dir: dir.to_path_buf(), config_hash: String::new() };
+        let steps = store.steps().ok()?;
+        let mut read =
+            steps.keys().rev().map(|step| Manifest::read(&dir.join(format!("step_{step:06}.json"))));
+        read.find_map(|manifest| manifest.ok()).map(|manifest| manifest.meta)
     }
 
     pub fn dir(&self) -> &Path {
@@ -220,8 +261,8 @@ impl Store {
     }
 
     /// Which of the two files each step has, in ascending order.
-    fn steps(&self) -> Result<Vec<(u64, Kinds)>> {
-        let mut found = std::collections::BTreeMap::<u64, Kinds>::new();
+    fn steps(&self) -> Result<BTreeMap<u64, Kinds>> {
+        let mut found = BTreeMap::<u64, Kinds>::new();
         let entries =
             std::fs::read_dir(&self.dir).map_err(|e| Error::file(&self.dir, atomic::explain(&e, "read")))?;
         for entry in entries {
@@ -238,7 +279,7 @@ impl Store {
                 _ => {}
             }
         }
-        Ok(found.into_iter().collect())
+        Ok(found)
     }
 
     /// Deletes all but the last two up to `newest`, descriptions first. What cannot be deleted stays.
@@ -248,7 +289,7 @@ impl Store {
         let kept: Vec<u64> = steps
             .iter()
             .rev()
-            .filter(|(s, k)| *s <= newest && whole(k))
+            .filter(|(s, k)| **s <= newest && whole(k))
             .map(|(s, _)| *s)
             .take(KEPT)
             .collect();

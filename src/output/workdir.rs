@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const CONFIG: &str = "config.toml";
 const RESULTS: &str = "results.json";
 const LOG: &str = "log.jsonl";
-const CHECKPOINTS: &str = "checkpoints";
+pub const CHECKPOINTS: &str = "checkpoints";
 const LOCK: &str = "run.lock";
 
 /// A work directory that this process alone writes to, until it is dropped.

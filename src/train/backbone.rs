@@ -7,7 +7,7 @@ use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::{self, Backbone, Gelu};
 use crate::l2p::{Model, Setup};
-use crate::methods::Method;
+use crate::methods::{Method, Ranks};
 use crate::nn::vit::Dims;
 use crate::ops::gelu::Form;
 use crate::tensor::plan::Plan;
@@ -78,15 +78,21 @@ pub fn dims(backbone: &Backbone) -> Dims {
     }
 }
 
-/// Where a run of this network is computed; see [`Choice::fitting`].
+/// Where a run of this network with steps of `images` images is computed; see [`Choice::fitting`].
 ///
 /// # Errors
 /// `Error::Failed` if the GPU that was asked for has too little free memory.
-pub fn fitting_device(config: &Config, dims: Dims, classes: usize, choice: Choice) -> Result<Device> {
+pub fn fitting_device(
+    config: &Config,
+    dims: Dims,
+    classes: usize,
+    choice: Choice,
+    images: usize,
+) -> Result<Device> {
     let mut config = config.clone();
     config.precision = super::session::precision(config.precision, &choice.device)?;
     let mut plan = Plan::dry(&choice.device);
-    planned(&config, dims, classes, &mut plan)?;
+    planned(&config, dims, classes, &mut plan, images)?;
     let (device, note) = choice.fitting(plan.total_bytes())?;
     if let Some(note) = note {
         crate::output::say(&note);
@@ -98,23 +104,35 @@ pub fn fitting_device(config: &Config, dims: Dims, classes: usize, choice: Choic
 ///
 /// # Errors
 /// `Error::Config` if configuration and extents do not fit.
-pub fn planned(config: &Config, dims: Dims, classes: usize, plan: &mut Plan) -> Result<Box<dyn Method>> {
-    let model = Model::new(Setup::new(config, dims, classes, max_batch(config))?, plan);
-    Ok(crate::methods::build(config, model, plan))
+pub fn planned(
+    config: &Config,
+    dims: Dims,
+    classes: usize,
+    plan: &mut Plan,
+    images: usize,
+) -> Result<Box<dyn Method>> {
+    let model = Model::new(Setup::new(config, dims, classes, max_batch(config, images))?, plan);
+    Ok(crate::methods::build(config, model, plan, &Ranks::alone(images)))
 }
 
-fn max_batch(config: &Config) -> usize {
-    let vote = config.prompt_pool.vote_group;
-    let batch = config.train.per_device_batch_size + config.continual.replay_batch_size;
-    batch.max(config.train.eval_batch_size).max(vote)
+fn max_batch(config: &Config, images: usize) -> usize {
+    // Test images vote in groups of their own size.
+    let (train, vote) = (&config.train, config.prompt_pool.vote_group);
+    images.max(train.per_device_batch_size).max(train.eval_batch_size).max(vote)
 }
 
-/// A model of `config` on `backbone`, prompts initialised from `config.seed`.
+/// A model of `config` on `backbone`, prompts initialised from `config.seed`, for steps of up to `images` images.
 ///
 /// # Errors
 /// `Error::Config` if configuration and backbone do not fit.
-pub fn model(config: &Config, backbone: &Backbone, classes: usize, plan: &mut Plan) -> Result<Model> {
-    let setup = Setup::new(config, dims(backbone), classes, max_batch(config))?;
+pub fn model(
+    config: &Config,
+    backbone: &Backbone,
+    classes: usize,
+    plan: &mut Plan,
+    images: usize,
+) -> Result<Model> {
+    let setup = Setup::new(config, dims(backbone), classes, max_batch(config, images))?;
     let mut model = Model::new(setup, plan);
     plan.check()?;
     for (name, tensor) in &backbone.tensors {

@@ -8,7 +8,7 @@ use crate::ops::cross_entropy;
 use crate::ops::match_prompts::Select;
 use crate::tensor::Tensor;
 
-/// Queries of the test images of every task, (n, C) each, in task order.
+/// Queries of a rank's test images of every task, (n, C) each, in task order.
 pub struct QueryCache {
     tasks: Vec<Option<Tensor>>,
 }
@@ -38,7 +38,7 @@ impl QueryCache {
     /// the patch embedding, which makes them, learns).
     pub fn get(&mut self, session: &mut Session, task: usize) -> Result<&Tensor> {
         if self.tasks[task].is_none() || session.method.model().query_learns() {
-            let indices = session.split.tasks[task].test.clone();
+            let indices = own_images(session, task);
             let values = session.queries(&indices)?;
             let c = session.backbone.dims.embed_dim;
             let features = Tensor::from_f64(&values, [indices.len(), c], session.dtype());
@@ -48,14 +48,20 @@ impl QueryCache {
     }
 }
 
-/// Evaluates the test set of `task`.
+/// The test images of `task` that are this rank's: whole vote groups.
+fn own_images(session: &Session, task: usize) -> Vec<u32> {
+    let all = &session.split.tasks[task].test;
+    all[session.ranks.share_of(all.len(), vote_group(session).unwrap_or(1))].to_vec()
+}
+
+/// Evaluates the test set of `task`, each rank a part of it.
 pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Result<TaskScore> {
     let features = cache.get(session, task)?.clone();
-    let indices = session.split.tasks[task].test.clone();
+    let (all, indices) = (session.split.tasks[task].test.len(), own_images(session, task));
     let (n, c) = (indices.len(), session.backbone.dims.embed_dim);
-    let (own, similarity) = select_all(session, &features, Select::PerImage)?;
+    let (own, similarity) = select_all(session, &features, Select::PerImage, all)?;
     let voted = match vote_group(session) {
-        Some(group) => select_all(session, &features, Select::Vote { group })?.0,
+        Some(group) => select_all(session, &features, Select::Vote { group }, all)?.0,
         None => Vec::new(),
     };
     let width = own.len() / n.max(1);
@@ -68,21 +74,34 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
         .chunks(session.config.train.eval_batch_size)
         .zip((0..).step_by(session.config.train.eval_batch_size))
     {
+        session.ranks.comm.check()?;
         let rows = from..from + chunk.len();
         let features = features.view().part(from * c, [chunk.len(), c]);
         let batch = Batch { loader: &loader, indices: chunk, features };
         let (ids, votes) =
             (&own[rows.start * width..rows.end * width], voted.get(rows.start * width..rows.end * width));
         let (correct, loss) = answer(session, &batch, ids)?;
-        score.loss += loss * chunk.len() as f64 / n as f64;
+        score.loss += loss * chunk.len() as f64 / all as f64;
         right += correct.iter().filter(|&&c| c).count();
         right_voted += match votes {
             Some(votes) => with_votes(session, &batch, ids, votes, &correct, width)?,
             None => correct.iter().filter(|&&c| c).count(),
         };
     }
-    score.per_image = right as f64 / n.max(1) as f64;
-    score.per_batch = right_voted as f64 / n.max(1) as f64;
+    if !session.ranks.is_alone() {
+        // All are counts or shares of a mean.
+        let mut sums = vec![n as f64, right as f64, right_voted as f64, score.loss];
+        sums.extend(score.usage.iter().chain(&score.vote_usage).map(|&count| count as f64));
+        sums.extend(&score.similarity);
+        session.ranks.comm.sum_f64("answers of a test", &mut sums)?;
+        let counts = |from: usize| sums[from..from + pool].iter().map(|&x| x as u64).collect();
+        (score.usage, score.vote_usage) = (counts(4), counts(4 + pool));
+        score.similarity = sums[4 + 2 * pool..].to_vec();
+        score.loss = sums[3];
+        [score.images, right, right_voted] = [0, 1, 2].map(|i| sums[i] as usize);
+    }
+    score.per_image = right as f64 / all.max(1) as f64;
+    score.per_batch = right_voted as f64 / all.max(1) as f64;
     Ok(score)
 }
 
@@ -156,12 +175,13 @@ fn with_votes(
     Ok(kept + right.iter().filter(|&&r| r).count())
 }
 
-/// Ids of all images, in chunks of whole vote groups, and the mean cosine of their queries to each key;
-/// both are empty without a pool.
+/// Ids of images, in chunks of whole vote groups, and their part in the mean over `all` images of the cosine of a
+/// query to each key; both are empty without a pool.
 pub(super) fn select_all(
     session: &mut Session,
     features: &Tensor,
     how: Select,
+    all: usize,
 ) -> Result<(Vec<u32>, Vec<f64>)> {
     let (n, c) = (features.dims()[0], features.dims()[1]);
     let room = session.method.model().setup.max_batch;
@@ -178,7 +198,7 @@ pub(super) fn select_all(
         if pool > 0 {
             let cosines = session.method.model().matching().similarity.view().read_f64()?;
             for row in cosines.chunks_exact(pool) {
-                similarity.iter_mut().zip(row).for_each(|(sum, cosine)| *sum += cosine / n as f64);
+                similarity.iter_mut().zip(row).for_each(|(sum, cosine)| *sum += cosine / all as f64);
             }
         }
     }

@@ -2,7 +2,8 @@
 //! has to beat. All from features that are computed once.
 
 use super::evaluate::argmax;
-use super::session::Session;
+use super::run::share_json;
+use super::session::{Loaded, Session};
 use crate::config::schema::Method as Name;
 use crate::data::Images;
 use crate::data::tasks::joint;
@@ -29,7 +30,7 @@ struct TaskFeatures {
     test: (Vec<f64>, Vec<u32>),
 }
 
-/// Computes the floors that the configuration asks for.
+/// Computes the floors that the configuration asks for: features on all ranks, what is learned on them on rank 0.
 pub fn compute(session: &mut Session, quiet: bool) -> Result<Floors> {
     let wanted = session.config.floors.clone();
     let mut floors = Floors::default();
@@ -38,29 +39,37 @@ pub fn compute(session: &mut Session, quiet: bool) -> Result<Floors> {
             crate::output::say("floors on the frozen features")
         }
         let tasks = features(session)?;
-        let (classes, c) = (session.classes(), session.backbone.dims.embed_dim);
-        if wanted.ncm {
-            floors.ncm = Some(ncm(&tasks, classes, c)?);
-        }
-        let standard = Standard::of(&tasks[0].train.0, c);
-        let tasks: Vec<TaskFeatures> = tasks
-            .into_iter()
-            .map(|t| TaskFeatures {
-                train: (standard.apply(t.train.0), t.train.1),
-                test: (standard.apply(t.test.0), t.test.1),
-            })
-            .collect();
-        if wanted.linear_probe {
-            floors.linear_probe = Some(probe(session, &tasks, true)?);
-        }
-        if wanted.naive_head && !session.split.shared_test {
-            floors.naive_head = Some(probe(session, &tasks, false)?);
-        }
+        let comm = session.ranks.comm.clone();
+        let mine = if comm.is_first() { Some(on_features(session, tasks)?) } else { None };
+        floors = share_json(&comm, "floors", mine)?.unwrap_or_default();
     }
     let has_pool = matches!(session.config.method, Name::L2p | Name::DualPrompt)
         && session.config.prompt_pool.pool_size > 1;
     if wanted.pool_of_one && has_pool {
         floors.pool_of_one = Some(pool_of_one(session, quiet)?);
+    }
+    Ok(floors)
+}
+
+fn on_features(session: &Session, tasks: Vec<TaskFeatures>) -> Result<Floors> {
+    let (wanted, mut floors) = (&session.config.floors, Floors::default());
+    let (classes, c) = (session.classes(), session.backbone.dims.embed_dim);
+    if wanted.ncm {
+        floors.ncm = Some(ncm(&tasks, classes, c)?);
+    }
+    let standard = Standard::of(&tasks[0].train.0, c);
+    let tasks: Vec<TaskFeatures> = tasks
+        .into_iter()
+        .map(|t| TaskFeatures {
+            train: (standard.apply(t.train.0), t.train.1),
+            test: (standard.apply(t.test.0), t.test.1),
+        })
+        .collect();
+    if wanted.linear_probe {
+        floors.linear_probe = Some(probe(session, &tasks, true)?);
+    }
+    if wanted.naive_head && !session.split.shared_test {
+        floors.naive_head = Some(probe(session, &tasks, false)?);
     }
     Ok(floors)
 }
@@ -73,7 +82,7 @@ fn features(session: &mut Session) -> Result<Vec<TaskFeatures>> {
         false => session.split.tasks.clone(),
     };
     for task in tasks {
-        signal::stop_floor()?;
+        session.stop_floor()?;
         let train = session.all_features(Images::Train, &task.train)?;
         let test = session.all_features(Images::Test, &task.test)?;
         all.push(TaskFeatures { train, test });
@@ -188,6 +197,7 @@ impl Head {
         let (mut outcome, squares) = (Tensor::zeros([2], DType::F64), Tensor::zeros([1], DType::F64));
         let mask = Tensor::from_vec(vec![1u32; k], [k]);
         for epoch in 0..EPOCHS {
+            session.ranks.comm.check()?;
             signal::stop_floor()?;
             let stream = (task as u64) << 32 | 1 << 63 | epoch as u64;
             Rng::new(session.config.seed, Stream::Shuffle, stream).shuffle(&mut order);
@@ -237,7 +247,13 @@ fn pool_of_one(session: &Session, quiet: bool) -> Result<Score> {
     let pool = &mut config.prompt_pool;
     pool.length *= pool.top_k;
     (pool.pool_size, pool.top_k, pool.use_prompt_mask) = (1, 1, false);
-    let mut one = Session::with(config, session.dev.clone(), session.data.clone(), session.backbone.clone())?;
+    let loaded = Loaded {
+        dev: session.dev.clone(),
+        data: session.data.clone(),
+        backbone: session.backbone.clone(),
+        kept: session.kept.clone(),
+    };
+    let mut one = Session::with(config, loaded, session.ranks.clone())?;
     let matrix = super::run::plain_run(&mut one, quiet)?;
     Score::from_matrix(matrix)
 }

@@ -37,6 +37,7 @@ pub struct Forecast {
     pub seconds: Option<f64>,
     /// What is not as the run will have it.
     pub notes: Vec<String>,
+    pub ranks: usize,
 }
 
 /// Floating-point operations of matrix products, a product and a sum being two.
@@ -51,11 +52,11 @@ pub struct Work {
     pub total: f64,
 }
 
-/// Plans the run of `config` on the device of `choice`.
+/// Plans the run of `config` on the device of `choice` and on `ranks` - 1 others like it.
 ///
 /// # Errors
 /// Those of [`super::Session::new`], except for images and weights that are not there.
-pub fn forecast(mut config: Config, choice: Choice) -> Result<Forecast> {
+pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Forecast> {
     let mut notes = Vec::new();
     let data = match data::load(&config.data, config.seed) {
         Ok(data) => data,
@@ -79,9 +80,11 @@ pub fn forecast(mut config: Config, choice: Choice) -> Result<Forecast> {
     };
     config.check_with_layers(dims.layers)?;
     let classes = data.class_names.len();
-    let dev = backbone::fitting_device(&config, dims, classes, choice)?;
+    let each = config.train.per_device_batch_size;
+    let images = each + config.continual.replay_batch_size;
+    let dev = backbone::fitting_device(&config, dims, classes, choice, images)?;
     config.precision = precision(config.precision, &dev)?;
-    let batch = config.train.per_device_batch_size;
+    let batch = each * ranks;
     let mut split = scenario::split(&data, &config.continual, config.seed, batch)?;
     split.limit_tests(config.train.num_eval_steps * batch);
     let learned = match config.method {
@@ -101,15 +104,15 @@ pub fn forecast(mut config: Config, choice: Choice) -> Result<Forecast> {
         learned.into_iter().map(|task| with_steps(task).map(|(steps, task)| (task, steps))).collect();
     let tasks = tasks?;
     let mut plan = Plan::dry(&dev);
-    let method = backbone::planned(&config, dims, classes, &mut plan)?;
+    let method = backbone::planned(&config, dims, classes, &mut plan, images)?;
     let model = method.model();
-    let work = work(&config, model, &split, &tasks);
+    let work = work(&config, model, &split, &tasks, batch);
     let params = (model.params.trainable.len(), model.params.frozen.len());
     let seconds = match dev.gpu() {
         None => Some(work.total / rate(&config, dims)?),
         Some(_) => None,
     };
-    Ok(Forecast { config, data, split, tasks, source, plan, params, work, seconds, notes })
+    Ok(Forecast { config, data, split, tasks, source, plan, params, work, seconds, notes, ranks })
 }
 
 /// ViT-B/16 at the input size of the configuration.
@@ -131,7 +134,7 @@ fn vit_b16(config: &Config) -> Dims {
 /// Counts the products. With T tokens, P prefixed rows, width C and MLP width H, a block is
 /// 2 T (4 C^2 + 2 C H) for its layers and 4 T (T + P) C for the attention; backward without weight gradients is
 /// the same once for the layers and twice for the attention, and the layers once more where they learn.
-fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)]) -> Work {
+fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], batch: usize) -> Work {
     let d = model.setup.dims;
     let c = d.embed_dim as f64;
     let layers = |tokens: usize| 2.0 * tokens as f64 * (4.0 * c * c + 2.0 * c * d.mlp_dim as f64);
@@ -165,12 +168,13 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)]) 
         .sum();
     let queried: usize = (0..split.tests_after(split.tasks.len() - 1)).map(test).sum();
     let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
-    let (batch, cl) = (config.train.per_device_batch_size, &config.continual);
+    let cl = &config.continual;
     let with_replay = tasks.iter().filter(|(task, _)| cl.replayed_upto(task.index).is_some());
     let own = with_replay.map(|(task, steps)| {
         loader::steps_per_task(task.train.len(), config.train.num_epochs, batch).unwrap_or(*steps)
     });
-    let replayed = own.sum::<usize>() * cl.replay_batch_size;
+    let kept = cl.replay_batch_size * batch / config.train.per_device_batch_size;
+    let replayed = own.sum::<usize>() * kept;
     let total =
         (steps * batch + replayed) as f64 * train_image + tested as f64 * forward + queried as f64 * query;
     Work { train_image, test_image: forward, query, total }

@@ -163,7 +163,7 @@ impl TestImages {
             return Ok(Vec::new());
         }
         let features = self.rows(session, order);
-        let (ids, _) = evaluate::select_all(session, &features, how)?;
+        let (ids, _) = evaluate::select_all(session, &features, how, order.len())?;
         Ok(ids.chunks_exact(ids.len() / order.len()).map(<[u32]>::to_vec).collect())
     }
 

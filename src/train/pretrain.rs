@@ -12,7 +12,7 @@ use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::{Backbone, Gelu, HostTensor, VitDims, write_native};
 use crate::l2p::{Model, Setup, TaskView};
-use crate::methods::{Gradient, Method};
+use crate::methods::{Gradient, Method, Ranks};
 use crate::nn::vit::{CHANNELS, Dims};
 use crate::ops::gelu::Form;
 use crate::optim::schedule::LearningRate;
@@ -72,7 +72,7 @@ pub fn pretrain(
     let classes = kinds * turns as usize;
 
     let dims = dims(config);
-    let dev = file::fitting_device(config, dims, classes, choice)?;
+    let dev = file::fitting_device(config, dims, classes, choice, batch)?;
     let mut config = config.clone();
     config.precision = super::session::precision(config.precision, &dev)?;
     let config = &config;
@@ -83,7 +83,7 @@ pub fn pretrain(
     let mut model = Model::new(setup, &mut plan);
     init(&mut model, config.seed)?;
     let dtype = model.dtype();
-    let mut method = Gradient::new(config, model, &mut plan);
+    let mut method = Gradient::new(config, model, &mut plan, &Ranks::alone(batch));
     plan.check()?;
     let store = Store::open(&workdir.checkpoints(), &config.config_hash())?;
     let mut warnings = Vec::new();
@@ -97,7 +97,7 @@ pub fn pretrain(
     warnings.iter().for_each(|w| progress.say(&format!("warning: {w}")));
     progress.say(&table::memory(&plan, table::Style::detect()));
     let rate = LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs);
-    let view = TaskView { index: 0, mask: vec![true; classes] };
+    let view = TaskView { index: 0, mask: vec![true; classes], share: 1.0 };
     let side = config.data.input_size;
     for prepared in Prefetch::start(loader.clone(), step..total)? {
         let mut prepared = prepared?;
@@ -112,7 +112,7 @@ pub fn pretrain(
         progress.step(step as u64, stats.last().map(|s| s.loss), batch);
         let stop = signal::stop_requested();
         if stop || step.is_multiple_of(config.train.checkpoint_every_steps.max(1)) {
-            method.settle()?;
+            method.settle(&dev)?;
             let meta = json!({ "task": 0, "task_step": step });
             store.save(&State { step: step as u64, meta, tensors: method.state()? })?;
         }
@@ -121,7 +121,7 @@ pub fn pretrain(
             return Err(Error::Interrupted(format!("saved after step {step}; add --resume to go on")));
         }
     }
-    method.settle()?;
+    method.settle(&dev)?;
     progress.finish();
     let accuracy = test(config, &dev, &mut method, &loader, &task, turns)?;
     let backbone = backbone(method.model(), config)?;

@@ -20,6 +20,9 @@ pub struct Opening<'a> {
     /// Values that learn, and values that do not.
     pub params: (usize, usize),
     pub steps: u64,
+    /// Images per step, and the ranks that share them.
+    pub batch: usize,
+    pub ranks: usize,
 }
 
 impl Opening<'_> {
@@ -32,6 +35,8 @@ impl Opening<'_> {
             source: &session.backbone.source,
             params: (params.trainable.len(), params.frozen.len()),
             steps,
+            batch: session.ranks.batch,
+            ranks: session.ranks.comm.size(),
         }
     }
 }
@@ -39,16 +44,19 @@ impl Opening<'_> {
 /// Backbone, data, tasks and steps in a few lines, and what is worth knowing about the data.
 pub fn opening(run: &Opening) -> String {
     let (config, (learn, frozen)) = (run.config, run.params);
-    let batch = config.train.per_device_batch_size;
+    let shared = if run.ranks > 1 { format!(" on {} ranks", run.ranks) } else { String::new() };
     let replayed = match config.continual.replay_batch_size {
         0 => String::new(),
-        more => format!(" (from the second task on with {more} kept ones)"),
+        more => {
+            let more = more * run.batch / config.train.per_device_batch_size;
+            format!(" (from the second task on with {more} kept ones)")
+        }
     };
     let notes: String = run.data.notes.iter().map(|note| format!("\nnote: {note}")).collect();
     format!(
         "{} {} on {}: {} training and {} test images, {} tasks of {} ({})\n\
          backbone: {}\n\
-         {} steps of {} images{replayed}, learning rate {}, {learn} of {} parameters learn, rule set {}, seed {}{notes}",
+         {} steps of {} images{shared}{replayed}, learning rate {}, {learn} of {} parameters learn, rule set {}, seed {}{notes}",
         config.method,
         env!("CARGO_PKG_VERSION"),
         run.data.name,
@@ -62,8 +70,8 @@ pub fn opening(run: &Opening) -> String {
         config.continual.class_order,
         run.source,
         run.steps,
-        batch,
-        schedule::base(&config.optim, batch),
+        run.batch,
+        schedule::base(&config.optim, run.batch),
         learn + frozen,
         config.rule_set,
         config.seed,
@@ -81,6 +89,8 @@ pub fn forecast(plan: &Forecast, style: Style) -> String {
         source: &plan.source,
         params: plan.params,
         steps: steps as u64,
+        batch: plan.config.train.per_device_batch_size * plan.ranks,
+        ranks: plan.ranks,
     });
     plan.notes.iter().for_each(|note| text += &format!("\nnote: {note}"));
     for (task, steps) in plan.tasks.iter().take(SHOWN) {

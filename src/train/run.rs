@@ -3,8 +3,9 @@
 
 use super::batch::{Batch, Training};
 use super::evaluate::{self, QueryCache, TaskScore};
-use super::session::Session;
+use super::session::{Loaded, Session, images_on_a_rank};
 use super::{floors, report};
+use crate::comm::{self, Comm, Launch};
 use crate::config::Config;
 use crate::config::schema::Method as Name;
 use crate::data::{Loader, Task};
@@ -12,21 +13,28 @@ use crate::device::Choice;
 use crate::error::{Error, Result};
 use crate::import::Backbone;
 use crate::l2p::{StepStats, TaskView};
+use crate::methods::Ranks;
 use crate::optim::schedule::LearningRate;
 use crate::output::checkpoint::{State, Store};
 use crate::output::log::Log;
 use crate::output::progress::Progress;
 use crate::output::results::{Floors, Results, Score, Speed};
 use crate::output::tensorboard::{HParam, Writer, tags};
-use crate::output::workdir::Workdir;
+use crate::output::workdir::{self, Workdir};
 use crate::output::{say, signal, table};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 /// Steps between lines in the log and points in TensorBoard.
 const LOG_EVERY: u64 = 10;
+
+/// Steps of several GPUs between questions whether somebody asked to stop.
+const ASK_EVERY: usize = 8;
 
 /// How a run is started.
 #[derive(Debug, Clone)]
@@ -34,7 +42,10 @@ pub struct Options {
     pub workdir: PathBuf,
     pub resume: bool,
     pub quiet: bool,
-    pub choice: Choice,
+    /// One device for each rank of this process.
+    pub choices: Vec<Choice>,
+    /// This process among those that were launched together.
+    pub launch: Launch,
 }
 
 /// Where a run stands; part of every checkpoint.
@@ -66,6 +77,9 @@ pub struct Position {
     /// For `predict`, which needs no data set.
     pub class_names: Vec<String>,
     pub checkpoint_sha256: String,
+    /// Images per step on all ranks together: a resumed run keeps them, on whatever number of ranks.
+    #[serde(default)]
+    pub batch: usize,
 }
 
 impl Position {
@@ -76,6 +90,11 @@ impl Position {
     pub fn of(state: &State) -> Result<Position> {
         serde_json::from_value(state.meta.clone())
             .map_err(|e| Error::failed(format!("the checkpoint of step {} cannot be used: {e}", state.step)))
+    }
+
+    /// Images per step on all ranks together.
+    pub fn images(&self, config: &Config) -> usize {
+        if self.batch > 0 { self.batch } else { config.train.per_device_batch_size }
     }
 
     /// # Errors
@@ -94,7 +113,8 @@ impl Position {
     }
 }
 
-/// Trains from start (or the last checkpoint) to end, and returns the results it wrote.
+/// Trains from start (or the last checkpoint) to end, on all ranks, and returns the results. Rank 0 alone reads
+/// and writes the work directory.
 ///
 /// # Errors
 /// `Error::Interrupted` after a signal, with everything saved; any other error leaves the last
@@ -102,77 +122,150 @@ impl Position {
 pub fn train(config: Config, options: &Options) -> Result<Results> {
     signal::install()?;
     let started = Instant::now();
+    // Data and backbone lie in the memory of a process once.
+    let loaded = OnceLock::new();
+    let launch = Launch { fingerprint: config.identity().config_hash(), ..options.launch.clone() };
+    comm::run(&launch, options.choices.len(), |comm| {
+        let mut choice = options.choices[comm.local_rank()].clone();
+        let batch = images_per_step(&comm, &config, options)?;
+        // NCCL takes memory before there is a plan of it.
+        let ranks = Ranks::join(&comm, &choice.device, batch)?;
+        // What one rank can compute, all must.
+        choice.auto &= comm.is_alone();
+        let images = images_on_a_rank(&config, batch, comm.size());
+        let load = || loaded.get_or_init(|| Loaded::new(&config, choice.clone(), images));
+        let mut loaded = comm.alive(load).clone()?;
+        if !comm.is_alone() {
+            loaded.dev = loaded.fitting(&config, choice, images)?;
+        }
+        rank(config.clone(), options, loaded, ranks, started)
+    })
+}
+
+/// Images of a step on all ranks together: what the configuration says of each, or what a run to be resumed has.
+fn images_per_step(comm: &Comm, config: &Config, options: &Options) -> Result<usize> {
+    let mut batch = config.train.per_device_batch_size * comm.size();
+    if options.resume && comm.is_first() {
+        let saved = Store::latest_meta(&options.workdir.join(workdir::CHECKPOINTS));
+        let saved = saved.and_then(|meta| serde_json::from_value::<Position>(meta).ok());
+        batch = saved.map_or(batch, |at| at.images(config));
+    }
+    let batch = comm.broadcast("images per step", (batch as u64).to_le_bytes().to_vec())?;
+    Ok(batch.iter().rev().fold(0, |n, &byte| n << 8 | usize::from(byte)))
+}
+
+/// The run as one rank goes through it.
+fn rank(
+    config: Config,
+    options: &Options,
+    loaded: Loaded,
+    ranks: Ranks,
+    started: Instant,
+) -> Result<Results> {
+    let (comm, first) = (ranks.comm.clone(), ranks.comm.is_first());
+    let quiet = options.quiet || !first;
     // Data and backbone first: a run that cannot start leaves no folder behind.
-    let mut session = Session::new(config, options.choice.clone())?;
+    let mut session = Session::with(config, loaded, ranks)?;
     let total: u64 = total_steps(&session)?;
-    let workdir = Workdir::create(&options.workdir, options.resume, &session.config)?;
     let sha256 = session.backbone.sha256.clone();
-    let store = Store::open(&workdir.checkpoints(), &session.config.identity().config_hash())?;
     let mut warnings = Vec::new();
-    let saved = store.load_latest(&mut warnings)?;
+    let place = if first { Some(open_place(options, &session.config)?) } else { None };
+    let saved = match &place {
+        Some((_, store)) => store.load_latest(&mut warnings)?,
+        None => None,
+    };
+    let saved = share_state(&comm, saved)?;
     let mut at = Position {
         class_names: session.split.class_names.clone(),
         checkpoint_sha256: sha256.clone(),
+        batch: session.ranks.batch,
         ..Position::default()
     };
     if let Some(state) = &saved {
         at = Position::of(state)?;
-        at.expect_backbone(workdir.path(), &session.backbone, &session.config)?;
+        at.batch = session.ranks.batch;
+        at.expect_backbone(&options.workdir, &session.backbone, &session.config)?;
         session.method.restore(&state.tensors, at.optimizer_step)?;
     }
-    workdir.write_config(
-        &session.config,
-        &[
-            ("engine", env!("CARGO_PKG_VERSION")),
-            ("backbone", &session.backbone.source),
-            ("backbone sha256", &sha256),
-        ],
-    )?;
-    if session.data.split_here {
-        workdir.keep_split(&session.data.lists())?;
+    if let Some((workdir, _)) = &place {
+        workdir.write_config(
+            &session.config,
+            &[
+                ("engine", env!("CARGO_PKG_VERSION")),
+                ("backbone", &session.backbone.source),
+                ("backbone sha256", &sha256),
+            ],
+        )?;
+        if session.data.split_here {
+            workdir.keep_split(&session.data.lists())?;
+        }
     }
     if at.complete && at.task >= session.train_tasks.len() {
-        warnings.iter().for_each(|w| say(&format!("warning: {w}")));
-        if let Ok(results) = Results::read(&workdir.results_json()) {
+        let written = place.as_ref().and_then(|(workdir, _)| Results::read(&workdir.results_json()).ok());
+        if let Some(results) = share_json(&comm, "results", written)? {
+            warnings.iter().for_each(|w| say(&format!("warning: {w}")));
             return Ok(results);
         }
     }
-    let keep = saved.as_ref().map(|_| at.log_bytes);
-    let log = Log::open(&workdir.log_jsonl(), keep, &mut warnings)?;
-    let mut events =
-        Writer::create(workdir.path(), workdir.resumed().then(|| saved.as_ref().map_or(0, |s| s.step + 1)))?;
-    if at.step == 0 {
-        let hparams: Vec<(String, HParam)> =
-            session.config.pairs().into_iter().map(|(k, v)| (k, HParam::from_toml(&v))).collect();
-        events.hparams(&hparams, &[tags::AVG_ACC, tags::FORGETTING])?;
-        events.flush()?;
-    }
-    let progress = Progress::new(options.quiet, session.train_tasks.len(), total, at.step);
+    let files = place
+        .map(|place| Files::open(place, saved.as_ref(), &at, &session.config, &mut warnings))
+        .transpose()?;
+    let progress = Progress::new(quiet, session.train_tasks.len(), total, at.step);
     warnings.iter().for_each(|w| say(&format!("warning: {w}")));
-    if !options.quiet {
+    if !quiet {
         progress.say(&report::opening(&report::Opening::of(&session, total)));
         progress.say(&table::memory(&session.plan, table::Style::detect()));
     }
-    if workdir.resumed() {
+    if files.as_ref().is_some_and(|files| files.workdir.resumed()) {
         progress.say(&format!("going on from step {} of {total}", at.step));
     }
-    let mut run = Run { session, workdir, store, log, events, progress, at, started, before: 0.0, known: 0 };
+    let mut run = Run { session, files, progress, at, started, before: 0.0, known: 0 };
     run.before = run.at.seconds;
     run.learn()?;
     if run.at.floors.is_none() {
-        let computed = floors::compute(&mut run.session, options.quiet)?;
-        run.at.floors = Some(computed);
+        run.at.floors = Some(floors::compute(&mut run.session, quiet)?);
         run.save()?;
     }
     let results = run.results(true)?;
-    results.write(&run.workdir.results_json())?;
-    results.write_csv(&run.workdir.accuracy_csv())?;
+    if let Some(files) = &run.files {
+        results.write(&files.workdir.results_json())?;
+        results.write_csv(&files.workdir.accuracy_csv())?;
+    }
     run.at.complete = true;
     run.save()?;
-    run.events.hparams_end(true)?;
-    run.events.flush()?;
+    if let Some(files) = &mut run.files {
+        files.events.hparams_end(true)?;
+        files.events.flush()?;
+    }
     run.progress.finish();
+    // Nobody leaves while rank 0 can still fail to write.
+    comm.any("the end of the run", false)?;
     Ok(results)
+}
+
+/// What rank 0 has, for all ranks.
+pub(super) fn share_json<T: Serialize + DeserializeOwned>(
+    comm: &Comm,
+    what: &'static str,
+    mine: Option<T>,
+) -> Result<Option<T>> {
+    if comm.is_alone() {
+        return Ok(mine);
+    }
+    let failed =
+        |e: serde_json::Error| Error::failed(format!("{what} cannot be handed to the other ranks: {e}"));
+    let bytes = serde_json::to_vec(&mine).map_err(failed)?;
+    serde_json::from_slice(&comm.broadcast(what, bytes)?).map_err(failed)
+}
+
+/// The checkpoint that rank 0 has read, for all ranks.
+fn share_state(comm: &Comm, saved: Option<State>) -> Result<Option<State>> {
+    if comm.is_alone() {
+        return Ok(saved);
+    }
+    let bytes = saved.as_ref().map(State::to_bytes).transpose()?.unwrap_or_default();
+    let bytes = comm.broadcast("saved state", bytes)?;
+    if comm.is_first() || bytes.is_empty() { Ok(saved) } else { State::from_bytes(&bytes).map(Some) }
 }
 
 /// Steps of all tasks.
@@ -196,11 +289,11 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
         session.method.begin_task(&session.task_view(&task))?;
         let mut steps = Steps::from(session, &task, 0)?;
         while let Some(done) = steps.next(session)? {
-            signal::stop_floor()?;
+            session.stop_floor()?;
             step += 1;
             progress.step(step, done.stats.last().map(|s| s.loss), done.images);
         }
-        session.method.settle()?;
+        session.method.settle(&session.dev)?;
         if session.tests_after(task.index) {
             let tests = 0..session.split.tests_after(task.index);
             let row: Result<Vec<f64>> =
@@ -237,11 +330,11 @@ impl Steps {
     /// Those after the first `done`.
     fn from(session: &Session, task: &Task, done: usize) -> Result<Steps> {
         let (loader, config) = (session.loader(task)?, &session.config);
-        let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
+        let (batch, epochs) = (session.ranks.batch, config.train.num_epochs);
         let rate = LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs);
         let (own, review) = (loader.steps(), session.review_loader(task)?);
         let total = own + review.as_ref().map_or(0, Loader::steps);
-        let (task, own_batch) = (session.batch_view(task, &loader), loader.batch());
+        let (task, own_batch) = (session.batch_view(task, &loader), loader.whole_batch());
         let epoch = loader.steps_per_epoch();
         let review = review.map(|loader| (loader, done.saturating_sub(own)));
         let first = done.min(own);
@@ -256,8 +349,9 @@ impl Steps {
         }
         let Some((loader, first)) = self.review.take() else { return Ok(None) };
         // Without a mask, which steps under way still have.
-        let stats = session.method.settle()?;
+        let stats = session.method.settle(&session.dev)?;
         self.task.mask = vec![true; session.classes()];
+        self.task.share = session.share(loader.whole_batch());
         let steps = first..loader.steps();
         self.batches = Training::start(loader, session.kept.as_ref(), session.dtype(), steps)?;
         let batch = self.batches.next().transpose()?;
@@ -269,21 +363,58 @@ impl Steps {
         let Some((batch, mut stats)) = self.batch(session)? else { return Ok(None) };
         self.done += 1;
         let lr = self.rate.at(self.done);
-        let (images, targets) = (batch.labels.len(), batch.targets());
+        let images = if self.done <= self.own.0 { self.own.1 } else { session.ranks.batch };
+        let targets = batch.targets();
         stats.extend(session.method.step(&session.dev, batch.pixels(), targets.view(), &self.task, lr)?);
         if self.done == self.total {
-            stats.extend(session.method.settle()?);
+            stats.extend(session.method.settle(&session.dev)?);
         }
         Ok(Some(Done { stats, images }))
     }
 }
 
-struct Run {
-    session: Session,
+/// A run's folder and its checkpoints.
+type Place = (Workdir, Store);
+
+fn open_place(options: &Options, config: &Config) -> Result<Place> {
+    let workdir = Workdir::create(&options.workdir, options.resume, config)?;
+    let store = Store::open(&workdir.checkpoints(), &config.identity().config_hash())?;
+    Ok((workdir, store))
+}
+
+/// What rank 0 writes.
+struct Files {
     workdir: Workdir,
     store: Store,
     log: Log,
     events: Writer,
+}
+
+impl Files {
+    fn open(
+        (workdir, store): Place,
+        saved: Option<&State>,
+        at: &Position,
+        config: &Config,
+        warnings: &mut Vec<String>,
+    ) -> Result<Files> {
+        let log = Log::open(&workdir.log_jsonl(), saved.map(|_| at.log_bytes), warnings)?;
+        let from = workdir.resumed().then(|| saved.map_or(0, |s| s.step + 1));
+        let mut events = Writer::create(workdir.path(), from)?;
+        if at.step == 0 {
+            let hparams: Vec<(String, HParam)> =
+                config.pairs().into_iter().map(|(k, v)| (k, HParam::from_toml(&v))).collect();
+            events.hparams(&hparams, &[tags::AVG_ACC, tags::FORGETTING])?;
+            events.flush()?;
+        }
+        Ok(Files { workdir, store, log, events })
+    }
+}
+
+struct Run {
+    session: Session,
+    /// Of rank 0.
+    files: Option<Files>,
     progress: Progress,
     at: Position,
     started: Instant,
@@ -309,8 +440,13 @@ impl Run {
             }
             self.at.task += 1;
             self.at.task_step = 0;
+            let parameters = self.session.method.model().params.trainable.view().read_f64()?;
+            let digest = Sha256::digest(bytemuck::cast_slice(&parameters));
+            self.session.ranks.comm.expect_same("learned parameters", &digest)?;
             self.save()?;
-            self.results(false)?.write(&self.workdir.results_json())?;
+            if let Some(files) = &self.files {
+                self.results(false)?.write(&files.workdir.results_json())?;
+            }
         }
         Ok(())
     }
@@ -333,7 +469,13 @@ impl Run {
             if epochs > 0 && self.at.task_step.is_multiple_of(epochs) && steps.done < steps.total {
                 self.evaluate_within(task, &steps, cache)?;
             }
-            self.stop_if_asked(Some((task, &steps)))?;
+            // Hosts of GPUs do not wait for each other at every step.
+            let ask = self.session.dev.gpu().is_none()
+                || self.session.ranks.is_alone()
+                || self.at.task_step.is_multiple_of(ASK_EVERY);
+            if ask {
+                self.stop_if_asked(Some((task, &steps)))?;
+            }
             if every > 0 && self.at.task_step.is_multiple_of(every) && steps.done < steps.total {
                 self.save_within(task, &steps)?;
             }
@@ -348,8 +490,7 @@ impl Run {
         for stats in stats {
             self.at.window.push(stats);
             let (own, images) = steps.own;
-            let batch = self.session.config.train.per_device_batch_size;
-            self.at.window_images += if self.known < own { images } else { batch };
+            self.at.window_images += if self.known < own { images } else { self.session.ranks.batch };
             self.known += 1;
             let step = before + self.known as u64;
             if step.is_multiple_of(LOG_EVERY) || self.known == steps.total {
@@ -361,14 +502,14 @@ impl Run {
 
     /// Saves in the middle of a task, when everything about its steps so far is known.
     fn save_within(&mut self, task: &Task, steps: &Steps) -> Result<()> {
-        let stats = self.session.method.settle()?;
+        let stats = self.session.method.settle(&self.session.dev)?;
         self.learned(task, steps, stats)?;
         self.save()
     }
 
     /// Tests in the middle of a task, for the log and TensorBoard.
     fn evaluate_within(&mut self, task: &Task, steps: &Steps, cache: &mut QueryCache) -> Result<()> {
-        let stats = self.session.method.settle()?;
+        let stats = self.session.method.settle(&self.session.dev)?;
         self.learned(task, steps, stats)?;
         let clock = Instant::now();
         let tests = 0..self.tests_after(task);
@@ -377,15 +518,16 @@ impl Run {
         let scores = scores?;
         self.at.eval_seconds += clock.elapsed().as_secs_f64();
         self.at.eval_images += scores.iter().map(|s| s.images as u64).sum::<u64>();
+        let Some(Files { events, log, .. }) = &mut self.files else { return Ok(()) };
         for (i, score) in scores.iter().enumerate() {
-            self.events.scalar(&tags::accuracy(i), self.at.step, score.per_image)?;
-            self.events.scalar(&tags::eval_loss(i), self.at.step, score.loss)?;
+            events.scalar(&tags::accuracy(i), self.at.step, score.per_image)?;
+            events.scalar(&tags::eval_loss(i), self.at.step, score.loss)?;
         }
-        self.events.flush()?;
+        events.flush()?;
         let per_image: Vec<f64> = scores.iter().map(|s| s.per_image).collect();
         let per_batch: Vec<f64> = scores.iter().map(|s| s.per_batch).collect();
         let fields = json!({"task": task.index, "per_image": per_image, "per_batch": per_batch});
-        self.log.append("epoch", self.at.step, fields)
+        log.append("epoch", self.at.step, fields)
     }
 
     /// How many test sets the network is tested on in or after this task.
@@ -396,7 +538,7 @@ impl Run {
 
     /// After a signal: saves and ends the run.
     fn stop_if_asked(&mut self, within: Option<(&Task, &Steps)>) -> Result<()> {
-        if !signal::stop_requested() {
+        if !self.session.stop_requested()? {
             return Ok(());
         }
         match within {
@@ -404,11 +546,11 @@ impl Run {
             None => self.save()?,
         }
         self.progress.finish();
-        Err(Error::Interrupted(format!(
-            "saved after step {} in {}; add --resume to go on",
-            self.at.step,
-            self.store.dir().display()
-        )))
+        let place = self
+            .files
+            .as_ref()
+            .map_or("by rank 0".into(), |files| format!("in {}", files.store.dir().display()));
+        Err(Error::Interrupted(format!("saved after step {} {place}; add --resume to go on", self.at.step)))
     }
 
     fn report_steps(&mut self, task: &Task, step: u64, lr: f64) -> Result<()> {
@@ -420,6 +562,7 @@ impl Run {
         let correct: usize = window.iter().map(|s| s.correct).sum();
         let last = window.last().copied().unwrap_or_default();
         let accuracy = correct as f64 / images.max(1) as f64;
+        let Some(Files { events, log, .. }) = &mut self.files else { return Ok(()) };
         for (tag, value) in [
             (tags::LOSS, mean),
             (tags::LOSS_STD, deviation),
@@ -430,14 +573,14 @@ impl Run {
             (&tags::ours("ce_loss"), last.ce_loss),
             (&tags::ours("pull"), last.pull),
         ] {
-            self.events.scalar(tag, step, value)?;
+            events.scalar(tag, step, value)?;
         }
-        self.events.flush()?;
+        events.flush()?;
         let fields = json!({
             "task": task.index, "loss": mean, "ce_loss": last.ce_loss, "pull": last.pull, "accuracy": accuracy,
             "learning_rate": lr, "grad_norm": last.grad_norm,
         });
-        self.log.append("train", step, fields)
+        log.append("train", step, fields)
     }
 
     fn evaluate(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
@@ -469,12 +612,13 @@ impl Run {
             self.at.per_batch.push(per_batch[..n].to_vec());
         }
         let step = self.at.step;
+        let Some(Files { events, log, .. }) = &mut self.files else { return Ok(()) };
         for (i, score) in scores.iter().enumerate() {
-            self.events.scalar(&tags::accuracy(i), step, score.per_image)?;
-            self.events.scalar(&tags::eval_loss(i), step, score.loss)?;
-            self.events.scalar(&tags::ours(&format!("per_batch/accuracy_{i}")), step, score.per_batch)?;
+            events.scalar(&tags::accuracy(i), step, score.per_image)?;
+            events.scalar(&tags::eval_loss(i), step, score.loss)?;
+            events.scalar(&tags::ours(&format!("per_batch/accuracy_{i}")), step, score.per_batch)?;
             if !score.usage.is_empty() {
-                self.events.counts(&tags::histogram(i), step, &score.usage)?;
+                events.counts(&tags::histogram(i), step, &score.usage)?;
             }
         }
         let (own, voted) =
@@ -486,36 +630,45 @@ impl Run {
             (tags::LEARNING_ACC, Some(own.learning_acc), Some(voted.learning_acc)),
         ] {
             if let Some(value) = value {
-                self.events.scalar(tag, step, value)?;
+                events.scalar(tag, step, value)?;
             }
             if let Some(value) = vote {
-                self.events.scalar(&tags::ours(&format!("per_batch/{tag}")), step, value)?;
+                events.scalar(&tags::ours(&format!("per_batch/{tag}")), step, value)?;
             }
         }
-        self.events.flush()?;
+        events.flush()?;
         let each = |of: fn(&TaskScore) -> serde_json::Value| scores.iter().map(of).collect::<Vec<_>>();
         let fields = json!({
             "task": task.index, "per_image": per_image, "per_batch": per_batch,
             "prompt_usage": each(|s| json!(s.usage)), "vote_usage": each(|s| json!(s.vote_usage)),
             "similarity": each(|s| json!(s.similarity)),
         });
-        self.log.append("task", step, fields)?;
+        log.append("task", step, fields)?;
         self.progress.say(&report::task_line(task, self.session.train_tasks.len(), &own, &voted));
         Ok(())
     }
 
     /// Writes a checkpoint of this moment.
     fn save(&mut self) -> Result<()> {
+        let Some(files) = &mut self.files else { return Ok(()) };
         // What a checkpoint follows must be in the files before it.
-        self.events.flush()?;
-        self.log.sync()?;
-        self.at.log_bytes = self.log.len();
+        files.events.flush()?;
+        files.log.sync()?;
+        self.at.log_bytes = files.log.len();
         self.at.optimizer_step = self.session.method.optimizer_step();
         self.at.seconds = self.before + self.started.elapsed().as_secs_f64();
         let meta = serde_json::to_value(&self.at)
             .map_err(|e| Error::failed(format!("the state of the run cannot be written: {e}")))?;
-        self.store.save(&State { step: self.at.step, meta, tensors: self.session.method.state()? })?;
+        files.store.save(&State { step: self.at.step, meta, tensors: self.session.method.state()? })?;
         Ok(())
+    }
+
+    fn device(&self) -> String {
+        let one = format!("{} ({} threads)", self.session.dev.name(), rayon::current_num_threads());
+        match self.session.ranks.comm.size() {
+            1 => one,
+            n => format!("{n} ranks, the first on {one}"),
+        }
     }
 
     fn results(&self, complete: bool) -> Result<Results> {
@@ -527,7 +680,7 @@ impl Run {
             method: config.method.to_string(),
             dataset: self.session.data.name.clone(),
             seed: config.seed,
-            device: format!("{} ({} threads)", self.session.dev.name(), rayon::current_num_threads()),
+            device: self.device(),
             precision: config.precision.to_string(),
             config_hash: config.config_hash(),
             checkpoint: config.model.init_checkpoint.clone(),

@@ -38,7 +38,9 @@ pub fn train(config: &Config, seeds: &[u64], options: &Options) -> Result<Seeds>
             other => other,
         })?;
         finished.push((seed, workdir, results));
-        Seeds::of(seeds, &finished).write(&file)?;
+        if options.launch.is_first() {
+            Seeds::of(seeds, &finished).write(&file)?;
+        }
     }
     Ok(Seeds::of(seeds, &finished))
 }

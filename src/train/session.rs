@@ -9,7 +9,8 @@ use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::Backbone;
 use crate::l2p::TaskView;
-use crate::methods::{self, Method};
+use crate::methods::{self, Method, Ranks};
+use crate::output::signal;
 use crate::tensor::DType;
 use crate::tensor::plan::Plan;
 use std::sync::Arc;
@@ -25,38 +26,40 @@ pub struct Session {
     pub backbone: Backbone,
     pub plan: Plan,
     pub method: Box<dyn Method>,
+    pub ranks: Ranks,
     /// The images, where a GPU keeps them.
     pub kept: Option<KeptData>,
 }
 
 impl Session {
-    /// Loads data and backbone and builds the method, untrained.
-    pub fn new(config: Config, choice: Choice) -> Result<Session> {
-        let data = Arc::new(data::load(&config.data, config.seed)?);
-        let backbone = backbone::load(&config)?;
-        let dev =
-            backbone::fitting_device(&config, backbone::dims(&backbone), data.class_names.len(), choice)?;
-        Session::with(config, dev, data, backbone)
+    /// Loads data and backbone and builds the method, untrained, on one rank that takes `batch` images a step.
+    pub fn new(config: Config, choice: Choice, batch: usize) -> Result<Session> {
+        let loaded = Loaded::new(&config, choice, batch)?;
+        Session::with(config, loaded, Ranks::alone(batch))
     }
 
-    /// The same with data and backbone at hand.
-    pub fn with(mut config: Config, dev: Device, data: Arc<DataSet>, backbone: Backbone) -> Result<Session> {
+    /// The same with data and backbone at hand, on one of several ranks.
+    pub fn with(mut config: Config, loaded: Loaded, ranks: Ranks) -> Result<Session> {
+        let Loaded { dev, data, backbone, kept } = loaded;
         config.precision = precision(config.precision, &dev)?;
-        let batch = config.train.per_device_batch_size;
-        let mut split = scenario::split(&data, &config.continual, config.seed, batch)?;
-        split.limit_tests(config.train.num_eval_steps * batch);
+        let mut split = scenario::split(&data, &config.continual, config.seed, ranks.batch)?;
+        split.limit_tests(config.train.num_eval_steps * ranks.batch);
         config.check_with_layers(backbone.dims.layers)?;
         let mut plan = Plan::on(&dev);
-        let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan)?;
-        let method = methods::build(&config, model, &mut plan);
+        let images = images_on_a_rank(&config, ranks.batch, ranks.comm.size());
+        let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan, images)?;
+        let method = methods::build(&config, model, &mut plan, &ranks);
         plan.check()?;
         let preprocess = Preprocess::new(&config.data, backbone::normalize(&backbone))?;
-        let kept = KeptData::new(&mut plan, &data, &preprocess, config.seed)?;
+        let kept = match kept {
+            None => KeptData::new(&mut plan, &data, &preprocess, config.seed)?,
+            kept => kept,
+        };
         let train_tasks = match config.method {
             Name::Joint => vec![tasks::joint(&split)],
             _ => split.tasks.clone(),
         };
-        Ok(Session { config, dev, data, split, train_tasks, backbone, plan, method, kept })
+        Ok(Session { config, dev, data, split, train_tasks, backbone, plan, method, ranks, kept })
     }
 
     pub fn normalize(&self) -> Normalize {
@@ -67,7 +70,7 @@ impl Session {
     pub fn loader(&self, task: &Task) -> Result<Loader> {
         let config = &self.config;
         let preprocess = Preprocess::new(&config.data, self.normalize())?;
-        let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
+        let (batch, epochs) = (self.ranks.batch, config.train.num_epochs);
         // Class means need each image once.
         let epochs = if config.method == Name::Ncm { 1 } else { epochs };
         let loader =
@@ -75,7 +78,10 @@ impl Session {
         let (cl, data) = (&config.continual, &self.data);
         let kept = cl.replayed_upto(task.index);
         let kept = kept.and_then(|upto| scenario::kept(data, &self.split, cl, config.seed, upto));
-        Ok(kept.iter().fold(loader, |loader, kept| loader.with_replay(kept, cl.replay_batch_size)))
+        let replayed = replayed(config, batch);
+        let loader = kept.iter().fold(loader, |loader, kept| loader.with_replay(kept, replayed));
+        let rows = self.ranks.rows(loader.whole_batch());
+        Ok(loader.only(rows))
     }
 
     /// The batches of the images kept of the tasks up to this one, which follow its own; `None` without any.
@@ -88,8 +94,10 @@ impl Session {
             return Ok(None);
         };
         let preprocess = Preprocess::new(&config.data, self.normalize())?;
-        let (batch, epochs) = (config.train.per_device_batch_size, config.continual.num_review_epochs);
-        Loader::new(data.clone(), &self.split, &kept, preprocess, config.seed, batch, epochs).map(Some)
+        let (batch, epochs) = (self.ranks.batch, config.continual.num_review_epochs);
+        let loader = Loader::new(data.clone(), &self.split, &kept, preprocess, config.seed, batch, epochs)?;
+        let rows = self.ranks.rows(loader.whole_batch());
+        Ok(Some(loader.only(rows)))
     }
 
     /// Whether the network is tested once task `t` is learned.
@@ -106,16 +114,23 @@ impl Session {
     pub fn task_view(&self, task: &Task) -> TaskView {
         let masked = self.config.continual.train_mask;
         let mask = (0..self.classes()).map(|k| !masked || task.classes.contains(&(k as u32))).collect();
-        TaskView { index: task.index, mask }
+        TaskView { index: task.index, mask, share: self.share(self.ranks.batch) }
+    }
+
+    /// What part of a step of `images` images is this rank's.
+    pub fn share(&self, images: usize) -> f64 {
+        self.ranks.rows(images).len() as f64 / images as f64
     }
 
     /// The same for batches of `loader`, some of whose rows are replayed: they have a mask of their own, as the
     /// official code has it (google-research/l2p @ dd8836e, `train_continual.py`, lines 272-283).
     pub fn batch_view(&self, task: &Task, loader: &Loader) -> TaskView {
         let (mut view, cl, own) = (self.task_view(task), &self.config.continual, loader.own_rows());
-        if own < loader.batch() && cl.replay_no_mask {
+        view.share = self.share(loader.whole_batch());
+        if own < loader.whole_batch() && cl.replay_no_mask {
             let replayed = view.mask.iter().map(|m| !m || !cl.replay_reverse_mask).collect::<Vec<bool>>();
-            view.mask = [view.mask.repeat(own), replayed.repeat(loader.batch() - own)].concat();
+            let rows = loader.rows().map(|row| if row < own { &view.mask } else { &replayed });
+            view.mask = rows.flatten().copied().collect();
         }
         view
     }
@@ -134,22 +149,75 @@ impl Session {
         let loader = self.loader(&self.train_tasks[0])?;
         let mut queries = Vec::new();
         for chunk in indices.chunks(self.config.train.eval_batch_size) {
+            self.ranks.comm.check()?;
             let batch = self.eval_batch(&loader, Images::Test, chunk)?;
             queries.extend(self.method.query(&self.dev, batch.pixels())?.view().read_f64()?);
         }
         Ok(queries)
     }
 
-    /// Frozen features (n, C) of the images `indices`, in f64 rows, and their class ids.
+    /// Frozen features (n, C) of the images `indices`, in f64 rows, and their class ids. All ranks compute a part.
     pub fn all_features(&mut self, which: Images, indices: &[u32]) -> Result<(Vec<f64>, Vec<u32>)> {
         let loader = self.loader(&self.train_tasks[0])?;
         let (mut features, mut labels) = (Vec::new(), Vec::new());
-        for chunk in indices.chunks(self.config.train.eval_batch_size) {
+        for chunk in indices[self.ranks.share_of(indices.len(), 1)].chunks(self.config.train.eval_batch_size)
+        {
             let batch = self.eval_batch(&loader, which, chunk)?;
             features.extend(self.method.features(&self.dev, batch.pixels())?.view().read_f64()?);
             labels.extend(batch.labels);
         }
-        Ok((features, labels))
+        Ok((self.ranks.gather("features", &features)?, self.ranks.gather("labels", &labels)?))
+    }
+
+    /// Whether somebody asked any rank to stop; all ranks get the same answer.
+    pub fn stop_requested(&self) -> Result<bool> {
+        self.ranks.comm.any("requests to stop", signal::stop_requested())
+    }
+
+    /// # Errors
+    /// `Error::Interrupted` if somebody asked any rank to stop, for parts that begin anew after it.
+    pub fn stop_floor(&self) -> Result<()> {
+        if self.stop_requested()? {
+            signal::request_stop();
+        }
+        signal::stop_floor()
+    }
+}
+
+/// Kept images in a step of `batch` others, of which `continual.replay_batch_size` come on each device.
+fn replayed(config: &Config, batch: usize) -> usize {
+    config.continual.replay_batch_size * batch / config.train.per_device_batch_size
+}
+
+/// Images of a step on one of `ranks` ranks, if all take `batch` and kept ones.
+pub fn images_on_a_rank(config: &Config, batch: usize, ranks: usize) -> usize {
+    (batch + replayed(config, batch)).div_ceil(ranks)
+}
+
+/// What a run needs before there is a network: made once for all ranks of a process.
+#[derive(Clone)]
+pub struct Loaded {
+    pub dev: Device,
+    pub data: Arc<DataSet>,
+    pub backbone: Backbone,
+    /// The images, where a GPU keeps them already.
+    pub kept: Option<KeptData>,
+}
+
+impl Loaded {
+    /// Loads data and backbone, and sees whether the device will do for steps of `images` images.
+    pub fn new(config: &Config, choice: Choice, images: usize) -> Result<Loaded> {
+        let data = Arc::new(data::load(&config.data, config.seed)?);
+        let backbone = backbone::load(config)?;
+        let mut loaded = Loaded { dev: Device::Cpu, data, backbone, kept: None };
+        loaded.dev = loaded.fitting(config, choice, images)?;
+        Ok(loaded)
+    }
+
+    /// Where a rank computes that has this choice.
+    pub fn fitting(&self, config: &Config, choice: Choice, images: usize) -> Result<Device> {
+        let (dims, classes) = (backbone::dims(&self.backbone), self.data.class_names.len());
+        backbone::fitting_device(config, dims, classes, choice, images)
     }
 }
 

@@ -7,7 +7,7 @@ use super::device;
 use l2p_engine::config::schema::{ClipScope, Precision};
 use l2p_engine::device::Device;
 use l2p_engine::l2p::{Model, TaskView};
-use l2p_engine::methods::{Gradient, Method};
+use l2p_engine::methods::{Gradient, Method, Ranks};
 use l2p_engine::ops::match_prompts::Select;
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
@@ -56,6 +56,7 @@ fn step(
     let task = TaskView {
         index: case["cur_task_id"].as_u64().expect("a task") as usize,
         mask: (0..10).map(|k| !masked || classes.contains(&k)).collect(),
+        share: 1.0,
     };
     let batch = x.dims()[0];
     let mut model = official::model_on(dev, &config, dims, files[0].expect("a backbone"), files[1], batch);
@@ -109,11 +110,12 @@ fn trajectory(
     let mut model = official::model_on(dev, &config, dims, backbone, None, 8);
     official::load(&mut model, &npz, "param0/", false);
     let dtype = model.dtype();
-    let mut method = Gradient::new(&config, model, &mut Plan::on(dev));
+    let mut method = Gradient::new(&config, model, &mut Plan::on(dev), &Ranks::alone(8));
     let lr = about["learning_rate_used"].as_f64().expect("a learning rate");
     let masked = about["config"]["continual"]["train_mask"].as_bool().expect("train_mask");
     let classes = npz.get("in/class_mask").u32s();
-    let task = TaskView { index: 0, mask: (0..10).map(|k| !masked || classes.contains(&k)).collect() };
+    let task =
+        TaskView { index: 0, mask: (0..10).map(|k| !masked || classes.contains(&k)).collect(), share: 1.0 };
     let (images, labels) = (npz.get("in/image_u8"), npz.get("in/label"));
     let mut stats = Vec::new();
     for s in 0..steps {
@@ -123,7 +125,7 @@ fn trajectory(
         let y = Tensor::from_vec(y.u32s(), y.shape.as_slice());
         stats.extend(method.step(dev, x.view().into(), y.view(), &task, lr).expect("a step"));
     }
-    stats.extend(method.settle().expect("the rest"));
+    stats.extend(method.settle(dev).expect("the rest"));
     let parameters = method.model().params.trainable.view().read_f64().expect("a download");
     (stats.iter().map(|s| s.loss).collect(), parameters)
 }
