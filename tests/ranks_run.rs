@@ -169,7 +169,7 @@ fn class_means_and_mixed_images_do_not_depend_on_ranks() {
 #[test]
 fn the_same_number_twice_gives_the_same_bits_and_votes_are_per_device() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (a, b, one) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("one"));
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     // In f32, with the vote of the official rule set.
     let batch = shared(2);
     for workdir in [&a, &b] {
