@@ -325,6 +325,14 @@ fn a_signal_to_any_rank_saves_once() {
 }
 
 #[test]
+fn the_learning_rate_follows_the_images_of_all_ranks() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let said = expect(train(&dir.path().join("none"), &["--device", "cpu", "--ranks", "4", "--dry-run"]), 0);
+    // 0.03 for 256 images.
+    assert!(said.contains("64 images on 4 ranks, learning rate 0.0075"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_shared_is_a_sentence() {
     let dir = tempfile::tempdir().expect("a folder");
     for (more, code, wanted) in [
