@@ -133,11 +133,13 @@ pub fn train(config: Config, options: &Options) -> Result<Results> {
         // What one rank can compute, all must.
         choice.auto &= comm.is_alone();
         let images = images_on_a_rank(&config, batch, comm.size());
+        if comm.is_alone() {
+            let loaded = Loaded::new(&config, choice, images)?;
+            return rank(config.clone(), options, loaded, ranks, started);
+        }
         let load = || loaded.get_or_init(|| Loaded::new(&config, choice.clone(), images));
         let mut loaded = comm.alive(load).clone()?;
-        if !comm.is_alone() {
-            loaded.dev = loaded.fitting(&config, choice, images)?;
-        }
+        loaded.dev = loaded.fitting(&config, choice, images)?;
         rank(config.clone(), options, loaded, ranks, started)
     })
 }
@@ -263,8 +265,15 @@ fn share_state(comm: &Comm, saved: Option<State>) -> Result<Option<State>> {
     if comm.is_alone() {
         return Ok(saved);
     }
-    let bytes = saved.as_ref().map(State::to_bytes).transpose()?.unwrap_or_default();
-    let bytes = comm.broadcast("saved state", bytes)?;
+    let mut bytes = saved.as_ref().map(State::to_bytes).transpose()?.unwrap_or_default();
+    let lengths = comm.all_gather("length of the saved state", (bytes.len() as u64).to_le_bytes().to_vec())?;
+    let length = usize::from_le_bytes(lengths[0].as_slice().try_into().unwrap_or_default());
+    // In pieces: all that learns and its moments may be more than one message holds.
+    const PIECE: usize = 64 << 20;
+    bytes.resize(length, 0);
+    for piece in bytes.chunks_mut(PIECE) {
+        piece.copy_from_slice(&comm.broadcast("saved state", piece.to_vec())?);
+    }
     if comm.is_first() || bytes.is_empty() { Ok(saved) } else { State::from_bytes(&bytes).map(Some) }
 }
 
