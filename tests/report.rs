@@ -157,8 +157,9 @@ fn a_page_says_what_the_runs_found() {
     seeds.args(VARIED).args(["--set", "published=[\"Wang & <others>, arXiv:0000: 83.83 +- 0.04, 7.63\"]"]);
     expect(seeds, 0);
     expect(train(&second, &["--set", "method=finetune", "--set", "floors.pool_of_one=false"]), 0);
-    let (page, drawings) = (dir.path().join("page.html"), dir.path().join("svg"));
-    let out = ["--out", page.to_str().expect("UTF-8"), "--svg", drawings.to_str().expect("UTF-8")];
+    let [page, drawings, pictures] = ["page.html", "svg", "png"].map(|name| dir.path().join(name));
+    let [at, svg, png] = [&page, &drawings, &pictures].map(|path| path.to_str().expect("UTF-8"));
+    let out = ["--out", at, "--svg", svg, "--png", png];
     let said = expect(command("report", &[&first, &second], &out), 0);
     assert!(said.contains("3 runs of 2 configurations"), "{said}");
     let text = std::fs::read_to_string(&page).expect("a page");
@@ -204,6 +205,80 @@ fn a_page_says_what_the_runs_found() {
         let text = std::fs::read_to_string(&file).expect("a drawing");
         assert_well_formed(&text, &file.display().to_string());
         assert!(text.contains("xmlns=") && !text.contains("var("), "{}", file.display());
+        let name = file.with_extension("png");
+        let picture = image::open(pictures.join(name.file_name().expect("a name"))).expect("a picture");
+        assert_shows(&picture.into_rgb8(), &text, &file.display().to_string());
+    }
+    assert_eq!(names(&pictures), names(&drawings));
+    // Letters that the fonts lack are boxes.
+    let mut groups = report::read(&[first, second]).expect("runs");
+    groups[0].label = "学習 ".repeat(3);
+    assert!(report::figures(&groups).iter().all(|f| f.png().is_ok()));
+}
+
+/// The files of a folder, without their endings.
+fn names(folder: &Path) -> std::collections::BTreeSet<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    entries.map(|e| PathBuf::from(e.expect("an entry").path().file_stem().expect("a name"))).collect()
+}
+
+/// The value of an attribute in a tag.
+fn attribute<'a>(tag: &'a str, name: &str) -> &'a str {
+    let (_, rest) = tag.split_once(&format!(" {name}=\"")).unwrap_or_else(|| panic!("no {name} in {tag}"));
+    rest.split('"').next().expect("a value")
+}
+
+/// The picture is the drawing at twice its size, and has ink where the drawing has words and lines.
+fn assert_shows(picture: &image::RgbImage, svg: &str, what: &str) {
+    let number = |tag: &str, name: &str| attribute(tag, name).parse::<f64>().expect("a number");
+    let (w, h) = (number(svg, "width"), number(svg, "height"));
+    assert_eq!(picture.dimensions(), (2 * w as u32, 2 * h as u32), "{what}");
+    assert_eq!(picture.get_pixel(0, 0).0, [255; 3], "{what}: the background");
+    // Pixels at most as bright as `most` in a box of the drawing: left, top, right, bottom.
+    let ink = |[left, top, right, bottom]: [f64; 4], most: u8| -> Vec<u32> {
+        let clip = |v: f64, end: u32| (2.0 * v).clamp(0.0, end.into()) as u32;
+        let rows = clip(top, picture.height())..clip(bottom, picture.height());
+        rows.flat_map(|y| {
+            (clip(left, picture.width())..clip(right, picture.width()))
+                .filter(move |x| picture.get_pixel(*x, y).0.iter().all(|c| *c <= most))
+        })
+        .collect()
+    };
+    let texts = svg.split("<text").skip(1).map(|rest| rest.split("</text>").next().expect("an end"));
+    let (mut titles, mut words) = (0, 0);
+    for text in texts {
+        let (x, y) = (number(text, "x"), number(text, "y"));
+        let letters = text.split_once('>').expect("a text").1;
+        let escapes = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&amp;", "&")];
+        let letters = escapes.iter().fold(letters.to_string(), |text, (from, to)| text.replace(from, to));
+        match attribute(text, "class") {
+            // Bold letters of 15 units: as wide as so many letters are, and nothing beyond.
+            "title" => {
+                let found = ink([x, y - 12.0, w, y], 90);
+                let reach = (f64::from(*found.iter().max().expect("no title")) / 2.0 - x)
+                    / letters.chars().count() as f64;
+                assert!((6.0..13.0).contains(&reach), "{what}: {reach} units a letter of `{letters}`");
+                assert!(found.len() > 25 * letters.trim().len(), "{what}: {} dark pixels", found.len());
+                titles += 1;
+            }
+            "muted" if !letters.trim().is_empty() => {
+                let (x, y) = (x + 16.0, y + 44.0);
+                let [left, right] = match attribute(text, "text-anchor") {
+                    "start" => [x, x + 7.0],
+                    "middle" => [x - 6.0, x + 6.0],
+                    _ => [x - 7.0, x],
+                };
+                assert!(!ink([left, y - 10.0, right, y + 1.0], 0xa0).is_empty(), "{what}: no `{letters}`");
+                words += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(titles == 1 && words > 0, "{what}: {titles} titles, {words} words");
+    // Lines in the colour of the first configuration: a class, and through it a variable of the page.
+    if svg.contains("<path") && svg.contains("class=\"c0\"") {
+        let blue = picture.pixels().filter(|p| p.0 == [0x1d, 0x5f, 0xc4]).count();
+        assert!(blue > 50, "{what}: {blue} pixels of the first colour");
     }
 }
 
@@ -219,7 +294,10 @@ fn damaged(run: &Path, file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> R
         Ok(groups) => {
             let page = report::html(&groups);
             assert_well_formed(&page, file);
-            report::figures(&groups).iter().for_each(|f| assert_well_formed(&f.file(), &f.name));
+            for figure in report::figures(&groups) {
+                assert_well_formed(&figure.file(), &figure.name);
+                figure.png().unwrap_or_else(|e| panic!("{file}: {e}"));
+            }
             Ok(page)
         }
         Err(e) => Err(e.to_string()),

@@ -1,8 +1,10 @@
 //! The drawings of a report, from what its runs found.
 
 use super::charts::{self, Axis, Dot, Heat, Line, Standing};
+use super::png;
 use super::runs::{Choices, Group, POOL_OF_ONE, Run, entropy, together, with_floors};
 use super::svg::{SERIES, Svg};
+use crate::error::{Error, Result};
 use crate::output::results::{Results, Score};
 use crate::output::spread::Spread;
 
@@ -31,6 +33,14 @@ impl Figure {
     /// An SVG file.
     pub fn file(&self) -> String {
         self.svg.file(&self.title)
+    }
+
+    /// The same as a PNG file.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] for a drawing that is too large.
+    pub fn png(&self) -> Result<Vec<u8>> {
+        png::from_svg(&self.file()).map_err(|why| Error::failed(format!("the drawing {} {why}", self.name)))
     }
 }
 

@@ -3,6 +3,7 @@
 mod charts;
 mod figures;
 mod page;
+mod png;
 mod runs;
 mod svg;
 
