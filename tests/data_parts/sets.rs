@@ -20,6 +20,14 @@ fn unpacked(name: &str) -> tempfile::TempDir {
     temp
 }
 
+/// `folder` of `dir` as a `.tar.gz`.
+fn pack(dir: &Path, folder: &str, archive: &Path) {
+    let file = std::fs::File::create(archive).unwrap();
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(file, Default::default()));
+    tar.append_dir_all(folder, dir.join(folder)).unwrap();
+    tar.into_inner().unwrap().finish().unwrap();
+}
+
 fn load(dataset: DatasetName, dir: &Path) -> DataSet {
     data::load(&config(dataset, dir), 0).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -205,10 +213,7 @@ fn cub_200_with_parts_missing() {
     ] {
         let temp = tempfile::tempdir().unwrap();
         std::fs::rename(from.path().join("CUB_200_2011").join(missing), from.path().join("kept")).unwrap();
-        let file = std::fs::File::create(temp.path().join("CUB_200_2011.tgz")).unwrap();
-        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(file, Default::default()));
-        tar.append_dir_all("CUB_200_2011", from.path().join("CUB_200_2011")).unwrap();
-        tar.into_inner().unwrap().finish().unwrap();
+        pack(from.path(), "CUB_200_2011", &temp.path().join("CUB_200_2011.tgz"));
         std::fs::rename(from.path().join("kept"), from.path().join("CUB_200_2011").join(missing)).unwrap();
         let text = failure(DatasetName::Cub200, temp.path());
         assert!(text.contains(wanted), "{text}");
@@ -297,19 +302,12 @@ fn notmnist_in_its_original_archive() {
     let large = tempfile::tempdir().unwrap();
     std::fs::rename(temp.path().join("notMNIST_small"), large.path().join("notMNIST_large")).unwrap();
     same(&data, &load(DatasetName::NotMnist, large.path()));
-    let archive = large.path().join("notMNIST_large.tgz");
-    let pack = |archive: &Path| {
-        let file = std::fs::File::create(archive).unwrap();
-        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(file, Default::default()));
-        tar.append_dir_all("notMNIST_large", large.path().join("notMNIST_large")).unwrap();
-        tar.into_inner().unwrap().finish().unwrap();
-    };
-    pack(&archive);
     let other = tempfile::tempdir().unwrap();
-    std::fs::copy(&archive, other.path().join("notMNIST_large.tgz")).unwrap();
+    let archive = other.path().join("notMNIST_large.tgz");
+    pack(large.path(), "notMNIST_large", &archive);
     same(&data, &load(DatasetName::NotMnist, other.path()));
     std::fs::remove_dir_all(large.path().join("notMNIST_large/C")).unwrap();
-    pack(&other.path().join("notMNIST_large.tgz"));
+    pack(large.path(), "notMNIST_large", &archive);
     assert!(failure(DatasetName::NotMnist, other.path()).contains("notMNIST_large.tgz: folders A to J were"));
 }
 
