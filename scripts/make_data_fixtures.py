@@ -224,8 +224,9 @@ def cub200():
             lists["images"].append(f"{number} {path}")
             lists["image_class_labels"].append(f"{number} {i + 1}")
             lists["train_test_split"].append(f"{number} {int(j != 1)}")
-    files += [(f"{root}/{name}.txt", "\n".join(lines) + "\n") for name, lines in lists.items()]
-    zipped(OUT / "cub200" / "CUB_200_2011.zip", files)
+    files += [(f"{root}/{name}.txt", "\n".join(lines).encode() + b"\n") for name, lines in lists.items()]
+    listed = [("attributes.txt", b"1 has_bill_shape::curved_(up_or_down)\n"), (f"./{root}", None)]
+    tar(OUT / "cub200" / "CUB_200_2011.tgz", listed + files, "gz")
 
 
 def domainnet():
@@ -243,7 +244,7 @@ def domainnet():
 
 
 def notmnist():
-    """One file is damaged, as a few of the original are."""
+    """One file is damaged, as a few of the original are. The original's archive has the training part."""
     files = []
     for i, letter in enumerate("ABCDEFGHIJ"):
         for part, n in [("Train", 4), ("Test", 1)]:
@@ -253,6 +254,8 @@ def notmnist():
                 files.append((f"notMNIST/{part}/{letter}/Qml{j}{part}.png", data))
     files.append(("notMNIST/Train/A/RGVtb2NyYXRpY2FCb2xk.png", b""))
     zipped(OUT / "notmnist" / "notMNIST.zip", files)
+    small = [(name.replace("notMNIST/Train/", "notMNIST_small/"), data) for name, data in files if "/Train/" in name]
+    tar(OUT / "notmnist_small" / "notMNIST_small.tar.gz", [("notMNIST_small", None)] + small, "gz")
 
 
 if __name__ == "__main__":

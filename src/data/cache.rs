@@ -2,7 +2,8 @@
 //! image files' contents, so that a changed file or list is another name. It is written beside its
 //! place, flushed and renamed: two runs at once write the same file twice, and a killed one leaves
 //! nothing that would be read. Sets that are too large for the cache are checked once and then
-//! decoded when an image is needed; of them only the sizes are kept.
+//! decoded when an image is needed; of them only the sizes are kept. [`super::tar_gz`] keeps its unpacked
+//! archives in the same folder.
 //!
 //! `L2PPACK1`, key (32 bytes), number of images, 1 where pixels follow (two 64-bit little-endian
 //! numbers); per image height, width and CRC-32C of its pixels (32 bits each); the CRC-32C of all
@@ -30,15 +31,15 @@ const HEAD: usize = 8 + 32 + 8 + 8;
 const ENTRY: usize = 12;
 /// Decoded pixels held at once while a set is written.
 const CHUNK_BYTES: u64 = 64 << 20;
-const TEMPORARY: &str = ".tmp";
+pub(super) const TEMPORARY: &str = ".tmp";
 /// Temporary files that old belong to runs that were killed.
 const TEMPORARY_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Where decoded images are kept, and how many.
 #[derive(Debug)]
 pub struct Cache {
-    dir: Option<PathBuf>,
-    /// In bytes of decoded pixels per list of files.
+    pub(super) dir: Option<PathBuf>,
+    /// In bytes of decoded pixels per list of files, and of an unpacked archive.
     pub limit: u64,
     /// For the user: what could not be kept, and why.
     pub notes: Vec<String>,
@@ -118,7 +119,7 @@ impl Cache {
         key.update(VERSION);
         looked.iter().for_each(|(digest, _)| key.update(digest));
         let key: [u8; 32] = key.finalize().into();
-        let path = dir.join(format!("{}.pack", key.iter().map(|b| format!("{b:02x}")).collect::<String>()));
+        let path = dir.join(format!("{}.pack", hex(&key)));
         if let Some(open) = open(&path, &key, sources.len()) {
             return Ok(Some(Pack(Arc::new(open))));
         }
@@ -143,7 +144,7 @@ impl Cache {
         });
         match written {
             Ok(open) => Ok(Some(Pack(Arc::new(open)))),
-            Err(Failure::Image(error)) => Err(error),
+            Err(Failure::Input(error)) => Err(error),
             Err(Failure::Disk(error)) => {
                 self.notes.push(format!(
                     "decoded images are not kept, each is decoded when it is needed: {} cannot be written: {error}",
@@ -153,6 +154,11 @@ impl Cache {
             }
         }
     }
+}
+
+/// A key as the name of a file.
+pub(super) fn hex(key: &[u8; 32]) -> String {
+    key.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// All values, or the first error.
@@ -170,14 +176,15 @@ fn decode(source: &Source, digest: &[u8; 32]) -> Result<Decoded> {
     image_file::decode_rgb(&bytes, &source.path())
 }
 
-enum Failure {
-    Image(Error),
+/// What stops a file of the cache: its input is bad, or it cannot be written.
+pub(super) enum Failure {
+    Input(Error),
     Disk(io::Error),
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure::Image(error)
+        Failure::Input(error)
     }
 }
 
@@ -286,7 +293,7 @@ fn open(path: &Path, key: &[u8; 32], count: usize) -> Option<Open> {
 }
 
 /// Removes what killed runs left.
-fn remove_old(dir: &Path) {
+pub(super) fn remove_old(dir: &Path) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());

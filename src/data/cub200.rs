@@ -2,30 +2,34 @@
 //!
 //! `images.txt` (`id path`), `image_class_labels.txt` (`id class`, from 1), `train_test_split.txt` (`id 1`
 //! for training, `id 0` for testing), `classes.txt` (`class name`), pictures below `images/`; or `train/` and
-//! `test/` with a folder per class, as other programs make them.
+//! `test/` with a folder per class, as other programs make them. Unpacked, or in `CUB_200_2011.tgz`.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
+use super::cache::Cache;
 use super::folder::{self, Layout};
 use super::image_set::{DataSet, ImageSet, Sample};
 use super::images;
-use super::source::Source;
+use super::source::{self, Source};
+use super::tar_gz;
 use crate::error::{Error, Result};
 
 const NAME: &str = "cub200";
 const FILES: [&str; 4] = ["images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"];
+const ARCHIVE: &str = "CUB_200_2011";
 const FOLDERS: [&str; 4] = ["CUB_200_2011", "", "cub", "CUB"];
 
-/// The set from `dir` or its usual sub-folders.
+/// The set from `dir` or its usual sub-folders, else from the archive there.
 ///
 /// # Errors
 /// As [`super::load`].
-pub fn load(dir: &str) -> Result<DataSet> {
+pub fn load(dir: &str, cache: &mut Cache) -> Result<DataSet> {
     let dir = folder::open(dir, NAME)?;
     let layout = Layout { folders: &FOLDERS, files: &FILES, or_gz: false };
     if let Some(paths) = layout.find(dir) {
-        return official(&paths);
+        let pictures = paths[0].with_file_name("images");
+        let files: Vec<Source> = paths.into_iter().map(Source::File).collect();
+        return official(&files, |file| Some(Source::File(pictures.join(file))));
     }
     for sub in FOLDERS {
         let path = dir.join(sub);
@@ -35,13 +39,27 @@ pub fn load(dir: &str) -> Result<DataSet> {
             return Ok(data);
         }
     }
-    let wanted = [layout.describe(), "train/ and test/ with a folder per class".into()];
+    if let Some(path) = FOLDERS.iter().find_map(|sub| tar_gz::find(&dir.join(sub), ARCHIVE)) {
+        let tree = tar_gz::open(&path, cache)?.below(&format!("{ARCHIVE}/"));
+        let file = |name: &str| {
+            let what = || format!("the archive has no {ARCHIVE}/{name}");
+            tree.get(name).cloned().ok_or_else(|| Error::file(&path, what()))
+        };
+        let files = FILES.iter().map(|name| file(name)).collect::<Result<Vec<Source>>>()?;
+        return official(&files, |file| tree.get(&format!("images/{file}")).cloned());
+    }
+    let wanted = [
+        layout.describe(),
+        format!("{ARCHIVE}.tgz (or .tar.gz)"),
+        "train/ and test/ with a folder per class".into(),
+    ];
     Err(folder::not_found(dir, NAME, &wanted))
 }
 
 /// The lines `id word` of a file, with their numbers.
-fn table(path: &Path) -> Result<Vec<(usize, u32, String)>> {
-    let text = folder::read_text(path)?;
+fn table(source: &Source) -> Result<Vec<(usize, u32, String)>> {
+    let path = source.path();
+    let text = folder::text(source.read()?, &path)?;
     let mut rows = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let parts = line.trim().split_once(' ').and_then(|(id, word)| Some((id.parse().ok()?, word.trim())));
@@ -55,31 +73,36 @@ fn table(path: &Path) -> Result<Vec<(usize, u32, String)>> {
 }
 
 /// `table` with numbers, by id.
-fn numbers(path: &Path) -> Result<HashMap<u32, u32>> {
+fn numbers(source: &Source) -> Result<HashMap<u32, u32>> {
     let number = |(line, id, word): (usize, u32, String)| {
         let shown: String = word.chars().take(40).collect();
         let what = || format!("line {line}: a number was wanted after the id, found `{shown}`");
-        word.parse().map(|number| (id, number)).map_err(|_| Error::file(path, what()))
+        word.parse().map(|number| (id, number)).map_err(|_| Error::file(source.path(), what()))
     };
-    table(path)?.into_iter().map(number).collect()
+    table(source)?.into_iter().map(number).collect()
 }
 
-fn official(paths: &[PathBuf]) -> Result<DataSet> {
-    let (labels, is_train) = (numbers(&paths[1])?, numbers(&paths[2])?);
-    let classes = table(&paths[3])?;
+/// `files`: those of [`FILES`]; `picture`: that of a path in `images/`, where it is there.
+fn official(files: &[Source], picture: impl Fn(&str) -> Option<Source>) -> Result<DataSet> {
+    let (labels, is_train) = (numbers(&files[1])?, numbers(&files[2])?);
+    let classes = table(&files[3])?;
     let position: HashMap<u32, u32> =
         classes.iter().enumerate().map(|(i, (_, id, _))| (*id, i as u32)).collect();
-    let pictures = paths[0].with_file_name("images");
     let (mut train, mut test) = (Vec::new(), Vec::new());
-    for (line, id, file) in table(&paths[0])? {
-        let missing = |path: &Path| Error::file(path, format!("no line for image {id} of {}", FILES[0]));
-        let label = labels.get(&id).ok_or_else(|| missing(&paths[1]))?;
+    for (line, id, file) in table(&files[0])? {
+        let missing =
+            |list: &Source| Error::file(list.path(), format!("no line for image {id} of {}", FILES[0]));
+        let label = labels.get(&id).ok_or_else(|| missing(&files[1]))?;
         let label = *position.get(label).ok_or_else(|| {
             let what = format!("line {line}: class {label} of image {id} is not in {}", FILES[3]);
-            Error::file(&paths[0], what)
+            Error::file(files[0].path(), what)
         })?;
-        let part = is_train.get(&id).ok_or_else(|| missing(&paths[2]))?;
-        let sample = Sample { source: Source::File(pictures.join(file)), label, domain: 0 };
+        let part = is_train.get(&id).ok_or_else(|| missing(&files[2]))?;
+        let source = picture(&file).ok_or_else(|| {
+            let what = format!("line {line}: the archive has no images/{}", source::shown(&file));
+            Error::file(files[0].path(), what)
+        })?;
+        let sample = Sample { source, label, domain: 0 };
         if *part == 1 { train.push(sample) } else { test.push(sample) }
     }
     let names = classes.into_iter().map(|(_, _, name)| name).collect();

@@ -5,6 +5,7 @@
 //! JH-LEE-KR/l2p-pytorch has SVHN, MNIST, CIFAR-10, notMNIST, Fashion-MNIST. Images keep their sizes and channels:
 //! each is brought to the network's input by itself.
 
+use super::cache::Cache;
 use super::image_set::{DataSet, ImageSet};
 use crate::config::schema::Data;
 use crate::error::{Error, Result};
@@ -13,10 +14,12 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// As [`super::load`] for each; `Error::Config` for a word that is no data set.
-pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
+pub fn load(config: &Data, seed: u64, cache: &mut Cache) -> Result<DataSet> {
     let names = config.joined_names().map_err(Error::config)?;
-    let parts: Result<Vec<DataSet>> =
-        names.into_iter().map(|dataset| super::raw(&Data { dataset, ..config.clone() }, seed)).collect();
+    let parts: Result<Vec<DataSet>> = names
+        .into_iter()
+        .map(|dataset| super::raw(&Data { dataset, ..config.clone() }, seed, cache))
+        .collect();
     let data = join(parts?);
     data.check()?;
     Ok(data)

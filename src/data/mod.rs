@@ -50,18 +50,18 @@ use crate::error::Result;
 /// `Error::Config` when the folder is needed and not set; `Error::File` for a folder without the
 /// data set (saying what was looked for and what is there) and for bad files.
 pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
-    let mut data = raw(config, seed)?;
+    let mut cache = cache::Cache::of(config);
+    let mut data = raw(config, seed, &mut cache)?;
     data.train.keep_per_class(config.train_per_class);
     data.test.keep_per_class(config.test_per_class);
-    let mut cache = cache::Cache::of(config);
     data.train.prepare(&mut cache)?;
     data.test.prepare(&mut cache)?;
     data.notes.extend(cache.notes);
     Ok(data)
 }
 
-/// `config.dataset` as its files hold it.
-fn raw(config: &Data, seed: u64) -> Result<DataSet> {
+/// `config.dataset` as its files hold it; `cache` has room for unpacked archives.
+fn raw(config: &Data, seed: u64, cache: &mut cache::Cache) -> Result<DataSet> {
     Ok(match config.dataset {
         DatasetName::MnistSubset => bundled::load()?,
         DatasetName::Mnist => idx::load_mnist(&config.dir)?,
@@ -69,13 +69,13 @@ fn raw(config: &Data, seed: u64) -> Result<DataSet> {
         DatasetName::Cifar10 => cifar::load(&config.dir, &cifar::CIFAR10)?,
         DatasetName::Cifar100 => cifar::load(&config.dir, &cifar::CIFAR100)?,
         DatasetName::Svhn => svhn::load(&config.dir)?,
-        DatasetName::NotMnist => notmnist::load(&config.dir)?,
+        DatasetName::NotMnist => notmnist::load(&config.dir, cache)?,
         DatasetName::Core50 => core50::load(&config.dir)?,
         DatasetName::ImageNetR => imagenet_r::load(&config.dir)?,
-        DatasetName::Cub200 => cub200::load(&config.dir)?,
+        DatasetName::Cub200 => cub200::load(&config.dir, cache)?,
         DatasetName::DomainNet => domainnet::load(&config.dir)?,
         DatasetName::Images => images::load(&config.dir)?,
-        DatasetName::Joined => joined::load(config, seed)?,
+        DatasetName::Joined => joined::load(config, seed, cache)?,
         DatasetName::Synthetic => synthetic::load(seed),
     })
 }

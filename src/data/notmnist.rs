@@ -2,17 +2,18 @@
 //! <http://yaroslavvb.blogspot.com/2011/09/notmnist-dataset.html>.
 //!
 //! `notMNIST/Train` and `notMNIST/Test` with folders A to J, as l2p-pytorch downloads it (also in
-//! `notMNIST.zip`), or the original `notMNIST_small/A` to `J`, of which 80 % are for training. The original
-//! has a few damaged files: they are left out and named.
+//! `notMNIST.zip`), or the original `notMNIST_small/A` to `J` or, without it, `notMNIST_large`, also in their
+//! `.tar.gz`, of which 80 % are for training. The original has a few damaged files: they are left out and named.
 
 use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::cache::Cache;
 use super::image_set::{DataSet, ImageSet, Pixels};
 use super::listing::{self, Row};
 use super::source::Tree;
-use super::{folder, image_file};
+use super::{folder, image_file, tar_gz};
 use crate::error::{Error, Result};
 
 const NAME: &str = "notmnist";
@@ -22,14 +23,17 @@ const LETTERS: [&str; 10] = ["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"];
 const DAMAGED_SHARE_MAX: f64 = 0.01;
 const NAMED: usize = 5;
 
-/// The set from `dir` or its usual sub-folders.
+/// The original's folders; archives of the same name.
+const WHOLE: [&str; 2] = ["notMNIST_small", "notMNIST_large"];
+
+/// The set from `dir` or its usual sub-folders, else from an archive there.
 ///
 /// # Errors
 /// As [`super::load`]; more damaged files than 1 % and one.
-pub fn load(dir: &str) -> Result<DataSet> {
+pub fn load(dir: &str, cache: &mut Cache) -> Result<DataSet> {
     let dir = folder::open(dir, NAME)?;
     let parts = ["notMNIST", ""].map(|sub| dir.join(sub)).into_iter();
-    let whole = ["notMNIST_small", ""].map(|sub| dir.join(sub)).into_iter();
+    let whole = [WHOLE[0], "", WHOLE[1]].map(|sub| dir.join(sub)).into_iter();
     let zip = dir.join("notMNIST.zip");
     if let Some(path) =
         parts.into_iter().find(|path| path.join("Train").is_dir() && path.join("Test").is_dir())
@@ -38,27 +42,43 @@ pub fn load(dir: &str) -> Result<DataSet> {
     }
     if let Some(path) = whole.into_iter().find(|path| LETTERS.iter().all(|letter| path.join(letter).is_dir()))
     {
-        let (train, test) = listing::split_each_class(rows(&Tree::open_parts(&path, &LETTERS)?));
-        let mut data = of_rows(train, test)?;
-        data.notes.push(format!(
-            "{} has no training and test part: of each class 80 % are for training, chosen by a hash of their paths",
-            path.display()
-        ));
-        return Ok(data);
+        return of_whole(&Tree::open_parts(&path, &LETTERS)?, &path);
     }
     if zip.is_file() {
         return of_parts(&Tree::open(&zip)?.without_common_folder());
     }
+    if let Some(path) = WHOLE.iter().find_map(|name| tar_gz::find(dir, name)) {
+        let tree = tar_gz::open(&path, cache)?.without_common_folder();
+        let top = tree.folders();
+        if let Some(letter) = LETTERS.iter().find(|letter| !top.contains(letter)) {
+            return Err(Error::file(
+                path,
+                format!("folders A to J were wanted, the archive has no {letter}/"),
+            ));
+        }
+        return of_whole(&tree, &path);
+    }
     let wanted = [
         "Train/ and Test/ with folders A to J, in the folder itself or notMNIST/".into(),
-        "folders A to J in the folder itself or notMNIST_small/".into(),
-        "notMNIST.zip".into(),
+        "folders A to J in the folder itself, notMNIST_small/ or notMNIST_large/".into(),
+        "notMNIST.zip, notMNIST_small.tar.gz or notMNIST_large.tar.gz (or .tgz)".into(),
     ];
     Err(folder::not_found(dir, NAME, &wanted))
 }
 
 fn of_parts(tree: &Tree) -> Result<DataSet> {
     of_rows(rows(&tree.below("Train/")), rows(&tree.below("Test/")))
+}
+
+/// Folders A to J without parts.
+fn of_whole(tree: &Tree, path: &Path) -> Result<DataSet> {
+    let (train, test) = listing::split_each_class(rows(tree));
+    let mut data = of_rows(train, test)?;
+    data.notes.push(format!(
+        "{} has no training and test part: of each class 80 % are for training, chosen by a hash of their paths",
+        path.display()
+    ));
+    Ok(data)
 }
 
 fn rows(tree: &Tree) -> Vec<Row> {

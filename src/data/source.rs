@@ -1,8 +1,8 @@
 //! Where the bytes of an image file are: a file of its own, or a part of a `.zip` or `.tar` archive,
-//! which is read where it lies and never unpacked.
+//! which is read where it lies; a `.tar.gz` is unpacked to a `.tar` before ([`super::tar_gz`]).
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,11 +91,36 @@ impl Tree {
         match path.extension().and_then(|e| e.to_str()) {
             _ if path.is_dir() => tree.walk(path, "", 0)?,
             Some("zip") => tree.zip(path)?,
-            Some("tar") => tree.tar(path)?,
+            Some("tar") => {
+                let (archive, length) = open(path)?;
+                tree.tar(path, archive, length)?;
+            }
             _ => return Err(Error::file(path, "a folder, a .zip or a .tar file was wanted")),
         }
-        tree.files.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(tree)
+        Ok(tree.sorted())
+    }
+
+    /// The files in a tar archive of `length` bytes that lies in `file`; `path` is its name.
+    ///
+    /// # Errors
+    /// `Error::File` for a damaged archive and for links and paths that lead out of it.
+    pub fn of_tar(path: &Path, file: File, length: u64) -> Result<Tree> {
+        let mut tree = Tree::default();
+        tree.tar(path, Arc::new(Archive { path: path.to_path_buf(), file }), length)?;
+        Ok(tree.sorted())
+    }
+
+    /// By path; of several parts with one path the last, as programs that unpack leave it.
+    fn sorted(mut self) -> Tree {
+        self.files.sort_by(|a, b| a.0.cmp(&b.0));
+        self.files.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                std::mem::swap(later, kept);
+            }
+            same
+        });
+        self
     }
 
     /// The same for some of the folder's sub-folders.
@@ -107,8 +132,7 @@ impl Tree {
         for part in parts {
             tree.walk(&dir.join(part), &format!("{part}/"), 1)?;
         }
-        tree.files.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(tree)
+        Ok(tree.sorted())
     }
 
     fn push(&mut self, name: String, source: Source, path: &Path) -> Result<()> {
@@ -170,21 +194,34 @@ impl Tree {
         Ok(())
     }
 
-    fn tar(&mut self, path: &Path) -> Result<()> {
-        let fail = |e: std::io::Error| Error::file(path, format!("no readable tar archive: {e}"));
-        let (archive, length) = open(path)?;
+    fn tar(&mut self, path: &Path, archive: Arc<Archive>, length: u64) -> Result<()> {
+        let fail = |e: std::io::Error, last: &str| {
+            let place = if last.is_empty() { String::new() } else { format!(" behind {}", shown(last)) };
+            Error::file(path, format!("no readable tar archive{place}: {e}"))
+        };
+        (&archive.file).rewind().map_err(|e| fail(e, ""))?;
         let mut tar = tar::Archive::new(std::io::BufReader::new(&archive.file));
-        for entry in tar.entries_with_seek().map_err(fail)? {
-            let entry = entry.map_err(fail)?;
+        let mut last = String::new();
+        for entry in tar.entries_with_seek().map_err(|e| fail(e, ""))? {
+            let entry = entry.map_err(|e| fail(e, &last))?;
             let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_string();
-            if !entry.header().entry_type().is_file() || is_hidden(&name) {
+            last.clone_from(&name);
+            let kind = entry.header().entry_type();
+            let refuse = |what| Error::file(path, format!("{} {what}", shown(&name)));
+            if name.starts_with('/') || name.split('/').any(|part| part == "..") {
+                return Err(refuse("leads out of the archive; it is not read"));
+            }
+            if kind.is_symlink() || kind.is_hard_link() {
+                return Err(refuse("is a link; unpack the archive, links in it are not followed"));
+            }
+            if !kind.is_file() || is_hidden(&name) {
                 continue;
             }
             let (start, len) = (entry.raw_file_position(), entry.size());
             if start.checked_add(len).is_none_or(|end| end > length) {
                 let what =
                     format!("offset {start}: {len} bytes were wanted, the archive has {length} in all");
-                return Err(Error::file(path.join(&name), what));
+                return Err(Error::file(path.join(shown(&name)), what));
             }
             let part = Part { name: name.clone(), start, len, unpacked: None };
             self.push(name, Source::Part(archive.clone(), part), path)?;
@@ -232,6 +269,11 @@ fn open(path: &Path) -> Result<(Arc<Archive>, u64)> {
     let file = File::open(path).map_err(fail)?;
     let length = file.metadata().map_err(fail)?.len();
     Ok((Arc::new(Archive { path: path.to_path_buf(), file }), length))
+}
+
+/// The name of a part, for messages: it may be of any length.
+pub fn shown(name: &str) -> String {
+    name.chars().take(120).collect()
 }
 
 /// Hidden files, and what macOS and Windows leave in folders and archives.

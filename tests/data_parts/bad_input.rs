@@ -34,6 +34,18 @@ fn encoded(format: image::ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut packed, bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+fn gunzip(bytes: &[u8]) -> Vec<u8> {
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(bytes).read_to_end(&mut unpacked).unwrap();
+    unpacked
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -107,6 +119,34 @@ proptest! {
                     match source.read() {
                         Err(e) => sentence(&e),
                         Ok(content) => assert!(content.len() <= 1032 * bytes.len()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Packed archives are damaged outside and inside.
+    #[test]
+    fn damaged_packed_archives_give_files_or_a_sentence(damage in damage()) {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("CUB_200_2011.tgz");
+        let data = Data { cache_gb: 0, ..Data::default() };
+        for fixture in ["cub200/CUB_200_2011.tgz", "notmnist_small/notMNIST_small.tar.gz"] {
+            let packed = std::fs::read(tests_dir().join("data").join(fixture)).unwrap();
+            let inside = gzip(&damaged(&gunzip(&packed), &damage, 4000));
+            for bytes in [damaged(&packed, &damage, 30), inside] {
+                std::fs::write(&path, &bytes).unwrap();
+                let sentence = |e: &Error| {
+                    let text = e.to_string();
+                    assert!(text.contains(&path.display().to_string()) && text.len() < 700, "{text}");
+                };
+                match tar_gz::open(&path, &mut data::cache::Cache::of(&data)) {
+                    Err(e) => sentence(&e),
+                    Ok(tree) => for (_, source) in &tree.files {
+                        match source.read() {
+                            Err(e) => sentence(&e),
+                            Ok(content) => assert!(content.len() <= 1032 * bytes.len()),
+                        }
                     }
                 }
             }
@@ -197,6 +237,69 @@ fn hostile_files_cost_nothing() {
     let error = image_file::decode_rgb(&png, bad).unwrap_err();
     assert!(error.to_string().contains("cannot hold"), "{error}");
     is_sentence(&image_file::decode_rgb(b"GIF89a, not a supported kind", bad).unwrap_err());
+}
+
+/// Archives of pictures that lead elsewhere, lie about sizes, or unpack without end: the sentence names the
+/// archive and the part, and nothing is written but below the ratio of pictures.
+#[test]
+fn hostile_archives_of_pictures() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("CUB_200_2011.tgz");
+    let cache = temp.path().join("cache");
+    let part = |name: &str, kind: tar::EntryType, size: u64, link: &str| {
+        let mut header = tar::Header::new_gnu();
+        // `set_path` refuses what is tested here.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    use tar::EntryType::{Link, Regular, Symlink};
+    let good = [part("CUB_200_2011/good.jpg", Regular, 3, ""), vec![7; 512]].concat();
+    let end = vec![0; 1024];
+    let mut wrong_sum = part("CUB_200_2011/sum.jpg", Regular, 3, "");
+    wrong_sum[150] ^= 1;
+    let whole = gzip(&[good.clone(), good.clone(), end.clone()].concat());
+    let mut rng = Rng::new(1, Stream::Test, 0);
+    let noise: Vec<u8> = (0..100_000).map(|_| (rng.uniform() * 256.0) as u8).collect();
+    let long = gzip(&[part("CUB_200_2011/long.jpg", Regular, 100_000, ""), noise].concat());
+    for (bytes, wanted) in [
+        (gzip(&part("../out.jpg", Regular, 0, "")), "../out.jpg leads out of the archive"),
+        (gzip(&part("a/../../out.jpg", Regular, 0, "")), "a/../../out.jpg leads out of the archive"),
+        (gzip(&part("/etc/passwd", Regular, 0, "")), "/etc/passwd leads out of the archive"),
+        (gzip(&part("a/x.jpg", Symlink, 0, "/etc/passwd")), "a/x.jpg is a link"),
+        (gzip(&part("a/y.jpg", Link, 0, "a/x.jpg")), "a/y.jpg is a link"),
+        (
+            gzip(&[good.clone(), part("a/big.jpg", Regular, 1 << 40, ""), end.clone()].concat()),
+            "a/big.jpg: offset 1536: 1099511627776 bytes were wanted",
+        ),
+        // Sizes of 8 GiB and more are binary; this one leads over the end of the numbers.
+        (
+            gzip(&[good.clone(), part("a/huge.jpg", Regular, u64::MAX - 100, "")].concat()),
+            "behind CUB_200_2011/good.jpg: size overflow",
+        ),
+        (gzip(&[good.clone(), wrong_sum].concat()), "behind CUB_200_2011/good.jpg"),
+        (gzip(&[good, vec![0; 40 << 20]].concat()), "in or behind CUB_200_2011/good.jpg"),
+        (long[..long.len() - 20_000].to_vec(), "in or behind CUB_200_2011/long.jpg"),
+        (whole[..whole.len() - 4].to_vec(), "in or behind CUB_200_2011/good.jpg"),
+        (b"no gzip file, but long enough for a head".to_vec(), "the archive unpacks to 0 bytes and no more"),
+        (Vec::new(), "the archive unpacks to 0 bytes and no more"),
+    ] {
+        std::fs::write(&path, &bytes).unwrap();
+        for cache_gb in [0, 1] {
+            let cache_dir = cache.to_string_lossy().into_owned();
+            let config = Data { cache_gb, cache_dir, ..config(DatasetName::Cub200, temp.path()) };
+            let text = data::load(&config, 0).unwrap_err().to_string();
+            let named = text.contains(&path.display().to_string());
+            assert!(named && text.contains(wanted) && text.len() < 500, "{wanted}: {text}");
+        }
+    }
+    // Bombs and cut archives left nothing; the others unpack to what they hold.
+    for entry in std::fs::read_dir(&cache).unwrap().flatten() {
+        assert!(entry.metadata().unwrap().len() < 200_000, "{}", entry.path().display());
+    }
 }
 
 #[test]

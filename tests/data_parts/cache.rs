@@ -206,3 +206,69 @@ fn killed_while_writing() {
     let loaded = data::load(&config, 0).unwrap();
     same(&data::load(&Data { cache_gb: 0, ..config }, 0).unwrap(), &loaded);
 }
+
+/// A `.tar.gz` of pictures is unpacked once per content; what is kept is checked before it is used.
+#[test]
+fn archives_are_unpacked_once() {
+    let (images, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let archive = images.path().join("CUB_200_2011.tgz");
+    std::fs::copy(tests_dir().join("data/cub200/CUB_200_2011.tgz"), &archive).unwrap();
+    let cache_dir = cache.path().to_string_lossy().into_owned();
+    let config = Data { cache_dir, cache_gb: 1, ..config(DatasetName::Cub200, images.path()) };
+    let plain = data::load(&Data { cache_gb: 0, ..config.clone() }, 0).unwrap();
+    assert!(packs(&config).is_empty());
+    let tars = || -> Vec<PathBuf> {
+        packs(&config).into_iter().filter(|path| path.extension().is_some_and(|e| e == "tar")).collect()
+    };
+    same(&plain, &data::load(&config, 0).unwrap());
+    assert_eq!((packs(&config).len(), tars().len()), (3, 1));
+    let (before, times) = (packs(&config), touched(&packs(&config)));
+    // The same content at another time and place is not unpacked again.
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(&archive, copy.path().join("CUB_200_2011.tar.gz")).unwrap();
+    let elsewhere = Data { dir: copy.path().to_string_lossy().into_owned(), ..config.clone() };
+    for config in [&config, &elsewhere] {
+        same(&plain, &data::load(config, 0).unwrap());
+        assert_eq!((packs(config), touched(&packs(config))), (before.clone(), times.clone()));
+    }
+
+    // What is damaged, cut or another archive's is written again.
+    let whole = std::fs::read(&tars()[0]).unwrap();
+    let mut flipped = whole.clone();
+    flipped[700] ^= 1;
+    for bytes in [vec![], vec![0; 2000], whole[..whole.len() - 512].to_vec(), flipped] {
+        std::fs::write(&tars()[0], bytes).unwrap();
+        same(&plain, &data::load(&config, 0).unwrap());
+        assert!(std::fs::read(&tars()[0]).unwrap() == whole);
+    }
+
+    // Another content is another file, which the old one's images do not see.
+    let bytes = std::fs::read(&archive).unwrap();
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked).unwrap();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    std::io::Write::write_all(&mut packed, &unpacked).unwrap();
+    std::fs::write(&archive, packed.finish().unwrap()).unwrap();
+    same(&plain, &data::load(&config, 0).unwrap());
+    assert_eq!(tars().len(), 2);
+
+    // Larger than the cache: read at any place, and nothing stays.
+    for path in packs(&config) {
+        std::fs::remove_file(path).unwrap();
+    }
+    let mut small = data::cache::Cache::of(&config);
+    small.limit = 1000;
+    let tree = tar_gz::open(&archive, &mut small).unwrap();
+    assert!(packs(&config).is_empty());
+    let jpegs: Vec<_> = tree.files.iter().filter(|(name, _)| name.ends_with(".jpg")).collect();
+    assert_eq!(jpegs.len(), 9);
+    let sizes: Vec<usize> = jpegs.iter().rev().map(|(_, source)| source.read().unwrap().len()).collect();
+    assert!(sizes.iter().all(|&size| size > 600), "{sizes:?}");
+
+    // No folder can be made below a file: a run unpacks for itself and says so.
+    std::fs::write(cache.path().join("file"), "x").unwrap();
+    let cache_dir = cache.path().join("file/below").to_string_lossy().into_owned();
+    let loaded = data::load(&Data { cache_dir, ..config }, 0).unwrap();
+    same(&plain, &loaded);
+    assert!(loaded.notes[0].contains("is unpacked by every run: "), "{:?}", loaded.notes);
+}

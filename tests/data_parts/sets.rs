@@ -12,10 +12,20 @@ fn unpacked(name: &str) -> tempfile::TempDir {
     let file = std::fs::File::open(fixture(name)).unwrap();
     if name.ends_with(".tar") {
         tar::Archive::new(file).unpack(temp.path()).unwrap();
+    } else if name.ends_with("gz") {
+        tar::Archive::new(flate2::read::GzDecoder::new(file)).unpack(temp.path()).unwrap();
     } else {
         zip::ZipArchive::new(file).unwrap().extract(temp.path()).unwrap();
     }
     temp
+}
+
+/// `folder` of `dir` as a `.tar.gz`.
+fn pack(dir: &Path, folder: &str, archive: &Path) {
+    let file = std::fs::File::create(archive).unwrap();
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(file, Default::default()));
+    tar.append_dir_all(folder, dir.join(folder)).unwrap();
+    tar.into_inner().unwrap().finish().unwrap();
 }
 
 fn load(dataset: DatasetName, dir: &Path) -> DataSet {
@@ -166,8 +176,13 @@ fn core50_unpacked_and_in_its_archive() {
 
 #[test]
 fn cub_200() {
-    let temp = unpacked("cub200/CUB_200_2011.zip");
+    let temp = unpacked("cub200/CUB_200_2011.tgz");
     let data = load(DatasetName::Cub200, temp.path());
+    same(&data, &load(DatasetName::Cub200, &fixture("cub200")));
+    let below = tempfile::tempdir().unwrap();
+    std::fs::create_dir(below.path().join("cub")).unwrap();
+    std::fs::copy(fixture("cub200/CUB_200_2011.tgz"), below.path().join("cub/CUB_200_2011.tar.gz")).unwrap();
+    same(&data, &load(DatasetName::Cub200, below.path()));
     assert_eq!((data.train.len(), data.test.len()), (6, 3));
     assert_eq!(data.class_names[1], "002.Laysan_Albatross");
     assert_eq!(listed(&data.test, 1)[1], ("Laysan_Albatross_0005.jpg".into(), 1, 0));
@@ -180,6 +195,26 @@ fn cub_200() {
         ("1 4\n", "class 4 of image 1 is not in classes.txt"),
     ] {
         write(&labels, text);
+        let text = failure(DatasetName::Cub200, temp.path());
+        assert!(text.contains(wanted), "{text}");
+    }
+}
+
+/// An archive that lacks something names it.
+#[test]
+fn cub_200_with_parts_missing() {
+    let from = unpacked("cub200/CUB_200_2011.tgz");
+    for (missing, wanted) in [
+        ("images.txt", "CUB_200_2011.tgz: the archive has no CUB_200_2011/images.txt"),
+        (
+            "images/002.Laysan_Albatross/Laysan_Albatross_0005.jpg",
+            "images.txt: line 5: the archive has no images/002.Laysan_Albatross/Laysan_Albatross_0005.jpg",
+        ),
+    ] {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::rename(from.path().join("CUB_200_2011").join(missing), from.path().join("kept")).unwrap();
+        pack(from.path(), "CUB_200_2011", &temp.path().join("CUB_200_2011.tgz"));
+        std::fs::rename(from.path().join("kept"), from.path().join("CUB_200_2011").join(missing)).unwrap();
         let text = failure(DatasetName::Cub200, temp.path());
         assert!(text.contains(wanted), "{text}");
     }
@@ -246,6 +281,34 @@ fn notmnist_names_what_it_leaves_out() {
     }
     let text = failure(DatasetName::NotMnist, small.path());
     assert!(text.contains(" images are damaged, the first: "), "{text}");
+}
+
+/// The original's archive: the images, the split and what is left out are those of its folder.
+#[test]
+fn notmnist_in_its_original_archive() {
+    let name = "notmnist_small/notMNIST_small.tar.gz";
+    let temp = unpacked(name);
+    let data = load(DatasetName::NotMnist, temp.path());
+    let packed = load(DatasetName::NotMnist, &fixture("notmnist_small"));
+    same(&data, &packed);
+    assert_eq!((data.train.len() + data.test.len(), data.notes.len(), packed.notes.len()), (40, 2, 2));
+    let wanted = format!(
+        "1 damaged images are left out: {}",
+        fixture(name).join("notMNIST_small/A/RGVtb2NyYXRpY2FCb2xk.png").display()
+    );
+    assert!(packed.notes.contains(&wanted), "{:?}", packed.notes);
+
+    // The large one, in a folder or an archive of its own.
+    let large = tempfile::tempdir().unwrap();
+    std::fs::rename(temp.path().join("notMNIST_small"), large.path().join("notMNIST_large")).unwrap();
+    same(&data, &load(DatasetName::NotMnist, large.path()));
+    let other = tempfile::tempdir().unwrap();
+    let archive = other.path().join("notMNIST_large.tgz");
+    pack(large.path(), "notMNIST_large", &archive);
+    same(&data, &load(DatasetName::NotMnist, other.path()));
+    std::fs::remove_dir_all(large.path().join("notMNIST_large/C")).unwrap();
+    pack(large.path(), "notMNIST_large", &archive);
+    assert!(failure(DatasetName::NotMnist, other.path()).contains("notMNIST_large.tgz: folders A to J were"));
 }
 
 #[test]
