@@ -266,7 +266,8 @@ fn share_state(comm: &Comm, saved: Option<State>) -> Result<Option<State>> {
         return Ok(saved);
     }
     let mut bytes = saved.as_ref().map(State::to_bytes).transpose()?.unwrap_or_default();
-    let lengths = comm.all_gather("length of the saved state", (bytes.len() as u64).to_le_bytes().to_vec())?;
+    let lengths =
+        comm.all_gather("length of the saved state", (bytes.len() as u64).to_le_bytes().to_vec())?;
     let length = usize::from_le_bytes(lengths[0].as_slice().try_into().unwrap_or_default());
     // In pieces: all that learns and its moments may be more than one message holds.
     const PIECE: usize = 64 << 20;
