@@ -410,7 +410,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     type Row =
         (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
     // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
-    let rows: [Row; 11] = [
+    let rows: [Row; 12] = [
         ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
         (
             "cifar100_l2p_official_v1",
@@ -445,6 +445,16 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
             0.0028125,
         ),
         ("imr_dualprompt", "official", Class, 10, (2_400, 600), (2_400, 600), Some(6_000), 0.00375),
+        (
+            "imr_dualprompt_pytorch",
+            "pytorch",
+            Class,
+            10,
+            (2_400, 5_000),
+            (2_400, 5_000),
+            Some(50_000),
+            0.00046875,
+        ),
         ("five_datasets_l2p", "official", Class, 5, (50_000, 1_950), (60_000, 2_340), Some(10_075), 0.015),
         (
             "five_datasets_l2p_pytorch",

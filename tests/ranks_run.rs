@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::process::{expect, outcome, stderr, stdout, train};
+use common::process::{expect, outcome, same, stderr, stdout, train};
 use common::{absolute_error, relative_error};
 use safetensors::{Dtype, SafeTensors};
 use std::net::TcpListener;
@@ -74,15 +74,6 @@ fn matrix(workdir: &Path, name: &str) -> Vec<f64> {
         .flat_map(|r| r.as_array().expect("a row").clone())
         .map(|v| v.as_f64().expect("a number"))
         .collect()
-}
-
-/// The bits of two runs.
-fn same(a: &Path, b: &Path, what: &str) {
-    let (a, b) = (outcome(a), outcome(b));
-    assert!(a.0 == b.0, "{what}: the parameters differ");
-    assert_eq!(a.1, b.1, "{what}: the accuracy matrices differ");
-    assert_eq!(a.2, b.2, "{what}: the results differ");
-    assert_eq!(a.3, b.3, "{what}: the logs differ");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::process::{expect, outcome, stderr, train};
+use common::process::{expect, same, stderr, train};
 use l2p_engine::rng::{Rng, Stream};
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -18,14 +18,6 @@ fn reference(workdir: &Path, more: &[&str]) -> Duration {
     let clock = Instant::now();
     expect(train(workdir, more), 0);
     clock.elapsed()
-}
-
-fn same(a: &Path, b: &Path, what: &str) {
-    let (a, b) = (outcome(a), outcome(b));
-    assert!(a.0 == b.0, "{what}: the parameters differ");
-    assert_eq!(a.1, b.1, "{what}: the accuracy matrices differ");
-    assert_eq!(a.2, b.2, "{what}: the results differ");
-    assert_eq!(a.3, b.3, "{what}: the logs differ");
 }
 
 #[test]

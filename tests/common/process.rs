@@ -65,3 +65,12 @@ pub fn outcome(workdir: &Path) -> (Vec<u8>, String, serde_json::Value, Vec<Strin
     let log = read("log.jsonl").lines().map(String::from).collect();
     (last, read("accuracy_matrix.csv"), results, log)
 }
+
+/// The two runs must have ended with the same bits: parameters, matrices, results and logs.
+pub fn same(a: &Path, b: &Path, what: &str) {
+    let (a, b) = (outcome(a), outcome(b));
+    assert!(a.0 == b.0, "{what}: the parameters differ");
+    assert_eq!(a.1, b.1, "{what}: the accuracy matrices differ");
+    assert_eq!(a.2, b.2, "{what}: the results differ");
+    assert_eq!(a.3, b.3, "{what}: the logs differ");
+}

@@ -40,7 +40,8 @@ impl Figure {
     /// # Errors
     /// [`Error::Failed`] for a drawing that is too large.
     pub fn png(&self) -> Result<Vec<u8>> {
-        png::from_svg(&self.file()).map_err(|why| Error::failed(format!("the drawing {} {why}", self.name)))
+        png::file(&self.svg, &self.title)
+            .map_err(|why| Error::failed(format!("the drawing {} {why}", self.name)))
     }
 }
 

@@ -153,12 +153,17 @@ impl Svg {
         )
     }
 
+    /// Width and height of [`Svg::file`].
+    pub fn file_size(&self) -> (f64, f64) {
+        ((self.width + 32.0).round(), (self.height + 56.0).round())
+    }
+
     /// A file of its own: in the light colours, with its title.
     pub fn file(&self, title: &str) -> String {
         let rules = COLOURS
             .iter()
             .fold(RULES.to_string(), |css, (name, light, _)| css.replace(&format!("var(--{name})"), light));
-        let (w, h) = (self.width + 32.0, self.height + 56.0);
+        let (w, h) = self.file_size();
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w:.0}\" height=\"{h:.0}\" viewBox=\"0 0 {w:.0} {h:.0}\">\
              <style>{rules}</style><rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\
