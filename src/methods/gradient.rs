@@ -37,8 +37,9 @@ pub struct Gradient {
     use_graph: bool,
 }
 
-/// What decides the launches of a step: targets, masks, how images select, and whether the step before ends in it.
-type Kind = (Shape, usize, Select, bool);
+/// What decides the launches of a step: targets, masks, how images select, whether the step before ends in it, and the
+/// bits of this rank's share of the step.
+type Kind = (Shape, usize, Select, bool, u64);
 
 impl Gradient {
     pub fn new(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Gradient {
@@ -137,7 +138,8 @@ impl Gradient {
         if !ends && !self.ranks.is_alone() {
             return self.queue(dev, labels, task);
         }
-        let key = (labels.shape(), task.mask.len(), self.model.train_select(task.index, batch), ends);
+        let how = self.model.train_select(task.index, batch);
+        let key = (labels.shape(), task.mask.len(), how, ends, task.share.to_bits());
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {
             None => {
