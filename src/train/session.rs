@@ -117,11 +117,6 @@ impl Session {
         TaskView { index: task.index, mask, share: self.share(self.ranks.batch) }
     }
 
-    /// What part of a step of `images` images is this rank's.
-    pub fn share(&self, images: usize) -> f64 {
-        self.ranks.rows(images).len() as f64 / images as f64
-    }
-
     /// The same for batches of `loader`, some of whose rows are replayed: they have a mask of their own, as the
     /// official code has it (google-research/l2p @ dd8836e, `train_continual.py`, lines 272-283).
     pub fn batch_view(&self, task: &Task, loader: &Loader) -> TaskView {
@@ -133,6 +128,11 @@ impl Session {
             view.mask = rows.flatten().copied().collect();
         }
         view
+    }
+
+    /// What part of a step of `images` images is this rank's.
+    pub fn share(&self, images: usize) -> f64 {
+        self.ranks.rows(images).len() as f64 / images as f64
     }
 
     pub fn dtype(&self) -> DType {
@@ -162,6 +162,7 @@ impl Session {
         let (mut features, mut labels) = (Vec::new(), Vec::new());
         for chunk in indices[self.ranks.share_of(indices.len(), 1)].chunks(self.config.train.eval_batch_size)
         {
+            self.ranks.comm.check()?;
             let batch = self.eval_batch(&loader, which, chunk)?;
             features.extend(self.method.features(&self.dev, batch.pixels())?.view().read_f64()?);
             labels.extend(batch.labels);
