@@ -10,7 +10,7 @@ use crate::ops::linear::Ending;
 use crate::ops::matmul::Write;
 use crate::ops::{gelu, tokens};
 use crate::tensor::plan::Plan;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, View};
 use std::ops::Range;
 
 /// Extents of one call: B images of T tokens, of which the rows `read` are asked of the block.
@@ -120,6 +120,8 @@ pub struct Block {
     pub fc1: Linear,
     pub fc2: Linear,
     pub dims: BlockDims,
+    /// Whether products may be taken over by images; see [`crate::ops::matmul::strassen`].
+    pub strassen: bool,
 }
 
 impl BlockActs {
@@ -215,7 +217,15 @@ impl Block {
             fc1: Linear::declare(declare, &format!("{name}/fc1"), c, m),
             fc2: Linear::declare(declare, &format!("{name}/fc2"), m, c),
             dims,
+            strassen: true,
         }
+    }
+
+    /// Rows of `batch` images as the input of a product.
+    fn images<'a>(&self, rows: View<'a>, batch: usize) -> View<'a> {
+        let width = rows.dims().last().copied().unwrap_or(1);
+        let all = rows.len() / width.max(1);
+        if self.strassen { rows.reshaped([batch, all / batch.max(1), width]) } else { rows.reshaped([all, width]) }
     }
 
     /// y = block(x), the rows `e.read` of it. x: (B, T, C), y: (B, R, C).
@@ -252,19 +262,19 @@ impl Block {
         /* 1 */
         self.ln1.forward(dev, p, t.a.view_mut(), acts.ln1_stats.view_mut(), rows)?;
         /* 2 */
+        let normed = self.images(t.a.view(), e.batch);
         if e.is_all() {
             let qkv = acts.qkv.view_mut().reshaped([e.rows(), 3 * c]);
-            return self.qkv.forward(dev, p, qkv, t.a.view(), Ending::Plain);
+            return self.qkv.forward(dev, p, qkv, normed, Ending::Plain);
         }
         let kv = acts.qkv.view_mut().reshaped([e.rows(), 2 * c]);
-        self.qkv.forward_columns(dev, p, kv, t.a.view(), c..3 * c)?;
+        self.qkv.forward_columns(dev, p, kv, normed, c..3 * c)?;
         // Of the normalised rows, only those that are read ask a question.
         t.a.reshape([e.batch, e.tokens, c]);
         t.b.reshape([e.batch, e.read.len(), c]);
         tokens::copy(dev, t.b.view_mut(), 0, t.a.view(), e.read.clone(), Write::Set)?;
-        let asking = t.b.view().reshaped([e.read_rows(), c]);
         let q = acts.q.view_mut().reshaped([e.read_rows(), c]);
-        self.qkv.forward_columns(dev, p, q, asking, 0..c)
+        self.qkv.forward_columns(dev, p, q, self.images(t.b.view(), e.batch), 0..c)
     }
 
     /// Lines 3 to 10, from the q, k and v in `acts`.
@@ -293,7 +303,7 @@ impl Block {
             tokens::copy(dev, attn, 0, t.a.view(), 0..r, Write::Set)?;
         }
         /* 4, 5 */
-        let out = t.a.view().reshaped([rows, c]);
+        let out = self.images(t.a.view(), b);
         let residual = if e.is_all() {
             x.view().reshaped([rows, c])
         } else {
@@ -307,10 +317,10 @@ impl Block {
         self.ln2.forward(dev, p, normed, acts.ln2_stats.view_mut(), acts.mid.view())?;
         /* 7, 8 */
         let keep = Ending::Gelu { pre: acts.fc1.as_mut().map(Tensor::view_mut), form: self.dims.gelu };
-        self.fc1.forward(dev, p, t.wide.view_mut(), t.a.view().reshaped([rows, c]), keep)?;
+        self.fc1.forward(dev, p, t.wide.view_mut(), self.images(t.a.view(), b), keep)?;
         /* 9, 10 */
         let y = y.view_mut().reshaped([rows, c]);
-        self.fc2.forward(dev, p, y, t.wide.view(), Ending::Residual(acts.mid.view()))
+        self.fc2.forward(dev, p, y, self.images(t.wide.view(), b), Ending::Residual(acts.mid.view()))
     }
 
     /// On entry d = dL/dy (B, R, C); on return what `need` says. Parameter gradients are added where
@@ -347,13 +357,13 @@ impl Block {
         }
         /* 8 */
         let (wide, form) = (t.wide.view_mut(), self.dims.gelu);
-        self.fc2.backward_input_gelu(dev, p, wide, d.view(), fc1.view(), form)?;
+        self.fc2.backward_input_gelu(dev, p, wide, self.images(d.view(), b), fc1.view(), form)?;
         /* 7 */
         if self.fc1.wanted(p, grads) {
             self.ln2.again(dev, p, t.a.view_mut(), acts.mid.view(), acts.ln2_stats.view())?;
             self.fc1.backward_params_acc(dev, p, grads, t.a.view(), t.wide.view(), None)?;
         }
-        self.fc1.backward_input(dev, p, t.a.view_mut(), t.wide.view(), None, Write::Set)?;
+        self.fc1.backward_input(dev, p, t.a.view_mut(), self.images(t.wide.view(), b), None, Write::Set)?;
         /* 6 */
         let (dy, stats) = (t.a.view(), acts.ln2_stats.view());
         self.ln2.backward_acc(dev, p, grads, Some(d.view_mut()), dy, acts.mid.view(), stats)?;
@@ -363,7 +373,7 @@ impl Block {
         if let Some(attn) = &acts.attn {
             self.proj.backward_params_acc(dev, p, grads, attn.view(), d.view(), None)?;
         }
-        self.proj.backward_input(dev, p, t.a.view_mut(), d.view(), None, Write::Set)?;
+        self.proj.backward_input(dev, p, t.a.view_mut(), self.images(d.view(), b), None, Write::Set)?;
         /* 3 */
         let dout = t.a.view().reshaped([b, r, c]);
         let (q_rows, kv_rows) = match &need {
@@ -414,7 +424,7 @@ impl Block {
                 self.ln1.again(dev, p, t.a.view_mut(), x, stats)?;
                 self.qkv.backward_params_acc(dev, p, grads, t.a.view(), dqkv, None)?;
             }
-            self.qkv.backward_input(dev, p, t.a.view_mut(), dqkv, None, Write::Set)?;
+            self.qkv.backward_input(dev, p, t.a.view_mut(), self.images(dqkv, b), None, Write::Set)?;
         } else {
             let dkv = t.dqkv.view().reshaped([rows, 2 * c]);
             let dq = t.dq.view().reshaped([b * r, c]);
@@ -429,8 +439,8 @@ impl Block {
                 self.qkv.backward_params_acc(dev, p, grads, asking, dq, Some(0..c))?;
             }
             t.b.reshape([b * r, c]);
-            self.qkv.backward_input(dev, p, t.b.view_mut(), dq, Some(0..c), Write::Set)?;
-            self.qkv.backward_input(dev, p, t.a.view_mut(), dkv, Some(c..3 * c), Write::Set)?;
+            self.qkv.backward_input(dev, p, t.b.view_mut(), self.images(dq, b), Some(0..c), Write::Set)?;
+            self.qkv.backward_input(dev, p, t.a.view_mut(), self.images(dkv, b), Some(c..3 * c), Write::Set)?;
             let asked = t.b.view().reshaped([b, r, c]);
             let all = t.a.view_mut().reshaped([b, e.tokens, c]);
             tokens::copy(dev, all, e.read.start, asked, 0..r, Write::Add)?;

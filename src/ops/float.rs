@@ -2,6 +2,7 @@
 
 use crate::tensor::Element;
 use rayon::prelude::*;
+use std::cell::RefCell;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
 /// f32 for runs, f64 for checks.
@@ -155,6 +156,22 @@ pub fn for_rows<T: Send>(y: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) 
             || f(i * rows, chunk),
         )
     });
+}
+
+/// Scratch of this thread, with whatever it holds; kept between calls. Calls may be nested.
+pub fn with_scratch<T: Float, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
+    }
+    let mut words = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let needed = (len * size_of::<T>()).div_ceil(size_of::<u64>());
+    if words.len() < needed {
+        words = crate::tensor::pages::large(vec![0; needed]);
+    }
+    // SAFETY: u64 is at least as aligned as T, the length fits, and any bits are a valid float.
+    let result = f(unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<T>(), len) });
+    SCRATCH.with_borrow_mut(|all| all.push(words));
+    result
 }
 
 /// A pointer that tasks share to write disjoint parts of one tensor.

@@ -7,7 +7,7 @@
 pub mod all_reduce;
 pub mod input;
 mod on_device;
-mod pages;
+pub(crate) mod pages;
 pub mod plan;
 mod storage;
 mod view;

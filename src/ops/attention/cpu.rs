@@ -2,13 +2,12 @@
 
 use super::{Extents, Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
 use crate::error::Result;
-use crate::ops::float::{Float, Shared, simd};
+use crate::ops::float::{Float, Shared, simd, with_scratch};
 use crate::ops::matmul::cpu::{Strided, product};
 use crate::ops::sum::cpu::{lanes, max_lanes, sum_lanes};
 use crate::tensor::ViewMut;
 use gemm::Parallelism;
 use rayon::prelude::*;
-use std::cell::RefCell;
 use std::ops::Range;
 
 /// One of q, k, v: values, rows per image, distance of rows, first column.
@@ -100,21 +99,6 @@ fn read<T>(s: &[T], stride: usize) -> Strided<*const T> {
 
 fn transposed<P>(m: Strided<P>) -> Strided<P> {
     Strided { row_stride: m.col_stride, col_stride: m.row_stride, ..m }
-}
-
-/// Scratch of one thread, kept between tasks.
-fn with_scratch<T: Float, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    thread_local! {
-        static SCRATCH: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
-    }
-    SCRATCH.with_borrow_mut(|bytes| {
-        let words = (len * size_of::<T>()).div_ceil(8);
-        if bytes.len() < words {
-            bytes.resize(words, 0);
-        }
-        // SAFETY: u64 is at least as aligned as T, the length fits, and any bits are a valid float.
-        f(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<T>(), len) })
-    })
 }
 
 pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {

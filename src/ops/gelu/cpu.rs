@@ -61,12 +61,16 @@ pub fn backward_in_place<T: Float>(d: &mut [T], x: &[T], form: Form) {
         d,
         1,
         #[inline(always)]
-        |start, d| {
-            let pairs = d.iter_mut().zip(&x[start..]);
-            match form {
-                Form::Tanh => pairs.for_each(|(d, &x)| *d *= tanh_slope(x)),
-                Form::Erf => pairs.for_each(|(d, &x)| *d *= erf_slope(x)),
-            }
-        },
+        |start, d| times_slope(d, &x[start..], form),
     );
+}
+
+/// d := d · gelu'(x), for vector code that the caller chooses.
+#[inline(always)]
+pub fn times_slope<T: Float>(d: &mut [T], x: &[T], form: Form) {
+    let pairs = d.iter_mut().zip(x);
+    match form {
+        Form::Tanh => pairs.for_each(|(d, &x)| *d *= tanh_slope(x)),
+        Form::Erf => pairs.for_each(|(d, &x)| *d *= erf_slope(x)),
+    }
 }

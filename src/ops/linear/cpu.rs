@@ -1,9 +1,99 @@
-//! The endings of a fully connected layer, on slices.
+//! Fully connected layers on slices: a product and its ending, in one pass where the product is large.
 
-use crate::ops::float::{Float, Shared, for_rows};
+use crate::ops::float::{Float, Shared, for_rows, simd};
 use crate::ops::gelu::{self, Form};
+use crate::ops::matmul::cpu::{self as matmul, plain, transposed};
+use crate::ops::matmul::strassen::{Extents, Lanes, Start, product, suits};
+use crate::ops::matmul::{Layout, Write};
 
-pub fn bias<T: Float>(y: &mut [T], bias: &[T]) {
+/// What happens to x W + b before it is stored; see [`super::Ending`].
+pub enum Ending<'a, T> {
+    Plain,
+    Residual(&'a [T]),
+    Gelu { pre: Option<&'a mut [T]>, form: Form },
+}
+
+/// y = ending(x W + b). `rows`: how many rows of x and y make up an image.
+pub fn forward<T: Lanes>(
+    y: &mut [T],
+    (x, rows): (&[T], usize),
+    (w, at): (&[T], Layout),
+    bias: &[T],
+    ending: Ending<T>,
+) {
+    let e = Extents { rows, k: at.rows, n: at.cols };
+    if !suits(rows, e.k, e.n) {
+        let m = y.len() / e.n.max(1);
+        matmul::forward((y, Layout::dense(m, e.n)), (x, Layout::dense(m, e.k)), (w, at), Write::Set);
+        return match ending {
+            Ending::Plain => add_bias(y, bias),
+            Ending::Residual(residual) => add_bias_residual(y, residual, bias),
+            Ending::Gelu { pre, form } => add_bias_gelu(y, pre, bias, form),
+        };
+    }
+    let w = plain(w, at);
+    // SAFETY: `mod.rs` has checked the layouts.
+    unsafe {
+        match ending {
+            Ending::Plain => product(y, x, w, e, Start::Bias(bias), |_, _| ()),
+            Ending::Residual(residual) => product(y, x, w, e, Start::Residual(bias, residual), |_, _| ()),
+            Ending::Gelu { pre, form } => {
+                let pre = pre.map(|pre| Shared(pre.as_mut_ptr()));
+                product(y, x, w, e, Start::Bias(bias), |first, y| {
+                    let pre = pre.map(|pre| std::slice::from_raw_parts_mut(pre.at(first * e.n), y.len()));
+                    simd(
+                        #[inline(always)]
+                        || gelu_in_place(y, pre, form),
+                    );
+                });
+            }
+        }
+    }
+}
+
+/// dx = dy Wᵀ, or dx +=. `rows`: how many rows of dx and dy make up an image.
+pub fn backward_input<T: Lanes>(
+    dx: &mut [T],
+    (dy, rows): (&[T], usize),
+    (w, at): (&[T], Layout),
+    write: Write,
+) {
+    let e = Extents { rows, k: at.cols, n: at.rows };
+    if !suits(rows, e.k, e.n) {
+        let m = dx.len() / e.n.max(1);
+        return matmul::backward_input((dx, Layout::dense(m, e.n)), (dy, Layout::dense(m, e.k)), (w, at), write);
+    }
+    let start = if write == Write::Add { Start::Own } else { Start::Zero };
+    // SAFETY: `mod.rs` has checked the layouts.
+    unsafe { product(dx, dy, transposed(w, at), e, start, |_, _| ()) }
+}
+
+/// dx = (dy Wᵀ) ∘ gelu'(pre).
+pub fn backward_input_gelu<T: Lanes>(
+    dx: &mut [T],
+    (dy, rows): (&[T], usize),
+    (w, at): (&[T], Layout),
+    pre: &[T],
+    form: Form,
+) {
+    let e = Extents { rows, k: at.cols, n: at.rows };
+    if !suits(rows, e.k, e.n) {
+        backward_input(dx, (dy, rows), (w, at), Write::Set);
+        return gelu::cpu::backward_in_place(dx, pre, form);
+    }
+    // SAFETY: `mod.rs` has checked the layouts.
+    unsafe {
+        product(dx, dy, transposed(w, at), e, Start::Zero, |first, dx| {
+            let pre = &pre[first * e.n..][..dx.len()];
+            simd(
+                #[inline(always)]
+                || gelu::cpu::times_slope(dx, pre, form),
+            );
+        });
+    }
+}
+
+pub fn add_bias<T: Float>(y: &mut [T], bias: &[T]) {
     let n = bias.len();
     for_rows(
         y,
@@ -19,7 +109,7 @@ pub fn bias<T: Float>(y: &mut [T], bias: &[T]) {
     );
 }
 
-pub fn bias_residual<T: Float>(y: &mut [T], residual: &[T], bias: &[T]) {
+fn add_bias_residual<T: Float>(y: &mut [T], residual: &[T], bias: &[T]) {
     let n = bias.len();
     for_rows(
         y,
@@ -37,7 +127,7 @@ pub fn bias_residual<T: Float>(y: &mut [T], residual: &[T], bias: &[T]) {
 }
 
 /// y = gelu(y + bias); `pre`, where it is kept, receives y + bias.
-pub fn bias_gelu<T: Float>(y: &mut [T], pre: Option<&mut [T]>, bias: &[T], form: Form) {
+fn add_bias_gelu<T: Float>(y: &mut [T], pre: Option<&mut [T]>, bias: &[T], form: Form) {
     let n = bias.len();
     let pre = pre.map(|pre| Shared(pre.as_mut_ptr()));
     for_rows(
@@ -47,16 +137,22 @@ pub fn bias_gelu<T: Float>(y: &mut [T], pre: Option<&mut [T]>, bias: &[T], form:
         |first, y| {
             for (i, y) in y.chunks_exact_mut(n).enumerate() {
                 y.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
-                if let Some(pre) = pre {
-                    // SAFETY: `y` and `pre` have the same shape, and each task takes its own rows.
-                    let pre = unsafe { std::slice::from_raw_parts_mut(pre.at((first + i) * n), n) };
-                    pre.copy_from_slice(y);
-                }
-                match form {
-                    Form::Tanh => y.iter_mut().for_each(|y| *y = gelu::cpu::tanh_value(*y)),
-                    Form::Erf => y.iter_mut().for_each(|y| *y = gelu::cpu::erf_value(*y)),
-                }
+                // SAFETY: `y` and `pre` have the same shape, and each task takes its own rows.
+                let pre = pre.map(|pre| unsafe { std::slice::from_raw_parts_mut(pre.at((first + i) * n), n) });
+                gelu_in_place(y, pre, form);
             }
         },
     );
+}
+
+/// y = gelu(y); `pre`, where it is kept, receives y as it was.
+#[inline(always)]
+fn gelu_in_place<T: Float>(y: &mut [T], pre: Option<&mut [T]>, form: Form) {
+    if let Some(pre) = pre {
+        pre.copy_from_slice(y);
+    }
+    match form {
+        Form::Tanh => y.iter_mut().for_each(|y| *y = gelu::cpu::tanh_value(*y)),
+        Form::Erf => y.iter_mut().for_each(|y| *y = gelu::cpu::erf_value(*y)),
+    }
 }

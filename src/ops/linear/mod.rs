@@ -42,11 +42,21 @@ pub enum Ending<'a> {
     },
 }
 
+/// Rows as a matrix: all axes but the last are folded.
 fn matrix(view: View) -> Layout {
-    Layout::dense(view.dims()[0], view.dims()[1])
+    let cols = view.dims().last().copied().unwrap_or(0);
+    Layout::dense(view.len() / cols.max(1), cols)
 }
 
-/// Overwrites y. x: (M, K), y: (M, N) with N the number of columns used.
+/// How many rows make up an image: in (B, T, K) there are T.
+fn rows_of_image(view: View) -> usize {
+    if let [_, rows, _] = *view.dims() { rows } else { 1 }
+}
+
+/// Overwrites y. x: (M, K) or (B, T, K), y: (M, N) or (B, T, N) with N the number of columns used.
+///
+/// With three axes the rows of an image may be computed together ([`matmul::strassen`]): a row's bits then
+/// depend on its image, with two on the row alone.
 pub fn forward(dev: &Device, mut y: ViewMut, x: View, w: &Weights, ending: Ending) -> Result<()> {
     match &ending {
         Ending::Residual(residual) => expect_shape("linear", "residual", residual.shape(), y.shape())?,
@@ -54,24 +64,23 @@ pub fn forward(dev: &Device, mut y: ViewMut, x: View, w: &Weights, ending: Endin
         Ending::Plain | Ending::Gelu { pre: None, .. } => {}
     }
     let at = matrix(y.as_view());
-    let (x, kernel) = ((x, matrix(x)), (w.kernel, w.layout()));
+    let (rows, x, kernel) = (rows_of_image(x), (x, matrix(x)), (w.kernel, w.layout()));
+    matmul::check_forward(&(y.as_view(), at), &x, &kernel)?;
     match dev {
-        Device::Cpu => {
-            matmul::forward(dev, (y.reborrow(), at), x, kernel, Write::Set)?;
-            float!("linear", "y", y.dtype(), T => {
-                let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
-                let y = y.get::<T>("linear", "y")?;
-                match ending {
-                    Ending::Plain => cpu::bias(y, bias),
-                    Ending::Residual(r) => cpu::bias_residual(y, r.get::<T>("linear", "residual")?, bias),
-                    Ending::Gelu { pre, form } => {
-                        let pre = pre.map(|pre| pre.get::<T>("linear", "pre")).transpose()?;
-                        cpu::bias_gelu(y, pre, bias, form);
-                    }
+        Device::Cpu => float!("linear", "y", y.dtype(), T => {
+            let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
+            let (x, w) = (x.0.get::<T>("linear", "x")?, (kernel.0.get::<T>("linear", "kernel")?, kernel.1));
+            let ending = match ending {
+                Ending::Plain => cpu::Ending::Plain,
+                Ending::Residual(r) => cpu::Ending::Residual(r.get::<T>("linear", "residual")?),
+                Ending::Gelu { pre, form } => {
+                    let pre = pre.map(|pre| pre.get::<T>("linear", "pre")).transpose()?;
+                    cpu::Ending::Gelu { pre, form }
                 }
-                Ok(())
-            })
-        }
+            };
+            cpu::forward(y.get::<T>("linear", "y")?, (x, rows), w, bias, ending);
+            Ok(())
+        }),
         Device::Cuda(gpu) => {
             let bias = Some(w.bias.part(w.columns.start, [w.columns.len()]));
             let none = matmul::cuda::Ending { bias, ..Default::default() };
@@ -80,23 +89,34 @@ pub fn forward(dev: &Device, mut y: ViewMut, x: View, w: &Weights, ending: Endin
                 Ending::Residual(residual) => matmul::cuda::Ending { residual: Some(residual), ..none },
                 Ending::Gelu { pre, form } => matmul::cuda::Ending { pre, gelu: Some(form), ..none },
             };
-            matmul::check_forward(&(y.as_view(), at), &x, &kernel)?;
-            matmul::cuda::forward(gpu, (y, at), x, kernel, Write::Set, ending)
+            matmul::cuda::forward(gpu, (y.reborrow(), at), x, kernel, Write::Set, ending)
         }
     }
 }
 
-/// dx = dy Wᵀ, or dx += with `Write::Add`. dy: (M, N), dx: (M, K).
+/// dx = dy Wᵀ, or dx += with `Write::Add`. dy: (M, N) or (B, T, N), dx: (M, K) or (B, T, K); axes as for
+/// [`forward`].
 pub fn backward_input(dev: &Device, dx: ViewMut, dy: View, w: &Weights, write: Write) -> Result<()> {
     let at = matrix(dx.as_view());
-    matmul::backward_input(dev, (dx, at), (dy, matrix(dy)), (w.kernel, w.layout()), write)
+    let (rows, dy, kernel) = (rows_of_image(dy), (dy, matrix(dy)), (w.kernel, w.layout()));
+    match dev {
+        Device::Cpu => {
+            matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
+            float!("linear", "dx", dx.dtype(), T => {
+                let (dy, w) = (dy.0.get::<T>("linear", "dy")?, (kernel.0.get::<T>("linear", "kernel")?, kernel.1));
+                cpu::backward_input(dx.get::<T>("linear", "dx")?, (dy, rows), w, write);
+                Ok(())
+            })
+        }
+        Device::Cuda(_) => matmul::backward_input(dev, (dx, at), dy, kernel, write),
+    }
 }
 
 /// dx = (dy Wᵀ) ∘ gelu'(pre): the gradient in front of the activation that the layer read.
-/// dy: (M, N); dx, pre: (M, K).
+/// dy: (M, N) or (B, T, N); dx, pre: (M, K) or (B, T, K).
 pub fn backward_input_gelu(
     dev: &Device,
-    mut dx: ViewMut,
+    dx: ViewMut,
     dy: View,
     w: &Weights,
     pre: View,
@@ -104,16 +124,16 @@ pub fn backward_input_gelu(
 ) -> Result<()> {
     expect_shape("linear", "pre", pre.shape(), dx.shape())?;
     let at = matrix(pre);
-    let (dy, kernel) = ((dy, matrix(dy)), (w.kernel, w.layout()));
+    let (rows, dy, kernel) = (rows_of_image(dy), (dy, matrix(dy)), (w.kernel, w.layout()));
+    matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
     match dev {
-        Device::Cpu => {
-            matmul::backward_input(dev, (dx.reborrow(), at), dy, kernel, Write::Set)?;
-            gelu::backward_in_place(dev, dx, pre, form)
-        }
-        Device::Cuda(gpu) => {
-            matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
-            matmul::cuda::backward_input(gpu, (dx, at), dy, kernel, Write::Set, Some((pre, form)))
-        }
+        Device::Cpu => float!("linear", "dx", dx.dtype(), T => {
+            let (dy, w) = (dy.0.get::<T>("linear", "dy")?, (kernel.0.get::<T>("linear", "kernel")?, kernel.1));
+            let pre = pre.get::<T>("linear", "pre")?;
+            cpu::backward_input_gelu(dx.get::<T>("linear", "dx")?, (dy, rows), w, pre, form);
+            Ok(())
+        }),
+        Device::Cuda(gpu) => matmul::cuda::backward_input(gpu, (dx, at), dy, kernel, Write::Set, Some((pre, form))),
     }
 }
 
@@ -127,7 +147,7 @@ pub fn backward_params_acc(
     columns: Range<usize>,
 ) -> Result<()> {
     if let Some(dkernel) = dkernel {
-        let k = x.dims()[1];
+        let k = matrix(x).cols;
         let n = dkernel.len() / k.max(1);
         let at = Layout::dense(k, n).columns(columns.start, columns.len());
         matmul::backward_weight_acc(dev, (dkernel, at), (x, matrix(x)), (dy, matrix(dy)))?;

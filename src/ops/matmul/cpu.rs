@@ -201,11 +201,11 @@ impl<T: Float> Product<T> {
     }
 }
 
-fn plain<T>(s: &[T], at: Layout) -> Strided<*const T> {
+pub fn plain<T>(s: &[T], at: Layout) -> Strided<*const T> {
     Strided { at: s[at.offset.min(s.len())..].as_ptr(), row_stride: at.stride, col_stride: 1 }
 }
 
-fn transposed<T>(s: &[T], at: Layout) -> Strided<*const T> {
+pub fn transposed<T>(s: &[T], at: Layout) -> Strided<*const T> {
     let plain = plain(s, at);
     Strided { row_stride: plain.col_stride, col_stride: plain.row_stride, ..plain }
 }

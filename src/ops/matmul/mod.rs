@@ -5,6 +5,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub(crate) mod strassen;
 
 use crate::device::Device;
 use crate::error::{Error, Result};

@@ -66,7 +66,7 @@ pub fn add_row_in_place(dev: &Device, x: ViewMut, row: View) -> Result<()> {
     expect_shape(OP, "row", row.shape(), [x.dims()[1]])?;
     match dev {
         Device::Cpu => float!("tokens", "x", x.dtype(), T => {
-            crate::ops::linear::cpu::bias(x.get::<T>(OP, "x")?, row.get::<T>(OP, "row")?);
+            crate::ops::linear::cpu::add_bias(x.get::<T>(OP, "x")?, row.get::<T>(OP, "row")?);
             Ok(())
         }),
         Device::Cuda(gpu) => cuda::add_row_in_place(gpu, x, row),

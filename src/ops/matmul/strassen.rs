@@ -1,0 +1,568 @@
+//! Products of large matrices with seven multiplications of half-size blocks where eight are usual.
+//! Source: Strassen 1969, "Gaussian elimination is not optimal"; without extra matrices as in Huang et
+//! al. 2016, "Strassen's algorithm reloaded": sums of blocks of x and w are formed while they are packed,
+//! and a tile of a product is added to the blocks of y it belongs to straight from the registers.
+//!
+//! x is cut into its rows 2i and 2i + 1 and into two halves of its columns, so that only rows of one
+//! image meet: a row's bits depend on its image, and on no other (with an odd number of rows, the last
+//! one meets zeros). The bound on the rounding error is that of a plain product times a small constant,
+//! relative to the norms of the matrices and not to each element (Higham 2002, section 23.2.2).
+
+use super::cpu::Strided;
+use crate::ops::float::{Float, Shared, with_scratch};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A block or the sum or difference of two: 0, 1, 2, 3 are the blocks 11, 12, 21, 22.
+#[derive(Clone, Copy)]
+enum Blocks {
+    One(usize),
+    Sum(usize, usize),
+    Difference(usize, usize),
+}
+use Blocks::{Difference, One, Sum};
+
+impl Blocks {
+    /// The blocks it is made of; a single one twice.
+    #[inline(always)]
+    fn both(self) -> (usize, usize) {
+        match self {
+            One(a) => (a, a),
+            Sum(a, b) | Difference(a, b) => (a, b),
+        }
+    }
+}
+
+/// What the seven products multiply, x on the left, and the blocks of y they are added to or, where
+/// that is negative, taken from. A block's first product is positive.
+const PRODUCTS: [(Blocks, Blocks, &[(usize, bool)]); 7] = [
+    (Sum(0, 3), Sum(0, 3), &[(0, true), (3, true)]),
+    (Sum(2, 3), One(0), &[(2, true), (3, false)]),
+    (One(0), Difference(1, 3), &[(1, true), (3, true)]),
+    (One(3), Difference(2, 0), &[(0, true), (2, true)]),
+    (Sum(0, 1), One(3), &[(0, false), (1, true)]),
+    (Difference(2, 0), Sum(0, 1), &[(3, true)]),
+    (Difference(1, 3), Sum(2, 3), &[(0, true)]),
+];
+
+/// Whether product `p` is the first that writes block `block`.
+fn is_first(p: usize, block: usize) -> bool {
+    PRODUCTS[..p].iter().all(|(.., into)| into.iter().all(|&(other, _)| other != block))
+}
+
+/// The longest sum in one piece: what one vector of columns of w takes of the first-level cache.
+const DEPTH: usize = 512;
+
+/// Distance of packed rows of x. Not a power of two, so that the rows of a tile lie in different sets of
+/// the cache.
+const STRIDE: usize = DEPTH + 16;
+
+/// So many elements of x are packed at a time; they stay in the second-level cache.
+const PACKED: usize = 72 * 1024;
+
+/// Columns of half a matrix are a multiple of this: of two vectors of every machine.
+const COLUMNS: usize = 32;
+
+/// From here on half-size blocks are large enough to be worth the additions.
+const LARGE: usize = 512;
+
+/// Whether [`product`] can take a matrix w (k, n) and is the faster way, for images of `rows` rows each.
+/// It does not depend on the number of images.
+pub fn suits(rows: usize, k: usize, n: usize) -> bool {
+    let pairs_well = rows.is_multiple_of(2) || rows > 32;
+    rows > 1 && pairs_well && k >= LARGE && n >= LARGE && k.is_multiple_of(2) && n.is_multiple_of(2 * COLUMNS)
+}
+
+/// What y holds before the products are added.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a, T> {
+    Zero,
+    /// bias: (n)
+    Bias(&'a [T]),
+    /// bias: (n), residual: (B·R, n)
+    Residual(&'a [T], &'a [T]),
+    /// y itself.
+    Own,
+}
+
+/// Images of `rows` rows each, and the extents of w.
+#[derive(Debug, Clone, Copy)]
+pub struct Extents {
+    pub rows: usize,
+    pub k: usize,
+    pub n: usize,
+}
+
+/// y = start + x w. x: (B·R, k), w: (k, n), y: (B·R, n), B images of R rows each. `ending(first, rows)`
+/// is called for groups of rows once they are complete, on several threads.
+///
+/// # Safety
+/// `w` lies within its allocation for k rows and n columns.
+pub unsafe fn product<T: Float + Lanes>(
+    y: &mut [T],
+    x: &[T],
+    w: Strided<*const T>,
+    e: Extents,
+    start: Start<T>,
+    ending: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let images = x.len() / (e.rows * e.k).max(1);
+    assert!(suits(e.rows, e.k, e.n) && x.len() == images * e.rows * e.k && y.len() == images * e.rows * e.n);
+    match start {
+        Start::Zero | Start::Own => {}
+        Start::Bias(bias) => assert_eq!(bias.len(), e.n),
+        Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (e.n, y.len())),
+    }
+    let (arch, pieces, pairs) = (Arch::new(), Pieces::new(e.k / 2), Pairs { images, rows: e.rows });
+    let panels = e.n / 2 / arch.dispatch(Width::<T>(PhantomData));
+    with_scratch(7 * (e.k / 2) * (e.n / 2), |packed: &mut [T]| {
+        let (to, w) = (Shared(packed.as_mut_ptr()), SharedMatrix(w));
+        let tasks: Vec<_> = pieces.iter().flat_map(|piece| (0..panels).map(move |panel| (piece.clone(), panel))).collect();
+        tasks.par_iter().for_each(|(piece, panel)| {
+            arch.dispatch(Panel { packed: to, w: w.get(), e, piece, panel: *panel });
+        });
+        // As many groups as give every thread the same number of them, if they are small enough.
+        let at_most = (PACKED / pieces.depth).next_multiple_of(TILES);
+        let groups = pairs.len().div_ceil(at_most).next_multiple_of(rayon::current_num_threads());
+        let size = pairs.len().div_ceil(groups.max(1)).next_multiple_of(TILES);
+        let job = Job { y: Shared(y.as_mut_ptr()), x, packed, e, pieces, pairs, start };
+        (0..pairs.len().div_ceil(size.max(1))).into_par_iter().for_each(|group| {
+            let pairs = group * size..((group + 1) * size).min(pairs.len());
+            let rows: Vec<_> = pairs.map(|pair| job.pairs.rows(pair)).collect();
+            with_scratch(rows.len().next_multiple_of(TILES) * STRIDE, |left: &mut [T]| {
+                arch.dispatch(Group { job: &job, pairs: &rows, left });
+            });
+            let rows = Pairs::range(&rows);
+            // SAFETY: a group's pairs are consecutive rows that no other group has.
+            let done = unsafe { std::slice::from_raw_parts_mut(job.y.at(rows.start * e.n), rows.len() * e.n) };
+            ending(rows.start, done);
+        });
+    });
+}
+
+/// A matrix that tasks read.
+#[derive(Clone, Copy)]
+struct SharedMatrix<T>(Strided<*const T>);
+
+// SAFETY: nothing writes to it while tasks run.
+unsafe impl<T: Sync> Send for SharedMatrix<T> {}
+unsafe impl<T: Sync> Sync for SharedMatrix<T> {}
+
+impl<T> SharedMatrix<T> {
+    fn get(&self) -> Strided<*const T> {
+        self.0
+    }
+}
+
+/// A multiple of the rows of a tile on every machine.
+const TILES: usize = 12;
+
+/// In place of a pair's second row where there is none.
+const ABSENT: usize = usize::MAX;
+
+/// A sum of length k cut into pieces of `depth`, of which the last may be shorter. Depends on k only.
+struct Pieces {
+    k: usize,
+    depth: usize,
+}
+
+impl Pieces {
+    fn new(k: usize) -> Pieces {
+        Pieces { k, depth: k.div_ceil(k.div_ceil(DEPTH)) }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (k, depth) = (self.k, self.depth);
+        (0..k).step_by(depth).map(move |start| start..(start + depth).min(k))
+    }
+}
+
+/// The rows of all images, two by two.
+#[derive(Clone, Copy)]
+struct Pairs {
+    images: usize,
+    rows: usize,
+}
+
+impl Pairs {
+    fn per_image(&self) -> usize {
+        self.rows.div_ceil(2)
+    }
+
+    fn len(&self) -> usize {
+        self.images * self.per_image()
+    }
+
+    /// The rows of a pair.
+    fn rows(&self, pair: usize) -> [usize; 2] {
+        let (image, i) = (pair / self.per_image(), pair % self.per_image());
+        let first = image * self.rows + 2 * i;
+        [first, if 2 * i + 1 < self.rows { first + 1 } else { ABSENT }]
+    }
+
+    /// All rows of consecutive pairs.
+    fn range(pairs: &[[usize; 2]]) -> Range<usize> {
+        let ends = |pair: &[usize; 2]| if pair[1] == ABSENT { pair[0] + 1 } else { pair[1] + 1 };
+        pairs.first().map_or(0, |pair| pair[0])..pairs.last().map_or(0, ends)
+    }
+}
+
+/// Vectors of one element type.
+pub trait Lanes: Float {
+    type V<S: Simd>: Copy;
+    fn splat<S: Simd>(simd: S, value: Self) -> Self::V<S>;
+    fn mul_add<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>, c: Self::V<S>) -> Self::V<S>;
+    fn plus<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
+    fn minus<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
+}
+
+macro_rules! lanes {
+    ($T:ident, $V:ident, $splat:ident, $mul_add:ident, $add:ident, $sub:ident) => {
+        impl Lanes for $T {
+            type V<S: Simd> = S::$V;
+            #[inline(always)]
+            fn splat<S: Simd>(simd: S, value: $T) -> S::$V {
+                simd.$splat(value)
+            }
+            #[inline(always)]
+            fn mul_add<S: Simd>(simd: S, a: S::$V, b: S::$V, c: S::$V) -> S::$V {
+                simd.$mul_add(a, b, c)
+            }
+            #[inline(always)]
+            fn plus<S: Simd>(simd: S, a: S::$V, b: S::$V) -> S::$V {
+                simd.$add(a, b)
+            }
+            #[inline(always)]
+            fn minus<S: Simd>(simd: S, a: S::$V, b: S::$V) -> S::$V {
+                simd.$sub(a, b)
+            }
+        }
+    };
+}
+lanes!(f32, f32s, splat_f32s, mul_add_e_f32s, add_f32s, sub_f32s);
+lanes!(f64, f64s, splat_f64s, mul_add_e_f64s, add_f64s, sub_f64s);
+
+/// # Safety
+/// A vector's worth of elements can be read at `at`.
+#[inline(always)]
+unsafe fn load<T: Lanes, S: Simd>(at: *const T) -> T::V<S> {
+    // SAFETY: the caller's promise.
+    unsafe { at.cast::<T::V<S>>().read_unaligned() }
+}
+
+/// # Safety
+/// A vector's worth of elements can be written at `at`.
+#[inline(always)]
+unsafe fn store<T: Lanes, S: Simd>(at: *mut T, value: T::V<S>) {
+    // SAFETY: the caller's promise.
+    unsafe { at.cast::<T::V<S>>().write_unaligned(value) }
+}
+
+/// Elements of a vector.
+#[inline(always)]
+fn lanes<T: Lanes, S: Simd>() -> usize {
+    size_of::<T::V<S>>() / size_of::<T>()
+}
+
+/// Brings the line at `at` near. A hint: any address may be given.
+#[inline(always)]
+fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program could see.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Columns of a tile: two vectors.
+struct Width<T>(PhantomData<T>);
+
+impl<T: Lanes> WithSimd for Width<T> {
+    type Output = usize;
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        2 * lanes::<T, S>()
+    }
+}
+
+/// Lines of w that are read at a time.
+const LINES: usize = 16;
+
+/// Packs the seven right sides: for every piece of the sum, every product and every two vectors of
+/// columns, a panel of (depth of the piece, columns).
+struct Panel<'a, T> {
+    packed: Shared<T>,
+    w: Strided<*const T>,
+    e: Extents,
+    piece: &'a Range<usize>,
+    panel: usize,
+}
+
+/// Where the panels of a piece begin, and those of its product `p`.
+fn packed_at(e: Extents, piece: &Range<usize>, p: usize) -> usize {
+    (7 * piece.start + p * piece.len()) * (e.n / 2)
+}
+
+impl<T: Lanes> WithSimd for Panel<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Panel { packed, w, e, piece, panel } = self;
+        let (lanes, k, n) = (lanes::<T, S>(), e.k / 2, e.n / 2);
+        let width = 2 * lanes;
+        let mut tile = [[[T::ZERO; COLUMNS]; LINES]; 4];
+        for l in (0..piece.len()).step_by(LINES) {
+            let count = LINES.min(piece.len() - l);
+            for (block, tile) in tile.iter_mut().enumerate() {
+                let (row, column) = ((block / 2) * k + piece.start + l, (block % 2) * n + panel * width);
+                // SAFETY: `count` rows and `width` columns of `w`, which has 2k of the ones and 2n of the
+                // others.
+                unsafe {
+                    let from = w.at.add(row * w.row_stride + column * w.col_stride);
+                    if w.col_stride == 1 {
+                        for i in 0..count {
+                            let line = std::slice::from_raw_parts(from.add(i * w.row_stride), width);
+                            tile[i][..width].copy_from_slice(line);
+                        }
+                    } else {
+                        for j in 0..width {
+                            for i in 0..count {
+                                tile[i][j] = *from.add(i * w.row_stride + j * w.col_stride);
+                            }
+                        }
+                    }
+                }
+            }
+            for (p, (_, right, _)) in PRODUCTS.iter().enumerate() {
+                // SAFETY: the panel of product p is this call's own.
+                let out = unsafe { packed.at(packed_at(e, piece, p) + (panel * piece.len() + l) * width) };
+                for i in 0..count {
+                    for half in [0, lanes] {
+                        // SAFETY: a vector of line l + i, in the panel as in the tile.
+                        unsafe {
+                            let (a, b) = right.both();
+                            let a = load::<T, S>(tile[a][i].as_ptr().add(half));
+                            let b = load::<T, S>(tile[b][i].as_ptr().add(half));
+                            let value = match right {
+                                One(_) => a,
+                                Sum(..) => T::plus(simd, a, b),
+                                Difference(..) => T::minus(simd, a, b),
+                            };
+                            store::<T, S>(out.add(i * width + half), value);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// All groups of rows read this.
+struct Job<'a, T> {
+    y: Shared<T>,
+    x: &'a [T],
+    packed: &'a [T],
+    e: Extents,
+    pieces: Pieces,
+    pairs: Pairs,
+    start: Start<'a, T>,
+}
+
+/// Pairs of rows that one thread computes, and room to pack them.
+struct Group<'a, T> {
+    job: &'a Job<'a, T>,
+    pairs: &'a [[usize; 2]],
+    left: &'a mut [T],
+}
+
+impl<T: Lanes> WithSimd for Group<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // 32 registers hold 24 sums, 16 hold 12.
+        if size_of::<T::V<S>>() == 64 {
+            self.job.run::<S, 12>(simd, self.pairs, self.left);
+        } else {
+            self.job.run::<S, 6>(simd, self.pairs, self.left);
+        }
+    }
+}
+
+/// A product's place in y: block, whether it is added or taken away, whether it is the first there.
+type Place = (usize, bool, bool);
+
+impl<T: Lanes> Job<'_, T> {
+    /// The rows of y for the pairs `pairs` of rows.
+    #[inline(always)]
+    fn run<S: Simd, const TILE: usize>(&self, simd: S, pairs: &[[usize; 2]], left: &mut [T]) {
+        let (k, n, width) = (self.e.k / 2, self.e.n / 2, 2 * lanes::<T, S>());
+        let tiles = pairs.len().div_ceil(TILE);
+        let nothing = vec![T::ZERO; k];
+        for piece in self.pieces.iter() {
+            for (p, (blocks, _, into)) in PRODUCTS.iter().enumerate() {
+                for (i, pair) in pairs.iter().enumerate() {
+                    let out = &mut left[i * STRIDE..][..piece.len()];
+                    self.combine(out, *blocks, pair, piece.start, &nothing);
+                }
+                let opens = piece.start == 0 && !matches!(self.start, Start::Own);
+                let mut places = [None; 2];
+                for (place, &(block, plus)) in places.iter_mut().zip(*into) {
+                    *place = Some((block, plus, opens && is_first(p, block)));
+                }
+                let right = &self.packed[packed_at(self.e, &piece, p)..][..piece.len() * n];
+                for panel in 0..n / width {
+                    let right = &right[panel * piece.len() * width..][..piece.len() * width];
+                    for tile in 0..tiles {
+                        let pairs = &pairs[tile * TILE..((tile + 1) * TILE).min(pairs.len())];
+                        // The next panel, a part with every tile.
+                        let part = piece.len().div_ceil(tiles);
+                        for i in tile * part..(tile + 1) * part {
+                            prefetch(right.as_ptr().wrapping_add(right.len() + i * width));
+                        }
+                        let left = &left[tile * TILE * STRIDE..][..TILE * STRIDE];
+                        // SAFETY: `left` has TILE rows, `right` the depth of the piece.
+                        unsafe { self.tile::<S, TILE>(simd, left, right, pairs, panel * width, &places) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// One row of a left side, from one row or two of x and from column `start` of each block on.
+    #[inline(always)]
+    fn combine(&self, out: &mut [T], blocks: Blocks, pair: &[usize; 2], start: usize, nothing: &[T]) {
+        let len = out.len();
+        let (a, b) = blocks.both();
+        let [a, b] = [a, b].map(
+            #[inline(always)]
+            |block| match pair[block / 2] {
+                ABSENT => &nothing[..len],
+                row => &self.x[row * self.e.k + (block % 2) * (self.e.k / 2) + start..][..len],
+            },
+        );
+        match blocks {
+            One(_) => out.copy_from_slice(a),
+            Sum(..) => {
+                for i in 0..len {
+                    out[i] = a[i] + b[i];
+                }
+            }
+            Difference(..) => {
+                for i in 0..len {
+                    out[i] = a[i] - b[i];
+                }
+            }
+        }
+    }
+
+    /// Multiplies TILE packed rows with a panel, and brings the result to its places in the rows `pairs`
+    /// of y, from column `column` of a block on.
+    ///
+    /// # Safety
+    /// `left` has TILE rows, and `right` one vector pair for each of their columns in use.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const TILE: usize>(
+        &self,
+        simd: S,
+        left: &[T],
+        right: &[T],
+        pairs: &[[usize; 2]],
+        column: usize,
+        places: &[Option<Place>; 2],
+    ) {
+        let (lanes, n) = (lanes::<T, S>(), self.e.n);
+        for &(block, ..) in places.iter().flatten() {
+            for pair in pairs {
+                let to = self.y.0.wrapping_add(pair[block / 2].wrapping_mul(n) + (block % 2) * (n / 2) + column);
+                prefetch(to);
+                prefetch(to.wrapping_add(2 * lanes - 1));
+            }
+        }
+        // SAFETY: the caller's promise.
+        let sums = unsafe { multiply::<T, S, TILE>(simd, left.as_ptr(), right.as_ptr(), right.len() / (2 * lanes)) };
+        for &(block, plus, opens) in places.iter().flatten() {
+            for (i, pair) in pairs.iter().enumerate().take(TILE) {
+                if pair[block / 2] == ABSENT {
+                    continue;
+                }
+                for (v, &sum) in sums[i].iter().enumerate() {
+                    let start = (block % 2) * (n / 2) + column + v * lanes;
+                    let at = pair[block / 2] * n + start;
+                    // SAFETY: a vector of a row that belongs to this group alone, of the bias, of the
+                    // residual: `product` has checked their lengths.
+                    unsafe {
+                        let to = self.y.at(at);
+                        let value = match (opens, self.start) {
+                            (true, Start::Bias(bias)) => T::plus(simd, sum, load::<T, S>(bias.as_ptr().add(start))),
+                            (true, Start::Residual(bias, residual)) => {
+                                let bias = load::<T, S>(bias.as_ptr().add(start));
+                                T::plus(simd, sum, T::plus(simd, bias, load::<T, S>(residual.as_ptr().add(at))))
+                            }
+                            (true, _) => sum,
+                            (false, _) if plus => T::plus(simd, load::<T, S>(to), sum),
+                            (false, _) => T::minus(simd, load::<T, S>(to), sum),
+                        };
+                        store::<T, S>(to, value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sums of TILE rows times two vectors of columns.
+///
+/// # Safety
+/// `left` has TILE rows of `depth`, STRIDE apart; `right` has `depth` rows of two vectors.
+#[inline(always)]
+unsafe fn multiply<T: Lanes, S: Simd, const TILE: usize>(
+    simd: S,
+    mut left: *const T,
+    mut right: *const T,
+    depth: usize,
+) -> [[T::V<S>; 2]; TILE] {
+    const UNROLL: usize = 4;
+    let width = 2 * lanes::<T, S>();
+    let mut sums = [[T::splat(simd, T::ZERO); 2]; TILE];
+    // SAFETY: the caller's promise: the pointers advance `depth` times.
+    unsafe {
+        for _ in 0..depth / UNROLL {
+            for l in 0..UNROLL {
+                multiply_once::<T, S, TILE>(simd, &mut sums, left.add(l), right.add(l * width));
+            }
+            left = left.add(UNROLL);
+            right = right.add(UNROLL * width);
+        }
+        for l in 0..depth % UNROLL {
+            multiply_once::<T, S, TILE>(simd, &mut sums, left.add(l), right.add(l * width));
+        }
+    }
+    sums
+}
+
+/// The products of one column of the rows with one row of the columns.
+///
+/// # Safety
+/// As for [`multiply`], with a depth of 1.
+#[inline(always)]
+unsafe fn multiply_once<T: Lanes, S: Simd, const TILE: usize>(
+    simd: S,
+    sums: &mut [[T::V<S>; 2]; TILE],
+    left: *const T,
+    right: *const T,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let columns = [load::<T, S>(right), load::<T, S>(right.add(lanes::<T, S>()))];
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let x = T::splat(simd, *left.add(i * STRIDE));
+            sums[0] = T::mul_add(simd, x, columns[0], sums[0]);
+            sums[1] = T::mul_add(simd, x, columns[1], sums[1]);
+        }
+    }
+}
