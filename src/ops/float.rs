@@ -158,18 +158,23 @@ pub fn for_rows<T: Send>(y: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) 
     });
 }
 
-/// Scratch of this thread, with whatever it holds; kept between calls. Calls may be nested.
+/// Scratch of this thread, with whatever it holds, at the start of a line of the cache; kept between
+/// calls. Calls may be nested.
 pub fn with_scratch<T: Float, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    const LINE: usize = 64;
     thread_local! {
         static SCRATCH: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
     }
     let mut words = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    let needed = (len * size_of::<T>()).div_ceil(size_of::<u64>());
+    let needed = (len * size_of::<T>() + LINE).div_ceil(size_of::<u64>());
     if words.len() < needed {
         words = crate::tensor::pages::large(vec![0; needed]);
     }
-    // SAFETY: u64 is at least as aligned as T, the length fits, and any bits are a valid float.
-    let result = f(unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<T>(), len) });
+    let start = words.as_ptr().align_offset(LINE);
+    let from = words[start..].as_mut_ptr().cast::<T>();
+    // SAFETY: u64 is at least as aligned as T, the length fits with the start of a line, and any bits are
+    // a valid float.
+    let result = f(unsafe { std::slice::from_raw_parts_mut(from, len) });
     SCRATCH.with_borrow_mut(|all| all.push(words));
     result
 }

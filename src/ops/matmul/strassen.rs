@@ -59,9 +59,6 @@ const DEPTH: usize = 512;
 /// the cache.
 const STRIDE: usize = DEPTH + 16;
 
-/// So many elements of x are packed at a time; they stay in the second-level cache.
-const PACKED: usize = 72 * 1024;
-
 /// Columns of half a matrix are a multiple of this: of two vectors of every machine.
 const COLUMNS: usize = 32;
 
@@ -116,25 +113,21 @@ pub unsafe fn product<T: Float + Lanes>(
         Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (e.n, y.len())),
     }
     let (arch, pieces, pairs) = (Arch::new(), Pieces::new(e.k / 2), Pairs { images, rows: e.rows });
-    let panels = e.n / 2 / arch.dispatch(Width::<T>(PhantomData));
+    let Shape { tile, width } = arch.dispatch(Shape::of::<T>());
+    let panels = e.n / 2 / width;
     with_scratch(7 * (e.k / 2) * (e.n / 2), |packed: &mut [T]| {
         let (to, w) = (Shared(packed.as_mut_ptr()), SharedMatrix(w));
-        let tasks: Vec<_> = pieces.iter().flat_map(|piece| (0..panels).map(move |panel| (piece.clone(), panel))).collect();
-        tasks.par_iter().for_each(|(piece, panel)| {
+        let all = pieces.iter().flat_map(|piece| (0..panels).map(move |panel| (piece.clone(), panel)));
+        all.collect::<Vec<_>>().par_iter().for_each(|(piece, panel)| {
             arch.dispatch(Panel { packed: to, w: w.get(), e, piece, panel: *panel });
         });
-        // As many groups as give every thread the same number of them, if they are small enough.
-        let at_most = (PACKED / pieces.depth).next_multiple_of(TILES);
-        let groups = pairs.len().div_ceil(at_most).next_multiple_of(rayon::current_num_threads());
-        let size = pairs.len().div_ceil(groups.max(1)).next_multiple_of(TILES);
-        let job = Job { y: Shared(y.as_mut_ptr()), x, packed, e, pieces, pairs, start };
-        (0..pairs.len().div_ceil(size.max(1))).into_par_iter().for_each(|group| {
-            let pairs = group * size..((group + 1) * size).min(pairs.len());
-            let rows: Vec<_> = pairs.map(|pair| job.pairs.rows(pair)).collect();
-            with_scratch(rows.len().next_multiple_of(TILES) * STRIDE, |left: &mut [T]| {
-                arch.dispatch(Group { job: &job, pairs: &rows, left });
+        let job = Job { y: Shared(y.as_mut_ptr()), x, packed, e, pieces };
+        let all: Vec<_> = (0..pairs.len()).map(|pair| pairs.rows(pair)).collect();
+        all.par_chunks(TILES * tile).for_each(|pairs| {
+            with_scratch(7 * TILES * tile * STRIDE, |left: &mut [T]| {
+                arch.dispatch(Group { job: &job, pairs, left, start });
             });
-            let rows = Pairs::range(&rows);
+            let rows = Pairs::range(pairs);
             // SAFETY: a group's pairs are consecutive rows that no other group has.
             let done = unsafe { std::slice::from_raw_parts_mut(job.y.at(rows.start * e.n), rows.len() * e.n) };
             ending(rows.start, done);
@@ -156,8 +149,9 @@ impl<T> SharedMatrix<T> {
     }
 }
 
-/// A multiple of the rows of a tile on every machine.
-const TILES: usize = 12;
+/// Tiles of one group of rows: their seven left sides stay in the second-level cache, and while they meet
+/// one panel the next arrives.
+const TILES: usize = 4;
 
 /// In place of a pair's second row where there is none.
 const ABSENT: usize = usize::MAX;
@@ -279,33 +273,49 @@ fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
-/// Columns of a tile: two vectors.
-struct Width<T>(PhantomData<T>);
+/// A tile's rows, and its columns: two vectors of them.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    tile: usize,
+    width: usize,
+}
 
-impl<T: Lanes> WithSimd for Width<T> {
-    type Output = usize;
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        2 * lanes::<T, S>()
+struct ShapeOf<T>(PhantomData<T>);
+
+impl Shape {
+    fn of<T>() -> ShapeOf<T> {
+        ShapeOf(PhantomData)
     }
+}
+
+impl<T: Lanes> WithSimd for ShapeOf<T> {
+    type Output = Shape;
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Shape {
+        Shape { tile: if has_many_registers::<T, S>() { MANY } else { FEW }, width: 2 * lanes::<T, S>() }
+    }
+}
+
+/// Rows of a tile where 32 registers hold 24 sums, and where 16 hold 12.
+const MANY: usize = 12;
+const FEW: usize = 6;
+
+#[inline(always)]
+fn has_many_registers<T: Lanes, S: Simd>() -> bool {
+    size_of::<T::V<S>>() == 64
 }
 
 /// Lines of w that are read at a time.
 const LINES: usize = 16;
 
-/// Packs the seven right sides: for every piece of the sum, every product and every two vectors of
-/// columns, a panel of (depth of the piece, columns).
+/// Packs the seven right sides in the order they are met: for every piece of the sum, every two vectors of
+/// columns and every product, a panel of (depth of the piece, columns).
 struct Panel<'a, T> {
     packed: Shared<T>,
     w: Strided<*const T>,
     e: Extents,
     piece: &'a Range<usize>,
     panel: usize,
-}
-
-/// Where the panels of a piece begin, and those of its product `p`.
-fn packed_at(e: Extents, piece: &Range<usize>, p: usize) -> usize {
-    (7 * piece.start + p * piece.len()) * (e.n / 2)
 }
 
 impl<T: Lanes> WithSimd for Panel<'_, T> {
@@ -340,7 +350,7 @@ impl<T: Lanes> WithSimd for Panel<'_, T> {
             }
             for (p, (_, right, _)) in PRODUCTS.iter().enumerate() {
                 // SAFETY: the panel of product p is this call's own.
-                let out = unsafe { packed.at(packed_at(e, piece, p) + (panel * piece.len() + l) * width) };
+                let out = unsafe { packed.at(panels_at(e, piece) + ((7 * panel + p) * piece.len() + l) * width) };
                 for i in 0..count {
                     for half in [0, lanes] {
                         // SAFETY: a vector of line l + i, in the panel as in the tile.
@@ -362,6 +372,11 @@ impl<T: Lanes> WithSimd for Panel<'_, T> {
     }
 }
 
+/// Where the panels of a piece begin.
+fn panels_at(e: Extents, piece: &Range<usize>) -> usize {
+    7 * piece.start * (e.n / 2)
+}
+
 /// All groups of rows read this.
 struct Job<'a, T> {
     y: Shared<T>,
@@ -369,8 +384,6 @@ struct Job<'a, T> {
     packed: &'a [T],
     e: Extents,
     pieces: Pieces,
-    pairs: Pairs,
-    start: Start<'a, T>,
 }
 
 /// Pairs of rows that one thread computes, and room to pack them.
@@ -378,90 +391,95 @@ struct Group<'a, T> {
     job: &'a Job<'a, T>,
     pairs: &'a [[usize; 2]],
     left: &'a mut [T],
+    start: Start<'a, T>,
 }
 
 impl<T: Lanes> WithSimd for Group<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // 32 registers hold 24 sums, 16 hold 12.
-        if size_of::<T::V<S>>() == 64 {
-            self.job.run::<S, 12>(simd, self.pairs, self.left);
-        } else {
-            self.job.run::<S, 6>(simd, self.pairs, self.left);
-        }
+        if has_many_registers::<T, S>() { self.run::<S, MANY>(simd) } else { self.run::<S, FEW>(simd) }
     }
 }
 
 /// A product's place in y: block, whether it is added or taken away, whether it is the first there.
 type Place = (usize, bool, bool);
 
-impl<T: Lanes> Job<'_, T> {
-    /// The rows of y for the pairs `pairs` of rows.
+impl<T: Lanes> Group<'_, T> {
     #[inline(always)]
-    fn run<S: Simd, const TILE: usize>(&self, simd: S, pairs: &[[usize; 2]], left: &mut [T]) {
-        let (k, n, width) = (self.e.k / 2, self.e.n / 2, 2 * lanes::<T, S>());
-        let tiles = pairs.len().div_ceil(TILE);
+    fn run<S: Simd, const TILE: usize>(self, simd: S) {
+        let Group { job: &Job { y, x, packed, e, ref pieces }, pairs, left, start } = self;
+        let (k, n, width) = (e.k / 2, e.n / 2, 2 * lanes::<T, S>());
         let nothing = vec![T::ZERO; k];
-        for piece in self.pieces.iter() {
-            for (p, (blocks, _, into)) in PRODUCTS.iter().enumerate() {
-                for (i, pair) in pairs.iter().enumerate() {
-                    let out = &mut left[i * STRIDE..][..piece.len()];
-                    self.combine(out, *blocks, pair, piece.start, &nothing);
-                }
-                let opens = piece.start == 0 && !matches!(self.start, Start::Own);
-                let mut places = [None; 2];
-                for (place, &(block, plus)) in places.iter_mut().zip(*into) {
-                    *place = Some((block, plus, opens && is_first(p, block)));
-                }
-                let right = &self.packed[packed_at(self.e, &piece, p)..][..piece.len() * n];
-                for panel in 0..n / width {
-                    let right = &right[panel * piece.len() * width..][..piece.len() * width];
-                    for tile in 0..tiles {
-                        let pairs = &pairs[tile * TILE..((tile + 1) * TILE).min(pairs.len())];
-                        // The next panel, a part with every tile.
-                        let part = piece.len().div_ceil(tiles);
-                        for i in tile * part..(tile + 1) * part {
-                            prefetch(right.as_ptr().wrapping_add(right.len() + i * width));
-                        }
-                        let left = &left[tile * TILE * STRIDE..][..TILE * STRIDE];
-                        // SAFETY: `left` has TILE rows, `right` the depth of the piece.
-                        unsafe { self.tile::<S, TILE>(simd, left, right, pairs, panel * width, &places) };
+        for piece in pieces.iter() {
+            let depth = piece.len();
+            for (i, pair) in pairs.iter().enumerate() {
+                let blocks = std::array::from_fn(
+                    #[inline(always)]
+                    |block| match pair[block / 2] {
+                        ABSENT => &nothing[..depth],
+                        row => &x[row * e.k + (block % 2) * k + piece.start..][..depth],
+                    },
+                );
+                pack_pair(&mut left[i * STRIDE..], TILES * TILE * STRIDE, blocks);
+            }
+            let panels = &packed[panels_at(e, &piece)..][..7 * depth * n];
+            for panel in 0..n / width {
+                for (p, (.., into)) in PRODUCTS.iter().enumerate() {
+                    let opens = piece.start == 0 && !matches!(start, Start::Own);
+                    let mut places = [None; 2];
+                    for (place, &(block, plus)) in places.iter_mut().zip(*into) {
+                        *place = Some((block, plus, opens && is_first(p, block)));
+                    }
+                    let right = &panels[(7 * panel + p) * depth * width..][..depth * width];
+                    for (tile, pairs) in pairs.chunks(TILE).enumerate() {
+                        let left = &left[(p * TILES + tile) * TILE * STRIDE..][..TILE * STRIDE];
+                        let next = right.as_ptr().wrapping_add(right.len() + tile * right.len() / TILES);
+                        let target = Target { y, start, n: e.n, column: panel * width };
+                        // SAFETY: `left` has TILE rows, `right` two vectors for each of their columns.
+                        unsafe { target.tile::<S, TILE>(simd, left, right, next, pairs, &places) };
                     }
                 }
             }
         }
     }
+}
 
-    /// One row of a left side, from one row or two of x and from column `start` of each block on.
-    #[inline(always)]
-    fn combine(&self, out: &mut [T], blocks: Blocks, pair: &[usize; 2], start: usize, nothing: &[T]) {
-        let len = out.len();
-        let (a, b) = blocks.both();
-        let [a, b] = [a, b].map(
-            #[inline(always)]
-            |block| match pair[block / 2] {
-                ABSENT => &nothing[..len],
-                row => &self.x[row * self.e.k + (block % 2) * (self.e.k / 2) + start..][..len],
-            },
-        );
-        match blocks {
+/// The seven left sides of a pair of rows, `stride` apart, from its four blocks.
+#[inline(always)]
+fn pack_pair<T: Lanes>(out: &mut [T], stride: usize, blocks: [&[T]; 4]) {
+    let depth = blocks[0].len();
+    for (p, (left, ..)) in PRODUCTS.iter().enumerate() {
+        let out = &mut out[p * stride..][..depth];
+        let (a, b) = left.both();
+        let (a, b) = (&blocks[a][..depth], &blocks[b][..depth]);
+        match left {
             One(_) => out.copy_from_slice(a),
             Sum(..) => {
-                for i in 0..len {
+                for i in 0..depth {
                     out[i] = a[i] + b[i];
                 }
             }
             Difference(..) => {
-                for i in 0..len {
+                for i in 0..depth {
                     out[i] = a[i] - b[i];
                 }
             }
         }
     }
+}
 
+/// Where tiles of products go: columns from `column` on of each half of y.
+struct Target<'a, T> {
+    y: Shared<T>,
+    start: Start<'a, T>,
+    n: usize,
+    column: usize,
+}
+
+impl<T: Lanes> Target<'_, T> {
     /// Multiplies TILE packed rows with a panel, and brings the result to its places in the rows `pairs`
-    /// of y, from column `column` of a block on.
+    /// of y. `next`: what will be wanted then.
     ///
     /// # Safety
     /// `left` has TILE rows, and `right` one vector pair for each of their columns in use.
@@ -471,11 +489,11 @@ impl<T: Lanes> Job<'_, T> {
         simd: S,
         left: &[T],
         right: &[T],
+        next: *const T,
         pairs: &[[usize; 2]],
-        column: usize,
         places: &[Option<Place>; 2],
     ) {
-        let (lanes, n) = (lanes::<T, S>(), self.e.n);
+        let (lanes, n, column) = (lanes::<T, S>(), self.n, self.column);
         for &(block, ..) in places.iter().flatten() {
             for pair in pairs {
                 let to = self.y.0.wrapping_add(pair[block / 2].wrapping_mul(n) + (block % 2) * (n / 2) + column);
@@ -484,7 +502,7 @@ impl<T: Lanes> Job<'_, T> {
             }
         }
         // SAFETY: the caller's promise.
-        let sums = unsafe { multiply::<T, S, TILE>(simd, left.as_ptr(), right.as_ptr(), right.len() / (2 * lanes)) };
+        let sums = unsafe { multiply::<T, S, TILE>(simd, left.as_ptr(), right.as_ptr(), next, right.len() / (2 * lanes)) };
         for &(block, plus, opens) in places.iter().flatten() {
             for (i, pair) in pairs.iter().enumerate().take(TILE) {
                 if pair[block / 2] == ABSENT {
@@ -524,14 +542,21 @@ unsafe fn multiply<T: Lanes, S: Simd, const TILE: usize>(
     simd: S,
     mut left: *const T,
     mut right: *const T,
+    mut next: *const T,
     depth: usize,
 ) -> [[T::V<S>; 2]; TILE] {
-    const UNROLL: usize = 4;
+    const UNROLL: usize = 8;
+    const LINE: usize = 64;
     let width = 2 * lanes::<T, S>();
     let mut sums = [[T::splat(simd, T::ZERO); 2]; TILE];
     // SAFETY: the caller's promise: the pointers advance `depth` times.
     unsafe {
         for _ in 0..depth / UNROLL {
+            // This tile's part of the next panel.
+            for _ in 0..UNROLL * width * size_of::<T>() / TILES / LINE {
+                prefetch(next);
+                next = next.wrapping_add(LINE / size_of::<T>());
+            }
             for l in 0..UNROLL {
                 multiply_once::<T, S, TILE>(simd, &mut sums, left.add(l), right.add(l * width));
             }
