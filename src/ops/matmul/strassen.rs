@@ -435,9 +435,19 @@ impl<T: Lanes> Group<'_, T> {
                     for (tile, pairs) in pairs.chunks(TILE).enumerate() {
                         let left = &left[(p * TILES + tile) * TILE * STRIDE..][..TILE * STRIDE];
                         let next = right.as_ptr().wrapping_add(right.len() + tile * right.len() / TILES);
-                        let target = Target { y, start, n: e.n, column: panel * width };
-                        // SAFETY: `left` has TILE rows, `right` two vectors for each of their columns.
-                        unsafe { target.tile::<S, TILE>(simd, left, right, next, pairs, &places) };
+                        let target = Target { y, start, n: e.n, column: panel * width, pairs };
+                        for &(block, ..) in places.iter().flatten() {
+                            target.prefetch(block, width);
+                        }
+                        // SAFETY: `left` has TILE rows and `right` two vectors for each of their columns;
+                        // the pairs of a group belong to its thread.
+                        unsafe {
+                            let (left, right) = (left.as_ptr(), right.as_ptr());
+                            let sums = multiply::<T, S, TILE>(simd, left, right, next, depth);
+                            for &place in places.iter().flatten() {
+                                target.put(simd, &sums, place);
+                            }
+                        }
                     }
                 }
             }
@@ -469,63 +479,120 @@ fn pack_pair<T: Lanes>(out: &mut [T], stride: usize, blocks: [&[T]; 4]) {
     }
 }
 
-/// Where tiles of products go: columns from `column` on of each half of y.
+/// Where tiles of products go: the rows of `pairs`, columns from `column` on of each half of y.
 struct Target<'a, T> {
     y: Shared<T>,
     start: Start<'a, T>,
     n: usize,
     column: usize,
+    pairs: &'a [[usize; 2]],
 }
 
 impl<T: Lanes> Target<'_, T> {
-    /// Multiplies TILE packed rows with a panel, and brings the result to its places in the rows `pairs`
-    /// of y. `next`: what will be wanted then.
+    /// Brings near what [`Target::put`] will change in a block.
+    #[inline(always)]
+    fn prefetch(&self, block: usize, width: usize) {
+        let column = (block % 2) * (self.n / 2) + self.column;
+        for pair in self.pairs {
+            let to = self.y.0.wrapping_add(pair[block / 2].wrapping_mul(self.n) + column);
+            prefetch(to);
+            prefetch(to.wrapping_add(width - 1));
+        }
+    }
+
+    /// Brings the sums of a tile to a block of y.
     ///
     /// # Safety
-    /// `left` has TILE rows, and `right` one vector pair for each of their columns in use.
+    /// The rows belong to this thread alone.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const TILE: usize>(
+    unsafe fn put<S: Simd, const TILE: usize>(
         &self,
         simd: S,
-        left: &[T],
-        right: &[T],
-        next: *const T,
-        pairs: &[[usize; 2]],
-        places: &[Option<Place>; 2],
+        sums: &[[T::V<S>; 2]; TILE],
+        (block, plus, opens): Place,
     ) {
-        let (lanes, n, column) = (lanes::<T, S>(), self.n, self.column);
-        for &(block, ..) in places.iter().flatten() {
-            for pair in pairs {
-                let to = self.y.0.wrapping_add(pair[block / 2].wrapping_mul(n) + (block % 2) * (n / 2) + column);
-                prefetch(to);
-                prefetch(to.wrapping_add(2 * lanes - 1));
+        let column = (block % 2) * (self.n / 2) + self.column;
+        let lanes = lanes::<T, S>();
+        // SAFETY: vectors of rows that are there, and of bias and residual, whose lengths `product` has
+        // checked.
+        unsafe {
+            match (opens, self.start) {
+                (true, Start::Bias(bias)) => {
+                    let bias = bias.as_ptr().add(column);
+                    let bias = [load::<T, S>(bias), load::<T, S>(bias.add(lanes))];
+                    self.each_row::<S, TILE>(
+                        sums,
+                        block,
+                        #[inline(always)]
+                        |sum, _, v| T::plus(simd, sum, bias[v]),
+                    );
+                }
+                (true, Start::Residual(bias, residual)) => {
+                    let bias = bias.as_ptr().add(column);
+                    let bias = [load::<T, S>(bias), load::<T, S>(bias.add(lanes))];
+                    self.each_row::<S, TILE>(
+                        sums,
+                        block,
+                        #[inline(always)]
+                        |sum, at, v| {
+                            let residual = load::<T, S>(residual.as_ptr().add(at));
+                            T::plus(simd, sum, T::plus(simd, bias[v], residual))
+                        },
+                    );
+                }
+                (true, _) => self.each_row::<S, TILE>(
+                    sums,
+                    block,
+                    #[inline(always)]
+                    |sum, _, _| sum,
+                ),
+                (false, _) if plus => self.each_row::<S, TILE>(
+                    sums,
+                    block,
+                    #[inline(always)]
+                    |sum, at, _| T::plus(simd, load::<T, S>(self.y.at(at)), sum),
+                ),
+                (false, _) => self.each_row::<S, TILE>(
+                    sums,
+                    block,
+                    #[inline(always)]
+                    |sum, at, _| T::minus(simd, load::<T, S>(self.y.at(at)), sum),
+                ),
             }
         }
-        // SAFETY: the caller's promise.
-        let sums = unsafe { multiply::<T, S, TILE>(simd, left.as_ptr(), right.as_ptr(), next, right.len() / (2 * lanes)) };
-        for &(block, plus, opens) in places.iter().flatten() {
-            for (i, pair) in pairs.iter().enumerate().take(TILE) {
-                if pair[block / 2] == ABSENT {
-                    continue;
-                }
-                for (v, &sum) in sums[i].iter().enumerate() {
-                    let start = (block % 2) * (n / 2) + column + v * lanes;
-                    let at = pair[block / 2] * n + start;
-                    // SAFETY: a vector of a row that belongs to this group alone, of the bias, of the
-                    // residual: `product` has checked their lengths.
+    }
+
+    /// y = f(sum, where in y, which of the two vectors) in the rows of a block that are there.
+    ///
+    /// # Safety
+    /// As for [`Target::put`].
+    #[inline(always)]
+    unsafe fn each_row<S: Simd, const TILE: usize>(
+        &self,
+        sums: &[[T::V<S>; 2]; TILE],
+        block: usize,
+        f: impl Fn(T::V<S>, usize, usize) -> T::V<S>,
+    ) {
+        let (half, column) = (block / 2, (block % 2) * (self.n / 2) + self.column);
+        let all: Result<&[[usize; 2]; TILE], _> = self.pairs.try_into();
+        match all {
+            Ok(pairs) if pairs.iter().all(|pair| pair[half] != ABSENT) => {
+                for i in 0..TILE {
+                    let at = pairs[i][half] * self.n + column;
+                    // SAFETY: the caller's promise.
                     unsafe {
-                        let to = self.y.at(at);
-                        let value = match (opens, self.start) {
-                            (true, Start::Bias(bias)) => T::plus(simd, sum, load::<T, S>(bias.as_ptr().add(start))),
-                            (true, Start::Residual(bias, residual)) => {
-                                let bias = load::<T, S>(bias.as_ptr().add(start));
-                                T::plus(simd, sum, T::plus(simd, bias, load::<T, S>(residual.as_ptr().add(at))))
-                            }
-                            (true, _) => sum,
-                            (false, _) if plus => T::plus(simd, load::<T, S>(to), sum),
-                            (false, _) => T::minus(simd, load::<T, S>(to), sum),
-                        };
-                        store::<T, S>(to, value);
+                        store::<T, S>(self.y.at(at), f(sums[i][0], at, 0));
+                        let at = at + lanes::<T, S>();
+                        store::<T, S>(self.y.at(at), f(sums[i][1], at, 1));
+                    }
+                }
+            }
+            _ => {
+                for (pair, sums) in self.pairs.iter().zip(sums) {
+                    for (v, &sum) in sums.iter().enumerate().filter(|_| pair[half] != ABSENT) {
+                        let at = pair[half] * self.n + column + v * lanes::<T, S>();
+                        // SAFETY: the caller's promise.
+                        unsafe { store::<T, S>(self.y.at(at), f(sum, at, v)) };
                     }
                 }
             }
