@@ -293,7 +293,8 @@ Train {
     checkpoint_every_steps: usize = 100,
     /// Exact savings of work, each of which may be left out: `share_query_pass` (patch embedding and
     /// everything up to the first prompt once for query and prompted pass, prompts once per pool row),
-    /// `limit_last_block` (only the rows the head reads), `limit_query_block` (only the class row).
+    /// `limit_last_block` (only the rows the head reads), `limit_query_block` (only the class row), `strassen`
+    /// (large products on the CPU with seven multiplications instead of eight; rounds in another way).
     shortcuts: Vec<String> = Shortcuts::all(),
     /// On a GPU: a step is captured once and then started as one (CUDA graph); the bits are the same.
     graph: bool = true,
@@ -380,10 +381,11 @@ pub struct Shortcuts {
     pub share_query_pass: bool,
     pub limit_last_block: bool,
     pub limit_query_block: bool,
+    pub strassen: bool,
 }
 
 impl Shortcuts {
-    pub const WORDS: [&str; 3] = ["share_query_pass", "limit_last_block", "limit_query_block"];
+    pub const WORDS: [&str; 4] = ["share_query_pass", "limit_last_block", "limit_query_block", "strassen"];
 
     /// Every one of them, as the configuration writes it.
     pub fn all() -> Vec<String> {
@@ -396,8 +398,12 @@ impl Shortcuts {
             Some(word) => Err(word.clone()),
             None => {
                 let has = |i: usize| words.iter().any(|w| w == Shortcuts::WORDS[i]);
-                let [share_query_pass, limit_last_block, limit_query_block] = [has(0), has(1), has(2)];
-                Ok(Shortcuts { share_query_pass, limit_last_block, limit_query_block })
+                Ok(Shortcuts {
+                    share_query_pass: has(0),
+                    limit_last_block: has(1),
+                    limit_query_block: has(2),
+                    strassen: has(3),
+                })
             }
         }
     }

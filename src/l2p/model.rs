@@ -67,7 +67,8 @@ impl Model {
     pub fn new(setup: Setup, plan: &mut Plan) -> Model {
         let layout = Layout::new(&setup);
         let mut declare = Declare::new(&setup.freeze_part);
-        let vit = Vit::declare(&mut declare, setup.dims);
+        let mut vit = Vit::declare(&mut declare, setup.dims);
+        vit.blocks.iter_mut().for_each(|block| block.strassen = setup.shortcuts.strassen);
         let prompts = Prompts::declare(&mut declare, &setup);
         let (c, classes) = (setup.dims.embed_dim, setup.classes);
         let head = Linear::declare(&mut declare, "head", c, classes);

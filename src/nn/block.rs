@@ -120,7 +120,7 @@ pub struct Block {
     pub fc1: Linear,
     pub fc2: Linear,
     pub dims: BlockDims,
-    /// Whether products may be taken over by images; see [`crate::ops::matmul::strassen`].
+    /// Whether products may take the rows of an image together: the shortcut `strassen`.
     pub strassen: bool,
 }
 
@@ -225,7 +225,11 @@ impl Block {
     fn images<'a>(&self, rows: View<'a>, batch: usize) -> View<'a> {
         let width = rows.dims().last().copied().unwrap_or(1);
         let all = rows.len() / width.max(1);
-        if self.strassen { rows.reshaped([batch, all / batch.max(1), width]) } else { rows.reshaped([all, width]) }
+        if self.strassen {
+            rows.reshaped([batch, all / batch.max(1), width])
+        } else {
+            rows.reshaped([all, width])
+        }
     }
 
     /// y = block(x), the rows `e.read` of it. x: (B, T, C), y: (B, R, C).
@@ -440,7 +444,14 @@ impl Block {
             }
             t.b.reshape([b * r, c]);
             self.qkv.backward_input(dev, p, t.b.view_mut(), self.images(dq, b), Some(0..c), Write::Set)?;
-            self.qkv.backward_input(dev, p, t.a.view_mut(), self.images(dkv, b), Some(c..3 * c), Write::Set)?;
+            self.qkv.backward_input(
+                dev,
+                p,
+                t.a.view_mut(),
+                self.images(dkv, b),
+                Some(c..3 * c),
+                Write::Set,
+            )?;
             let asked = t.b.view().reshaped([b, r, c]);
             let all = t.a.view_mut().reshaped([b, e.tokens, c]);
             tokens::copy(dev, all, e.read.start, asked, 0..r, Write::Add)?;

@@ -1,7 +1,8 @@
 //! The exact savings of work (`train.shortcuts`) against the plain path.
 
-use super::support::{DEV, Kind, images, kinds, labels};
+use super::support::{DEV, Kind, dims, images, kinds, l2p, labels};
 use l2p_engine::config::schema::Shortcuts;
+use l2p_engine::nn::vit::Dims;
 use l2p_engine::ops::match_prompts::Select;
 use l2p_engine::tensor::DType;
 use l2p_engine::testing::close::relative_error;
@@ -57,6 +58,23 @@ fn shortcuts_change_nothing() {
         for one in &all {
             compare(&kind, one, &results(&kind, std::slice::from_ref(one)), &plain);
         }
+    }
+}
+
+/// Layers that are large enough for it, an odd number of tokens in either pass.
+#[test]
+fn strassen_changes_the_rounding_alone() {
+    let dims = Dims { patch_size: 1, embed_dim: 384, mlp_dim: 448, ..dims(2) };
+    for kind in
+        [l2p("wide, vote", |_| {}), l2p("wide, per image", |c| c.prompt_pool.batchwise_prompt = false)]
+    {
+        let kind = Kind { dims, ..kind };
+        let without = results(&kind, &[]);
+        let with = results(&kind, &["strassen".to_string()]);
+        compare(&kind, "strassen", &with, &without);
+        let logits = |all: &[(String, Vec<f64>)]| all.iter().find(|r| r.0 == "logits").map(|r| r.1.clone());
+        assert_ne!(logits(&with), logits(&without), "the shortcut was not taken");
+        compare(&kind, "all", &results(&kind, &Shortcuts::all()), &without);
     }
 }
 

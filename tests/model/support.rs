@@ -154,7 +154,8 @@ impl Kind {
             let (mean, spread) = match name.as_str() {
                 name if name.ends_with("scale") => (1.0, 0.3),
                 name if name.contains("prompt") || name == "prefix" => (0.0, 1.0),
-                _ => (0.0, 0.4),
+                // Sums over wider rows are as large as those over twelve.
+                _ => (0.0, 0.4 * (12.0 / self.dims.embed_dim as f64).sqrt()),
             };
             let values: Vec<f64> = (0..n).map(|_| f64::from((mean + spread * rng.normal()) as f32)).collect();
             model.params.set(id, &values).expect("values");

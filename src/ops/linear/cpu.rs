@@ -61,7 +61,12 @@ pub fn backward_input<T: Lanes>(
     let e = Extents { rows, k: at.cols, n: at.rows };
     if !suits(rows, e.k, e.n) {
         let m = dx.len() / e.n.max(1);
-        return matmul::backward_input((dx, Layout::dense(m, e.n)), (dy, Layout::dense(m, e.k)), (w, at), write);
+        return matmul::backward_input(
+            (dx, Layout::dense(m, e.n)),
+            (dy, Layout::dense(m, e.k)),
+            (w, at),
+            write,
+        );
     }
     let start = if write == Write::Add { Start::Own } else { Start::Zero };
     // SAFETY: `mod.rs` has checked the layouts.
@@ -138,7 +143,8 @@ fn add_bias_gelu<T: Float>(y: &mut [T], pre: Option<&mut [T]>, bias: &[T], form:
             for (i, y) in y.chunks_exact_mut(n).enumerate() {
                 y.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
                 // SAFETY: `y` and `pre` have the same shape, and each task takes its own rows.
-                let pre = pre.map(|pre| unsafe { std::slice::from_raw_parts_mut(pre.at((first + i) * n), n) });
+                let pre =
+                    pre.map(|pre| unsafe { std::slice::from_raw_parts_mut(pre.at((first + i) * n), n) });
                 gelu_in_place(y, pre, form);
             }
         },

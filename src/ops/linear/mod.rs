@@ -133,11 +133,14 @@ pub fn backward_input_gelu(
             cpu::backward_input_gelu(dx.get::<T>("linear", "dx")?, (dy, rows), w, pre, form);
             Ok(())
         }),
-        Device::Cuda(gpu) => matmul::cuda::backward_input(gpu, (dx, at), dy, kernel, Write::Set, Some((pre, form))),
+        Device::Cuda(gpu) => {
+            matmul::cuda::backward_input(gpu, (dx, at), dy, kernel, Write::Set, Some((pre, form)))
+        }
     }
 }
 
-/// dW += xᵀ dy and db += Σ_rows dy, in the columns used. dkernel: (K, N), dbias: (N).
+/// dW += xᵀ dy and db += Σ_rows dy, in the columns used. dkernel: (K, N), dbias: (N); axes of x and dy as
+/// for [`forward`].
 pub fn backward_params_acc(
     dev: &Device,
     dkernel: Option<ViewMut>,
@@ -146,13 +149,15 @@ pub fn backward_params_acc(
     dy: View,
     columns: Range<usize>,
 ) -> Result<()> {
+    let (x_at, dy_at) = (matrix(x), matrix(dy));
     if let Some(dkernel) = dkernel {
-        let k = matrix(x).cols;
+        let k = x_at.cols;
         let n = dkernel.len() / k.max(1);
         let at = Layout::dense(k, n).columns(columns.start, columns.len());
-        matmul::backward_weight_acc(dev, (dkernel, at), (x, matrix(x)), (dy, matrix(dy)))?;
+        matmul::backward_weight_acc(dev, (dkernel, at), (x, x_at), (dy, dy_at))?;
     }
     if let Some(dbias) = dbias {
+        let dy = dy.reshaped([dy_at.rows, dy_at.cols]);
         crate::ops::sum::columns_acc(dev, dbias.part(columns.start, [columns.len()]), dy)?;
     }
     Ok(())

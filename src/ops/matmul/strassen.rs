@@ -63,7 +63,7 @@ const STRIDE: usize = DEPTH + 16;
 const COLUMNS: usize = 32;
 
 /// From here on half-size blocks are large enough to be worth the additions.
-const LARGE: usize = 512;
+const LARGE: usize = 384;
 
 /// Whether [`product`] can take a matrix w (k, n) and is the faster way, for images of `rows` rows each.
 /// It does not depend on the number of images.
@@ -97,7 +97,7 @@ pub struct Extents {
 ///
 /// # Safety
 /// `w` lies within its allocation for k rows and n columns.
-pub unsafe fn product<T: Float + Lanes>(
+pub unsafe fn product<T: Lanes>(
     y: &mut [T],
     x: &[T],
     w: Strided<*const T>,
@@ -112,8 +112,23 @@ pub unsafe fn product<T: Float + Lanes>(
         Start::Bias(bias) => assert_eq!(bias.len(), e.n),
         Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (e.n, y.len())),
     }
-    let (arch, pieces, pairs) = (Arch::new(), Pieces::new(e.k / 2), Pairs { images, rows: e.rows });
-    let Shape { tile, width } = arch.dispatch(Shape::of::<T>());
+    // SAFETY: the caller's promise.
+    unsafe { run(y, x, w, e, start, ending, Arch::new().dispatch(Shape::of::<T>())) }
+}
+
+/// # Safety
+/// As for [`product`]; the width of a tile is this machine's.
+unsafe fn run<T: Lanes>(
+    y: &mut [T],
+    x: &[T],
+    w: Strided<*const T>,
+    e: Extents,
+    start: Start<T>,
+    ending: impl Fn(usize, &mut [T]) + Sync,
+    Shape { tile, width }: Shape,
+) {
+    let arch = Arch::new();
+    let (pieces, pairs) = (Pieces::new(e.k / 2), Pairs { images: x.len() / (e.rows * e.k), rows: e.rows });
     let panels = e.n / 2 / width;
     with_scratch(7 * (e.k / 2) * (e.n / 2), |packed: &mut [T]| {
         let (to, w) = (Shared(packed.as_mut_ptr()), SharedMatrix(w));
@@ -125,11 +140,12 @@ pub unsafe fn product<T: Float + Lanes>(
         let all: Vec<_> = (0..pairs.len()).map(|pair| pairs.rows(pair)).collect();
         all.par_chunks(TILES * tile).for_each(|pairs| {
             with_scratch(7 * TILES * tile * STRIDE, |left: &mut [T]| {
-                arch.dispatch(Group { job: &job, pairs, left, start });
+                arch.dispatch(Group { job: &job, pairs, left, start, tile });
             });
             let rows = Pairs::range(pairs);
             // SAFETY: a group's pairs are consecutive rows that no other group has.
-            let done = unsafe { std::slice::from_raw_parts_mut(job.y.at(rows.start * e.n), rows.len() * e.n) };
+            let done =
+                unsafe { std::slice::from_raw_parts_mut(job.y.at(rows.start * e.n), rows.len() * e.n) };
             ending(rows.start, done);
         });
     });
@@ -292,18 +308,14 @@ impl<T: Lanes> WithSimd for ShapeOf<T> {
     type Output = Shape;
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Shape {
-        Shape { tile: if has_many_registers::<T, S>() { MANY } else { FEW }, width: 2 * lanes::<T, S>() }
+        let many = size_of::<T::V<S>>() == 64;
+        Shape { tile: if many { MANY } else { FEW }, width: 2 * lanes::<T, S>() }
     }
 }
 
 /// Rows of a tile where 32 registers hold 24 sums, and where 16 hold 12.
 const MANY: usize = 12;
 const FEW: usize = 6;
-
-#[inline(always)]
-fn has_many_registers<T: Lanes, S: Simd>() -> bool {
-    size_of::<T::V<S>>() == 64
-}
 
 /// Lines of w that are read at a time.
 const LINES: usize = 16;
@@ -350,7 +362,8 @@ impl<T: Lanes> WithSimd for Panel<'_, T> {
             }
             for (p, (_, right, _)) in PRODUCTS.iter().enumerate() {
                 // SAFETY: the panel of product p is this call's own.
-                let out = unsafe { packed.at(panels_at(e, piece) + ((7 * panel + p) * piece.len() + l) * width) };
+                let out =
+                    unsafe { packed.at(panels_at(e, piece) + ((7 * panel + p) * piece.len() + l) * width) };
                 for i in 0..count {
                     for half in [0, lanes] {
                         // SAFETY: a vector of line l + i, in the panel as in the tile.
@@ -392,13 +405,14 @@ struct Group<'a, T> {
     pairs: &'a [[usize; 2]],
     left: &'a mut [T],
     start: Start<'a, T>,
+    tile: usize,
 }
 
 impl<T: Lanes> WithSimd for Group<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if has_many_registers::<T, S>() { self.run::<S, MANY>(simd) } else { self.run::<S, FEW>(simd) }
+        if self.tile == MANY { self.run::<S, MANY>(simd) } else { self.run::<S, FEW>(simd) }
     }
 }
 
@@ -408,7 +422,7 @@ type Place = (usize, bool, bool);
 impl<T: Lanes> Group<'_, T> {
     #[inline(always)]
     fn run<S: Simd, const TILE: usize>(self, simd: S) {
-        let Group { job: &Job { y, x, packed, e, ref pieces }, pairs, left, start } = self;
+        let Group { job: &Job { y, x, packed, e, ref pieces }, pairs, left, start, .. } = self;
         let (k, n, width) = (e.k / 2, e.n / 2, 2 * lanes::<T, S>());
         let nothing = vec![T::ZERO; k];
         for piece in pieces.iter() {
@@ -655,6 +669,135 @@ unsafe fn multiply_once<T: Lanes, S: Simd, const TILE: usize>(
             let x = T::splat(simd, *left.add(i * STRIDE));
             sums[0] = T::mul_add(simd, x, columns[0], sums[0]);
             sums[1] = T::mul_add(simd, x, columns[1], sums[1]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::matmul::cpu::transposed;
+    use crate::ops::matmul::{Layout, cpu};
+    use crate::rng::{Rng, Stream};
+
+    fn normal<T: Float>(n: usize, which: u64) -> Vec<T> {
+        let mut rng = Rng::new(7, Stream::Init, which);
+        (0..n).map(|_| T::of(f64::from(rng.normal()))).collect()
+    }
+
+    /// Σ_l x[i, l] w(l, j) for every element.
+    fn plain<T: Float>(x: &[T], w: impl Fn(usize, usize) -> T, e: Extents) -> Vec<f64> {
+        let row = |x: &[T]| -> Vec<f64> {
+            (0..e.n).map(|j| (0..e.k).map(|l| x[l].to_f64() * w(l, j).to_f64()).sum()).collect()
+        };
+        x.chunks_exact(e.k).flat_map(row).collect()
+    }
+
+    /// The largest difference, beside the largest value.
+    fn error<T: Float>(got: &[T], wanted: &[f64]) -> f64 {
+        assert_eq!(got.len(), wanted.len());
+        let largest = wanted.iter().fold(f64::MIN_POSITIVE, |m: f64, w| m.max(w.abs()));
+        got.iter()
+            .zip(wanted)
+            .map(|(g, w)| (g.to_f64() - w).abs())
+            .fold(0.0, |m: f64, e| if e <= m { m } else { e })
+            / largest
+    }
+
+    /// Every start and both ways to read w, in tiles for few and for many registers; NaN where y is overwritten.
+    fn check<T: Lanes>(images: usize, e: Extents, limit: f64) {
+        let m = images * e.rows;
+        let (x, w) = (normal::<T>(m * e.k, 1), normal::<T>(e.k * (e.n + 5), 2));
+        let (bias, residual) = (normal::<T>(e.n, 3), normal::<T>(m * e.n, 4));
+        let at = Layout::dense(e.k, e.n + 5).columns(3, e.n);
+        let turned = Layout::dense(e.n, e.k + 3).columns(2, e.k);
+        let v = normal::<T>(e.n * (e.k + 3), 5);
+        let width = Arch::new().dispatch(Shape::of::<T>()).width;
+        for tile in [FEW, MANY] {
+            for back in [false, true] {
+                let matrix = if back { transposed(&v, turned) } else { cpu::plain(&w, at) };
+                let element = |l: usize, j: usize| match back {
+                    true => v[turned.offset + j * turned.stride + l],
+                    false => w[at.offset + l * at.stride + j],
+                };
+                let sums = plain(&x, element, e);
+                for (which, start) in
+                    [Start::Zero, Start::Bias(&bias), Start::Residual(&bias, &residual), Start::Own]
+                        .into_iter()
+                        .enumerate()
+                {
+                    let own = which == 3;
+                    let mut y = if own { residual.clone() } else { vec![T::of(f64::NAN); m * e.n] };
+                    let seen = std::sync::Mutex::new(vec![0; m]);
+                    // SAFETY: the layouts lie within their matrices.
+                    unsafe {
+                        run(
+                            &mut y,
+                            &x,
+                            matrix,
+                            e,
+                            start,
+                            |first, rows| {
+                                let mut seen = seen.lock().expect("the rows seen");
+                                seen[first..][..rows.len() / e.n].iter_mut().for_each(|times| *times += 1);
+                                rows.iter_mut().for_each(|y| *y += T::ONE);
+                            },
+                            Shape { tile, width },
+                        );
+                    }
+                    assert!(seen.into_inner().expect("the rows seen").iter().all(|&times| times == 1));
+                    let wanted: Vec<f64> = (sums.iter().enumerate())
+                        .map(|(i, sum)| {
+                            let bias = if matches!(which, 1 | 2) { bias[i % e.n].to_f64() } else { 0.0 };
+                            let before = if matches!(which, 2 | 3) { residual[i].to_f64() } else { 0.0 };
+                            sum + bias + before + 1.0
+                        })
+                        .collect();
+                    let error = error(&y, &wanted);
+                    assert!(
+                        error < limit,
+                        "{images} x {e:?}, tile {tile}, back {back}, {start:?}: {error:.1e}",
+                        start = which
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_those_of_the_definition() {
+        for (images, rows, k, n) in
+            [(2, 33, 384, 384), (3, 8, 1030, 448), (1, 70, 386, 512), (0, 2, 384, 384)]
+        {
+            check::<f64>(images, Extents { rows, k, n }, 1e-13);
+            check::<f32>(images, Extents { rows, k, n }, 2e-6);
+        }
+    }
+
+    /// An image's rows have the same bits alone and among others, on one thread and on three.
+    #[test]
+    fn images_do_not_meet() {
+        for rows in [34, 35] {
+            let e = Extents { rows, k: 400, n: 448 };
+            let (x, w) = (normal::<f32>(5 * rows * e.k, 1), normal::<f32>(e.k * e.n, 2));
+            let run = |x: &[f32], threads: usize| {
+                let mut y = vec![f32::NAN; x.len() / e.k * e.n];
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+                pool.install(|| {
+                    let w = cpu::plain(&w, Layout::dense(e.k, e.n));
+                    // SAFETY: the layout is that of the whole matrix.
+                    unsafe { product(&mut y, x, w, e, Start::Zero, |_, _| ()) }
+                });
+                y
+            };
+            let all = run(&x, 3);
+            for image in 0..5 {
+                let one = run(&x[image * rows * e.k..][..rows * e.k], 1);
+                assert!(
+                    one.iter().zip(&all[image * rows * e.n..]).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{image}"
+                );
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::ops::gelu::{self, Form};
 use crate::ops::layer_norm as norm;
 use crate::ops::linear::{self, Ending, Weights};
 use crate::ops::matmul::{self, Layout, Write};
+use crate::tensor::Shape;
 use crate::testing::plain as naive;
 
 const EPS: f64 = 1e-6;
@@ -20,11 +21,11 @@ pub(super) fn small() -> Vec<Case> {
         matmul(12, 200, 24),
         matmul_in_columns(5, 6, 4),
         linear_columns(3, 5, 4),
-        linear_residual(5, 7, 3),
-        linear_gelu(9, 13, 11, Form::Tanh),
-        linear_gelu(7, 3, 15, Form::Erf),
-        gelu_linear(5, 11, 6, Form::Tanh),
-        gelu_linear(3, 8, 16, Form::Erf),
+        linear_residual((5, 1), 7, 3),
+        linear_gelu((9, 1), 13, 11, Form::Tanh),
+        linear_gelu((7, 1), 3, 15, Form::Erf),
+        gelu_linear((5, 1), 11, 6, Form::Tanh),
+        gelu_linear((3, 1), 8, 16, Form::Erf),
         gelu(3, 37, Form::Tanh),
         gelu(3, 37, Form::Erf),
     ];
@@ -52,9 +53,13 @@ pub(super) fn medium() -> Vec<Case> {
         matmul(9, 8, 16_300),
         matmul(9, 16_296, 7),
         matmul(1100, 24, 40),
-        linear_residual(131, 48, 192),
-        linear_gelu(131, 48, 193, Form::Tanh),
-        gelu_linear(131, 192, 48, Form::Tanh),
+        linear_residual((131, 1), 48, 192),
+        linear_gelu((131, 1), 48, 193, Form::Tanh),
+        gelu_linear((131, 1), 192, 48, Form::Tanh),
+        // By images, where rows are computed two by two: an odd number of them, sums in pieces, several groups.
+        linear_residual((2, 33), 1032, 448),
+        linear_gelu((5, 22), 384, 384, Form::Erf),
+        gelu_linear((3, 37), 448, 1090, Form::Tanh),
         gelu(131, 500, Form::Erf),
         layer_norm(133, 192, Fill::Values),
         layer_norm(150, 768, Fill::Values),
@@ -72,9 +77,9 @@ pub(super) fn vit_b() -> Vec<Case> {
     let (b, t, c) = (4, 237, 768);
     vec![
         matmul(b * t, c, 3 * c),
-        linear_residual(b * t, c, c),
-        linear_gelu(b * t, c, 4 * c, Form::Tanh),
-        gelu_linear(b * t, 4 * c, c, Form::Tanh),
+        linear_residual((b, t), c, c),
+        linear_gelu((b, t), c, 4 * c, Form::Tanh),
+        gelu_linear((b, t), 4 * c, c, Form::Tanh),
         gelu(b * t, 4 * c, Form::Tanh),
         gelu(b * t, 4 * c, Form::Erf),
         layer_norm(b * t, c, Fill::Values),
@@ -134,9 +139,20 @@ fn matmul_in_columns(m: usize, k: usize, n: usize) -> Case {
         .batched(move |m| matmul_in_columns(m, k, n))
 }
 
-fn with_weights(op: &'static str, label: String, m: usize, k: usize, n: usize) -> Case {
-    Case::new(op, label, m)
-        .input("x", [m, k], Fill::Values, Part::Each)
+/// Images, and rows of each: a matrix, if that is one.
+type Images = (usize, usize);
+
+fn shape((b, t): Images, width: usize) -> Shape {
+    if t == 1 { [b, width].into() } else { [b, t, width].into() }
+}
+
+fn named((b, t): Images) -> String {
+    if t == 1 { b.to_string() } else { format!("{b}·{t}") }
+}
+
+fn with_weights(op: &'static str, label: String, rows: Images, k: usize, n: usize) -> Case {
+    Case::new(op, label, rows.0)
+        .input("x", shape(rows, k), Fill::Values, Part::Each)
         .input("kernel", [k, n], Fill::Values, Part::All)
         .input("bias", [n], Fill::Values, Part::All)
         .keep(&["kernel"], Keep::Weight)
@@ -147,7 +163,7 @@ fn with_weights(op: &'static str, label: String, m: usize, k: usize, n: usize) -
 fn linear_columns(m: usize, k: usize, n: usize) -> Case {
     let used = 2..2 + n;
     let (here, there) = (used.clone(), used);
-    with_weights("linear", format!("{m}x{k}x{n} columns 2.. of {}", n + 3), m, k, n + 3)
+    with_weights("linear", format!("{m}x{k}x{n} columns 2.. of {}", n + 3), (m, 1), k, n + 3)
         .output("y", [m, n], Part::Each, Role::Result)
         .forward(move |dev, x, out| {
             let [y] = take(out);
@@ -167,10 +183,11 @@ fn linear_columns(m: usize, k: usize, n: usize) -> Case {
         .batched(move |m| linear_columns(m, k, n))
 }
 
-fn linear_residual(m: usize, k: usize, n: usize) -> Case {
-    with_weights("linear", format!("{m}x{k}x{n} + residual"), m, k, n)
-        .input("residual", [m, n], Fill::Values, Part::Each)
-        .output("y", [m, n], Part::Each, Role::Result)
+fn linear_residual(rows: Images, k: usize, n: usize) -> Case {
+    let m = rows.0 * rows.1;
+    with_weights("linear", format!("{}x{k}x{n} + residual", named(rows)), rows, k, n)
+        .input("residual", shape(rows, n), Fill::Values, Part::Each)
+        .output("y", shape(rows, n), Part::Each, Role::Result)
         .forward(move |dev, x, out| {
             let [y] = take(out);
             linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Ending::Residual(x[3]))
@@ -190,13 +207,14 @@ fn linear_residual(m: usize, k: usize, n: usize) -> Case {
             (vec![naive::add(&y, &x[3])], vec![dx, dw, naive::column_sums(&up[0], n)])
         }))
         .flops(2 * m * k * n, 4 * m * k * n)
-        .batched(move |m| linear_residual(m, k, n))
+        .batched(move |b| linear_residual((b, rows.1), k, n))
 }
 
-fn linear_gelu(m: usize, k: usize, n: usize, form: Form) -> Case {
-    with_weights("linear", format!("{m}x{k}x{n} gelu {form:?}"), m, k, n)
-        .output("y", [m, n], Part::Each, Role::Result)
-        .output("pre", [m, n], Part::Each, Role::Kept)
+fn linear_gelu(rows: Images, k: usize, n: usize, form: Form) -> Case {
+    let m = rows.0 * rows.1;
+    with_weights("linear", format!("{}x{k}x{n} gelu {form:?}", named(rows)), rows, k, n)
+        .output("y", shape(rows, n), Part::Each, Role::Result)
+        .output("pre", shape(rows, n), Part::Each, Role::Kept)
         .forward(move |dev, x, out| {
             let [y, pre] = take(out);
             linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Ending::Gelu { pre: Some(pre), form })
@@ -222,14 +240,15 @@ fn linear_gelu(m: usize, k: usize, n: usize, form: Form) -> Case {
             (vec![y, pre], vec![dx, dw, naive::column_sums(&d, n)])
         }))
         .flops(2 * m * k * n, 4 * m * k * n)
-        .batched(move |m| linear_gelu(m, k, n, form))
+        .batched(move |b| linear_gelu((b, rows.1), k, n, form))
 }
 
 /// A layer on gelu(x), back to x in one step.
-fn gelu_linear(m: usize, k: usize, n: usize, form: Form) -> Case {
-    with_weights("linear", format!("{m}x{k}x{n} of gelu {form:?}"), m, k, n)
-        .output("y", [m, n], Part::Each, Role::Result)
-        .output("activation", [m, k], Part::Each, Role::Kept)
+fn gelu_linear(rows: Images, k: usize, n: usize, form: Form) -> Case {
+    let m = rows.0 * rows.1;
+    with_weights("linear", format!("{}x{k}x{n} of gelu {form:?}", named(rows)), rows, k, n)
+        .output("y", shape(rows, n), Part::Each, Role::Result)
+        .output("activation", shape(rows, k), Part::Each, Role::Kept)
         .forward(move |dev, x, out| {
             let [y, mut activation] = take(out);
             gelu::forward(dev, activation.reborrow(), x[0], form)?;
@@ -247,7 +266,7 @@ fn gelu_linear(m: usize, k: usize, n: usize, form: Form) -> Case {
             (vec![y, activation], vec![both.iter().zip(&d).map(|(g, &d)| g.1 * d).collect()])
         }))
         .flops(2 * m * k * n, 2 * m * k * n)
-        .batched(move |m| gelu_linear(m, k, n, form))
+        .batched(move |b| gelu_linear((b, rows.1), k, n, form))
 }
 
 fn gelu(m: usize, n: usize, form: Form) -> Case {
