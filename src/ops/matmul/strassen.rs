@@ -35,24 +35,38 @@ impl Blocks {
     }
 }
 
-/// What the seven products multiply, x on the left, and the blocks of y they are added to or, where
-/// that is negative, taken from. A block's first product is positive.
-const PRODUCTS: [(Blocks, Blocks, &[(usize, bool)]); 7] = [
-    (Sum(0, 3), Sum(0, 3), &[(0, true), (3, true)]),
-    (Sum(2, 3), One(0), &[(2, true), (3, false)]),
-    (One(0), Difference(1, 3), &[(1, true), (3, true)]),
-    (One(3), Difference(2, 0), &[(0, true), (2, true)]),
-    (Sum(0, 1), One(3), &[(0, false), (1, true)]),
-    (Difference(2, 0), Sum(0, 1), &[(3, true)]),
-    (Difference(1, 3), Sum(2, 3), &[(0, true)]),
-];
-
-/// Whether product `p` is the first that writes block `block`.
-fn is_first(p: usize, block: usize) -> bool {
-    PRODUCTS[..p].iter().all(|(.., into)| into.iter().all(|&(other, _)| other != block))
+/// A product of half-size matrices.
+struct Product {
+    /// Of x.
+    left: Blocks,
+    /// Of w.
+    right: Blocks,
+    /// The blocks of y it is added to or, where that is false, taken from.
+    into: &'static [(usize, bool)],
 }
 
-/// The longest sum in one piece: what one vector of columns of w takes of the first-level cache.
+const fn multiplied(left: Blocks, right: Blocks, into: &'static [(usize, bool)]) -> Product {
+    Product { left, right, into }
+}
+
+/// The seven products. The first one that reaches a block is added.
+const PRODUCTS: [Product; 7] = [
+    multiplied(Sum(0, 3), Sum(0, 3), &[(0, true), (3, true)]),
+    multiplied(Sum(2, 3), One(0), &[(2, true), (3, false)]),
+    multiplied(One(0), Difference(1, 3), &[(1, true), (3, true)]),
+    multiplied(One(3), Difference(2, 0), &[(0, true), (2, true)]),
+    multiplied(Sum(0, 1), One(3), &[(0, false), (1, true)]),
+    multiplied(Difference(2, 0), Sum(0, 1), &[(3, true)]),
+    multiplied(Difference(1, 3), Sum(2, 3), &[(0, true)]),
+];
+
+/// Whether product `p` is the first that reaches block `block`.
+fn is_first(p: usize, block: usize) -> bool {
+    PRODUCTS[..p].iter().all(|product| product.into.iter().all(|&(other, _)| other != block))
+}
+
+/// The longest sum in one piece. Longer pieces would write y more rarely, but their seven left sides would
+/// not stay in the second-level cache.
 const DEPTH: usize = 512;
 
 /// Distance of packed rows of x. Not a power of two, so that the rows of a tile lie in different sets of
@@ -360,7 +374,7 @@ impl<T: Lanes> WithSimd for Panel<'_, T> {
                     }
                 }
             }
-            for (p, (_, right, _)) in PRODUCTS.iter().enumerate() {
+            for (p, Product { right, .. }) in PRODUCTS.iter().enumerate() {
                 // SAFETY: the panel of product p is this call's own.
                 let out =
                     unsafe { packed.at(panels_at(e, piece) + ((7 * panel + p) * piece.len() + l) * width) };
@@ -439,7 +453,7 @@ impl<T: Lanes> Group<'_, T> {
             }
             let panels = &packed[panels_at(e, &piece)..][..7 * depth * n];
             for panel in 0..n / width {
-                for (p, (.., into)) in PRODUCTS.iter().enumerate() {
+                for (p, Product { into, .. }) in PRODUCTS.iter().enumerate() {
                     let opens = piece.start == 0 && !matches!(start, Start::Own);
                     let mut places = [None; 2];
                     for (place, &(block, plus)) in places.iter_mut().zip(*into) {
@@ -473,7 +487,7 @@ impl<T: Lanes> Group<'_, T> {
 #[inline(always)]
 fn pack_pair<T: Lanes>(out: &mut [T], stride: usize, blocks: [&[T]; 4]) {
     let depth = blocks[0].len();
-    for (p, (left, ..)) in PRODUCTS.iter().enumerate() {
+    for (p, Product { left, .. }) in PRODUCTS.iter().enumerate() {
         let out = &mut out[p * stride..][..depth];
         let (a, b) = left.both();
         let (a, b) = (&blocks[a][..depth], &blocks[b][..depth]);
@@ -682,7 +696,7 @@ mod tests {
 
     fn normal<T: Float>(n: usize, which: u64) -> Vec<T> {
         let mut rng = Rng::new(7, Stream::Init, which);
-        (0..n).map(|_| T::of(f64::from(rng.normal()))).collect()
+        (0..n).map(|_| T::of(rng.normal())).collect()
     }
 
     /// Σ_l x[i, l] w(l, j) for every element.
