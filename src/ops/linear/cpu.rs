@@ -3,7 +3,8 @@
 use crate::ops::float::{Float, Shared, for_rows, simd};
 use crate::ops::gelu::{self, Form};
 use crate::ops::matmul::cpu::{self as matmul, plain, transposed};
-use crate::ops::matmul::strassen::{Extents, Lanes, Start, product, suits};
+use crate::ops::matmul::strassen::cpu::product;
+use crate::ops::matmul::strassen::{Extents, Lanes, Start, suits};
 use crate::ops::matmul::{Layout, Write};
 
 /// What happens to x W + b before it is stored; see [`super::Ending`].

@@ -1,110 +1,18 @@
-//! Products of large matrices with seven multiplications of half-size blocks where eight are usual.
-//! Source: Strassen 1969, "Gaussian elimination is not optimal"; without extra matrices as in Huang et
-//! al. 2016, "Strassen's algorithm reloaded": sums of blocks of x and w are formed while they are packed,
-//! and a tile of a product is added to the blocks of y it belongs to straight from the registers.
-//!
-//! x is cut into its rows 2i and 2i + 1 and into two halves of its columns, so that only rows of one
-//! image meet: a row's bits depend on its image, and on no other (with an odd number of rows, the last
-//! one meets zeros). The bound on the rounding error is that of a plain product times a small constant,
-//! relative to the norms of the matrices and not to each element (Higham 2002, section 23.2.2).
+//! The products on slices: packing, multiplying in registers, adding to y.
 
-use super::cpu::Strided;
-use crate::ops::float::{Float, Shared, with_scratch};
+use super::{ABSENT, Blocks, COLUMNS, DEPTH, Extents, Lanes, PRODUCTS, Pairs, Pieces, Product, Start};
+use super::{is_first, suits};
+use crate::ops::float::{Shared, with_scratch};
+use crate::ops::matmul::cpu::Strided;
+use Blocks::{Difference, One, Sum};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// A block or the sum or difference of two: 0, 1, 2, 3 are the blocks 11, 12, 21, 22.
-#[derive(Clone, Copy)]
-enum Blocks {
-    One(usize),
-    Sum(usize, usize),
-    Difference(usize, usize),
-}
-use Blocks::{Difference, One, Sum};
-
-impl Blocks {
-    /// The blocks it is made of; a single one twice.
-    #[inline(always)]
-    fn both(self) -> (usize, usize) {
-        match self {
-            One(a) => (a, a),
-            Sum(a, b) | Difference(a, b) => (a, b),
-        }
-    }
-}
-
-/// A product of half-size matrices.
-struct Product {
-    /// Of x.
-    left: Blocks,
-    /// Of w.
-    right: Blocks,
-    /// The blocks of y it is added to or, where that is false, taken from.
-    into: &'static [(usize, bool)],
-}
-
-const fn multiplied(left: Blocks, right: Blocks, into: &'static [(usize, bool)]) -> Product {
-    Product { left, right, into }
-}
-
-/// The seven products. The first one that reaches a block is added.
-const PRODUCTS: [Product; 7] = [
-    multiplied(Sum(0, 3), Sum(0, 3), &[(0, true), (3, true)]),
-    multiplied(Sum(2, 3), One(0), &[(2, true), (3, false)]),
-    multiplied(One(0), Difference(1, 3), &[(1, true), (3, true)]),
-    multiplied(One(3), Difference(2, 0), &[(0, true), (2, true)]),
-    multiplied(Sum(0, 1), One(3), &[(0, false), (1, true)]),
-    multiplied(Difference(2, 0), Sum(0, 1), &[(3, true)]),
-    multiplied(Difference(1, 3), Sum(2, 3), &[(0, true)]),
-];
-
-/// Whether product `p` is the first that reaches block `block`.
-fn is_first(p: usize, block: usize) -> bool {
-    PRODUCTS[..p].iter().all(|product| product.into.iter().all(|&(other, _)| other != block))
-}
-
-/// The longest sum in one piece. Longer pieces would write y more rarely, but their seven left sides would
-/// not stay in the second-level cache.
-const DEPTH: usize = 512;
-
 /// Distance of packed rows of x. Not a power of two, so that the rows of a tile lie in different sets of
 /// the cache.
 const STRIDE: usize = DEPTH + 16;
-
-/// Columns of half a matrix are a multiple of this: of two vectors of every machine.
-const COLUMNS: usize = 32;
-
-/// From here on half-size blocks are large enough to be worth the additions.
-const LARGE: usize = 384;
-
-/// Whether [`product`] can take a matrix w (k, n) and is the faster way, for images of `rows` rows each.
-/// It does not depend on the number of images.
-pub fn suits(rows: usize, k: usize, n: usize) -> bool {
-    let pairs_well = rows.is_multiple_of(2) || rows > 32;
-    rows > 1 && pairs_well && k >= LARGE && n >= LARGE && k.is_multiple_of(2) && n.is_multiple_of(2 * COLUMNS)
-}
-
-/// What y holds before the products are added.
-#[derive(Debug, Clone, Copy)]
-pub enum Start<'a, T> {
-    Zero,
-    /// bias: (n)
-    Bias(&'a [T]),
-    /// bias: (n), residual: (B·R, n)
-    Residual(&'a [T], &'a [T]),
-    /// y itself.
-    Own,
-}
-
-/// Images of `rows` rows each, and the extents of w.
-#[derive(Debug, Clone, Copy)]
-pub struct Extents {
-    pub rows: usize,
-    pub k: usize,
-    pub n: usize,
-}
 
 /// y = start + x w. x: (B·R, k), w: (k, n), y: (B·R, n), B images of R rows each. `ending(first, rows)`
 /// is called for groups of rows once they are complete, on several threads.
@@ -182,91 +90,6 @@ impl<T> SharedMatrix<T> {
 /// Tiles of one group of rows: their seven left sides stay in the second-level cache, and while they meet
 /// one panel the next arrives.
 const TILES: usize = 4;
-
-/// In place of a pair's second row where there is none.
-const ABSENT: usize = usize::MAX;
-
-/// A sum of length k cut into pieces of `depth`, of which the last may be shorter. Depends on k only.
-struct Pieces {
-    k: usize,
-    depth: usize,
-}
-
-impl Pieces {
-    fn new(k: usize) -> Pieces {
-        Pieces { k, depth: k.div_ceil(k.div_ceil(DEPTH)) }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (k, depth) = (self.k, self.depth);
-        (0..k).step_by(depth).map(move |start| start..(start + depth).min(k))
-    }
-}
-
-/// The rows of all images, two by two.
-#[derive(Clone, Copy)]
-struct Pairs {
-    images: usize,
-    rows: usize,
-}
-
-impl Pairs {
-    fn per_image(&self) -> usize {
-        self.rows.div_ceil(2)
-    }
-
-    fn len(&self) -> usize {
-        self.images * self.per_image()
-    }
-
-    /// The rows of a pair.
-    fn rows(&self, pair: usize) -> [usize; 2] {
-        let (image, i) = (pair / self.per_image(), pair % self.per_image());
-        let first = image * self.rows + 2 * i;
-        [first, if 2 * i + 1 < self.rows { first + 1 } else { ABSENT }]
-    }
-
-    /// All rows of consecutive pairs.
-    fn range(pairs: &[[usize; 2]]) -> Range<usize> {
-        let ends = |pair: &[usize; 2]| if pair[1] == ABSENT { pair[0] + 1 } else { pair[1] + 1 };
-        pairs.first().map_or(0, |pair| pair[0])..pairs.last().map_or(0, ends)
-    }
-}
-
-/// Vectors of one element type.
-pub trait Lanes: Float {
-    type V<S: Simd>: Copy;
-    fn splat<S: Simd>(simd: S, value: Self) -> Self::V<S>;
-    fn mul_add<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>, c: Self::V<S>) -> Self::V<S>;
-    fn plus<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
-    fn minus<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
-}
-
-macro_rules! lanes {
-    ($T:ident, $V:ident, $splat:ident, $mul_add:ident, $add:ident, $sub:ident) => {
-        impl Lanes for $T {
-            type V<S: Simd> = S::$V;
-            #[inline(always)]
-            fn splat<S: Simd>(simd: S, value: $T) -> S::$V {
-                simd.$splat(value)
-            }
-            #[inline(always)]
-            fn mul_add<S: Simd>(simd: S, a: S::$V, b: S::$V, c: S::$V) -> S::$V {
-                simd.$mul_add(a, b, c)
-            }
-            #[inline(always)]
-            fn plus<S: Simd>(simd: S, a: S::$V, b: S::$V) -> S::$V {
-                simd.$add(a, b)
-            }
-            #[inline(always)]
-            fn minus<S: Simd>(simd: S, a: S::$V, b: S::$V) -> S::$V {
-                simd.$sub(a, b)
-            }
-        }
-    };
-}
-lanes!(f32, f32s, splat_f32s, mul_add_e_f32s, add_f32s, sub_f32s);
-lanes!(f64, f64s, splat_f64s, mul_add_e_f64s, add_f64s, sub_f64s);
 
 /// # Safety
 /// A vector's worth of elements can be read at `at`.
@@ -690,17 +513,22 @@ unsafe fn multiply_once<T: Lanes, S: Simd, const TILE: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::matmul::cpu::transposed;
-    use crate::ops::matmul::{Layout, cpu};
-    use crate::rng::{Rng, Stream};
+    use crate::ops::float::Float;
+    use crate::ops::matmul::Layout;
+    use crate::ops::matmul::cpu::{plain, transposed};
 
-    fn normal<T: Float>(n: usize, which: u64) -> Vec<T> {
-        let mut rng = Rng::new(7, Stream::Init, which);
-        (0..n).map(|_| T::of(rng.normal())).collect()
+    /// Numbers in [-1, 1) without a pattern: a linear congruential generator.
+    fn random<T: Float>(n: usize, which: u64) -> Vec<T> {
+        let mut state = which;
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            T::of((state >> 40) as f64 / f64::from(1 << 23) - 1.0)
+        };
+        (0..n).map(next).collect()
     }
 
     /// Σ_l x[i, l] w(l, j) for every element.
-    fn plain<T: Float>(x: &[T], w: impl Fn(usize, usize) -> T, e: Extents) -> Vec<f64> {
+    fn definition<T: Float>(x: &[T], w: impl Fn(usize, usize) -> T, e: Extents) -> Vec<f64> {
         let row = |x: &[T]| -> Vec<f64> {
             (0..e.n).map(|j| (0..e.k).map(|l| x[l].to_f64() * w(l, j).to_f64()).sum()).collect()
         };
@@ -721,20 +549,20 @@ mod tests {
     /// Every start and both ways to read w, in tiles for few and for many registers; NaN where y is overwritten.
     fn check<T: Lanes>(images: usize, e: Extents, limit: f64) {
         let m = images * e.rows;
-        let (x, w) = (normal::<T>(m * e.k, 1), normal::<T>(e.k * (e.n + 5), 2));
-        let (bias, residual) = (normal::<T>(e.n, 3), normal::<T>(m * e.n, 4));
+        let (x, w) = (random::<T>(m * e.k, 1), random::<T>(e.k * (e.n + 5), 2));
+        let (bias, residual) = (random::<T>(e.n, 3), random::<T>(m * e.n, 4));
         let at = Layout::dense(e.k, e.n + 5).columns(3, e.n);
         let turned = Layout::dense(e.n, e.k + 3).columns(2, e.k);
-        let v = normal::<T>(e.n * (e.k + 3), 5);
+        let v = random::<T>(e.n * (e.k + 3), 5);
         let width = Arch::new().dispatch(Shape::of::<T>()).width;
         for tile in [FEW, MANY] {
             for back in [false, true] {
-                let matrix = if back { transposed(&v, turned) } else { cpu::plain(&w, at) };
+                let matrix = if back { transposed(&v, turned) } else { plain(&w, at) };
                 let element = |l: usize, j: usize| match back {
                     true => v[turned.offset + j * turned.stride + l],
                     false => w[at.offset + l * at.stride + j],
                 };
-                let sums = plain(&x, element, e);
+                let sums = definition(&x, element, e);
                 for (which, start) in
                     [Start::Zero, Start::Bias(&bias), Start::Residual(&bias, &residual), Start::Own]
                         .into_iter()
@@ -793,12 +621,12 @@ mod tests {
     fn images_do_not_meet() {
         for rows in [34, 35] {
             let e = Extents { rows, k: 400, n: 448 };
-            let (x, w) = (normal::<f32>(5 * rows * e.k, 1), normal::<f32>(e.k * e.n, 2));
+            let (x, w) = (random::<f32>(5 * rows * e.k, 1), random::<f32>(e.k * e.n, 2));
             let run = |x: &[f32], threads: usize| {
                 let mut y = vec![f32::NAN; x.len() / e.k * e.n];
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
                 pool.install(|| {
-                    let w = cpu::plain(&w, Layout::dense(e.k, e.n));
+                    let w = plain(&w, Layout::dense(e.k, e.n));
                     // SAFETY: the layout is that of the whole matrix.
                     unsafe { product(&mut y, x, w, e, Start::Zero, |_, _| ()) }
                 });

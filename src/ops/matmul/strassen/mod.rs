@@ -1,0 +1,152 @@
+//! Products of large matrices with seven multiplications of half-size blocks where eight are usual.
+//! Source: Strassen 1969, "Gaussian elimination is not optimal"; without extra matrices as in Huang et
+//! al. 2016, "Strassen's algorithm reloaded": sums of blocks of x and w are formed while they are packed,
+//! and a tile of a product is added to the blocks of y it belongs to straight from the registers.
+//!
+//! x is cut into its rows 2i and 2i + 1 and into two halves of its columns, so that only rows of one
+//! image meet: a row's bits depend on its image, and on no other (with an odd number of rows, the last
+//! one meets zeros). The bound on the rounding error is that of a plain product times a small constant,
+//! relative to the norms of the matrices and not to each element (Higham 2002, section 23.2.2).
+
+pub mod cpu;
+mod lanes;
+
+pub use lanes::Lanes;
+use std::ops::Range;
+
+/// A block or the sum or difference of two: 0, 1, 2, 3 are the blocks 11, 12, 21, 22.
+#[derive(Clone, Copy)]
+enum Blocks {
+    One(usize),
+    Sum(usize, usize),
+    Difference(usize, usize),
+}
+use Blocks::{Difference, One, Sum};
+
+impl Blocks {
+    /// The blocks it is made of; a single one twice.
+    #[inline(always)]
+    fn both(self) -> (usize, usize) {
+        match self {
+            One(a) => (a, a),
+            Sum(a, b) | Difference(a, b) => (a, b),
+        }
+    }
+}
+
+/// A product of half-size matrices.
+struct Product {
+    /// Of x.
+    left: Blocks,
+    /// Of w.
+    right: Blocks,
+    /// The blocks of y it is added to or, where that is false, taken from.
+    into: &'static [(usize, bool)],
+}
+
+const fn multiplied(left: Blocks, right: Blocks, into: &'static [(usize, bool)]) -> Product {
+    Product { left, right, into }
+}
+
+/// The seven products. The first one that reaches a block is added.
+const PRODUCTS: [Product; 7] = [
+    multiplied(Sum(0, 3), Sum(0, 3), &[(0, true), (3, true)]),
+    multiplied(Sum(2, 3), One(0), &[(2, true), (3, false)]),
+    multiplied(One(0), Difference(1, 3), &[(1, true), (3, true)]),
+    multiplied(One(3), Difference(2, 0), &[(0, true), (2, true)]),
+    multiplied(Sum(0, 1), One(3), &[(0, false), (1, true)]),
+    multiplied(Difference(2, 0), Sum(0, 1), &[(3, true)]),
+    multiplied(Difference(1, 3), Sum(2, 3), &[(0, true)]),
+];
+
+/// Whether product `p` is the first that reaches block `block`.
+fn is_first(p: usize, block: usize) -> bool {
+    PRODUCTS[..p].iter().all(|product| product.into.iter().all(|&(other, _)| other != block))
+}
+
+/// The longest sum in one piece. Longer pieces would write y more rarely, but their seven left sides would
+/// not stay in the second-level cache.
+const DEPTH: usize = 512;
+
+/// Columns of half a matrix are a multiple of this: of two vectors of every machine.
+const COLUMNS: usize = 32;
+
+/// From here on half-size blocks are large enough to be worth the additions.
+const LARGE: usize = 384;
+
+/// Whether [`cpu::product`] can take a matrix w (k, n) and is the faster way, for images of `rows` rows each.
+/// It does not depend on the number of images.
+pub fn suits(rows: usize, k: usize, n: usize) -> bool {
+    let pairs_well = rows.is_multiple_of(2) || rows > 32;
+    rows > 1 && pairs_well && k >= LARGE && n >= LARGE && k.is_multiple_of(2) && n.is_multiple_of(2 * COLUMNS)
+}
+
+/// What y holds before the products are added.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a, T> {
+    Zero,
+    /// bias: (n)
+    Bias(&'a [T]),
+    /// bias: (n), residual: (B·R, n)
+    Residual(&'a [T], &'a [T]),
+    /// y itself.
+    Own,
+}
+
+/// Images of `rows` rows each, and the extents of w.
+#[derive(Debug, Clone, Copy)]
+pub struct Extents {
+    pub rows: usize,
+    pub k: usize,
+    pub n: usize,
+}
+
+/// In place of a pair's second row where there is none.
+const ABSENT: usize = usize::MAX;
+
+/// A sum of length k cut into pieces of `depth`, of which the last may be shorter. Depends on k only.
+struct Pieces {
+    k: usize,
+    depth: usize,
+}
+
+impl Pieces {
+    fn new(k: usize) -> Pieces {
+        Pieces { k, depth: k.div_ceil(k.div_ceil(DEPTH)) }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (k, depth) = (self.k, self.depth);
+        (0..k).step_by(depth).map(move |start| start..(start + depth).min(k))
+    }
+}
+
+/// The rows of all images, two by two.
+#[derive(Clone, Copy)]
+struct Pairs {
+    images: usize,
+    rows: usize,
+}
+
+impl Pairs {
+    fn per_image(&self) -> usize {
+        self.rows.div_ceil(2)
+    }
+
+    fn len(&self) -> usize {
+        self.images * self.per_image()
+    }
+
+    /// The rows of a pair.
+    fn rows(&self, pair: usize) -> [usize; 2] {
+        let (image, i) = (pair / self.per_image(), pair % self.per_image());
+        let first = image * self.rows + 2 * i;
+        [first, if 2 * i + 1 < self.rows { first + 1 } else { ABSENT }]
+    }
+
+    /// All rows of consecutive pairs.
+    fn range(pairs: &[[usize; 2]]) -> Range<usize> {
+        let ends = |pair: &[usize; 2]| if pair[1] == ABSENT { pair[0] + 1 } else { pair[1] + 1 };
+        pairs.first().map_or(0, |pair| pair[0])..pairs.last().map_or(0, ends)
+    }
+}
