@@ -534,6 +534,11 @@ pub fn medium() -> Vec<Case> {
     dense::medium().into_iter().chain(rows::medium()).collect()
 }
 
+/// Layers wide enough for the products that take two rows of an image together; only the CPU has them.
+pub fn wide() -> Vec<Case> {
+    dense::wide()
+}
+
 /// ViT-B/16 with 40 prompt tokens at a batch of four: what the benchmark times.
 pub fn vit_b() -> Vec<Case> {
     dense::vit_b().into_iter().chain(rows::vit_b()).collect()

@@ -91,7 +91,7 @@ fn every_op_has_a_case() {
 #[test]
 fn f64_agrees_with_plain_code() {
     let mut compared = 0;
-    for case in cases::small() {
+    for case in cases::small().into_iter().chain(cases::wide()) {
         let Some(plain) = &case.plain else { continue };
         let data = case.data(SEED, DType::F64);
         let (outputs, grads) = (plain.f64)(&values(&data.inputs), &values(&data.upstream));
@@ -129,7 +129,7 @@ fn plain_f32(case: &Case, data: &Data, exact: &[Vec<f64>]) -> Vec<Vec<f64>> {
 #[test]
 fn f32_is_as_exact_as_plain_code() {
     let mut worst = (0.0, String::new());
-    for case in cases::small() {
+    for case in cases::small().into_iter().chain(cases::wide()) {
         let (data, wide) = (case.data(SEED, DType::F32), case.data(SEED, DType::F64));
         let (got, exact) = (everything(&case, &data), everything(&case, &wide));
         let plain = plain_f32(&case, &data, &exact);
@@ -185,7 +185,7 @@ fn results_are_added_to_what_was_there() {
 #[test]
 fn twice_and_on_any_number_of_threads_bitwise() {
     for dtype in [DType::F32, DType::F64] {
-        for case in cases::small().iter().chain(&cases::medium()) {
+        for case in cases::small().iter().chain(&cases::medium()).chain(&cases::wide()) {
             let data = case.data(SEED, dtype);
             let first = everything(case, &data);
             for threads in [1, 2, 3] {
@@ -204,7 +204,7 @@ fn twice_and_on_any_number_of_threads_bitwise() {
 fn results_do_not_depend_on_the_batch() {
     let mut compared = 0;
     for dtype in [DType::F32, DType::F64] {
-        for case in cases::small().iter().chain(&cases::medium()) {
+        for case in cases::small().iter().chain(&cases::medium()).chain(&cases::wide()) {
             compared += batches::compare(&On::CPU, case, &case.data(SEED, dtype));
         }
     }

@@ -56,10 +56,6 @@ pub(super) fn medium() -> Vec<Case> {
         linear_residual((131, 1), 48, 192),
         linear_gelu((131, 1), 48, 193, Form::Tanh),
         gelu_linear((131, 1), 192, 48, Form::Tanh),
-        // By images, where rows are computed two by two: an odd number of them, sums in pieces, several groups.
-        linear_residual((2, 33), 1032, 448),
-        linear_gelu((5, 22), 384, 384, Form::Erf),
-        gelu_linear((3, 37), 448, 1090, Form::Tanh),
         gelu(131, 500, Form::Erf),
         layer_norm(133, 192, Fill::Values),
         layer_norm(150, 768, Fill::Values),
@@ -69,6 +65,15 @@ pub(super) fn medium() -> Vec<Case> {
         attention_packed(1, 150, (2, 64), 0),
         attention_packed(2, 40, (2, 80), 3),
         attention_apart(1, (130, 70), (1, 128), 1),
+    ]
+}
+
+/// By images, with an odd number of rows, sums in pieces, several groups of rows.
+pub(super) fn wide() -> Vec<Case> {
+    vec![
+        linear_residual((2, 33), 1032, 448),
+        linear_gelu((5, 22), 384, 384, Form::Erf),
+        gelu_linear((3, 37), 448, 1090, Form::Tanh),
     ]
 }
 
