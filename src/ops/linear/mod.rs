@@ -57,7 +57,7 @@ fn rows_of_image(view: View) -> usize {
 ///
 /// With three axes the rows of an image may be computed together ([`matmul::strassen`]): a row's bits then
 /// depend on its image, with two on the row alone.
-pub fn forward(dev: &Device, mut y: ViewMut, x: View, w: &Weights, ending: Ending) -> Result<()> {
+pub fn forward(dev: &Device, y: ViewMut, x: View, w: &Weights, ending: Ending) -> Result<()> {
     match &ending {
         Ending::Residual(residual) => expect_shape("linear", "residual", residual.shape(), y.shape())?,
         Ending::Gelu { pre: Some(pre), .. } => expect_shape("linear", "pre", pre.shape(), y.shape())?,
@@ -89,7 +89,7 @@ pub fn forward(dev: &Device, mut y: ViewMut, x: View, w: &Weights, ending: Endin
                 Ending::Residual(residual) => matmul::cuda::Ending { residual: Some(residual), ..none },
                 Ending::Gelu { pre, form } => matmul::cuda::Ending { pre, gelu: Some(form), ..none },
             };
-            matmul::cuda::forward(gpu, (y.reborrow(), at), x, kernel, Write::Set, ending)
+            matmul::cuda::forward(gpu, (y, at), x, kernel, Write::Set, ending)
         }
     }
 }

@@ -35,7 +35,7 @@ pub unsafe fn product<T: Lanes>(
         Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (e.n, y.len())),
     }
     // SAFETY: the caller's promise.
-    unsafe { run(y, x, w, e, start, ending, Arch::new().dispatch(Shape::of::<T>())) }
+    unsafe { run(y, x, w, e, start, ending, Shape::of::<T>()) }
 }
 
 /// # Safety
@@ -136,8 +136,9 @@ struct Shape {
 struct ShapeOf<T>(PhantomData<T>);
 
 impl Shape {
-    fn of<T>() -> ShapeOf<T> {
-        ShapeOf(PhantomData)
+    /// On this machine.
+    fn of<T: Lanes>() -> Shape {
+        Arch::new().dispatch(ShapeOf::<T>(PhantomData))
     }
 }
 
@@ -264,6 +265,7 @@ impl<T: Lanes> Group<'_, T> {
         let nothing = vec![T::ZERO; k];
         for piece in pieces.iter() {
             let depth = piece.len();
+            let opens = piece.start == 0 && !matches!(start, Start::Own);
             for (i, pair) in pairs.iter().enumerate() {
                 let blocks = std::array::from_fn(
                     #[inline(always)]
@@ -277,7 +279,6 @@ impl<T: Lanes> Group<'_, T> {
             let panels = &packed[panels_at(e, &piece)..][..7 * depth * n];
             for panel in 0..n / width {
                 for (p, Product { into, .. }) in PRODUCTS.iter().enumerate() {
-                    let opens = piece.start == 0 && !matches!(start, Start::Own);
                     let mut places = [None; 2];
                     for (place, &(block, plus)) in places.iter_mut().zip(*into) {
                         *place = Some((block, plus, opens && is_first(p, block)));
@@ -554,7 +555,7 @@ mod tests {
         let at = Layout::dense(e.k, e.n + 5).columns(3, e.n);
         let turned = Layout::dense(e.n, e.k + 3).columns(2, e.k);
         let v = random::<T>(e.n * (e.k + 3), 5);
-        let width = Arch::new().dispatch(Shape::of::<T>()).width;
+        let width = Shape::of::<T>().width;
         for tile in [FEW, MANY] {
             for back in [false, true] {
                 let matrix = if back { transposed(&v, turned) } else { plain(&w, at) };
