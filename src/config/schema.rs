@@ -294,7 +294,9 @@ Train {
     /// Exact savings of work, each of which may be left out: `share_query_pass` (patch embedding and
     /// everything up to the first prompt once for query and prompted pass, prompts once per pool row),
     /// `limit_last_block` (only the rows the head reads), `limit_query_block` (only the class row), `strassen`
-    /// (large products on the CPU with seven multiplications instead of eight; rounds in another way).
+    /// (large products on the CPU with seven multiplications instead of eight; rounds in another way),
+    /// `packed_weights` (with `strassen`: frozen matrices of a training run are kept as these products read
+    /// them, too, for three and a half times their memory).
     shortcuts: Vec<String> = Shortcuts::all(),
     /// On a GPU: a step is captured once and then started as one (CUDA graph); the bits are the same.
     graph: bool = true,
@@ -382,10 +384,12 @@ pub struct Shortcuts {
     pub limit_last_block: bool,
     pub limit_query_block: bool,
     pub strassen: bool,
+    pub packed_weights: bool,
 }
 
 impl Shortcuts {
-    pub const WORDS: [&str; 4] = ["share_query_pass", "limit_last_block", "limit_query_block", "strassen"];
+    pub const WORDS: [&str; 5] =
+        ["share_query_pass", "limit_last_block", "limit_query_block", "strassen", "packed_weights"];
 
     /// Every one of them, as the configuration writes it.
     pub fn all() -> Vec<String> {
@@ -403,6 +407,7 @@ impl Shortcuts {
                     limit_last_block: has(1),
                     limit_query_block: has(2),
                     strassen: has(3),
+                    packed_weights: has(4),
                 })
             }
         }

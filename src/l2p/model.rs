@@ -8,10 +8,10 @@ use super::prompts::{Prompts, Side};
 use super::report::{Report, StepStats};
 use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
-use crate::config::schema::{ClipScope, EmbeddingKey, Initializer, TokenOrder};
+use crate::config::schema::{ClipScope, EmbeddingKey, Initializer, Shortcuts, TokenOrder};
 use crate::device::{Device, range};
 use crate::error::{Error, Result};
-use crate::nn::block::{Extents, Need};
+use crate::nn::block::{Block, Extents, Need};
 use crate::nn::layers::Linear;
 use crate::nn::params::{Declare, Grads, Params};
 use crate::nn::vit::Vit;
@@ -72,7 +72,11 @@ impl Model {
         let prompts = Prompts::declare(&mut declare, &setup);
         let (c, classes) = (setup.dims.embed_dim, setup.classes);
         let head = Linear::declare(&mut declare, "head", c, classes);
-        let params = declare.finish(plan, setup.dtype);
+        let mut params = declare.finish(plan, setup.dtype);
+        let Shortcuts { strassen, packed_weights, .. } = setup.shortcuts;
+        if setup.training && strassen && packed_weights && plan.device().gpu().is_none() {
+            params.keep_packed(plan, vit.blocks.iter().flat_map(Block::kernels));
+        }
         let query_params = Self::query_params(&setup, &vit, &params, plan);
         let all = setup.clip_scope == ClipScope::All;
         let grads = Grads::new(plan, &params, all && setup.training);

@@ -2,7 +2,7 @@
 //! Source: Dosovitskiy et al. 2021, arXiv:2010.11929, equations 2 and 3.
 
 use super::layers::{LayerNorm, Linear};
-use super::params::{Declare, Grads, Params};
+use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
@@ -219,6 +219,11 @@ impl Block {
             dims,
             strassen: true,
         }
+    }
+
+    /// The matrices of its four products.
+    pub fn kernels(&self) -> [ParamId; 4] {
+        [&self.qkv, &self.proj, &self.fc1, &self.fc2].map(|linear| linear.kernel)
     }
 
     /// Rows of `batch` images as the input of a product.

@@ -77,7 +77,8 @@ impl Linear {
     /// For products with activations of type `dtype`.
     fn weights<'a>(&self, p: &'a Params, dtype: DType, columns: Option<Range<usize>>) -> Weights<'a> {
         let all = Weights::all(p.get_as(self.kernel, dtype), p.get(self.bias));
-        Weights { columns: columns.unwrap_or(all.columns.clone()), ..all }
+        let columns = columns.unwrap_or(all.columns.clone());
+        Weights { columns, packed: p.packed(self.kernel), ..all }
     }
 
     /// y = ending(x W + b) with all columns. x: (rows, K), y: (rows, N).

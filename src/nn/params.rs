@@ -4,8 +4,10 @@
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::axpy::{axpy, cast};
+use crate::ops::linear;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Shape, Tensor, View, ViewMut};
+use std::ops::Range;
 
 /// A parameter's place in [`Params`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,7 @@ impl Declare {
             trainable: plan.tensor("trainable parameters, 16 bits", [lens[1]], dtype),
             stale: [true, true],
         });
-        Params { specs: self.specs, frozen, trainable, narrow }
+        Params { specs: self.specs, frozen, trainable, narrow, packed: None }
     }
 }
 
@@ -106,6 +108,18 @@ pub struct Params {
     pub frozen: Tensor,
     pub trainable: Tensor,
     narrow: Option<Narrow>,
+    packed: Option<PackedKernels>,
+}
+
+/// Frozen kernels as large products on the CPU read them.
+#[derive(Debug, Clone)]
+struct PackedKernels {
+    /// Which, and where they lie in either tensor.
+    places: Vec<(ParamId, Range<usize>)>,
+    forward: Tensor,
+    backward: Tensor,
+    /// Some were changed since they were packed.
+    stale: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -127,6 +141,9 @@ impl Params {
         let spec = &self.specs[id.0];
         if let Some(narrow) = &mut self.narrow {
             narrow.stale[usize::from(spec.trainable)] = true;
+        }
+        if let Some(packed) = &mut self.packed {
+            packed.stale |= !spec.trainable;
         }
         let flat = if spec.trainable { &mut self.trainable } else { &mut self.frozen };
         flat.view_mut().part(spec.offset, spec.shape)
@@ -152,8 +169,47 @@ impl Params {
         &mut self.trainable
     }
 
-    /// Brings the copies in 16 bits up to date.
+    /// Makes room for `kernels` as large products read them, those that are frozen and large enough; for
+    /// seven quarters of their memory for either pass. They are packed by [`Params::refresh`].
+    pub fn keep_packed(&mut self, plan: &mut Plan, kernels: impl Iterator<Item = ParamId>) {
+        let (mut places, mut len) = (Vec::new(), 0);
+        for id in kernels {
+            let spec = &self.specs[id.0];
+            if let [k, n] = *spec.shape.dims()
+                && let Some(more) = linear::packed_len(k, n).filter(|_| !spec.trainable)
+            {
+                places.push((id, len..len + more));
+                len += more;
+            }
+        }
+        plan.group("parameters");
+        let dtype = self.dtype();
+        let [forward, backward] = ["forward", "backward"]
+            .map(|pass| plan.tensor(format!("frozen kernels, packed for {pass} passes"), [len], dtype));
+        self.packed = Some(PackedKernels { places, forward, backward, stale: true });
+    }
+
+    /// A kernel in packed form, where there is one and it is up to date.
+    pub fn packed(&self, id: ParamId) -> Option<linear::Packed<'_>> {
+        let packed = self.packed.as_ref().filter(|packed| !packed.stale)?;
+        let (_, at) = packed.places.iter().find(|place| place.0 == id)?;
+        let [forward, backward] =
+            [&packed.forward, &packed.backward].map(|side| side.view().part(at.start, [at.len()]));
+        Some(linear::Packed { forward, backward })
+    }
+
+    /// Brings the copies of parameters up to date: in 16 bits, and packed.
     pub fn refresh(&mut self, dev: &Device) -> Result<()> {
+        if let Some(packed) = self.packed.as_mut().filter(|packed| packed.stale) {
+            for (id, at) in &packed.places {
+                let spec = &self.specs[id.0];
+                let kernel = self.frozen.view().part(spec.offset, spec.shape);
+                let [forward, backward] = [&mut packed.forward, &mut packed.backward]
+                    .map(|side| side.view_mut().part(at.start, [at.len()]));
+                linear::pack(dev, forward, backward, kernel)?;
+            }
+            packed.stale = false;
+        }
         let Some(Narrow { frozen, trainable, stale }) = &mut self.narrow else { return Ok(()) };
         let [stale_frozen, stale_trainable] = std::mem::take(stale);
         if stale_frozen {

@@ -1,6 +1,7 @@
 //! The two float types of the CPU and the loops every op is built from.
 
 use crate::tensor::Element;
+use crate::tensor::pages::Memory;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
@@ -161,20 +162,14 @@ pub fn for_rows<T: Send>(y: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) 
 /// Scratch of this thread, with whatever it holds, at the start of a line of the cache; kept between
 /// calls. Calls may be nested.
 pub fn with_scratch<T: Float, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    const LINE: usize = 64;
     thread_local! {
-        static SCRATCH: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
+        static SCRATCH: RefCell<Vec<Memory<u64>>> = const { RefCell::new(Vec::new()) };
     }
-    let mut words = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    let needed = (len * size_of::<T>() + LINE).div_ceil(size_of::<u64>());
-    if words.len() < needed {
-        words = crate::tensor::pages::large(vec![0; needed]);
-    }
-    let start = words.as_ptr().align_offset(LINE);
-    let from = words[start..].as_mut_ptr().cast::<T>();
-    // SAFETY: u64 is at least as aligned as T, the length fits with the start of a line, and any bits are
-    // a valid float.
-    let result = f(unsafe { std::slice::from_raw_parts_mut(from, len) });
+    let needed = (len * size_of::<T>()).div_ceil(size_of::<u64>());
+    let kept = SCRATCH.with_borrow_mut(Vec::pop);
+    let mut words = kept.filter(|words| words.len() >= needed).unwrap_or_else(|| Memory::zeros(needed));
+    let values: &mut [T] = bytemuck::cast_slice_mut(&mut words);
+    let result = f(&mut values[..len]);
     SCRATCH.with_borrow_mut(|all| all.push(words));
     result
 }

@@ -19,6 +19,7 @@ use crate::device::{Device, Form};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use on_device::DeviceBuffer;
+use pages::Memory;
 use std::fmt;
 use storage::{Buffer, Slice, SliceMut, element, host, map, typed};
 
@@ -127,12 +128,12 @@ impl Tensor {
         let shape = shape.into();
         let len = shape.len();
         let buffer = match dtype {
-            DType::F32 => Buffer::F32(pages::large(vec![0.0; len])),
-            DType::F64 => Buffer::F64(pages::large(vec![0.0; len])),
-            DType::BF16 => Buffer::BF16(vec![bf16::ZERO; len]),
-            DType::F16 => Buffer::F16(vec![f16::ZERO; len]),
-            DType::U32 => Buffer::U32(pages::large(vec![0; len])),
-            DType::U8 => Buffer::U8(pages::large(vec![0; len])),
+            DType::F32 => Buffer::F32(Memory::zeros(len)),
+            DType::F64 => Buffer::F64(Memory::zeros(len)),
+            DType::BF16 => Buffer::BF16(Memory::zeros(len)),
+            DType::F16 => Buffer::F16(Memory::zeros(len)),
+            DType::U32 => Buffer::U32(Memory::zeros(len)),
+            DType::U8 => Buffer::U8(Memory::zeros(len)),
         };
         Tensor { buffer, shape }
     }

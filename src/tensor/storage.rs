@@ -1,6 +1,7 @@
 //! The memory behind tensors, by place and element type.
 
 use super::on_device::{DeviceBuffer, Span};
+use super::pages::Memory;
 use super::{DType, Shape, Tensor, View, ViewMut};
 use half::{bf16, f16};
 use std::fmt;
@@ -8,12 +9,12 @@ use std::fmt;
 /// Memory of one element type.
 #[derive(Debug, Clone)]
 pub(super) enum Buffer {
-    F32(Vec<f32>),
-    F64(Vec<f64>),
-    BF16(Vec<bf16>),
-    F16(Vec<f16>),
-    U32(Vec<u32>),
-    U8(Vec<u8>),
+    F32(Memory<f32>),
+    F64(Memory<f64>),
+    BF16(Memory<bf16>),
+    F16(Memory<f16>),
+    U32(Memory<u32>),
+    U8(Memory<u8>),
     Device(DeviceBuffer),
 }
 
@@ -115,7 +116,7 @@ macro_rules! element {
             }
             fn own(values: Vec<Self>, shape: Shape) -> Tensor {
                 assert_eq!(values.len(), shape.len(), "{} values for shape {shape:?}", values.len());
-                Tensor { buffer: Buffer::$variant(values), shape }
+                Tensor { buffer: Buffer::$variant(values.into()), shape }
             }
         }
     };

@@ -47,7 +47,7 @@ fn products() {
     linear::forward(&DEV, y.view_mut(), x.view(), &weights, Ending::Residual(residual.view())).expect("sum");
     same("residual", &y, &[2.5, 6.5, 11., 7.5, 13.5, 14., 12.5, 20.5, 17.]);
     let (mut y, mut pre) = (poisoned([3, 1]), poisoned([3, 1]));
-    let one = Weights { kernel: w.view(), bias: bias.view(), columns: 1..2 };
+    let one = Weights { kernel: w.view(), bias: bias.view(), columns: 1..2, packed: None };
     let ending = Ending::Gelu { pre: Some(pre.view_mut()), form: Form::Erf };
     linear::forward(&DEV, y.view_mut(), x.view(), &one, ending).expect("gelu");
     same("pre", &pre, &[4.5, 8.5, 12.5]);

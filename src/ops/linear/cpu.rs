@@ -2,10 +2,32 @@
 
 use crate::ops::float::{Float, Shared, for_rows, simd};
 use crate::ops::gelu::{self, Form};
-use crate::ops::matmul::cpu::{self as matmul, plain, transposed};
-use crate::ops::matmul::strassen::cpu::product;
+use crate::ops::matmul::cpu::{self as matmul, Strided, plain, transposed};
+use crate::ops::matmul::strassen::cpu::{self as strassen, Right, product};
 use crate::ops::matmul::strassen::{Extents, Lanes, Start, suits};
 use crate::ops::matmul::{Layout, Write};
+
+/// W, and the same packed for the product at hand.
+#[derive(Clone, Copy)]
+pub struct Kernel<'a, T> {
+    pub w: &'a [T],
+    pub at: Layout,
+    pub packed: Option<&'a [T]>,
+}
+
+impl<'a, T> Kernel<'a, T> {
+    fn right(&self, matrix: Strided<*const T>) -> Right<'a, T> {
+        self.packed.map_or(Right::Matrix(matrix), Right::Packed)
+    }
+
+    fn forward(&self) -> Right<'a, T> {
+        self.right(plain(self.w, self.at))
+    }
+
+    fn backward(&self) -> Right<'a, T> {
+        self.right(transposed(self.w, self.at))
+    }
+}
 
 /// What happens to x W + b before it is stored; see [`super::Ending`].
 pub enum Ending<'a, T> {
@@ -18,10 +40,11 @@ pub enum Ending<'a, T> {
 pub fn forward<T: Lanes>(
     y: &mut [T],
     (x, rows): (&[T], usize),
-    (w, at): (&[T], Layout),
+    kernel: Kernel<T>,
     bias: &[T],
     ending: Ending<T>,
 ) {
+    let Kernel { w, at, .. } = kernel;
     let e = Extents { rows, k: at.rows, n: at.cols };
     if !suits(rows, e.k, e.n) {
         let m = y.len() / e.n.max(1);
@@ -32,7 +55,7 @@ pub fn forward<T: Lanes>(
             Ending::Gelu { pre, form } => add_bias_gelu(y, pre, bias, form),
         };
     }
-    let w = plain(w, at);
+    let w = kernel.forward();
     // SAFETY: `mod.rs` has checked the layouts.
     unsafe {
         match ending {
@@ -56,9 +79,10 @@ pub fn forward<T: Lanes>(
 pub fn backward_input<T: Lanes>(
     dx: &mut [T],
     (dy, rows): (&[T], usize),
-    (w, at): (&[T], Layout),
+    kernel: Kernel<T>,
     write: Write,
 ) {
+    let Kernel { w, at, .. } = kernel;
     let e = Extents { rows, k: at.cols, n: at.rows };
     if !suits(rows, e.k, e.n) {
         let m = dx.len() / e.n.max(1);
@@ -71,31 +95,40 @@ pub fn backward_input<T: Lanes>(
     }
     let start = if write == Write::Add { Start::Own } else { Start::Zero };
     // SAFETY: `mod.rs` has checked the layouts.
-    unsafe { product(dx, dy, transposed(w, at), e, start, |_, _| ()) }
+    unsafe { product(dx, dy, kernel.backward(), e, start, |_, _| ()) }
 }
 
 /// dx = (dy Wᵀ) ∘ gelu'(pre).
 pub fn backward_input_gelu<T: Lanes>(
     dx: &mut [T],
     (dy, rows): (&[T], usize),
-    (w, at): (&[T], Layout),
+    kernel: Kernel<T>,
     pre: &[T],
     form: Form,
 ) {
-    let e = Extents { rows, k: at.cols, n: at.rows };
+    let e = Extents { rows, k: kernel.at.cols, n: kernel.at.rows };
     if !suits(rows, e.k, e.n) {
-        backward_input(dx, (dy, rows), (w, at), Write::Set);
+        backward_input(dx, (dy, rows), kernel, Write::Set);
         return gelu::cpu::backward_in_place(dx, pre, form);
     }
     // SAFETY: `mod.rs` has checked the layouts.
     unsafe {
-        product(dx, dy, transposed(w, at), e, Start::Zero, |first, dx| {
+        product(dx, dy, kernel.backward(), e, Start::Zero, |first, dx| {
             let pre = &pre[first * e.n..][..dx.len()];
             simd(
                 #[inline(always)]
                 || gelu::cpu::times_slope(dx, pre, form),
             );
         });
+    }
+}
+
+/// W for forward passes and for backward passes, as [`product`] reads it.
+pub fn pack<T: Lanes>(forward: &mut [T], backward: &mut [T], w: &[T], at: Layout) {
+    // SAFETY: `mod.rs` has checked the layout.
+    unsafe {
+        strassen::pack(forward, plain(w, at), (at.rows, at.cols));
+        strassen::pack(backward, transposed(w, at), (at.cols, at.rows));
     }
 }
 

@@ -3,9 +3,10 @@
 pub(crate) mod cpu;
 
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ops::float::Float;
 use crate::ops::gelu;
-use crate::ops::matmul::{self, Layout, Write};
+use crate::ops::matmul::{self, Layout, Write, strassen};
 use crate::tensor::{View, ViewMut, expect_shape};
 use std::ops::Range;
 
@@ -15,18 +16,34 @@ pub struct Weights<'a> {
     pub kernel: View<'a>,
     pub bias: View<'a>,
     pub columns: Range<usize>,
+    /// The kernel once more, so that nothing packs it again.
+    pub packed: Option<Packed<'a>>,
+}
+
+/// A kernel as large products on the CPU read it; see [`pack`].
+#[derive(Debug, Clone, Copy)]
+pub struct Packed<'a> {
+    pub forward: View<'a>,
+    pub backward: View<'a>,
 }
 
 impl<'a> Weights<'a> {
     /// All columns. kernel: (K, N); more axes are folded as (K, rest).
     pub fn all(kernel: View<'a>, bias: View<'a>) -> Weights<'a> {
         let n = bias.len();
-        Weights { kernel, bias, columns: 0..n }
+        Weights { kernel, bias, columns: 0..n, packed: None }
     }
 
     fn layout(&self) -> Layout {
         let n = self.bias.len();
         Layout::dense(self.kernel.len() / n.max(1), n).columns(self.columns.start, self.columns.len())
+    }
+
+    fn on_cpu<T: Float>(&self, side: impl Fn(Packed<'a>) -> View<'a>) -> Result<cpu::Kernel<'a, T>> {
+        let whole = self.columns == (0..self.bias.len());
+        let packed = self.packed.filter(|_| whole).map(|packed| side(packed).get::<T>("linear", "packed"));
+        let w = self.kernel.get::<T>("linear", "kernel")?;
+        Ok(cpu::Kernel { w, at: self.layout(), packed: packed.transpose()? })
     }
 }
 
@@ -69,7 +86,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &Weights, ending: Ending) -
     match dev {
         Device::Cpu => float!("linear", "y", y.dtype(), T => {
             let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
-            let (x, w) = (x.0.get::<T>("linear", "x")?, (kernel.0.get::<T>("linear", "kernel")?, kernel.1));
+            let (x, w) = (x.0.get::<T>("linear", "x")?, w.on_cpu(|packed| packed.forward)?);
             let ending = match ending {
                 Ending::Plain => cpu::Ending::Plain,
                 Ending::Residual(r) => cpu::Ending::Residual(r.get::<T>("linear", "residual")?),
@@ -103,7 +120,7 @@ pub fn backward_input(dev: &Device, dx: ViewMut, dy: View, w: &Weights, write: W
         Device::Cpu => {
             matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
             float!("linear", "dx", dx.dtype(), T => {
-                let (dy, w) = (dy.0.get::<T>("linear", "dy")?, (kernel.0.get::<T>("linear", "kernel")?, kernel.1));
+                let (dy, w) = (dy.0.get::<T>("linear", "dy")?, w.on_cpu(|packed| packed.backward)?);
                 cpu::backward_input(dx.get::<T>("linear", "dx")?, (dy, rows), w, write);
                 Ok(())
             })
@@ -128,7 +145,7 @@ pub fn backward_input_gelu(
     matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
     match dev {
         Device::Cpu => float!("linear", "dx", dx.dtype(), T => {
-            let (dy, w) = (dy.0.get::<T>("linear", "dy")?, (kernel.0.get::<T>("linear", "kernel")?, kernel.1));
+            let (dy, w) = (dy.0.get::<T>("linear", "dy")?, w.on_cpu(|packed| packed.backward)?);
             let pre = pre.get::<T>("linear", "pre")?;
             cpu::backward_input_gelu(dx.get::<T>("linear", "dx")?, (dy, rows), w, pre, form);
             Ok(())
@@ -136,6 +153,28 @@ pub fn backward_input_gelu(
         Device::Cuda(gpu) => {
             matmul::cuda::backward_input(gpu, (dx, at), dy, kernel, Write::Set, Some((pre, form)))
         }
+    }
+}
+
+/// Elements of each side of a [`Packed`] kernel (K, N); `None` where some products would not read it.
+pub fn packed_len(k: usize, n: usize) -> Option<usize> {
+    let large = strassen::suits(2, k, n) && strassen::suits(2, n, k);
+    large.then(|| strassen::packed_len(k, n))
+}
+
+/// Fills both sides of a [`Packed`] kernel, on the CPU. kernel: (K, N).
+pub fn pack(dev: &Device, forward: ViewMut, backward: ViewMut, kernel: View) -> Result<()> {
+    let at = matrix(kernel);
+    let len = packed_len(at.rows, at.cols).unwrap_or(0);
+    expect_shape("linear", "forward", forward.shape(), [len])?;
+    expect_shape("linear", "backward", backward.shape(), [len])?;
+    match dev {
+        Device::Cpu => float!("linear", "kernel", kernel.dtype(), T => {
+            let (forward, backward) = (forward.get::<T>("linear", "forward")?, backward.get::<T>("linear", "backward")?);
+            cpu::pack(forward, backward, kernel.get::<T>("linear", "kernel")?, at);
+            Ok(())
+        }),
+        Device::Cuda(_) => Err(Error::failed("linear: kernels are packed for the CPU only")),
     }
 }
 

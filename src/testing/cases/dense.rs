@@ -172,14 +172,14 @@ fn linear_columns(m: usize, k: usize, n: usize) -> Case {
         .output("y", [m, n], Part::Each, Role::Result)
         .forward(move |dev, x, out| {
             let [y] = take(out);
-            let w = Weights { kernel: x[1], bias: x[2], columns: here.clone() };
+            let w = Weights { kernel: x[1], bias: x[2], columns: here.clone(), packed: None };
             linear::forward(dev, y, x[0], &w, Ending::Plain)
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
             move |dev, x, _, up, grads| {
                 let [dx, dkernel, dbias] = take(grads);
-                let w = Weights { kernel: x[1], bias: x[2], columns: there.clone() };
+                let w = Weights { kernel: x[1], bias: x[2], columns: there.clone(), packed: None };
                 linear::backward_input(dev, dx, up[0], &w, Write::Set)?;
                 linear::backward_params_acc(dev, Some(dkernel), Some(dbias), x[0], up[0], there.clone())
             },

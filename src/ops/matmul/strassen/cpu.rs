@@ -1,7 +1,7 @@
 //! The products on slices: packing, multiplying in registers, adding to y.
 
-use super::{ABSENT, Blocks, COLUMNS, DEPTH, Extents, Lanes, PRODUCTS, Pairs, Pieces, Product, Start};
-use super::{is_first, suits};
+use super::{ABSENT, Blocks, CHAINS, COLUMNS, Chain, DEPTH, Extents, Lanes, PRODUCTS, Pairs, Pieces, Product, Start};
+use super::{is_first, packed_len, suits};
 use crate::ops::float::{Shared, with_scratch};
 use crate::ops::matmul::cpu::Strided;
 use Blocks::{Difference, One, Sum};
@@ -14,15 +14,23 @@ use std::ops::Range;
 /// the cache.
 const STRIDE: usize = DEPTH + 16;
 
+/// w: (k, n).
+#[derive(Clone, Copy)]
+pub enum Right<'a, T> {
+    Matrix(Strided<*const T>),
+    /// As [`pack`] leaves it, for the same k and n.
+    Packed(&'a [T]),
+}
+
 /// y = start + x w. x: (B·R, k), w: (k, n), y: (B·R, n), B images of R rows each. `ending(first, rows)`
 /// is called for groups of rows once they are complete, on several threads.
 ///
 /// # Safety
-/// `w` lies within its allocation for k rows and n columns.
+/// A matrix `w` lies within its allocation for k rows and n columns.
 pub unsafe fn product<T: Lanes>(
     y: &mut [T],
     x: &[T],
-    w: Strided<*const T>,
+    w: Right<T>,
     e: Extents,
     start: Start<T>,
     ending: impl Fn(usize, &mut [T]) + Sync,
@@ -43,33 +51,63 @@ pub unsafe fn product<T: Lanes>(
 unsafe fn run<T: Lanes>(
     y: &mut [T],
     x: &[T],
-    w: Strided<*const T>,
+    w: Right<T>,
     e: Extents,
     start: Start<T>,
     ending: impl Fn(usize, &mut [T]) + Sync,
-    Shape { tile, width }: Shape,
+    shape: Shape,
 ) {
-    let arch = Arch::new();
-    let (pieces, pairs) = (Pieces::new(e.k / 2), Pairs { images: x.len() / (e.rows * e.k), rows: e.rows });
-    let panels = e.n / 2 / width;
-    with_scratch(7 * (e.k / 2) * (e.n / 2), |packed: &mut [T]| {
-        let (to, w) = (Shared(packed.as_mut_ptr()), SharedMatrix(w));
-        let all = pieces.iter().flat_map(|piece| (0..panels).map(move |panel| (piece.clone(), panel)));
-        all.collect::<Vec<_>>().par_iter().for_each(|(piece, panel)| {
-            arch.dispatch(Panel { packed: to, w: w.get(), e, piece, panel: *panel });
-        });
-        let job = Job { y: Shared(y.as_mut_ptr()), x, packed, e, pieces };
-        let all: Vec<_> = (0..pairs.len()).map(|pair| pairs.rows(pair)).collect();
-        all.par_chunks(TILES * tile).for_each(|pairs| {
-            with_scratch(7 * TILES * tile * STRIDE, |left: &mut [T]| {
-                arch.dispatch(Group { job: &job, pairs, left, start, tile });
+    let w = match w {
+        Right::Packed(packed) => packed,
+        Right::Matrix(w) => {
+            return with_scratch(packed_len(e.k, e.n), |packed: &mut [T]| {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    pack_in(packed, w, (e.k, e.n), shape);
+                    run(y, x, Right::Packed(packed), e, start, ending, shape);
+                }
             });
-            let rows = Pairs::range(pairs);
-            // SAFETY: a group's pairs are consecutive rows that no other group has.
-            let done =
-                unsafe { std::slice::from_raw_parts_mut(job.y.at(rows.start * e.n), rows.len() * e.n) };
-            ending(rows.start, done);
+        }
+    };
+    assert_eq!(w.len(), packed_len(e.k, e.n));
+    let (arch, tile) = (Arch::new(), shape.tile);
+    let pairs = Pairs { images: x.len() / (e.rows * e.k), rows: e.rows };
+    let job = Job { y: Shared(y.as_mut_ptr()), x, packed: w, e, pieces: Pieces::new(e.k / 2) };
+    let all: Vec<_> = (0..pairs.len()).map(|pair| pairs.rows(pair)).collect();
+    all.par_chunks(TILES * tile).for_each(|pairs| {
+        with_scratch(7 * TILES * tile * STRIDE, |left: &mut [T]| {
+            arch.dispatch(Group { job: &job, pairs, left, start, tile });
         });
+        let rows = Pairs::range(pairs);
+        // SAFETY: a group's pairs are consecutive rows that no other group has.
+        let done = unsafe { std::slice::from_raw_parts_mut(job.y.at(rows.start * e.n), rows.len() * e.n) };
+        ending(rows.start, done);
+    });
+}
+
+/// The seven sums of blocks of w (k, n), in the order in which products read them.
+///
+/// # Safety
+/// `w` lies within its allocation for k rows and n columns.
+pub unsafe fn pack<T: Lanes>(packed: &mut [T], w: Strided<*const T>, (k, n): (usize, usize)) {
+    assert!(suits(2, k, n) && packed.len() == packed_len(k, n));
+    // SAFETY: the caller's promise.
+    unsafe { pack_in(packed, w, (k, n), Shape::of::<T>()) }
+}
+
+/// # Safety
+/// As for [`pack`], and `packed` has room.
+unsafe fn pack_in<T: Lanes>(
+    packed: &mut [T],
+    w: Strided<*const T>,
+    (k, n): (usize, usize),
+    Shape { width, .. }: Shape,
+) {
+    let (arch, pieces, panels) = (Arch::new(), Pieces::new(k / 2), n / 2 / width);
+    let (to, w) = (Shared(packed.as_mut_ptr()), SharedMatrix(w));
+    let all = pieces.iter().flat_map(|piece| (0..panels).map(move |panel| (piece.clone(), panel)));
+    all.collect::<Vec<_>>().par_iter().for_each(|(piece, panel)| {
+        arch.dispatch(Panel { packed: to, w: w.get(), k, n, piece, panel: *panel });
     });
 }
 
@@ -88,8 +126,11 @@ impl<T> SharedMatrix<T> {
 }
 
 /// Tiles of one group of rows: their seven left sides stay in the second-level cache, and while they meet
-/// one panel the next arrives.
+/// one panel another arrives.
 const TILES: usize = 4;
+
+/// Panels between the one that is multiplied and the one that is brought near: a chain has up to two.
+const AHEAD: usize = 2;
 
 /// # Safety
 /// A vector's worth of elements can be read at `at`.
@@ -119,8 +160,8 @@ fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program could see.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
@@ -163,7 +204,8 @@ const LINES: usize = 16;
 struct Panel<'a, T> {
     packed: Shared<T>,
     w: Strided<*const T>,
-    e: Extents,
+    k: usize,
+    n: usize,
     piece: &'a Range<usize>,
     panel: usize,
 }
@@ -172,8 +214,8 @@ impl<T: Lanes> WithSimd for Panel<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Panel { packed, w, e, piece, panel } = self;
-        let (lanes, k, n) = (lanes::<T, S>(), e.k / 2, e.n / 2);
+        let Panel { packed, w, k, n, piece, panel } = self;
+        let (lanes, k, n) = (lanes::<T, S>(), k / 2, n / 2);
         let width = 2 * lanes;
         let mut tile = [[[T::ZERO; COLUMNS]; LINES]; 4];
         for l in (0..piece.len()).step_by(LINES) {
@@ -201,7 +243,7 @@ impl<T: Lanes> WithSimd for Panel<'_, T> {
             for (p, Product { right, .. }) in PRODUCTS.iter().enumerate() {
                 // SAFETY: the panel of product p is this call's own.
                 let out =
-                    unsafe { packed.at(panels_at(e, piece) + ((7 * panel + p) * piece.len() + l) * width) };
+                    unsafe { packed.at(panels_at(n, piece) + ((7 * panel + p) * piece.len() + l) * width) };
                 for i in 0..count {
                     for half in [0, lanes] {
                         // SAFETY: a vector of line l + i, in the panel as in the tile.
@@ -223,9 +265,9 @@ impl<T: Lanes> WithSimd for Panel<'_, T> {
     }
 }
 
-/// Where the panels of a piece begin.
-fn panels_at(e: Extents, piece: &Range<usize>) -> usize {
-    7 * piece.start * (e.n / 2)
+/// Where the panels of a piece begin; n: columns of half the matrix.
+fn panels_at(n: usize, piece: &Range<usize>) -> usize {
+    7 * piece.start * n
 }
 
 /// All groups of rows read this.
@@ -276,28 +318,29 @@ impl<T: Lanes> Group<'_, T> {
                 );
                 pack_pair(&mut left[i * STRIDE..], TILES * TILE * STRIDE, blocks);
             }
-            let panels = &packed[panels_at(e, &piece)..][..7 * depth * n];
+            let panels = &packed[panels_at(n, &piece)..][..7 * depth * n];
             for panel in 0..n / width {
-                for (p, Product { into, .. }) in PRODUCTS.iter().enumerate() {
-                    let mut places = [None; 2];
-                    for (place, &(block, plus)) in places.iter_mut().zip(*into) {
-                        *place = Some((block, plus, opens && is_first(p, block)));
-                    }
-                    let right = &panels[(7 * panel + p) * depth * width..][..depth * width];
+                for Chain { products, into } in &CHAINS {
                     for (tile, pairs) in pairs.chunks(TILE).enumerate() {
-                        let left = &left[(p * TILES + tile) * TILE * STRIDE..][..TILE * STRIDE];
-                        let next = right.as_ptr().wrapping_add(right.len() + tile * right.len() / TILES);
                         let target = Target { y, start, n: e.n, column: panel * width, pairs };
-                        for &(block, ..) in places.iter().flatten() {
-                            target.prefetch(block, width);
-                        }
-                        // SAFETY: `left` has TILE rows and `right` two vectors for each of their columns;
-                        // the pairs of a group belong to its thread.
-                        unsafe {
-                            let (left, right) = (left.as_ptr(), right.as_ptr());
-                            let sums = multiply::<T, S, TILE>(simd, left, right, next, depth);
-                            for &place in places.iter().flatten() {
-                                target.put(simd, &sums, place);
+                        let mut sums = [[T::splat(simd, T::ZERO); 2]; TILE];
+                        for (p, into) in products.clone().zip(*into) {
+                            let left = &left[(p * TILES + tile) * TILE * STRIDE..][..TILE * STRIDE];
+                            let right = &panels[(7 * panel + p) * depth * width..][..depth * width];
+                            // This tile's part of the panel after the next.
+                            let ahead = AHEAD * right.len() + tile * right.len() / TILES;
+                            for &(block, _) in *into {
+                                target.prefetch(block, width);
+                            }
+                            // SAFETY: `left` has TILE rows and `right` two vectors for each of their
+                            // columns; the pairs of a group belong to its thread.
+                            unsafe {
+                                let ahead = right.as_ptr().wrapping_add(ahead);
+                                let (left, right) = (left.as_ptr(), right.as_ptr());
+                                sums = multiply::<T, S, TILE>(simd, sums, left, right, ahead, depth);
+                                for &(block, plus) in *into {
+                                    target.put(simd, &sums, (block, plus, opens && is_first(p, block)));
+                                }
                             }
                         }
                     }
@@ -452,13 +495,14 @@ impl<T: Lanes> Target<'_, T> {
     }
 }
 
-/// The sums of TILE rows times two vectors of columns.
+/// Adds TILE rows times two vectors of columns to `sums`; brings what lies at `next` near.
 ///
 /// # Safety
 /// `left` has TILE rows of `depth`, STRIDE apart; `right` has `depth` rows of two vectors.
 #[inline(always)]
 unsafe fn multiply<T: Lanes, S: Simd, const TILE: usize>(
     simd: S,
+    mut sums: [[T::V<S>; 2]; TILE],
     mut left: *const T,
     mut right: *const T,
     mut next: *const T,
@@ -467,11 +511,9 @@ unsafe fn multiply<T: Lanes, S: Simd, const TILE: usize>(
     const UNROLL: usize = 8;
     const LINE: usize = 64;
     let width = 2 * lanes::<T, S>();
-    let mut sums = [[T::splat(simd, T::ZERO); 2]; TILE];
     // SAFETY: the caller's promise: the pointers advance `depth` times.
     unsafe {
         for _ in 0..depth / UNROLL {
-            // This tile's part of the next panel.
             for _ in 0..UNROLL * width * size_of::<T>() / TILES / LINE {
                 prefetch(next);
                 next = next.wrapping_add(LINE / size_of::<T>());

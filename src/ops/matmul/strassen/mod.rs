@@ -40,28 +40,46 @@ struct Product {
     left: Blocks,
     /// Of w.
     right: Blocks,
-    /// The blocks of y it is added to or, where that is false, taken from.
-    into: &'static [(usize, bool)],
 }
 
-const fn multiplied(left: Blocks, right: Blocks, into: &'static [(usize, bool)]) -> Product {
-    Product { left, right, into }
+/// Products that are added up in the registers, one after the other.
+struct Chain {
+    /// By their number in [`PRODUCTS`].
+    products: Range<usize>,
+    /// Once each of them is added: the blocks of y to which the sum so far is added or, where that is
+    /// false, from which it is taken.
+    into: &'static [&'static [(usize, bool)]],
 }
 
-/// The seven products. The first one that reaches a block is added.
+const fn times(left: Blocks, right: Blocks) -> Product {
+    Product { left, right }
+}
+
+/// The seven products, in the order of the chains.
 const PRODUCTS: [Product; 7] = [
-    multiplied(Sum(0, 3), Sum(0, 3), &[(0, true), (3, true)]),
-    multiplied(Sum(2, 3), One(0), &[(2, true), (3, false)]),
-    multiplied(One(0), Difference(1, 3), &[(1, true), (3, true)]),
-    multiplied(One(3), Difference(2, 0), &[(0, true), (2, true)]),
-    multiplied(Sum(0, 1), One(3), &[(0, false), (1, true)]),
-    multiplied(Difference(2, 0), Sum(0, 1), &[(3, true)]),
-    multiplied(Difference(1, 3), Sum(2, 3), &[(0, true)]),
+    times(Sum(0, 3), Sum(0, 3)),
+    times(Difference(1, 3), Sum(2, 3)),
+    times(One(0), Difference(1, 3)),
+    times(Difference(2, 0), Sum(0, 1)),
+    times(Sum(2, 3), One(0)),
+    times(One(3), Difference(2, 0)),
+    times(Sum(0, 1), One(3)),
 ];
 
-/// Whether product `p` is the first that reaches block `block`.
+/// y11 = P0 + P1 + P5 - P6, y12 = P2 + P6, y21 = P4 + P5, y22 = P0 + P2 + P3 - P4. A product that reaches
+/// one block only joins one that reaches it, too: y is written ten times, not twelve.
+const CHAINS: [Chain; 5] = [
+    Chain { products: 0..2, into: &[&[(3, true)], &[(0, true)]] },
+    Chain { products: 2..4, into: &[&[(1, true)], &[(3, true)]] },
+    Chain { products: 4..5, into: &[&[(2, true), (3, false)]] },
+    Chain { products: 5..6, into: &[&[(0, true), (2, true)]] },
+    Chain { products: 6..7, into: &[&[(0, false), (1, true)]] },
+];
+
+/// Whether no product before `p` reaches block `block`.
 fn is_first(p: usize, block: usize) -> bool {
-    PRODUCTS[..p].iter().all(|product| product.into.iter().all(|&(other, _)| other != block))
+    let steps = CHAINS.iter().flat_map(|chain| chain.products.clone().zip(chain.into));
+    steps.take_while(|&(before, _)| before < p).all(|(_, into)| into.iter().all(|&(other, _)| other != block))
 }
 
 /// The longest sum in one piece. Longer pieces would write y more rarely, but their seven left sides would
@@ -79,6 +97,11 @@ const LARGE: usize = 384;
 pub fn suits(rows: usize, k: usize, n: usize) -> bool {
     let pairs_well = rows.is_multiple_of(2) || rows > 32;
     rows > 1 && pairs_well && k >= LARGE && n >= LARGE && k.is_multiple_of(2) && n.is_multiple_of(2 * COLUMNS)
+}
+
+/// Elements of a packed matrix of (k, n): seven sums of blocks.
+pub fn packed_len(k: usize, n: usize) -> usize {
+    7 * (k / 2) * (n / 2)
 }
 
 /// What y holds before the products are added.
