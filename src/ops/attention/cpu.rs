@@ -67,21 +67,28 @@ impl<'a, T: Float> Inputs<'a, T> {
         self.e.prefix + self.k.tokens
     }
 
+    /// Distance of two rows of scores: whole vectors, so that no loop over a row has a rest.
+    fn stride(&self) -> usize {
+        self.keys().next_multiple_of(16)
+    }
+
     fn tasks(&self) -> usize {
         self.e.batch * self.e.heads
     }
 
     /// out (Tq, keys) = scale · q (Tq, D) [prefix; rows]ᵀ for rows = k, or with q := dout for rows = v.
+    /// The elements between the rows of `out` are made 0.
     fn scores(&self, out: &mut [T], q: Strided<*const T>, b: usize, h: usize, of_values: bool, scale: T) {
-        let (d, n, keys) = (self.e.head_dim, self.e.prefix, self.keys());
+        let (d, n, stride) = (self.e.head_dim, self.e.prefix, self.stride());
+        out.chunks_exact_mut(stride).for_each(|row| row[self.keys()..].fill(T::ZERO));
         let side = if of_values { &self.v } else { &self.k };
         if let Some((pk, pv)) = &self.prefix {
             let rows = transposed(if of_values { pv } else { pk }.head(b, h, d, 0));
             // SAFETY: all rows lie within their slices (checked in mod.rs); `out` is this task's own.
-            unsafe { product((self.q.tokens, n, d), whole(out, keys), q, rows, scale, false, SERIAL) };
+            unsafe { product((self.q.tokens, n, d), whole(out, stride), q, rows, scale, false, SERIAL) };
         }
         let rows = transposed(side.head(b, h, d, 0));
-        let right = whole(&mut out[n..], keys);
+        let right = whole(&mut out[n..], stride);
         // SAFETY: as above.
         unsafe { product((self.q.tokens, side.tokens, d), right, q, rows, scale, false, SERIAL) };
     }
@@ -103,16 +110,16 @@ fn transposed<P>(m: Strided<P>) -> Strided<P> {
 
 pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
     let e = inputs.e;
-    let (d, tq, keys) = (e.head_dim, inputs.q.tokens, inputs.keys());
+    let (d, tq, stride) = (e.head_dim, inputs.q.tokens, inputs.stride());
     let c = e.heads * d;
     let out = Shared(out.as_mut_ptr());
     lse.par_chunks_mut(tq).enumerate().for_each(|(task, lse)| {
         let (b, h) = (task / e.heads, task % e.heads);
-        with_scratch(tq * keys, |p: &mut [T]| {
+        with_scratch(tq * stride, |p: &mut [T]| {
             inputs.scores(p, inputs.q.head(b, h, d, 0), b, h, false, inputs.scale());
             simd(
                 #[inline(always)]
-                || softmax_rows(p, lse, keys),
+                || softmax_rows(p, lse, inputs.keys(), stride),
             );
             // SAFETY: this task alone writes the columns of head h of image b; rows lie within `out`.
             let dst = Strided { at: unsafe { out.at(b * tq * c + h * d) }, row_stride: c, col_stride: 1 };
@@ -120,11 +127,11 @@ pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
             if let Some((_, pv)) = &inputs.prefix {
                 // SAFETY: as above; the prefix has e.prefix rows per image.
                 unsafe {
-                    product((tq, d, e.prefix), dst, read(p, keys), pv.head(b, h, d, 0), T::ONE, false, SERIAL)
+                    product((tq, d, e.prefix), dst, read(p, stride), pv.head(b, h, d, 0), T::ONE, false, SERIAL)
                 };
                 add = true;
             }
-            let (rest, v) = (read(&p[e.prefix..], keys), inputs.v.head(b, h, d, 0));
+            let (rest, v) = (read(&p[e.prefix..], stride), inputs.v.head(b, h, d, 0));
             // SAFETY: as above.
             unsafe { product((tq, d, inputs.v.tokens), dst, rest, v, T::ONE, add, SERIAL) };
         });
@@ -132,13 +139,13 @@ pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
 }
 
 #[inline(always)]
-fn softmax_rows<T: Float>(p: &mut [T], lse: &mut [T], keys: usize) {
-    for (p, lse) in p.chunks_exact_mut(keys).zip(lse) {
-        let max = max_lanes(p);
+fn softmax_rows<T: Float>(p: &mut [T], lse: &mut [T], keys: usize, stride: usize) {
+    for (p, lse) in p.chunks_exact_mut(stride).zip(lse) {
+        let max = max_lanes(&p[..keys]);
         for x in p.iter_mut() {
             *x = (*x - max).exp();
         }
-        let sum = sum_lanes(p);
+        let sum = sum_lanes(&p[..keys]);
         let inverse = T::ONE / sum;
         for x in p.iter_mut() {
             *x *= inverse;
@@ -190,7 +197,7 @@ pub fn backward_input<T: Float>(
     inputs: &Inputs<T>,
 ) -> Result<()> {
     let e = inputs.e;
-    let (d, n, tq, keys) = (e.head_dim, e.prefix, inputs.q.tokens, inputs.keys());
+    let (d, n, tq, stride) = (e.head_dim, e.prefix, inputs.q.tokens, inputs.stride());
     let c = e.heads * d;
     let targets = match gradients {
         None => None,
@@ -219,17 +226,17 @@ pub fn backward_input<T: Float>(
     (0..inputs.tasks()).into_par_iter().for_each(|task| {
         let (b, h) = (task / e.heads, task % e.heads);
         let (q, dout) = (inputs.q.head(b, h, d, 0), dout.head(b, h, d, 0));
-        with_scratch(2 * tq * keys, |scratch: &mut [T]| {
-            let (p, ds) = scratch.split_at_mut(tq * keys);
+        with_scratch(2 * tq * stride, |scratch: &mut [T]| {
+            let (p, ds) = scratch.split_at_mut(tq * stride);
             inputs.scores(p, q, b, h, false, inputs.scale());
             inputs.scores(ds, dout, b, h, true, T::ONE);
             simd(
                 #[inline(always)]
-                || dscore_rows(p, ds, &lse[task * tq..][..tq], keys, inputs.scale()),
+                || dscore_rows(p, ds, &lse[task * tq..][..tq], inputs, stride),
             );
             if let Some(t) = &targets {
                 let (first, rows) = (t.q_rows.start, t.q_rows.len());
-                let ds_rows = &ds[(first * keys).min(ds.len())..];
+                let ds_rows = &ds[(first * stride).min(ds.len())..];
                 let (kv, m) = (t.kv_rows.start, t.kv_rows.len());
                 // SAFETY (all products below): this task owns head h of image b in every target; the
                 // sources lie within their slices (checked in mod.rs).
@@ -238,15 +245,15 @@ pub fn backward_input<T: Float>(
                     let mut add = false;
                     if let Some((pk, _)) = &inputs.prefix {
                         let pk = pk.head(b, h, d, 0);
-                        product((rows, d, n), dq, read(ds_rows, keys), pk, T::ONE, false, SERIAL);
+                        product((rows, d, n), dq, read(ds_rows, stride), pk, T::ONE, false, SERIAL);
                         add = true;
                     }
-                    let (rest, k) = (read(&ds_rows[n.min(ds_rows.len())..], keys), inputs.k.head(b, h, d, 0));
+                    let (rest, k) = (read(&ds_rows[n.min(ds_rows.len())..], stride), inputs.k.head(b, h, d, 0));
                     product((rows, d, inputs.k.tokens), dq, rest, k, T::ONE, add, SERIAL);
                     if m > 0 {
-                        let ds_cols = transposed(read(&ds[n + kv..], keys));
+                        let ds_cols = transposed(read(&ds[n + kv..], stride));
                         product((m, d, tq), t.k.head(b, h, d), ds_cols, q, T::ONE, false, SERIAL);
-                        let p_cols = transposed(read(&p[n + kv..], keys));
+                        let p_cols = transposed(read(&p[n + kv..], stride));
                         product((m, d, tq), t.v.head(b, h, d), p_cols, dout, T::ONE, false, SERIAL);
                     }
                 }
@@ -254,7 +261,7 @@ pub fn backward_input<T: Float>(
             if let Some((dpk, dpv)) = &dprefix {
                 // SAFETY: as above.
                 unsafe {
-                    let (ds, p) = (transposed(read(ds, keys)), transposed(read(p, keys)));
+                    let (ds, p) = (transposed(read(ds, stride)), transposed(read(p, stride)));
                     product((n, d, tq), dpk.head(b, h, d), ds, q, T::ONE, false, SERIAL);
                     product((n, d, tq), dpv.head(b, h, d), p, dout, T::ONE, false, SERIAL);
                 }
@@ -266,9 +273,10 @@ pub fn backward_input<T: Float>(
 
 /// p: scores to probabilities; ds: dP to dS, times the scale of the scores.
 #[inline(always)]
-fn dscore_rows<T: Float>(p: &mut [T], ds: &mut [T], lse: &[T], keys: usize, scale: T) {
-    for ((p, ds), &lse) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).zip(lse) {
-        let (p, ds) = (&mut p[..keys], &mut ds[..keys]);
+fn dscore_rows<T: Float>(p: &mut [T], ds: &mut [T], lse: &[T], inputs: &Inputs<T>, stride: usize) {
+    let (keys, scale) = (inputs.keys(), inputs.scale());
+    for ((p, ds), &lse) in p.chunks_exact_mut(stride).zip(ds.chunks_exact_mut(stride)).zip(lse) {
+        let (p, ds) = (&mut p[..stride], &mut ds[..stride]);
         for x in p.iter_mut() {
             *x = (*x - lse).exp();
         }
