@@ -4,7 +4,8 @@ use crate::ops::float::{Float, Shared, for_rows, simd};
 use crate::ops::gelu::{self, Form};
 use crate::ops::matmul::cpu::{self as matmul, Strided, plain, transposed};
 use crate::ops::matmul::strassen::cpu::{self as strassen, Right, product};
-use crate::ops::matmul::strassen::{Extents, Lanes, Start, suits};
+use crate::ops::matmul::strassen::{Extents, Start, suits};
+use crate::ops::matmul::tile::Lanes;
 use crate::ops::matmul::{Layout, Write};
 
 /// W, and the same packed for the product at hand.

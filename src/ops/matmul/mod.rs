@@ -6,6 +6,7 @@
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod strassen;
+pub(crate) mod tile;
 
 use crate::device::Device;
 use crate::error::{Error, Result};

@@ -1,13 +1,14 @@
 //! The products on slices: packing, multiplying in registers, adding to y.
 
-use super::{ABSENT, Blocks, CHAINS, COLUMNS, Chain, DEPTH, Extents, Lanes, PRODUCTS, Pairs, Pieces, Product, Start};
+use super::{ABSENT, Blocks, CHAINS, COLUMNS, Chain, DEPTH, Extents, PRODUCTS, Pairs, Pieces, Product, Start};
 use super::{is_first, packed_len, suits};
 use crate::ops::float::{Shared, with_scratch};
 use crate::ops::matmul::cpu::Strided;
 use Blocks::{Difference, One, Sum};
+use crate::ops::matmul::tile::cpu::{lanes, load, multiply_once, prefetch, store};
+use crate::ops::matmul::tile::{FEW, Lanes, MANY, Shape};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Distance of packed rows of x. Not a power of two, so that the rows of a tile lie in different sets of
@@ -131,70 +132,6 @@ const TILES: usize = 4;
 
 /// Panels between the one that is multiplied and the one that is brought near: a chain has up to two.
 const AHEAD: usize = 2;
-
-/// # Safety
-/// A vector's worth of elements can be read at `at`.
-#[inline(always)]
-unsafe fn load<T: Lanes, S: Simd>(at: *const T) -> T::V<S> {
-    // SAFETY: the caller's promise.
-    unsafe { at.cast::<T::V<S>>().read_unaligned() }
-}
-
-/// # Safety
-/// A vector's worth of elements can be written at `at`.
-#[inline(always)]
-unsafe fn store<T: Lanes, S: Simd>(at: *mut T, value: T::V<S>) {
-    // SAFETY: the caller's promise.
-    unsafe { at.cast::<T::V<S>>().write_unaligned(value) }
-}
-
-/// Elements of a vector.
-#[inline(always)]
-fn lanes<T: Lanes, S: Simd>() -> usize {
-    size_of::<T::V<S>>() / size_of::<T>()
-}
-
-/// Brings the line at `at` near. A hint: any address may be given.
-#[inline(always)]
-fn prefetch<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing that the program could see.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
-/// A tile's rows, and its columns: two vectors of them.
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    tile: usize,
-    width: usize,
-}
-
-struct ShapeOf<T>(PhantomData<T>);
-
-impl Shape {
-    /// On this machine.
-    fn of<T: Lanes>() -> Shape {
-        Arch::new().dispatch(ShapeOf::<T>(PhantomData))
-    }
-}
-
-impl<T: Lanes> WithSimd for ShapeOf<T> {
-    type Output = Shape;
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Shape {
-        let many = size_of::<T::V<S>>() == 64;
-        Shape { tile: if many { MANY } else { FEW }, width: 2 * lanes::<T, S>() }
-    }
-}
-
-/// Rows of a tile where 32 registers hold 24 sums, and where 16 hold 12.
-const MANY: usize = 12;
-const FEW: usize = 6;
 
 /// Lines of w that are read at a time.
 const LINES: usize = 16;
@@ -519,38 +456,16 @@ unsafe fn multiply<T: Lanes, S: Simd, const TILE: usize>(
                 next = next.wrapping_add(LINE / size_of::<T>());
             }
             for l in 0..UNROLL {
-                multiply_once::<T, S, TILE>(simd, &mut sums, left.add(l), right.add(l * width));
+                multiply_once(simd, &mut sums, left.add(l), STRIDE, right.add(l * width));
             }
             left = left.add(UNROLL);
             right = right.add(UNROLL * width);
         }
         for l in 0..depth % UNROLL {
-            multiply_once::<T, S, TILE>(simd, &mut sums, left.add(l), right.add(l * width));
+            multiply_once(simd, &mut sums, left.add(l), STRIDE, right.add(l * width));
         }
     }
     sums
-}
-
-/// The products of one column of the rows with one row of the columns.
-///
-/// # Safety
-/// As for [`multiply`], with a depth of 1.
-#[inline(always)]
-unsafe fn multiply_once<T: Lanes, S: Simd, const TILE: usize>(
-    simd: S,
-    sums: &mut [[T::V<S>; 2]; TILE],
-    left: *const T,
-    right: *const T,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let columns = [load::<T, S>(right), load::<T, S>(right.add(lanes::<T, S>()))];
-        for (i, sums) in sums.iter_mut().enumerate() {
-            let x = T::splat(simd, *left.add(i * STRIDE));
-            sums[0] = T::mul_add(simd, x, columns[0], sums[0]);
-            sums[1] = T::mul_add(simd, x, columns[1], sums[1]);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,7 @@
 //! relative to the norms of the matrices and not to each element (Higham 2002, section 23.2.2).
 
 pub mod cpu;
-mod lanes;
 
-pub use lanes::Lanes;
 use std::ops::Range;
 
 /// A block or the sum or difference of two: 0, 1, 2, 3 are the blocks 11, 12, 21, 22.

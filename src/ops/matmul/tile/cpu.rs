@@ -1,0 +1,107 @@
+//! Vectors in memory and the innermost products.
+
+use super::{FEW, Lanes, MANY, Shape};
+use pulp::{Arch, Simd, WithSimd};
+use std::marker::PhantomData;
+
+struct ShapeOf<T>(PhantomData<T>);
+
+impl Shape {
+    /// On this machine.
+    pub fn of<T: Lanes>() -> Shape {
+        Arch::new().dispatch(ShapeOf::<T>(PhantomData))
+    }
+}
+
+impl<T: Lanes> WithSimd for ShapeOf<T> {
+    type Output = Shape;
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Shape {
+        let many = size_of::<T::V<S>>() == 64;
+        Shape { tile: if many { MANY } else { FEW }, width: 2 * lanes::<T, S>() }
+    }
+}
+
+/// # Safety
+/// A vector's worth of elements can be read at `at`.
+#[inline(always)]
+pub unsafe fn load<T: Lanes, S: Simd>(at: *const T) -> T::V<S> {
+    // SAFETY: the caller's promise.
+    unsafe { at.cast::<T::V<S>>().read_unaligned() }
+}
+
+/// # Safety
+/// A vector's worth of elements can be written at `at`.
+#[inline(always)]
+pub unsafe fn store<T: Lanes, S: Simd>(at: *mut T, value: T::V<S>) {
+    // SAFETY: the caller's promise.
+    unsafe { at.cast::<T::V<S>>().write_unaligned(value) }
+}
+
+/// Elements of a vector.
+#[inline(always)]
+pub fn lanes<T: Lanes, S: Simd>() -> usize {
+    size_of::<T::V<S>>() / size_of::<T>()
+}
+
+/// Brings the line at `at` near. A hint: any address may be given.
+#[inline(always)]
+pub fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program could see.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Adds a left side of TILE rows times a right side of VECTORS vectors to `sums`. Row i of column l of the
+/// left side is at `i * row + l * step`, row l of the right side at `l * width`.
+///
+/// # Safety
+/// Both sides can be read for `depth` values of l.
+#[inline(always)]
+pub unsafe fn multiply<T: Lanes, S: Simd, const TILE: usize, const VECTORS: usize>(
+    simd: S,
+    mut sums: [[T::V<S>; VECTORS]; TILE],
+    left: *const T,
+    (row, step): (usize, usize),
+    right: *const T,
+    width: usize,
+    depth: usize,
+) -> [[T::V<S>; VECTORS]; TILE] {
+    for l in 0..depth {
+        // SAFETY: the caller's promise.
+        unsafe { multiply_once(simd, &mut sums, left.add(l * step), row, right.add(l * width)) };
+    }
+    sums
+}
+
+/// One step of [`multiply`].
+///
+/// # Safety
+/// As for [`multiply`], with a depth of 1.
+#[inline(always)]
+pub unsafe fn multiply_once<T: Lanes, S: Simd, const TILE: usize, const VECTORS: usize>(
+    simd: S,
+    sums: &mut [[T::V<S>; VECTORS]; TILE],
+    left: *const T,
+    row: usize,
+    right: *const T,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut columns = [T::splat(simd, T::ZERO); VECTORS];
+        for (v, column) in columns.iter_mut().enumerate() {
+            *column = load::<T, S>(right.add(v * lanes::<T, S>()));
+        }
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let x = T::splat(simd, *left.add(i * row));
+            for (sum, &column) in sums.iter_mut().zip(&columns) {
+                *sum = T::mul_add(simd, x, column, *sum);
+            }
+        }
+    }
+}
