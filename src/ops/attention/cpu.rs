@@ -4,6 +4,7 @@ use super::{Extents, Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
 use crate::error::Result;
 use crate::ops::float::{Float, Shared, simd, with_scratch};
 use crate::ops::matmul::cpu::{Strided, product};
+use crate::ops::matmul::tile::cpu::prefetch;
 use crate::ops::sum::cpu::{lanes, max_lanes, sum_lanes};
 use crate::tensor::ViewMut;
 use gemm::Parallelism;
@@ -60,6 +61,18 @@ impl<'a, T: Float> Inputs<'a, T> {
 
     fn scale(&self) -> T {
         T::of(1.0 / (self.e.head_dim as f64).sqrt())
+    }
+
+    /// Brings row `row` of q, k and v of the head after this one near, which the next task will ask for.
+    #[inline(always)]
+    fn prefetch_next(&self, task: usize, row: usize) {
+        let (d, b, h) = (self.e.head_dim, (task + 1) / self.e.heads, (task + 1) % self.e.heads);
+        for side in [&self.q, &self.k, &self.v] {
+            let start = (b * side.tokens + row) * side.stride + side.offset + h * d;
+            for line in (0..d * size_of::<T>()).step_by(64) {
+                prefetch(side.data.as_ptr().wrapping_add(start + line / size_of::<T>()));
+            }
+        }
     }
 
     /// Number of keys, the prefix included.
@@ -119,7 +132,7 @@ pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
             inputs.scores(p, inputs.q.head(b, h, d, 0), b, h, false, inputs.scale());
             simd(
                 #[inline(always)]
-                || softmax_rows(p, lse, inputs.keys(), stride),
+                || softmax_rows(p, lse, inputs, stride, task),
             );
             // SAFETY: this task alone writes the columns of head h of image b; rows lie within `out`.
             let dst = Strided { at: unsafe { out.at(b * tq * c + h * d) }, row_stride: c, col_stride: 1 };
@@ -138,19 +151,30 @@ pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
     });
 }
 
+/// Rows that softmax takes together, pass by pass, so that the chains of additions of one do not hold up the
+/// others.
+const ABREAST: usize = 8;
+
 #[inline(always)]
-fn softmax_rows<T: Float>(p: &mut [T], lse: &mut [T], keys: usize, stride: usize) {
-    for (p, lse) in p.chunks_exact_mut(stride).zip(lse) {
-        let max = max_lanes(&p[..keys]);
-        for x in p.iter_mut() {
-            *x = (*x - max).exp();
+fn softmax_rows<T: Float>(p: &mut [T], lse: &mut [T], inputs: &Inputs<T>, stride: usize, task: usize) {
+    let keys = inputs.keys();
+    for (block, (p, lse)) in p.chunks_mut(ABREAST * stride).zip(lse.chunks_mut(ABREAST)).enumerate() {
+        let (mut max, mut sum) = ([T::ZERO; ABREAST], [T::ZERO; ABREAST]);
+        for (max, p) in max.iter_mut().zip(p.chunks_exact(stride)) {
+            *max = max_lanes(&p[..keys]);
         }
-        let sum = sum_lanes(&p[..keys]);
-        let inverse = T::ONE / sum;
-        for x in p.iter_mut() {
-            *x *= inverse;
+        for (row, (&max, p)) in max.iter().zip(p.chunks_exact_mut(stride)).enumerate() {
+            inputs.prefetch_next(task, block * ABREAST + row);
+            p.iter_mut().for_each(|x| *x = (*x - max).exp());
         }
-        *lse = max + sum.ln();
+        for (sum, p) in sum.iter_mut().zip(p.chunks_exact(stride)) {
+            *sum = sum_lanes(&p[..keys]);
+        }
+        for ((&sum, &max), (p, lse)) in sum.iter().zip(&max).zip(p.chunks_exact_mut(stride).zip(lse)) {
+            let inverse = T::ONE / sum;
+            p.iter_mut().for_each(|x| *x *= inverse);
+            *lse = max + sum.ln();
+        }
     }
 }
 
@@ -232,7 +256,7 @@ pub fn backward_input<T: Float>(
             inputs.scores(ds, dout, b, h, true, T::ONE);
             simd(
                 #[inline(always)]
-                || dscore_rows(p, ds, &lse[task * tq..][..tq], inputs, stride),
+                || dscore_rows(p, ds, &lse[task * tq..][..tq], inputs, stride, task),
             );
             if let Some(t) = &targets {
                 let (first, rows) = (t.q_rows.start, t.q_rows.len());
@@ -273,18 +297,33 @@ pub fn backward_input<T: Float>(
 
 /// p: scores to probabilities; ds: dP to dS, times the scale of the scores.
 #[inline(always)]
-fn dscore_rows<T: Float>(p: &mut [T], ds: &mut [T], lse: &[T], inputs: &Inputs<T>, stride: usize) {
-    let (keys, scale) = (inputs.keys(), inputs.scale());
-    for ((p, ds), &lse) in p.chunks_exact_mut(stride).zip(ds.chunks_exact_mut(stride)).zip(lse) {
-        let (p, ds) = (&mut p[..stride], &mut ds[..stride]);
-        for x in p.iter_mut() {
-            *x = (*x - lse).exp();
+fn dscore_rows<T: Float>(
+    p: &mut [T],
+    ds: &mut [T],
+    lse: &[T],
+    inputs: &Inputs<T>,
+    stride: usize,
+    task: usize,
+) {
+    let (keys, scale, block) = (inputs.keys(), inputs.scale(), ABREAST * stride);
+    for (i, ((p, ds), lse)) in
+        p.chunks_mut(block).zip(ds.chunks_mut(block)).zip(lse.chunks(ABREAST)).enumerate()
+    {
+        for (row, (p, &lse)) in p.chunks_exact_mut(stride).zip(lse).enumerate() {
+            inputs.prefetch_next(task, i * ABREAST + row);
+            p.iter_mut().for_each(|x| *x = (*x - lse).exp());
         }
-        let mean = lanes(
-            keys,
-            #[inline(always)]
-            |j| p[j] * ds[j],
-        );
-        ds.iter_mut().zip(p.iter()).for_each(|(ds, &p)| *ds = p * (*ds - mean) * scale);
+        let mut mean = [T::ZERO; ABREAST];
+        for (mean, (p, ds)) in mean.iter_mut().zip(p.chunks_exact(stride).zip(ds.chunks_exact(stride))) {
+            let (p, ds) = (&p[..keys], &ds[..keys]);
+            *mean = lanes(
+                keys,
+                #[inline(always)]
+                |j| p[j] * ds[j],
+            );
+        }
+        for (&mean, (p, ds)) in mean.iter().zip(p.chunks_exact(stride).zip(ds.chunks_exact_mut(stride))) {
+            ds.iter_mut().zip(p).for_each(|(ds, &p)| *ds = p * (*ds - mean) * scale);
+        }
     }
 }
