@@ -266,7 +266,7 @@ impl<T: Lanes> Group<'_, T> {
                             let right = &panels[(7 * panel + p) * depth * width..][..depth * width];
                             // This tile's part of the panel after the next.
                             let ahead = AHEAD * right.len() + tile * right.len() / TILES;
-                            for &(block, _) in *into {
+                            for &(block, _) in into.iter().filter(|place| is_first(p, place.0)) {
                                 target.prefetch(block, width);
                             }
                             // SAFETY: `left` has TILE rows and `right` two vectors for each of their
