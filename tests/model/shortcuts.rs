@@ -78,6 +78,35 @@ fn strassen_changes_the_rounding_alone() {
     }
 }
 
+/// The same bits, also after a frozen matrix was changed.
+#[test]
+fn packed_weights_change_no_bit() {
+    let dims = Dims { patch_size: 1, embed_dim: 384, mlp_dim: 448, ..dims(2) };
+    let mut kind = Kind { dims, ..l2p("wide", |_| {}) };
+    let mut run = |shortcuts: &[&str]| {
+        kind.config.train.shortcuts = shortcuts.iter().map(ToString::to_string).collect();
+        let mut model = kind.model(BATCH);
+        let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
+        kind.step(&mut model, &x, &y);
+        let kernel = model.params.find("block_0/fc1/kernel").expect("a kernel");
+        let kept = model.params.packed(kernel).is_some();
+        let first = model.logits().to_f64();
+        let values: Vec<f64> = model.params.get(kernel).to_f64().iter().map(|v| v + 0.01).collect();
+        model.params.set(kernel, &values).expect("other values");
+        assert!(model.params.packed(kernel).is_none(), "out of date");
+        kind.step(&mut model, &x, &y);
+        assert_eq!(model.params.packed(kernel).is_some(), kept);
+        let second = model.logits().to_f64();
+        assert_ne!(first, second);
+        let gradients = model.params.ids().filter_map(|id| model.grads.get(&model.params, id));
+        (kept, first, second, gradients.flat_map(|g| g.to_f64()).collect::<Vec<f64>>())
+    };
+    let (without, with) = (run(&["strassen"]), run(&["strassen", "packed_weights"]));
+    assert!(!without.0 && with.0, "the shortcut was not taken");
+    assert!(with.1 == without.1 && with.2 == without.2 && with.3 == without.3);
+    assert!(!run(&["packed_weights"]).0, "packed for nothing");
+}
+
 fn compare(kind: &Kind, which: &str, fast: &[(String, Vec<f64>)], plain: &[(String, Vec<f64>)]) {
     assert_eq!(fast.len(), plain.len(), "{}", kind.name);
     let gradients = plain.iter().filter(|(name, _)| name.starts_with("gradient"));

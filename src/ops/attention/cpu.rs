@@ -140,7 +140,15 @@ pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
             if let Some((_, pv)) = &inputs.prefix {
                 // SAFETY: as above; the prefix has e.prefix rows per image.
                 unsafe {
-                    product((tq, d, e.prefix), dst, read(p, stride), pv.head(b, h, d, 0), T::ONE, false, SERIAL)
+                    product(
+                        (tq, d, e.prefix),
+                        dst,
+                        read(p, stride),
+                        pv.head(b, h, d, 0),
+                        T::ONE,
+                        false,
+                        SERIAL,
+                    )
                 };
                 add = true;
             }
@@ -272,7 +280,8 @@ pub fn backward_input<T: Float>(
                         product((rows, d, n), dq, read(ds_rows, stride), pk, T::ONE, false, SERIAL);
                         add = true;
                     }
-                    let (rest, k) = (read(&ds_rows[n.min(ds_rows.len())..], stride), inputs.k.head(b, h, d, 0));
+                    let (rest, k) =
+                        (read(&ds_rows[n.min(ds_rows.len())..], stride), inputs.k.head(b, h, d, 0));
                     product((rows, d, inputs.k.tokens), dq, rest, k, T::ONE, add, SERIAL);
                     if m > 0 {
                         let ds_cols = transposed(read(&ds[n + kv..], stride));

@@ -77,12 +77,7 @@ pub fn forward<T: Lanes>(
 }
 
 /// dx = dy Wᵀ, or dx +=. `rows`: how many rows of dx and dy make up an image.
-pub fn backward_input<T: Lanes>(
-    dx: &mut [T],
-    (dy, rows): (&[T], usize),
-    kernel: Kernel<T>,
-    write: Write,
-) {
+pub fn backward_input<T: Lanes>(dx: &mut [T], (dy, rows): (&[T], usize), kernel: Kernel<T>, write: Write) {
     let Kernel { w, at, .. } = kernel;
     let e = Extents { rows, k: at.cols, n: at.rows };
     if !suits(rows, e.k, e.n) {

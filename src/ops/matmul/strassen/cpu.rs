@@ -1,12 +1,14 @@
 //! The products on slices: packing, multiplying in registers, adding to y.
 
-use super::{ABSENT, Blocks, CHAINS, COLUMNS, Chain, DEPTH, Extents, PRODUCTS, Pairs, Pieces, Product, Start};
+use super::{
+    ABSENT, Blocks, CHAINS, COLUMNS, Chain, DEPTH, Extents, PRODUCTS, Pairs, Pieces, Product, Start,
+};
 use super::{is_first, packed_len, suits};
 use crate::ops::float::{Shared, with_scratch};
 use crate::ops::matmul::cpu::Strided;
-use Blocks::{Difference, One, Sum};
 use crate::ops::matmul::tile::cpu::{lanes, load, multiply_once, prefetch, store};
 use crate::ops::matmul::tile::{FEW, Lanes, MANY, Shape};
+use Blocks::{Difference, One, Sum};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -521,31 +523,30 @@ mod tests {
                     false => w[at.offset + l * at.stride + j],
                 };
                 let sums = definition(&x, element, e);
+                let mut packed = vec![T::of(f64::NAN); packed_len(e.k, e.n)];
+                // SAFETY: the layouts lie within their matrices.
+                unsafe { pack(&mut packed, matrix, (e.k, e.n)) };
                 for (which, start) in
                     [Start::Zero, Start::Bias(&bias), Start::Residual(&bias, &residual), Start::Own]
                         .into_iter()
                         .enumerate()
                 {
                     let own = which == 3;
-                    let mut y = if own { residual.clone() } else { vec![T::of(f64::NAN); m * e.n] };
-                    let seen = std::sync::Mutex::new(vec![0; m]);
-                    // SAFETY: the layouts lie within their matrices.
-                    unsafe {
-                        run(
-                            &mut y,
-                            &x,
-                            matrix,
-                            e,
-                            start,
-                            |first, rows| {
-                                let mut seen = seen.lock().expect("the rows seen");
-                                seen[first..][..rows.len() / e.n].iter_mut().for_each(|times| *times += 1);
-                                rows.iter_mut().for_each(|y| *y += T::ONE);
-                            },
-                            Shape { tile, width },
-                        );
-                    }
-                    assert!(seen.into_inner().expect("the rows seen").iter().all(|&times| times == 1));
+                    let before = if own { residual.clone() } else { vec![T::of(f64::NAN); m * e.n] };
+                    let product = |w: Right<T>| {
+                        let (mut y, seen) = (before.clone(), std::sync::Mutex::new(vec![0; m]));
+                        let ending = |first: usize, rows: &mut [T]| {
+                            let mut seen = seen.lock().expect("the rows seen");
+                            seen[first..][..rows.len() / e.n].iter_mut().for_each(|times| *times += 1);
+                            rows.iter_mut().for_each(|y| *y += T::ONE);
+                        };
+                        // SAFETY: the layouts lie within their matrices.
+                        unsafe { run(&mut y, &x, w, e, start, ending, Shape { tile, width }) };
+                        assert!(seen.into_inner().expect("the rows seen").iter().all(|&times| times == 1));
+                        y
+                    };
+                    let y = product(Right::Matrix(matrix));
+                    assert!(product(Right::Packed(&packed)) == y, "packed before or in the call");
                     let wanted: Vec<f64> = (sums.iter().enumerate())
                         .map(|(i, sum)| {
                             let bias = if matches!(which, 1 | 2) { bias[i % e.n].to_f64() } else { 0.0 };
@@ -586,7 +587,7 @@ mod tests {
                 pool.install(|| {
                     let w = plain(&w, Layout::dense(e.k, e.n));
                     // SAFETY: the layout is that of the whole matrix.
-                    unsafe { product(&mut y, x, w, e, Start::Zero, |_, _| ()) }
+                    unsafe { product(&mut y, x, Right::Matrix(w), e, Start::Zero, |_, _| ()) }
                 });
                 y
             };

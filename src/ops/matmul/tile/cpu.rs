@@ -57,32 +57,11 @@ pub fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
-/// Adds a left side of TILE rows times a right side of VECTORS vectors to `sums`. Row i of column l of the
-/// left side is at `i * row + l * step`, row l of the right side at `l * width`.
+/// Adds one column of TILE values, `row` apart, times one row of VECTORS vectors to `sums`. To be called in
+/// the loop that owns `sums`: they stay in registers only where no other function is handed them.
 ///
 /// # Safety
-/// Both sides can be read for `depth` values of l.
-#[inline(always)]
-pub unsafe fn multiply<T: Lanes, S: Simd, const TILE: usize, const VECTORS: usize>(
-    simd: S,
-    mut sums: [[T::V<S>; VECTORS]; TILE],
-    left: *const T,
-    (row, step): (usize, usize),
-    right: *const T,
-    width: usize,
-    depth: usize,
-) -> [[T::V<S>; VECTORS]; TILE] {
-    for l in 0..depth {
-        // SAFETY: the caller's promise.
-        unsafe { multiply_once(simd, &mut sums, left.add(l * step), row, right.add(l * width)) };
-    }
-    sums
-}
-
-/// One step of [`multiply`].
-///
-/// # Safety
-/// As for [`multiply`], with a depth of 1.
+/// The values and the vectors can be read.
 #[inline(always)]
 pub unsafe fn multiply_once<T: Lanes, S: Simd, const TILE: usize, const VECTORS: usize>(
     simd: S,
