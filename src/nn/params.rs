@@ -182,6 +182,9 @@ impl Params {
                 len += more;
             }
         }
+        if places.is_empty() {
+            return;
+        }
         plan.group("parameters");
         let dtype = self.dtype();
         let [forward, backward] = ["forward", "backward"]
