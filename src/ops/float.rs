@@ -1,7 +1,7 @@
 //! The two float types of the CPU and the loops every op is built from.
 
 use crate::tensor::Element;
-use crate::tensor::pages::Memory;
+use crate::tensor::memory::Memory;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};

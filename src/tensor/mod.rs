@@ -6,8 +6,8 @@
 
 pub mod all_reduce;
 pub mod input;
+pub(crate) mod memory;
 mod on_device;
-pub(crate) mod pages;
 pub mod plan;
 mod storage;
 mod view;
@@ -18,8 +18,8 @@ pub use view::{View, ViewMut};
 use crate::device::{Device, Form};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
+use memory::Memory;
 use on_device::DeviceBuffer;
-use pages::Memory;
 use std::fmt;
 use storage::{Buffer, Slice, SliceMut, element, host, map, typed};
 

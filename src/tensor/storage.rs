@@ -1,7 +1,7 @@
 //! The memory behind tensors, by place and element type.
 
+use super::memory::Memory;
 use super::on_device::{DeviceBuffer, Span};
-use super::pages::Memory;
 use super::{DType, Shape, Tensor, View, ViewMut};
 use half::{bf16, f16};
 use std::fmt;

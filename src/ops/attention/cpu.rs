@@ -7,6 +7,7 @@ use crate::ops::matmul::cpu::{Strided, product};
 use crate::ops::matmul::tile::cpu::prefetch;
 use crate::ops::sum::cpu::{lanes, max_lanes, sum_lanes};
 use crate::tensor::ViewMut;
+use crate::tensor::memory::LINE;
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -26,9 +27,15 @@ impl<'a, T: Float> Side<'a, T> {
         Ok(Side { data: data.get::<T>(super::OP, arg)?, tokens, stride, offset })
     }
 
+    /// Where a row of one head of one image begins.
+    #[inline(always)]
+    fn start(&self, b: usize, h: usize, d: usize, row: usize) -> usize {
+        (b * self.tokens + row) * self.stride + self.offset + h * d
+    }
+
     /// Rows from `row` on, of one head of one image.
     fn head(&self, b: usize, h: usize, d: usize, row: usize) -> Strided<*const T> {
-        let start = (b * self.tokens + row) * self.stride + self.offset + h * d;
+        let start = self.start(b, h, d, row);
         Strided { at: self.data[start..].as_ptr(), row_stride: self.stride, col_stride: 1 }
     }
 }
@@ -68,9 +75,9 @@ impl<'a, T: Float> Inputs<'a, T> {
     fn prefetch_next(&self, task: usize, row: usize) {
         let (d, b, h) = (self.e.head_dim, (task + 1) / self.e.heads, (task + 1) % self.e.heads);
         for side in [&self.q, &self.k, &self.v] {
-            let start = (b * side.tokens + row) * side.stride + side.offset + h * d;
-            for line in (0..d * size_of::<T>()).step_by(64) {
-                prefetch(side.data.as_ptr().wrapping_add(start + line / size_of::<T>()));
+            let row = side.data.as_ptr().wrapping_add(side.start(b, h, d, row));
+            for column in (0..d).step_by(LINE / size_of::<T>()) {
+                prefetch(row.wrapping_add(column));
             }
         }
     }

@@ -8,6 +8,7 @@ use crate::ops::float::{Shared, with_scratch};
 use crate::ops::matmul::cpu::Strided;
 use crate::ops::matmul::tile::cpu::{lanes, load, multiply_once, prefetch, store};
 use crate::ops::matmul::tile::{FEW, Lanes, MANY, Shape};
+use crate::tensor::memory::LINE;
 use Blocks::{Difference, One, Sum};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -448,7 +449,6 @@ unsafe fn multiply<T: Lanes, S: Simd, const TILE: usize>(
     depth: usize,
 ) -> [[T::V<S>; 2]; TILE] {
     const UNROLL: usize = 8;
-    const LINE: usize = 64;
     let width = 2 * lanes::<T, S>();
     // SAFETY: the caller's promise: the pointers advance `depth` times.
     unsafe {

@@ -6,7 +6,7 @@ use bytemuck::Pod;
 use std::ops::{Deref, DerefMut};
 
 /// Bytes of a line of the cache.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// From here a buffer holds at least one large page for certain.
 const LARGE_FROM_BYTES: usize = 4 << 20;
