@@ -44,7 +44,7 @@ fn main() {
     match usable_nvcc() {
         Ok((nvcc, (major, minor))) => {
             println!("cargo:rerun-if-changed={}", nvcc.display());
-            println!("cargo:rustc-env=L2P_NVCC_USED={}", nvcc.display()); // for tests/kernels.rs
+            println!("cargo:rustc-env=L2P_NVCC_USED={}", nvcc.display()); // for tests/kernels/main.rs
             for (image, source) in images.iter_mut().zip(compile(&nvcc, &sources, &out)) {
                 *image = Some(source);
             }

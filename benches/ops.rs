@@ -8,9 +8,9 @@
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use l2p_engine::config::schema::Config;
 use l2p_engine::device::Device;
-use l2p_engine::l2p::{Model, Setup, TaskView};
+use l2p_engine::network::{Model, Setup, TaskView};
 use l2p_engine::nn::vit::Dims;
-use l2p_engine::ops::gelu::Form;
+use l2p_engine::ops::gelu::GeluForm;
 use l2p_engine::optim::Optimizer;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::plan::Plan;
@@ -62,7 +62,7 @@ fn ops(c: &mut Criterion) {
 }
 
 fn step(c: &mut Criterion) {
-    let gelu = Form::Tanh;
+    let gelu = GeluForm::Tanh;
     let dims = |image_size, patch_size, embed_dim, heads, layers| {
         let (mlp_dim, eps) = (4 * embed_dim, 1e-6);
         Dims { image_size, patch_size, embed_dim, heads, mlp_dim, layers, eps, gelu }

@@ -13,13 +13,13 @@ use l2p_engine::Result;
 use l2p_engine::comm::{self, Launch};
 use l2p_engine::config::schema::{Augment, Classifier, Config, Data, Precision};
 use l2p_engine::data::{Normalize, Preprocess, image_set};
-use l2p_engine::device::{Device, Lane};
-use l2p_engine::l2p::{Model, Pixels, Setup, TaskView};
+use l2p_engine::device::{Device, StreamKind};
 use l2p_engine::methods::{Gradient, Method, Ranks};
+use l2p_engine::network::{Model, Pixels, Setup, TaskView};
 use l2p_engine::nn::vit::Dims;
-use l2p_engine::ops::gelu::Form;
+use l2p_engine::ops::gelu::GeluForm;
 use l2p_engine::ops::match_prompts::Select;
-use l2p_engine::ops::preprocess::Kept;
+use l2p_engine::ops::preprocess::Resident;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
@@ -105,7 +105,7 @@ fn dims(size: Size) -> Dims {
         Size::B16 => (224, 16, 768, 12, 12),
     };
     let mlp_dim = 4 * embed_dim;
-    Dims { image_size, patch_size, embed_dim, heads, mlp_dim, layers, eps: 1e-6, gelu: Form::Tanh }
+    Dims { image_size, patch_size, embed_dim, heads, mlp_dim, layers, eps: 1e-6, gelu: GeluForm::Tanh }
 }
 
 /// Peak resident memory in bytes, as Linux counts it.
@@ -118,7 +118,7 @@ fn peak_memory() -> Option<usize> {
 /// The images of every step.
 enum Images {
     Ready(Tensor),
-    Kept { set: Box<Kept>, picks: Vec<u32> },
+    Resident { set: Box<Resident>, indices: Vec<u32> },
 }
 
 impl Images {
@@ -139,15 +139,17 @@ impl Images {
             ..Data::default()
         };
         let with = Preprocess::new(&with, Normalize::IMAGENET)?;
-        let set = Box::new(Kept::new(plan, "training images", &pixels, &with, 1)?);
-        Ok(Images::Kept { set, picks: (0..batch).map(|_| rng.below(IMAGES as u32)).collect() })
+        let set = Box::new(Resident::new(plan, "training images", &pixels, &with, 1)?);
+        Ok(Images::Resident { set, indices: (0..batch).map(|_| rng.below(IMAGES as u32)).collect() })
     }
 
     /// For training, or as test images.
     fn pixels(&self, training: bool) -> Pixels<'_> {
         match self {
             Images::Ready(images) => Pixels::Ready(images.view()),
-            Images::Kept { set, picks } => Pixels::Kept { set, picks, first: training.then_some(0) },
+            Images::Resident { set, indices } => {
+                Pixels::Resident { set, indices, first: training.then_some(0) }
+            }
         }
     }
 }
@@ -189,7 +191,7 @@ fn random(model: &mut Model, rng: &mut Rng) -> Result<()> {
 
 /// Waits until a GPU has done what it was given.
 fn wait(dev: &Device) -> Result<()> {
-    dev.gpu().map_or(Ok(()), |gpu| gpu.synchronize(Lane::Compute))
+    dev.gpu().map_or(Ok(()), |gpu| gpu.synchronize(StreamKind::Compute))
 }
 
 /// What was measured: seconds of each repetition, sorted.

@@ -65,7 +65,7 @@ touch "$work/clocks.csv" "$work/about"
 cp "$bins/about" "$work/about" 2>/dev/null
 
 export L2P_REQUIRE_GPU=1
-export L2P_GOLDEN_DIR=$PWD/tests/golden
+export L2P_GOLDEN_DIR=$PWD/tests/fixtures/golden
 export PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
 export RUST_BACKTRACE=0 PYTHONUNBUFFERED=1
 # A compiled model is thrown away with the machine.

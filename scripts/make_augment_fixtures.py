@@ -1,4 +1,4 @@
-"""Writes tests/golden/augment_*.json and .npz: what torchvision, Pillow and TensorFlow make of some images.
+"""Writes tests/fixtures/golden/augment_*.json and .npz: what torchvision, Pillow and TensorFlow make of some images.
 
     pip install torch torchvision pillow==9.2.0
     python scripts/make_augment_fixtures.py torchvision
@@ -12,7 +12,7 @@ TensorFlow op that they called, and the one function that it wants of the latter
 Pillow 9.2.0 is what JH-LEE-KR/l2p-pytorch asks for. Pillow 13 resizes the columns first where they become
 shorter and the rows longer, and then rounds differently.
 
-Images are made by `image` from whole numbers; tests/augment.rs makes the same. Large results are
+Images are made by `image` from whole numbers; tests/augment/main.rs makes the same. Large results are
 kept as the first 16 digits of the sha256 of their bytes.
 """
 

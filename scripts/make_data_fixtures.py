@@ -1,4 +1,4 @@
-"""Writes tests/data/: a tiny copy of every data set, by the libraries that write the real ones.
+"""Writes tests/fixtures/data/: a tiny copy of every data set, by the libraries that write the real ones.
 
 CIFAR-10 and CIFAR-100 as pickles, as the equal binary files, and in archives as they are downloaded;
 pictures by Pillow with the pixels that Pillow reads from them; SVHN by SciPy; the order of ImageNet-R by

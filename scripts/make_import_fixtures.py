@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/import/: tiny models as timm and transformers save them, with the features they compute.
+"""Writes tests/fixtures/import/: tiny models as timm and transformers save them, with the features they compute.
 
 Run from the repository root with torch, timm, transformers and safetensors installed:
 
@@ -23,7 +23,7 @@ import transformers
 from timm.models.vision_transformer import VisionTransformer
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassification, ViTModel
 
-OUT = pathlib.Path("tests/import")
+OUT = pathlib.Path("tests/fixtures/import")
 HALF = ([0.5] * 3, [0.5] * 3)
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 MODELS = {}

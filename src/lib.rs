@@ -1,7 +1,7 @@
 //! l2p-engine: Learning to Prompt for continual learning, from the tensor up.
 //!
 //! Modules from the bottom up; `docs/architecture.md` has the arrows between them and
-//! `tests/layers.rs` enforces them.
+//! `tests/layers/main.rs` enforces them.
 
 pub mod error;
 pub mod rng;
@@ -17,10 +17,12 @@ pub mod import;
 pub mod output;
 
 pub mod cli;
-pub mod l2p;
+pub mod learner;
 pub mod methods;
+pub mod network;
 pub mod nn;
 pub mod optim;
+pub mod prompts;
 pub mod train;
 
 pub mod testing;

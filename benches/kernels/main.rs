@@ -12,7 +12,7 @@
 mod run;
 
 use clap::Parser;
-use l2p_engine::device::{Form, Gpu, embedded};
+use l2p_engine::device::{ElementType, Gpu, embedded};
 use l2p_engine::{Error, Result};
 use run::Args;
 use std::process::ExitCode;
@@ -51,7 +51,7 @@ fn measured(args: &Args) -> Result<u64> {
     }
 }
 
-fn list(args: &Args, forms: &[Form]) {
+fn list(args: &Args, forms: &[ElementType]) {
     println!("Predicted for an H200:");
     for size in run::sizes(args) {
         println!("\nbatch {}", size.batch);

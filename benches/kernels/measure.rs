@@ -1,7 +1,7 @@
 //! How long queued work takes on the device.
 
 use l2p_engine::Result;
-use l2p_engine::device::{Event, Gpu, Graph, Lane};
+use l2p_engine::device::{Event, Gpu, Graph, StreamKind};
 use std::sync::Arc;
 
 /// Milliseconds that one timed replay should last, so that its own start does not show.
@@ -33,9 +33,9 @@ pub fn time(
     // Loads kernels and grows scratch memory, which a capture must not.
     round()?;
     let (start, end) = (Event::timed(gpu)?, Event::timed(gpu)?);
-    start.record(Lane::Compute)?;
+    start.record(StreamKind::Compute)?;
     round()?;
-    end.record(Lane::Compute)?;
+    end.record(StreamKind::Compute)?;
     let round_ms = end.ms_since(&start)?.max(1e-4);
     let rounds = ((REPLAY_MS / round_ms).ceil() as usize).clamp(1, (MOST_LAUNCHES / sets).max(1));
     let rounds = if budget_ms > 0.0 { rounds } else { 1 };
@@ -46,9 +46,9 @@ pub fn time(
     let mut marks = Vec::new();
     for _ in 0..replays {
         let (start, end) = (Event::timed(gpu)?, Event::timed(gpu)?);
-        start.record(Lane::Compute)?;
+        start.record(StreamKind::Compute)?;
         graph.launch()?;
-        end.record(Lane::Compute)?;
+        end.record(StreamKind::Compute)?;
         marks.push((start, end));
     }
     let launches = rounds * sets;

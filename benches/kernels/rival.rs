@@ -5,7 +5,7 @@
 //! for as yᵀ = wᵀ xᵀ, and dx = dy wᵀ as dxᵀ = w dyᵀ.
 
 use super::rows::{Product, With};
-use l2p_engine::device::{Form, Gpu, Lane};
+use l2p_engine::device::{ElementType, Gpu, StreamKind};
 use l2p_engine::tensor::{DType, Tensor, View, ViewMut};
 use l2p_engine::{Error, Result};
 use libloading::os::unix::{Library, Symbol};
@@ -100,11 +100,11 @@ fn address(view: View) -> *mut c_void {
     }
 }
 
-fn type_of(form: Form) -> c_int {
+fn type_of(form: ElementType) -> c_int {
     match form {
-        Form::F32 => R_32F,
-        Form::F16 => R_16F,
-        Form::Bf16 => R_16BF,
+        ElementType::F32 => R_32F,
+        ElementType::F16 => R_16F,
+        ElementType::Bf16 => R_16BF,
     }
 }
 
@@ -127,7 +127,7 @@ impl CublasLt {
             return Err(Error::failed(format!("cuBLASLt was not found: looked for {}", names.join(", "))));
         };
         let functions = Functions::load(&library).map_err(|e| Error::failed(format!("{path}: {e}")))?;
-        gpu.raw_stream(Lane::Compute)?;
+        gpu.raw_stream(StreamKind::Compute)?;
         let mut handle = null_mut();
         // SAFETY: the context is current; the handle is written.
         checked("cublasLtCreate", unsafe { (functions.create)(&raw mut handle) })?;
@@ -137,7 +137,7 @@ impl CublasLt {
     }
 
     /// The product prepared for a form, by the algorithm that the library thinks best.
-    pub fn prepare(&self, product: Product, form: Form) -> Result<Call<'_>> {
+    pub fn prepare(&self, product: Product, form: ElementType) -> Result<Call<'_>> {
         let Product { m, k, n, back, ending } = product;
         let (ld_out, depth) = if back { (k, n) } else { (n, k) };
         let f = &self.functions;
@@ -237,7 +237,7 @@ impl Call<'_> {
         }
         let (alpha, lt) = (1.0f32, self.lt);
         let [w_at, x_at, y_at] = self.layouts;
-        let stream = lt.gpu.raw_stream(Lane::Compute)?;
+        let stream = lt.gpu.raw_stream(StreamKind::Compute)?;
         let (alpha, beta): (*const f32, *const f32) = (&raw const alpha, &raw const beta);
         let workspace = address(lt.workspace.view());
         // SAFETY: the tensors have the extents of the product, which the row was made from; all are alive

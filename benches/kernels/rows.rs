@@ -4,10 +4,10 @@
 use l2p_engine::Result;
 use l2p_engine::config::schema::{Augment, Data};
 use l2p_engine::data::{Normalize, Preprocess};
-use l2p_engine::device::{Device, Form};
+use l2p_engine::device::{Device, ElementType};
 use l2p_engine::ops::attention::{self, Gradients, Into, Qkv};
 use l2p_engine::ops::gelu;
-use l2p_engine::ops::linear::{self, Ending, Weights};
+use l2p_engine::ops::linear::{self, Epilogue, Weights};
 use l2p_engine::ops::match_prompts::{self, Select};
 use l2p_engine::ops::matmul::Write;
 use l2p_engine::ops::optimizer::{self, Adam};
@@ -80,11 +80,11 @@ pub enum Of {
 }
 
 impl Of {
-    pub fn dtype(self, form: Form) -> DType {
+    pub fn dtype(self, form: ElementType) -> DType {
         match (self, form) {
-            (Of::T, Form::Bf16) => DType::BF16,
-            (Of::T, Form::F16) => DType::F16,
-            (Of::T, Form::F32) | (Of::F32, _) => DType::F32,
+            (Of::T, ElementType::Bf16) => DType::BF16,
+            (Of::T, ElementType::F16) => DType::F16,
+            (Of::T, ElementType::F32) | (Of::F32, _) => DType::F32,
             (Of::U32, _) => DType::U32,
             (Of::U8, _) => DType::U8,
         }
@@ -115,7 +115,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub fn bytes(&self, form: Form) -> usize {
+    pub fn bytes(&self, form: ElementType) -> usize {
         self.shape.len() * self.of.dtype(form).size_bytes()
     }
 }
@@ -175,7 +175,7 @@ pub struct Row {
     pub outs: Vec<Slot>,
     pub run: Run,
     /// Bytes that are neither read nor written although they are in the tensors.
-    untouched: fn(&Row, Form) -> usize,
+    untouched: fn(&Row, ElementType) -> usize,
     /// Outputs that are read as well.
     adds: bool,
 }
@@ -195,7 +195,7 @@ const LAUNCH_US: f64 = 2.5;
 
 impl Row {
     /// The fewest bytes that must be moved: inputs once, outputs once, twice where they are added to.
-    pub fn bytes(&self, form: Form) -> usize {
+    pub fn bytes(&self, form: ElementType) -> usize {
         let sum = |slots: &[Slot]| slots.iter().map(|s| s.bytes(form)).sum::<usize>();
         let writes = if self.adds { 2 } else { 1 };
         sum(&self.ins) + writes * sum(&self.outs) - (self.untouched)(self, form)
@@ -207,15 +207,15 @@ impl Row {
     }
 
     /// Microseconds at the H200's rates for products in 16 bits and for memory.
-    pub fn floor_us(&self, form: Form) -> f64 {
+    pub fn floor_us(&self, form: ElementType) -> f64 {
         (self.flops as f64 / PEAK_FLOPS).max(self.bytes(form) as f64 / PEAK_BYTES) * 1e6
     }
 
     /// Microseconds that the portable kernels should take on an H200; unknown for products in f32.
-    pub fn predicted_us(&self, form: Form) -> Option<f64> {
+    pub fn predicted_us(&self, form: ElementType) -> Option<f64> {
         let rate = match self.bound {
             Bound::Memory => f64::INFINITY,
-            _ if form == Form::F32 => return None,
+            _ if form == ElementType::F32 => return None,
             Bound::AttentionForward => ATTENTION_FORWARD_FLOPS,
             Bound::AttentionBackward => ATTENTION_BACKWARD_FLOPS,
             Bound::Product(p) => PORTABLE_FLOPS * wave_fraction(p),
@@ -296,7 +296,7 @@ impl Row {
         Row { adds: true, ..self }
     }
 
-    fn untouched(self, bytes: fn(&Row, Form) -> usize) -> Row {
+    fn untouched(self, bytes: fn(&Row, ElementType) -> usize) -> Row {
         Row { untouched: bytes, ..self }
     }
 
@@ -390,9 +390,9 @@ fn forward(s: &Size, stage: &'static str, times: usize, (m, k, n): (usize, usize
             let mut out = out.into_iter();
             let y = out.next().expect("y");
             let ending = match x.get(3) {
-                Some(&residual) => Ending::Residual(residual),
-                None if gelu => Ending::Gelu { pre: out.next(), form: gelu::Form::Tanh },
-                None => Ending::Plain,
+                Some(&residual) => Epilogue::Residual(residual),
+                None if gelu => Epilogue::Gelu { pre: out.next(), form: gelu::GeluForm::Tanh },
+                None => Epilogue::Plain,
             };
             linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), ending)
         })
@@ -418,7 +418,7 @@ fn backward(
         .runs(move |dev, x, out| {
             let ([dx], w) = (take(out), Weights::all(x[1], x[2]));
             match (x.get(3), with) {
-                (Some(&pre), _) => linear::backward_input_gelu(dev, dx, x[0], &w, pre, gelu::Form::Tanh),
+                (Some(&pre), _) => linear::backward_input_gelu(dev, dx, x[0], &w, pre, gelu::GeluForm::Tanh),
                 (None, With::Sum) => linear::backward_input(dev, dx, x[0], &w, Write::Add),
                 (None, _) => linear::backward_input(dev, dx, x[0], &w, Write::Set),
             }
@@ -542,7 +542,7 @@ fn preprocessed(s: &Size) -> Row {
             wide([6]),
         ])
         .writes([out([rows, width], Of::T)])
-        .untouched(|row, _| row.ins[0].bytes(Form::F32) / IMAGES * IMAGES.saturating_sub(row.batch))
+        .untouched(|row, _| row.ins[0].bytes(ElementType::F32) / IMAGES * IMAGES.saturating_sub(row.batch))
         .runs(move |dev, x, outs| {
             let [rows] = take(outs);
             let plan = Plan { preprocess: &with, patch_size: patch, seed: 5 };
@@ -633,7 +633,7 @@ fn small_rows(s: &Size, (tq, tp, p): (usize, usize, usize)) -> Vec<Row> {
             .writes([out([b, k], Of::F32)])
             .runs(|dev, x, outs| {
                 let [y] = take(outs);
-                linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Ending::Plain)
+                linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Epilogue::Plain)
             }),
         Row::new("normalise queries", "row_norm", 1, s)
             .shape(format!("{b}x{c}"))
@@ -641,7 +641,7 @@ fn small_rows(s: &Size, (tq, tp, p): (usize, usize, usize)) -> Vec<Row> {
             .writes([out([b, c], Of::F32)])
             .runs(|dev, x, outs| {
                 let [y] = take(outs);
-                row_norm::forward(dev, y, x[0], row_norm::Form::Rsqrt)
+                row_norm::forward(dev, y, x[0], row_norm::Normalization::Rsqrt)
             }),
         Row::new("match, vote", "match_prompts", 1, s)
             .shape(format!("{b}x{pool}, {top_k} by groups of {group}"))

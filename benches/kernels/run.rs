@@ -7,7 +7,7 @@ mod rival;
 #[path = "rows.rs"]
 mod rows;
 
-use l2p_engine::device::{Device, Form, Gpu, Lane, probe};
+use l2p_engine::device::{Device, ElementType, Gpu, StreamKind, probe};
 use l2p_engine::output::atomic;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::{DType, Tensor, View, ViewMut};
@@ -59,9 +59,9 @@ const MOST_BYTES: usize = 8 << 30;
 /// How far a time may be from what was predicted before it is marked.
 const SURPRISE: f64 = 1.15;
 
-pub fn forms(args: &Args) -> Result<Vec<Form>> {
+pub fn forms(args: &Args) -> Result<Vec<ElementType>> {
     let form = |word: &String| {
-        let all = [Form::F32, Form::Bf16, Form::F16];
+        let all = [ElementType::F32, ElementType::Bf16, ElementType::F16];
         let found = all.into_iter().find(|f| f.name() == word);
         found.ok_or_else(|| Error::config(format!("--forms: wanted f32, bf16 or f16, found `{word}`")))
     };
@@ -84,15 +84,15 @@ pub fn wanted(args: &Args, size: &Size) -> Vec<Row> {
 }
 
 /// The forms that a row is timed in; those that have none in 16 bits are timed once.
-pub fn forms_of(row: &Row, forms: &[Form]) -> Vec<Form> {
-    if row.is_narrow() { forms.to_vec() } else { vec![Form::F32] }
+pub fn forms_of(row: &Row, forms: &[ElementType]) -> Vec<ElementType> {
+    if row.is_narrow() { forms.to_vec() } else { vec![ElementType::F32] }
 }
 
 /// What a large product and a large copy reach on this machine.
 struct Peaks {
     copy_bytes_per_s: f64,
     /// By form; empty without cuBLASLt.
-    flops_per_s: HashMap<Form, f64>,
+    flops_per_s: HashMap<ElementType, f64>,
 }
 
 struct Bench<'a> {
@@ -112,7 +112,7 @@ struct Bench<'a> {
 ///
 /// # Errors
 /// `Error::Failed` if the device fails as a whole. A row that fails is counted.
-pub fn run(args: &Args, forms: &[Form], gpu: &Arc<Gpu>) -> Result<Value> {
+pub fn run(args: &Args, forms: &[ElementType], gpu: &Arc<Gpu>) -> Result<Value> {
     let found = probe::gpus().map_err(Error::failed)?.into_iter().next();
     let found = found.ok_or_else(|| Error::failed("no GPU"))?;
     let dev = Device::Cuda(gpu.clone());
@@ -159,10 +159,10 @@ pub fn run(args: &Args, forms: &[Form], gpu: &Arc<Gpu>) -> Result<Value> {
     for size in sizes(args) {
         println!("\nbatch {}", size.batch);
         println!("{}", header());
-        let mut sums: Vec<(Form, f64, f64)> = forms.iter().map(|&f| (f, 0.0, 0.0)).collect();
+        let mut sums: Vec<(ElementType, f64, f64)> = forms.iter().map(|&f| (f, 0.0, 0.0)).collect();
         let mut complete = args.only.is_none();
         for row in wanted(args, &size) {
-            let exact = if row.is_narrow() { Some(bench.once(&row, Form::F32)) } else { None };
+            let exact = if row.is_narrow() { Some(bench.once(&row, ElementType::F32)) } else { None };
             for form in forms_of(&row, forms) {
                 let line = bench.row(&row, form, exact.as_ref(), &peaks);
                 let line = line.unwrap_or_else(|e| {
@@ -225,16 +225,16 @@ fn header() -> String {
     )
 }
 
-fn error_limit(row: &Row, form: Form) -> f64 {
+fn error_limit(row: &Row, form: ElementType) -> f64 {
     let (bf16, f16) = match row.bound {
         Bound::AttentionBackward => (1.5e-2, 3e-3),
         Bound::AttentionForward => (5e-3, 1e-3),
         Bound::Product(_) | Bound::Memory => (2.5e-3, 4e-4),
     };
     match form {
-        Form::F32 => 0.0,
-        Form::Bf16 => bf16,
-        Form::F16 => f16,
+        ElementType::F32 => 0.0,
+        ElementType::Bf16 => bf16,
+        ElementType::F16 => f16,
     }
 }
 
@@ -279,7 +279,7 @@ impl Set {
 }
 
 impl Bench<'_> {
-    fn peaks(&mut self, forms: &[Form]) -> Result<Peaks> {
+    fn peaks(&mut self, forms: &[ElementType]) -> Result<Peaks> {
         let [to, from] = &mut self.room;
         let bytes = 2 * to.len();
         let times = measure::time(self.gpu, self.budget_ms, 1, |_| to.view_mut().copy_from(from.view()))?;
@@ -287,7 +287,7 @@ impl Bench<'_> {
         let mut flops_per_s = HashMap::new();
         let side = if self.smoke { 64 } else { 8192 };
         for &form in forms {
-            let side = if form == Form::F32 { side / 2 } else { side };
+            let side = if form == ElementType::F32 { side / 2 } else { side };
             let product = Product { m: side, k: side, n: side, back: false, ending: With::Nothing };
             let slot = |fill| Slot { shape: [side, side].into(), of: Of::T, fill };
             let ins = [slot(Fill::Normal(1.0)), slot(Fill::Normal(0.03))];
@@ -317,7 +317,7 @@ impl Bench<'_> {
         Ok(&found.expect("pushed above").1)
     }
 
-    fn tensor(&mut self, slot: &Slot, form: Form, seed: usize) -> Result<Tensor> {
+    fn tensor(&mut self, slot: &Slot, form: ElementType, seed: usize) -> Result<Tensor> {
         let (dtype, n, dev) = (slot.of.dtype(form), slot.shape.len(), self.dev.clone());
         let mut rng = Rng::new(11, Stream::Test, seed as u64);
         match slot.fill {
@@ -349,7 +349,7 @@ impl Bench<'_> {
         Ok(tensor)
     }
 
-    fn set(&mut self, ins: &[Slot], outs: &[Slot], form: Form, number: usize) -> Result<Set> {
+    fn set(&mut self, ins: &[Slot], outs: &[Slot], form: ElementType, number: usize) -> Result<Set> {
         // The same numbers in every form.
         let mut make = |slots: &[Slot], first: usize| {
             let each = slots.iter().enumerate();
@@ -359,7 +359,7 @@ impl Bench<'_> {
     }
 
     /// The ends of the outputs of one launch.
-    fn once(&mut self, row: &Row, form: Form) -> Result<Vec<Vec<f64>>> {
+    fn once(&mut self, row: &Row, form: ElementType) -> Result<Vec<Vec<f64>>> {
         let mut set = self.set(&row.ins, &row.outs, form, 0)?;
         let (ins, outs) = set.views();
         (row.run)(&self.dev, &ins, outs)?;
@@ -369,7 +369,7 @@ impl Bench<'_> {
     fn row(
         &mut self,
         row: &Row,
-        form: Form,
+        form: ElementType,
         exact: Option<&Result<Vec<Vec<f64>>>>,
         peaks: &Peaks,
     ) -> Result<Value> {
@@ -393,7 +393,7 @@ impl Bench<'_> {
             (row.run)(&dev, &ins, outs)
         })?;
         let rival = match row.bound {
-            Bound::Product(product) if form != Form::F32 => {
+            Bound::Product(product) if form != ElementType::F32 => {
                 self.product(product, row, form, &mut tensors, &got).transpose()
             }
             Bound::Memory => Some(self.copy(bytes)),
@@ -409,7 +409,7 @@ impl Bench<'_> {
         &mut self,
         product: Product,
         row: &Row,
-        form: Form,
+        form: ElementType,
         tensors: &mut [Set],
         ours: &[Vec<f64>],
     ) -> Result<Option<Rival>> {
@@ -426,11 +426,11 @@ impl Bench<'_> {
         if name == "cublaslt" {
             let (ins, outs) = fresh.views();
             call.queue(&ins, bias.view(), outs)?;
-            self.gpu.synchronize(Lane::Compute)?;
+            self.gpu.synchronize(StreamKind::Compute)?;
             let theirs = fresh.sample()?;
             // Sums in another order, and theirs may round before the ending.
             let apart = distance(&theirs[0], &ours[0]);
-            let limit = if form == Form::Bf16 { 1e-2 } else { 1.5e-3 };
+            let limit = if form == ElementType::Bf16 { 1e-2 } else { 1.5e-3 };
             if apart > limit {
                 return Err(Error::failed(format!("cuBLASLt gives something else: {apart:.1e} apart")));
             }
@@ -456,7 +456,7 @@ impl Bench<'_> {
     fn line(
         &self,
         row: &Row,
-        form: Form,
+        form: ElementType,
         times: Times,
         rival: Option<Result<Rival>>,
         (error, ok): (f64, bool),

@@ -2,10 +2,11 @@
 
 use super::print;
 use crate::error::{Error, Result};
+use crate::learner::Saved;
 use crate::output::results::Score;
 use crate::output::table::{self, Style};
+use crate::train::Session;
 use crate::train::evaluate::{self, QueryCache};
-use crate::train::{Saved, Session};
 use clap::Args;
 use std::path::PathBuf;
 

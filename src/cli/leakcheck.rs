@@ -2,9 +2,10 @@
 
 use super::print;
 use crate::error::{Error, Result};
+use crate::learner::Saved;
 use crate::output::table::{self, Style};
-use crate::train::leak::{self, names};
-use crate::train::{Saved, Session};
+use crate::train::Session;
+use crate::train::batch_composition::{self, names};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -48,7 +49,7 @@ impl LeakCheck {
                 self.workdir.display()
             )));
         }
-        let found = leak::check(&mut session, tasks, self.vote_group, self.shuffles.into())?;
+        let found = batch_composition::check(&mut session, tasks, self.vote_group, self.shuffles.into())?;
         if self.json {
             print(&format!("{:#}", serde_json::json!(found)));
             return Ok(());

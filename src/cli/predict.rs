@@ -3,10 +3,11 @@
 use super::print;
 use crate::data::{ImageView, Preprocess, image_file};
 use crate::error::{Error, Result};
+use crate::learner::{Saved, backbone};
 use crate::methods::{self, Ranks};
 use crate::ops::match_prompts::Select;
 use crate::tensor::plan::Plan;
-use crate::train::{Saved, backbone, batch};
+use crate::train::batch;
 use clap::Args;
 use std::path::PathBuf;
 

@@ -3,7 +3,7 @@
 use super::print;
 use crate::error::{Error, Result};
 use crate::output::atomic;
-use crate::output::report::{self, Figure};
+use crate::output::report;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -19,9 +19,6 @@ pub struct Report {
     /// Also write every drawing as an SVG file into this folder.
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
-    /// Also write every drawing as a PNG file into this folder.
-    #[arg(long, value_name = "DIR")]
-    png: Option<PathBuf>,
     /// Print nothing.
     #[arg(long)]
     quiet: bool,
@@ -38,15 +35,11 @@ impl Report {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let (runs, configurations) = (count(runs, "run"), count(groups.len(), "configuration"));
         let mut said = format!("{runs} of {configurations}, written to {}", self.out.display());
-        type Draw = fn(&Figure) -> Result<Vec<u8>>;
-        let kinds: [(_, _, Draw); 2] =
-            [("svg", &self.svg, |f| Ok(f.file().into_bytes())), ("png", &self.png, Figure::png)];
-        for (ending, dir, draw) in kinds {
-            let Some(dir) = dir else { continue };
+        if let Some(dir) = &self.svg {
             std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, atomic::explain(&e, "made")))?;
             let figures = report::figures(&groups);
             for figure in &figures {
-                atomic::write(&dir.join(format!("{}.{ending}", figure.name)), &draw(figure)?)?;
+                atomic::write(&dir.join(format!("{}.svg", figure.name)), figure.file().as_bytes())?;
             }
             said += &format!(", {} drawings to {}", figures.len(), dir.display());
         }

@@ -12,9 +12,9 @@ mod failure;
 mod hub;
 mod launch;
 mod link;
-mod places;
 mod rendezvous;
 mod sum;
+mod topology;
 mod wire;
 
 pub use launch::{Launch, first_host};

@@ -1,7 +1,7 @@
 //! How the processes of a launch find each other: process 0 listens, the others come to it.
 
 use super::launch::Launch;
-use super::places::{Places, numbers};
+use super::topology::{Places, numbers};
 use super::wire::{self, Frame, GREETING, Hello, Limit, Message, Start, Until};
 use crate::error::{Error, Result};
 use std::io::{self, ErrorKind, Read, Write};

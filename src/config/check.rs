@@ -571,7 +571,7 @@ impl Complaints {
 
 impl Config {
     /// This configuration without what a run may change when it is resumed: where data and backbone
-    /// lie (their content is checked), evaluation batches, checkpoints, floors, other people's numbers.
+    /// lie (their content is checked), evaluation batches, checkpoints, baselines, other people's numbers.
     pub fn identity(&self) -> Config {
         let mut same = self.clone();
         let default = Config::default();
@@ -581,15 +581,15 @@ impl Config {
         same.model.init_checkpoint = default.model.init_checkpoint;
         same.train.eval_batch_size = default.train.eval_batch_size;
         same.train.checkpoint_every_steps = default.train.checkpoint_every_steps;
-        same.floors = default.floors;
+        same.baselines = default.baselines;
         same.published = default.published;
         same
     }
 }
 
-impl super::schema::Floors {
-    /// Whether any floor is asked for.
+impl super::schema::Baselines {
+    /// Whether any baseline is asked for.
     pub fn any(&self) -> bool {
-        self.ncm || self.linear_probe || self.naive_head || self.pool_of_one
+        self.ncm || self.linear_probe || self.naive_head || self.single_prompt
     }
 }

@@ -69,6 +69,22 @@ pub fn paths() -> Vec<(String, &'static Key)> {
     all
 }
 
+/// Keys that had another name once: the old name, and the one of today.
+const RENAMED: [(&str, &str); 3] = [
+    ("floors.pool_of_one", "baselines.single_prompt"),
+    ("baselines.pool_of_one", "baselines.single_prompt"),
+    ("floors", "baselines"),
+];
+
+/// Today's name of a key that may be written with the name of an earlier version.
+pub fn current(path: &str) -> String {
+    let renamed = RENAMED.iter().find_map(|(old, new)| {
+        let rest = path.strip_prefix(old)?;
+        (rest.is_empty() || rest.starts_with('.')).then(|| format!("{new}{rest}"))
+    });
+    renamed.unwrap_or_else(|| path.to_string())
+}
+
 /// The key or table at a dotted path.
 pub fn find(path: &str) -> Option<&'static Key> {
     let mut keys = Config::KEYS;

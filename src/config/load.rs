@@ -118,7 +118,7 @@ impl Config {
                 short(assignment)
             )));
         };
-        let (path, value) = (path.trim(), value.trim());
+        let (path, value) = (&*keys::current(path.trim()), value.trim());
         let Some(key) = keys::find(path) else {
             return Err(Error::config(format!(
                 "{origin}: unknown key `{}`; {}",
@@ -172,6 +172,7 @@ impl Builder<'_> {
                 "" => name.get_ref().to_string(),
                 _ => format!("{prefix}.{}", name.get_ref()),
             };
+            let path = keys::current(&path);
             // A quoted name with a dot in it is not the path it reads like.
             if name.get_ref().contains('.') {
                 let what = format!("unknown key `\"{}\"`; write it without quotes", short(name.get_ref()));

@@ -5,11 +5,11 @@
 //! work, [`Config::to_toml`] writes everything back.
 
 mod check;
+mod enums;
 pub mod keys;
 pub mod load;
 pub mod published;
 pub mod schema;
-mod words;
 mod write;
 
 pub use load::{Loaded, load, load_with_notes};

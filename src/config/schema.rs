@@ -5,7 +5,7 @@
 //! file states the source of each value. The comment of a field is also the comment above its key in
 //! the files that the engine writes.
 
-pub use super::words::*;
+pub use super::enums::*;
 
 use super::keys::{Field, Key, Kind};
 use serde::{Deserialize, Serialize};
@@ -60,8 +60,8 @@ Config {
     optim: Optim = Optim::default(),
     /// Batches, epochs, checkpoints.
     train: Train = Train::default(),
-    /// Which floors a training run computes beside its own result.
-    floors: Floors = Floors::default(),
+    /// Which baselines a training run computes beside its own result.
+    baselines: Baselines = Baselines::default(),
     /// Only read by `l2p-engine pretrain`: supervised training of a new backbone.
     pretrain: Pretrain = Pretrain::default(),
 }
@@ -134,7 +134,7 @@ Continual {
     num_classes_per_task: usize = 10,
     /// Width of a class in time in the Gaussian scenarios, in tasks.
     gaussian_sigma: f64 = 50.0,
-    /// A test image is told its task: only the classes of that task can be the answer. Losses and floors stay over
+    /// A test image is told its task: only the classes of that task can be the answer. Losses and baselines stay over
     /// all classes; only for scenario `class`.
     eval_task_inc: bool = false,
     /// Images kept of each class over the tasks so far, drawn by the seed; 0: none (L2P-R: 10 or 50).
@@ -304,16 +304,16 @@ Train {
 }
 
 table! {
-/// Which floors a training run computes beside its own result.
-Floors {
+/// Which baselines a training run computes beside its own result.
+Baselines {
     /// Nearest class mean of the frozen features.
     ncm: bool = true,
     /// A linear classifier on the frozen features.
     linear_probe: bool = true,
     /// A head trained naively, task after task, on the frozen features.
     naive_head: bool = true,
-    /// Trains once more with a pool of one prompt: as long as the run itself.
-    pool_of_one: bool = false,
+    /// Trains once more with a single prompt: as long as the run itself.
+    single_prompt: bool = false,
 }
 }
 

@@ -6,18 +6,18 @@ use crate::error::{Error, Result};
 
 /// The type `T` of activations and matrices that a kernel was compiled for: the end of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum ElementType {
     F32,
     Bf16,
     F16,
 }
 
-impl Form {
+impl ElementType {
     pub fn name(self) -> &'static str {
         match self {
-            Form::F32 => "f32",
-            Form::Bf16 => "bf16",
-            Form::F16 => "f16",
+            ElementType::F32 => "f32",
+            ElementType::Bf16 => "bf16",
+            ElementType::F16 => "f16",
         }
     }
 }
@@ -27,7 +27,7 @@ impl Form {
 pub struct Kernel {
     /// The file: `kernels/<op>.cu`.
     pub op: &'static str,
-    /// `<op>_<pass>`; a [`Form`] follows.
+    /// `<op>_<pass>`; a [`ElementType`] follows.
     pub name: &'static str,
     /// Name and type of each argument, in order: `*T`, `*f32`, `*u32`, `*u8`, `u32`, `u64`, `f32`.
     pub parameters: &'static [(&'static str, &'static str)],
@@ -35,13 +35,13 @@ pub struct Kernel {
 
 impl Kernel {
     /// The exported name.
-    pub fn symbol(&self, form: Form) -> String {
+    pub fn symbol(&self, form: ElementType) -> String {
         format!("{}_{}", self.name, form.name())
     }
 
     /// That arguments are those of the kernel. `*T` is a pointer to the form's type; a null pointer is one
     /// to any type.
-    pub fn check(&self, form: Form, args: &[Arg]) -> Result<()> {
+    pub fn check(&self, form: ElementType, args: &[Arg]) -> Result<()> {
         let fits = |&(name, kind): &(&str, &str), arg: &Arg| {
             let kind_fits = match (kind.strip_prefix('*'), arg.kind.strip_prefix('*')) {
                 (Some(_), Some("")) => true,
@@ -66,8 +66,8 @@ impl Kernel {
 
 /// The `vectors` of a kernel that moves chunks of 16 bytes: whether rows of `len` elements, one after the
 /// other, can be moved so in all of these tensors.
-pub fn vectors(form: Form, len: usize, tensors: &[&dyn Argument]) -> u32 {
-    let chunk = if form == Form::F32 { 4 } else { 8 };
+pub fn vectors(form: ElementType, len: usize, tensors: &[&dyn Argument]) -> u32 {
+    let chunk = if form == ElementType::F32 { 4 } else { 8 };
     let aligned = |t: &&dyn Argument| matches!(t.argument().1, Cell::Pointer(at) if at.is_multiple_of(16));
     u32::from(len.is_multiple_of(chunk) && tensors.iter().all(aligned))
 }
@@ -201,18 +201,18 @@ mod tests {
         assert_eq!(KERNEL.parameters, [("y", "*T"), ("stats", "*f32"), ("n", "u32"), ("eps", "f32")]);
         let (y, stats, eps) = (Pointer("*bf16"), Pointer("*f32"), 1e-6f32);
         let args = args![y, stats, n = 3usize, eps];
-        assert!(KERNEL.check(Form::Bf16, &args).is_ok());
-        assert!(KERNEL.check(Form::F32, &args).is_err());
-        assert!(KERNEL.check(Form::Bf16, &args[1..]).is_err());
+        assert!(KERNEL.check(ElementType::Bf16, &args).is_ok());
+        assert!(KERNEL.check(ElementType::F32, &args).is_err());
+        assert!(KERNEL.check(ElementType::Bf16, &args[1..]).is_err());
         let none: Option<Pointer> = None;
-        assert!(KERNEL.check(Form::Bf16, &args![y, stats = none, n = 3u32, eps]).is_ok());
+        assert!(KERNEL.check(ElementType::Bf16, &args![y, stats = none, n = 3u32, eps]).is_ok());
         for wrong in [
             args![stats = y, y = stats, n = 3u32, eps],
             args![y, stats = y, n = 3u32, eps],
             args![y, stats, n = 3.0f32, eps],
             args![y, stats, n = 3u32, epsilon = eps],
         ] {
-            let message = KERNEL.check(Form::Bf16, &wrong).expect_err("must be refused").to_string();
+            let message = KERNEL.check(ElementType::Bf16, &wrong).expect_err("must be refused").to_string();
             assert!(
                 message.starts_with("op_pass_bf16 takes (y: *T, stats: *f32, n: u32, eps: f32)"),
                 "{message}"

@@ -5,9 +5,9 @@ mod kernel;
 mod range;
 
 pub use cuda::{
-    Clique, Event, Gpu, Graph, Lane, Memory, NcclId, Pinned, Scratch, Watch, nccl_version, probe,
+    Event, Gpu, Graph, Memory, NcclComm, NcclId, Pinned, Scratch, StreamKind, Watch, nccl_version, probe,
 };
-pub use kernel::{Arg, Argument, Cell, Form, Grid, Kernel};
+pub use kernel::{Arg, Argument, Cell, ElementType, Grid, Kernel};
 pub(crate) use kernel::{args, kernel, vectors};
 pub use range::{Range, range};
 

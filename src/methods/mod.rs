@@ -12,7 +12,7 @@ pub use ranks::Ranks;
 use crate::config::schema::{Config, Method as Name};
 use crate::device::Device;
 use crate::error::Result;
-use crate::l2p::{Model, Pixels, StepStats, TaskView};
+use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::output::checkpoint::TensorData;
 use crate::tensor::plan::Plan;

@@ -5,7 +5,7 @@
 use super::{Method, Ranks, Tensors, take};
 use crate::device::Device;
 use crate::error::Result;
-use crate::l2p::{Model, Pixels, StepStats, TaskView};
+use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::output::checkpoint::TensorData;
 use crate::tensor::{Tensor, View};

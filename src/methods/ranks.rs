@@ -6,9 +6,9 @@
 //! bits.
 
 use crate::comm::Comm;
-use crate::device::{Clique, Device, Event, Lane, NcclId};
+use crate::device::{Device, Event, NcclComm, NcclId, StreamKind};
 use crate::error::{Error, Result};
-use crate::l2p::Model;
+use crate::network::Model;
 use crate::ops::axpy::scale_in_place;
 use crate::tensor::{DType, Tensor, all_reduce};
 use std::ops::Range;
@@ -22,7 +22,7 @@ pub struct Ranks {
     /// Images per step on all ranks together.
     pub batch: usize,
     /// The GPUs' own way to each other.
-    clique: Option<Arc<Clique>>,
+    clique: Option<Arc<NcclComm>>,
 }
 
 impl Ranks {
@@ -60,7 +60,7 @@ impl Ranks {
             let id = if comm.is_first() { NcclId::new()?.bytes().to_vec() } else { Vec::new() };
             let id = comm.broadcast("NCCL id", id)?;
             let id: [u8; 128] = id.try_into().map_err(|_| Error::failed("rank 0 has sent no NCCL id"))?;
-            let clique = Clique::join(gpu, &id.into(), comm.rank(), comm.size(), || comm.check())?;
+            let clique = NcclComm::join(gpu, &id.into(), comm.rank(), comm.size(), || comm.check())?;
             let watch = clique.watch();
             comm.on_failure(move || watch.abort("another rank has failed"));
             return Ok(Ranks { comm: comm.clone(), batch, clique: Some(Arc::new(clique)) });
@@ -95,7 +95,7 @@ impl Ranks {
     }
 
     /// The device's way to the other ranks, if they compute on GPUs.
-    pub(super) fn clique(&self) -> Option<&Clique> {
+    pub(super) fn clique(&self) -> Option<&NcclComm> {
         self.clique.as_deref()
     }
 
@@ -127,10 +127,10 @@ impl Ranks {
             return Ok(start.elapsed().as_secs_f64());
         };
         let (start, end) = (Event::timed(gpu)?, Event::timed(gpu)?);
-        start.record(Lane::Compute)?;
+        start.record(StreamKind::Compute)?;
         all_reduce::start(clique, &mut [gradient.view_mut()])?;
         clique.finish()?;
-        end.record(Lane::Compute)?;
+        end.record(StreamKind::Compute)?;
         Ok(end.ms_since(&start)? / 1e3)
     }
 

@@ -6,24 +6,24 @@ use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
-use crate::ops::linear::Ending;
+use crate::ops::linear::Epilogue;
 use crate::ops::matmul::Write;
 use crate::ops::{gelu, tokens};
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View};
 use std::ops::Range;
 
-/// Extents of one call: B images of T tokens, of which the rows `read` are asked of the block.
+/// BlockShape of one call: B images of T tokens, of which the rows `read` are asked of the block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Extents {
+pub struct BlockShape {
     pub batch: usize,
     pub tokens: usize,
     pub read: Range<usize>,
 }
 
-impl Extents {
-    pub fn all(batch: usize, tokens: usize) -> Extents {
-        Extents { batch, tokens, read: 0..tokens }
+impl BlockShape {
+    pub fn all(batch: usize, tokens: usize) -> BlockShape {
+        BlockShape { batch, tokens, read: 0..tokens }
     }
 
     pub fn is_all(&self) -> bool {
@@ -42,7 +42,7 @@ impl Extents {
 /// What `forward` writes and `backward` reads. R is the number of rows read.
 #[derive(Debug)]
 pub struct BlockActs {
-    pub extents: Extents,
+    pub extents: BlockShape,
     /// (B·T, 2): mean and rstd.
     pub ln1_stats: Tensor,
     /// (B, T, 3C); with fewer rows read than there are: (B, T, 2C), k and v.
@@ -108,7 +108,7 @@ pub struct BlockDims {
     pub heads: usize,
     pub mlp_dim: usize,
     pub eps: f64,
-    pub gelu: gelu::Form,
+    pub gelu: gelu::GeluForm,
 }
 
 #[derive(Debug, Clone)]
@@ -136,15 +136,15 @@ impl BlockActs {
     ) -> BlockActs {
         let (c, apart) = (dims.embed_dim, r < t);
         BlockActs {
-            extents: Extents::all(b, t),
-            ln1_stats: plan.tensor(format!("{name} ln1 statistics"), [b * t, 2], dtype.wide()),
+            extents: BlockShape::all(b, t),
+            ln1_stats: plan.tensor(format!("{name} ln1 statistics"), [b * t, 2], dtype.accum_dtype()),
             qkv: plan.tensor(format!("{name} qkv"), [b, t, if apart { 2 } else { 3 } * c], dtype),
             q: plan.tensor(format!("{name} q"), [if apart { b } else { 0 }, r, c], dtype),
-            lse: plan.tensor(format!("{name} lse"), [b, dims.heads, r], dtype.wide()),
+            lse: plan.tensor(format!("{name} lse"), [b, dims.heads, r], dtype.accum_dtype()),
             attn: (keep == Keep::ForParameters)
                 .then(|| plan.tensor(format!("{name} attention"), [b * r, c], dtype)),
             mid: plan.tensor(format!("{name} mid"), [b * r, c], dtype),
-            ln2_stats: plan.tensor(format!("{name} ln2 statistics"), [b * r, 2], dtype.wide()),
+            ln2_stats: plan.tensor(format!("{name} ln2 statistics"), [b * r, 2], dtype.accum_dtype()),
             fc1: (keep != Keep::Nothing)
                 .then(|| plan.tensor(format!("{name} fc1"), [b * r, dims.mlp_dim], dtype)),
         }
@@ -158,7 +158,7 @@ impl BlockActs {
     }
 
     /// Gives every tensor the shape these extents need, within the memory there is.
-    pub fn shape(&mut self, e: &Extents, dims: &BlockDims) {
+    pub fn shape(&mut self, e: &BlockShape, dims: &BlockDims) {
         let (c, r) = (dims.embed_dim, e.read.len());
         self.extents = e.clone();
         self.ln1_stats.reshape([e.rows(), 2]);
@@ -180,7 +180,7 @@ impl BlockActs {
     }
 }
 
-fn layout<'a>(e: &Extents, qkv: &'a Tensor, q: &'a Tensor) -> Qkv<'a> {
+fn layout<'a>(e: &BlockShape, qkv: &'a Tensor, q: &'a Tensor) -> Qkv<'a> {
     if e.is_all() { Qkv::packed(qkv.view()) } else { Qkv::apart(q.view(), qkv.view()) }
 }
 
@@ -247,7 +247,7 @@ impl Block {
         acts: &mut BlockActs,
         x: &Tensor,
         prefix: Option<&Prefix>,
-        e: &Extents,
+        e: &BlockShape,
         t: &mut BlockTemp,
     ) -> Result<()> {
         self.project(dev, p, acts, x, e, t)?;
@@ -261,7 +261,7 @@ impl Block {
         p: &Params,
         acts: &mut BlockActs,
         x: &Tensor,
-        e: &Extents,
+        e: &BlockShape,
         t: &mut BlockTemp,
     ) -> Result<()> {
         let c = self.dims.embed_dim;
@@ -274,7 +274,7 @@ impl Block {
         let normed = self.images(t.a.view(), e.batch);
         if e.is_all() {
             let qkv = acts.qkv.view_mut().reshaped([e.rows(), 3 * c]);
-            return self.qkv.forward(dev, p, qkv, normed, Ending::Plain);
+            return self.qkv.forward(dev, p, qkv, normed, Epilogue::Plain);
         }
         let kv = acts.qkv.view_mut().reshaped([e.rows(), 2 * c]);
         self.qkv.forward_columns(dev, p, kv, normed, c..3 * c)?;
@@ -320,16 +320,16 @@ impl Block {
             tokens::copy(dev, part.reborrow(), 0, x.view().reshaped([b, e.tokens, c]), e.read, Write::Set)?;
             t.b.view()
         };
-        self.proj.forward(dev, p, acts.mid.view_mut(), out, Ending::Residual(residual))?;
+        self.proj.forward(dev, p, acts.mid.view_mut(), out, Epilogue::Residual(residual))?;
         /* 6 */
         let normed = t.a.view_mut().reshaped([rows, c]);
         self.ln2.forward(dev, p, normed, acts.ln2_stats.view_mut(), acts.mid.view())?;
         /* 7, 8 */
-        let keep = Ending::Gelu { pre: acts.fc1.as_mut().map(Tensor::view_mut), form: self.dims.gelu };
+        let keep = Epilogue::Gelu { pre: acts.fc1.as_mut().map(Tensor::view_mut), form: self.dims.gelu };
         self.fc1.forward(dev, p, t.wide.view_mut(), self.images(t.a.view(), b), keep)?;
         /* 9, 10 */
         let y = y.view_mut().reshaped([rows, c]);
-        self.fc2.forward(dev, p, y, self.images(t.wide.view(), b), Ending::Residual(acts.mid.view()))
+        self.fc2.forward(dev, p, y, self.images(t.wide.view(), b), Epilogue::Residual(acts.mid.view()))
     }
 
     /// On entry d = dL/dy (B, R, C); on return what `need` says. Parameter gradients are added where
@@ -369,7 +369,7 @@ impl Block {
         self.fc2.backward_input_gelu(dev, p, wide, self.images(d.view(), b), fc1.view(), form)?;
         /* 7 */
         if self.fc1.wanted(p, grads) {
-            self.ln2.again(dev, p, t.a.view_mut(), acts.mid.view(), acts.ln2_stats.view())?;
+            self.ln2.recompute(dev, p, t.a.view_mut(), acts.mid.view(), acts.ln2_stats.view())?;
             self.fc1.backward_params_acc(dev, p, grads, t.a.view(), t.wide.view(), None)?;
         }
         self.fc1.backward_input(dev, p, t.a.view_mut(), self.images(t.wide.view(), b), None, Write::Set)?;
@@ -430,7 +430,7 @@ impl Block {
             let dqkv = t.dqkv.view().reshaped([rows, 3 * c]);
             /* 2 */
             if self.qkv.wanted(p, grads) {
-                self.ln1.again(dev, p, t.a.view_mut(), x, stats)?;
+                self.ln1.recompute(dev, p, t.a.view_mut(), x, stats)?;
                 self.qkv.backward_params_acc(dev, p, grads, t.a.view(), dqkv, None)?;
             }
             self.qkv.backward_input(dev, p, t.a.view_mut(), self.images(dqkv, b), None, Write::Set)?;
@@ -439,7 +439,7 @@ impl Block {
             let dq = t.dq.view().reshaped([b * r, c]);
             /* 2 */
             if self.qkv.wanted(p, grads) {
-                self.ln1.again(dev, p, t.a.view_mut(), x, stats)?;
+                self.ln1.recompute(dev, p, t.a.view_mut(), x, stats)?;
                 self.qkv.backward_params_acc(dev, p, grads, t.a.view(), dkv, Some(c..3 * c))?;
                 t.b.reshape([b, r, c]);
                 let normed = t.a.view().reshaped([b, e.tokens, c]);

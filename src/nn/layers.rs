@@ -3,7 +3,7 @@
 use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::linear::{self, Ending, Weights};
+use crate::ops::linear::{self, Epilogue, Weights};
 use crate::ops::{gelu, layer_norm, matmul::Write};
 use crate::tensor::{DType, View, ViewMut};
 use std::ops::Range;
@@ -27,9 +27,9 @@ impl LayerNorm {
         layer_norm::forward(dev, y, stats, x, p.get(self.scale), p.get(self.bias), self.eps)
     }
 
-    /// See [`layer_norm::again`].
-    pub fn again(&self, dev: &Device, p: &Params, y: ViewMut, x: View, stats: View) -> Result<()> {
-        layer_norm::again(dev, y, x, stats, p.get(self.scale), p.get(self.bias))
+    /// See [`layer_norm::recompute`].
+    pub fn recompute(&self, dev: &Device, p: &Params, y: ViewMut, x: View, stats: View) -> Result<()> {
+        layer_norm::recompute(dev, y, x, stats, p.get(self.scale), p.get(self.bias))
     }
 
     /// dx += …; the gradients of scale and bias too, where they are wanted.
@@ -82,7 +82,7 @@ impl Linear {
     }
 
     /// y = ending(x W + b) with all columns. x: (rows, K), y: (rows, N).
-    pub fn forward(&self, dev: &Device, p: &Params, y: ViewMut, x: View, ending: Ending) -> Result<()> {
+    pub fn forward(&self, dev: &Device, p: &Params, y: ViewMut, x: View, ending: Epilogue) -> Result<()> {
         linear::forward(dev, y, x, &self.weights(p, x.dtype(), None), ending)
     }
 
@@ -95,7 +95,7 @@ impl Linear {
         x: View,
         columns: Range<usize>,
     ) -> Result<()> {
-        linear::forward(dev, y, x, &self.weights(p, x.dtype(), Some(columns)), Ending::Plain)
+        linear::forward(dev, y, x, &self.weights(p, x.dtype(), Some(columns)), Epilogue::Plain)
     }
 
     /// dx = dy Wᵀ (or +=), over the columns `columns` of W.
@@ -119,7 +119,7 @@ impl Linear {
         dx: ViewMut,
         dy: View,
         pre: View,
-        form: gelu::Form,
+        form: gelu::GeluForm,
     ) -> Result<()> {
         linear::backward_input_gelu(dev, dx, dy, &self.weights(p, dy.dtype(), None), pre, form)
     }

@@ -58,7 +58,7 @@ impl Declare {
             *len += spec.shape.len();
         }
         plan.group("parameters");
-        let wide = dtype.wide();
+        let wide = dtype.accum_dtype();
         let frozen = plan.tensor("frozen parameters", [lens[0]], wide);
         let trainable = plan.tensor("trainable parameters", [lens[1]], wide);
         let narrow = (wide != dtype).then(|| Narrow {

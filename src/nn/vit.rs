@@ -6,12 +6,12 @@ use super::layers::{LayerNorm, Linear};
 use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::linear::Ending;
+use crate::ops::linear::Epilogue;
 use crate::ops::{gelu, tokens};
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View, ViewMut};
 
-/// Extents of a Vision Transformer.
+/// BlockShape of a Vision Transformer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dims {
     pub image_size: usize,
@@ -21,7 +21,7 @@ pub struct Dims {
     pub mlp_dim: usize,
     pub layers: usize,
     pub eps: f64,
-    pub gelu: gelu::Form,
+    pub gelu: gelu::GeluForm,
 }
 
 /// Colour channels of every input.
@@ -116,7 +116,7 @@ impl Vit {
         embedded.patches.reshape([b * n, c]);
         /* 2 */
         let out = embedded.patches.view_mut();
-        self.embedding.forward(dev, p, out, embedded.rows.view(), Ending::Plain)?;
+        self.embedding.forward(dev, p, out, embedded.rows.view(), Epilogue::Plain)?;
         embedded.patches.reshape([b, n, c]);
         x.reshape([b, 1 + n, c]);
         /* 3 */

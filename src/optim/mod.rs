@@ -27,8 +27,8 @@ pub struct Optimizer {
     pub v: Tensor,
     /// 1 / the scale of the loss.
     pub unscale: f64,
-    /// See [`Adam::pace`]; in host memory, and where the update reads it.
-    pace: Tensor,
+    /// See [`Adam::step_scalars`]; in host memory, and where the update reads it.
+    step_scalars: Tensor,
     pace_input: Input,
 }
 
@@ -39,9 +39,9 @@ impl Optimizer {
         let m = plan.tensor("first moment", [len], dtype);
         let second = if config.optim == OptimizerName::Sgd { 0 } else { len };
         let v = plan.tensor("second moment", [second], dtype);
-        let pace = Tensor::zeros([4], plan.number());
-        let pace_input = Input::new(plan, "pace", [4], plan.number());
-        Optimizer { config: config.clone(), step: 0, m, v, unscale: 1.0, pace, pace_input }
+        let step_scalars = Tensor::zeros([4], plan.number());
+        let pace_input = Input::new(plan, "step_scalars", [4], plan.number());
+        Optimizer { config: config.clone(), step: 0, m, v, unscale: 1.0, step_scalars, pace_input }
     }
 
     /// As new: moments and step count zero.
@@ -69,25 +69,25 @@ impl Optimizer {
         Adam { beta1: BETA1, beta2: BETA2, eps: EPS, decay, max_norm: self.config.grad_clip_max_norm }
     }
 
-    /// Begins the next step: brings its pace where the update reads it.
+    /// Begins the next step: brings its step_scalars where the update reads it.
     pub fn advance(&mut self, dev: &Device, lr: f64) -> Result<()> {
         self.step += 1;
-        let pace = self.adam().pace(lr, self.step, self.unscale);
-        self.pace = Tensor::from_f64(&pace, [4], self.pace.dtype());
-        self.pace_input.load(dev, self.pace.view())
+        let step_scalars = self.adam().step_scalars(lr, self.step, self.unscale);
+        self.step_scalars = Tensor::from_f64(&step_scalars, [4], self.step_scalars.dtype());
+        self.pace_input.load(dev, self.step_scalars.view())
     }
 
     /// The update itself. On a GPU it only queues the work.
     pub fn update(&mut self, dev: &Device, params: &mut Params, grads: &Grads, squares: View) -> Result<()> {
         let (p, g) = (params.trainable_mut().view_mut(), grads.trainable.view());
-        let pace = self.pace_input.view(dev, self.pace.view());
+        let step_scalars = self.pace_input.view(dev, self.step_scalars.view());
         let with = self.adam();
         match self.config.optim {
             OptimizerName::Sgd => {
                 let with = Sgd { momentum: self.config.sgd_momentum, max_norm: with.max_norm };
-                sgd(dev, p, self.m.view_mut(), g, squares, pace, with)?;
+                sgd(dev, p, self.m.view_mut(), g, squares, step_scalars, with)?;
             }
-            _ => adam(dev, p, self.m.view_mut(), self.v.view_mut(), g, squares, pace, with)?,
+            _ => adam(dev, p, self.m.view_mut(), self.v.view_mut(), g, squares, step_scalars, with)?,
         }
         params.refresh(dev)
     }

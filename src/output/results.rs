@@ -30,7 +30,8 @@ pub struct Results {
     pub per_image: Score,
     /// The test images of a vote group select together, as the official evaluation does.
     pub per_batch: Score,
-    pub floors: Floors,
+    #[serde(alias = "floors")]
+    pub baselines: Baselines,
     pub images_per_second: Speed,
     /// Wall time of the run so far, resumed parts included.
     #[serde(with = "nullable")]
@@ -74,21 +75,22 @@ impl Score {
 /// What needs no prompts, from the same features in the same run. `None`: not computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default)]
-pub struct Floors {
+pub struct Baselines {
     pub ncm: Option<Score>,
     pub linear_probe: Option<Score>,
     pub naive_head: Option<Score>,
-    pub pool_of_one: Option<Score>,
+    #[serde(alias = "pool_of_one")]
+    pub single_prompt: Option<Score>,
 }
 
-impl Floors {
+impl Baselines {
     /// The computed ones with a name for a table.
     pub fn named(&self) -> Vec<(&'static str, &Score)> {
         [
             ("nearest class mean", &self.ncm),
             ("linear probe", &self.linear_probe),
             ("naive head", &self.naive_head),
-            ("pool of one prompt", &self.pool_of_one),
+            ("single prompt", &self.single_prompt),
         ]
         .into_iter()
         .filter_map(|(name, score)| score.as_ref().map(|s| (name, s)))

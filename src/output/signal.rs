@@ -34,12 +34,12 @@ pub fn stop_requested() -> bool {
 
 /// # Errors
 /// `Error::Interrupted` if somebody asked the run to stop, for parts that begin anew after it.
-pub fn stop_floor() -> Result<()> {
+pub fn stop_baseline() -> Result<()> {
     if !stop_requested() {
         return Ok(());
     }
     Err(Error::Interrupted(
-        "stopped while computing a floor; the run itself is saved, add --resume to go on".into(),
+        "stopped while computing a baseline; the run itself is saved, add --resume to go on".into(),
     ))
 }
 

@@ -1,6 +1,6 @@
-//! Tables for the terminal: accuracies, floors, memory plan.
+//! Tables for the terminal: accuracies, baselines, memory plan.
 
-use super::results::{Floors, Score};
+use super::results::{Baselines, Score};
 use super::seeds::Seeds;
 use super::spread::Spread;
 use crate::tensor::plan::Plan;
@@ -92,11 +92,16 @@ pub fn summary(per_image: &Score, per_batch: Option<&Score>, style: Style) -> St
     draw(header, rows, style)
 }
 
-/// The run's own result above its floors, in percent.
-pub fn floors(per_image: &Score, per_batch: Option<&Score>, floors: &Floors, style: Style) -> String {
+/// The run's own result above its baselines, in percent.
+pub fn baselines(
+    per_image: &Score,
+    per_batch: Option<&Score>,
+    baselines: &Baselines,
+    style: Style,
+) -> String {
     let mut rows = vec![("each image selects", per_image)];
     rows.extend(per_batch.map(|score| ("batch vote", score)));
-    rows.extend(floors.named());
+    rows.extend(baselines.named());
     let header = ["", "avg accuracy %", "forgetting %"].map(String::from).to_vec();
     let rows = rows.into_iter().map(|(name, score)| {
         vec![name.to_string(), percent(score.avg_acc), percent_or_dash(score.forgetting)]

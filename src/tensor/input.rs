@@ -3,7 +3,7 @@
 
 use super::plan::Plan;
 use super::{DType, Shape, Tensor, View};
-use crate::device::{Device, Event, Gpu, Lane, Pinned};
+use crate::device::{Device, Event, Gpu, Pinned, StreamKind};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Input {
         }
         self.staging.swap(0, 1);
         if self.landing.is_empty() {
-            return self.here.view_mut().upload(values, &mut self.staging[0], Lane::Compute);
+            return self.here.view_mut().upload(values, &mut self.staging[0], StreamKind::Compute);
         }
         self.landing.swap(0, 1);
         self.landing[0].load(gpu, &mut self.here, values, &mut self.staging[0])
@@ -75,11 +75,11 @@ impl Landing {
         }
         let Some([full, empty]) = &self.marks else { return Ok(()) };
         self.values.reshape(values.shape());
-        empty.hold(Lane::Copy)?;
-        self.values.view_mut().upload(values, staging, Lane::Copy)?;
-        full.record(Lane::Copy)?;
-        full.hold(Lane::Compute)?;
+        empty.hold(StreamKind::Copy)?;
+        self.values.view_mut().upload(values, staging, StreamKind::Copy)?;
+        full.record(StreamKind::Copy)?;
+        full.hold(StreamKind::Compute)?;
         to.view_mut().copy_from(self.values.view())?;
-        empty.record(Lane::Compute)
+        empty.record(StreamKind::Compute)
     }
 }

@@ -15,7 +15,7 @@ mod view;
 pub use storage::Element;
 pub use view::{View, ViewMut};
 
-use crate::device::{Device, Form};
+use crate::device::{Device, ElementType};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use memory::Memory;
@@ -47,7 +47,7 @@ impl DType {
     }
 
     /// The type of what is never kept in 16 bits, beside activations of this type.
-    pub fn wide(self) -> DType {
+    pub fn accum_dtype(self) -> DType {
         match self {
             DType::BF16 | DType::F16 => DType::F32,
             same => same,
@@ -55,11 +55,11 @@ impl DType {
     }
 
     /// The form of kernels for activations of this type. Errors name the op and the argument.
-    pub fn form(self, op: &'static str, arg: &'static str) -> Result<Form> {
+    pub fn form(self, op: &'static str, arg: &'static str) -> Result<ElementType> {
         match self {
-            DType::F32 => Ok(Form::F32),
-            DType::BF16 => Ok(Form::Bf16),
-            DType::F16 => Ok(Form::F16),
+            DType::F32 => Ok(ElementType::F32),
+            DType::BF16 => Ok(ElementType::Bf16),
+            DType::F16 => Ok(ElementType::F16),
             _ => Err(Error::Shape { op, arg, wanted: "F32, BF16 or F16".into(), got: format!("{self:?}") }),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::storage::{Element, typed};
 use super::{DType, Shape, Tensor, View, ViewMut};
-use crate::device::{Argument, Cell, Gpu, Lane, Memory, Pinned};
+use crate::device::{Argument, Cell, Gpu, Memory, Pinned, StreamKind};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -81,14 +81,14 @@ impl<'a> Span<'a> {
     }
 
     /// Starts setting the elements from the host.
-    pub fn upload<T: Element>(self, values: &[T], staging: &mut Pinned, lane: Lane) -> Result<()> {
+    pub fn upload<T: Element>(self, values: &[T], staging: &mut Pinned, lane: StreamKind) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         staging.bytes_mut()?[..bytes.len()].copy_from_slice(bytes);
         staging.upload(self.memory, self.byte(), bytes.len(), lane)
     }
 
     /// Starts copying the elements to the front of pinned memory.
-    pub fn download(self, to: &mut Pinned, lane: Lane) -> Result<()> {
+    pub fn download(self, to: &mut Pinned, lane: StreamKind) -> Result<()> {
         to.download(self.memory, self.byte(), self.len * self.dtype.size_bytes(), lane)
     }
 

@@ -3,7 +3,7 @@
 use super::on_device::Span;
 use super::storage::{Slice, SliceMut, element, host, map};
 use super::{DType, Element, Shape, Tensor};
-use crate::device::{Lane, Pinned};
+use crate::device::{Pinned, StreamKind};
 use crate::error::{Error, Result};
 
 /// A borrowed, contiguous, read-only tensor.
@@ -101,7 +101,7 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// `Error::Failed` for a tensor in host memory, or if the GPU has failed.
-    pub fn download(self, to: &mut Pinned, lane: Lane) -> Result<()> {
+    pub fn download(self, to: &mut Pinned, lane: StreamKind) -> Result<()> {
         let Some(span) = self.span() else { return Err(Error::failed("a download from host memory")) };
         span.download(to, lane)
     }
@@ -200,7 +200,7 @@ impl<'a> ViewMut<'a> {
     ///
     /// # Errors
     /// As [`ViewMut::copy_from`].
-    pub fn upload(&mut self, from: View, staging: &mut Pinned, lane: Lane) -> Result<()> {
+    pub fn upload(&mut self, from: View, staging: &mut Pinned, lane: StreamKind) -> Result<()> {
         let Some(to) = self.as_view().span() else { return self.copy_from(from) };
         if self.len() != from.len() || self.dtype() != from.dtype() {
             return self.copy_from(from);

@@ -1,5 +1,5 @@
 //! The one table of cases: what every op reads and writes, at which shapes, and how much work that
-//! is. It drives the gradient checks, the determinism, parity and guard tests of `tests/ops.rs` and
+//! is. It drives the gradient checks, the determinism, parity and guard tests of `tests/ops/main.rs` and
 //! the rows of `benches/ops.rs`.
 
 mod dense;

@@ -57,16 +57,16 @@ pub fn add_row<T: Float>(x: &[T], row: &[T]) -> Vec<T> {
 }
 
 /// (gelu(x), gelu'(x)).
-pub fn gelu<T: Float>(x: T, form: gelu::Form) -> (T, T) {
+pub fn gelu<T: Float>(x: T, form: gelu::GeluForm) -> (T, T) {
     let half = of::<T>(0.5);
     match form {
-        gelu::Form::Tanh => {
+        gelu::GeluForm::Tanh => {
             let (a, b) = (of::<T>((2.0 / std::f64::consts::PI).sqrt()), of::<T>(0.044715));
             let t = of::<T>((a * (x + b * x * x * x)).to_f64().tanh());
             let du = a * (T::ONE + of::<T>(3.0) * b * x * x);
             (half * x * (T::ONE + t), half * (T::ONE + t) + half * x * (T::ONE - t * t) * du)
         }
-        gelu::Form::Erf => {
+        gelu::GeluForm::Erf => {
             let z = x * of::<T>(std::f64::consts::FRAC_1_SQRT_2);
             let phi = half * (T::ONE + of::<T>(libm::erf(z.to_f64())));
             let density = exp(-half * x * x) / of::<T>((2.0 * std::f64::consts::PI).sqrt());
@@ -161,15 +161,17 @@ pub fn attention<T: Float>(q: &[T], k: &[T], v: &[T], dout: &[T], e: Heads) -> A
 }
 
 /// (y, dx) with y = x / length.
-pub fn row_norm<T: Float>(x: &[T], dy: &[T], c: usize, form: row_norm::Form) -> (Vec<T>, Vec<T>) {
+pub fn row_norm<T: Float>(x: &[T], dy: &[T], c: usize, form: row_norm::Normalization) -> (Vec<T>, Vec<T>) {
     let (mut y, mut dx) = (Vec::new(), Vec::new());
     for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
         let squares = sum(x.iter().map(|&x| x * x));
         let norm = squares.sqrt();
         let (length, moves) = match form {
-            row_norm::Form::Rsqrt if squares.to_f64() <= 1e-12 => (of::<T>(1e-6), T::ZERO),
-            row_norm::Form::Rsqrt => (norm, T::ONE / norm),
-            row_norm::Form::Plus => (norm + of(1e-10), if norm > T::ZERO { T::ONE / norm } else { T::ZERO }),
+            row_norm::Normalization::Rsqrt if squares.to_f64() <= 1e-12 => (of::<T>(1e-6), T::ZERO),
+            row_norm::Normalization::Rsqrt => (norm, T::ONE / norm),
+            row_norm::Normalization::Plus => {
+                (norm + of(1e-10), if norm > T::ZERO { T::ONE / norm } else { T::ZERO })
+            }
         };
         let along = sum(x.iter().zip(dy).map(|(&x, &d)| x * d)) / (length * length) * moves;
         y.extend(x.iter().map(|&x| x / length));
@@ -257,17 +259,17 @@ pub fn scaled<T: Float>(x: &[T], a: f64) -> Vec<T> {
     x.iter().map(|&x| x * of(a)).collect()
 }
 
-/// [p, m, v] after a step from [p, m, v, g, squares, pace].
+/// [p, m, v] after a step from [p, m, v, g, squares, step_scalars].
 pub fn adam<T: Float>(x: &[Vec<T>], with: Adam) -> Vec<Vec<T>> {
     let (beta1, beta2) = (of::<T>(with.beta1), of::<T>(with.beta2));
-    let (pace, scale) = (&x[5], grad_scale(x[4][0], x[5][3], with.max_norm));
+    let (step_scalars, scale) = (&x[5], grad_scale(x[4][0], x[5][3], with.max_norm));
     let mut out = vec![Vec::new(); 3];
     for (((&p, &m), &v), &g) in x[0].iter().zip(&x[1]).zip(&x[2]).zip(&x[3]) {
         let g = g * scale;
         let m = beta1 * m + (T::ONE - beta1) * g;
         let v = beta2 * v + (T::ONE - beta2) * g * g;
-        let update = (m / pace[1]) / ((v / pace[2]).sqrt() + of(with.eps));
-        out[0].push(p - pace[0] * update - pace[0] * of(with.decay) * p);
+        let update = (m / step_scalars[1]) / ((v / step_scalars[2]).sqrt() + of(with.eps));
+        out[0].push(p - step_scalars[0] * update - step_scalars[0] * of(with.decay) * p);
         out[1].push(m);
         out[2].push(v);
     }
@@ -280,7 +282,7 @@ fn grad_scale<T: Float>(squares: T, unscale: T, max_norm: f64) -> T {
     if max_norm > 0.0 && norm > of(max_norm) { of::<T>(max_norm) / norm * unscale } else { unscale }
 }
 
-/// [p, u] after a step from [p, u, g, squares, pace].
+/// [p, u] after a step from [p, u, g, squares, step_scalars].
 pub fn sgd<T: Float>(x: &[Vec<T>], with: Sgd) -> Vec<Vec<T>> {
     let (lr, momentum) = (x[4][0], of::<T>(with.momentum));
     let scale = grad_scale(x[3][0], x[4][3], with.max_norm);

@@ -1,10 +1,10 @@
-//! Batches of images, prepared by the host or kept on the device, behind one face.
+//! Batches of images, prepared by the host or resident on the device, behind one face.
 
 use crate::data::{DataSet, Images, Loader, Prefetch, Preprocess};
 use crate::device::Device;
 use crate::error::Result;
-use crate::l2p::Pixels;
-use crate::ops::preprocess::Kept;
+use crate::network::Pixels;
+use crate::ops::preprocess::Resident;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
@@ -22,7 +22,7 @@ pub struct Batch {
 #[derive(Debug)]
 enum Source {
     Ready(Tensor),
-    Kept { set: Arc<Kept>, picks: Vec<u32>, first: Option<u64> },
+    Resident { set: Arc<Resident>, indices: Vec<u32>, first: Option<u64> },
 }
 
 impl Batch {
@@ -39,19 +39,19 @@ impl Batch {
     pub fn pixels(&self) -> Pixels<'_> {
         match &self.images {
             Source::Ready(images) => Pixels::Ready(images.view()),
-            Source::Kept { set, picks, first } => Pixels::Kept { set, picks, first: *first },
+            Source::Resident { set, indices, first } => Pixels::Resident { set, indices, first: *first },
         }
     }
 }
 
 /// A data set in the memory of a GPU, as its files hold it.
 #[derive(Debug, Clone)]
-pub struct KeptData {
-    train: Arc<Kept>,
-    test: Arc<Kept>,
+pub struct ResidentData {
+    train: Arc<Resident>,
+    test: Arc<Resident>,
 }
 
-impl KeptData {
+impl ResidentData {
     /// Copies the data set, if its images have one size and lie in memory, and there is a GPU with room for them
     /// that can do all of `preprocess`. Otherwise the host prepares each batch.
     ///
@@ -62,7 +62,7 @@ impl KeptData {
         data: &DataSet,
         preprocess: &Preprocess,
         seed: u64,
-    ) -> Result<Option<KeptData>> {
+    ) -> Result<Option<ResidentData>> {
         let Device::Cuda(gpu) = plan.device().clone() else { return Ok(None) };
         if !preprocess.on_device() {
             return Ok(None);
@@ -75,9 +75,9 @@ impl KeptData {
             return Ok(None);
         }
         plan.group("data set");
-        let mut keep = |name, images| Kept::new(plan, name, images, preprocess, seed).map(Arc::new);
+        let mut keep = |name, images| Resident::new(plan, name, images, preprocess, seed).map(Arc::new);
         let (train, test) = (keep("training images", train)?, keep("test images", test)?);
-        Ok(Some(KeptData { train, test }))
+        Ok(Some(ResidentData { train, test }))
     }
 }
 
@@ -87,31 +87,31 @@ impl KeptData {
 /// As [`Loader::fill_eval`].
 pub fn eval(
     loader: &Loader,
-    kept: Option<&KeptData>,
+    resident: Option<&ResidentData>,
     dtype: DType,
     which: Images,
-    picks: &[u32],
+    indices: &[u32],
 ) -> Result<Batch> {
-    let Some(kept) = kept else {
-        let mut pixels = vec![0.0; picks.len() * loader.preprocess().output_len()];
-        let mut labels = vec![0; picks.len()];
-        loader.fill_eval(which, picks, &mut pixels, &mut labels)?;
+    let Some(resident) = resident else {
+        let mut pixels = vec![0.0; indices.len() * loader.preprocess().output_len()];
+        let mut labels = vec![0; indices.len()];
+        loader.fill_eval(which, indices, &mut pixels, &mut labels)?;
         let images = Source::Ready(ready(dtype, loader.preprocess().input_size(), &pixels));
         return Ok(Batch { images, labels, shares: Vec::new() });
     };
     let set = match which {
-        Images::Train => kept.train.clone(),
-        Images::Test => kept.test.clone(),
+        Images::Train => resident.train.clone(),
+        Images::Test => resident.test.clone(),
     };
-    let labels = loader.labels(which, picks)?;
-    let images = Source::Kept { set, picks: picks.to_vec(), first: None };
+    let labels = loader.labels(which, indices)?;
+    let images = Source::Resident { set, indices: indices.to_vec(), first: None };
     Ok(Batch { images, labels, shares: Vec::new() })
 }
 
 /// The training batches of a task, in order.
 pub enum Training {
     Ready { prepared: Prefetch, dtype: DType, side: usize },
-    Kept { set: Arc<Kept>, loader: Box<Loader>, steps: Range<usize> },
+    Resident { set: Arc<Resident>, loader: Box<Loader>, steps: Range<usize> },
 }
 
 impl Training {
@@ -119,12 +119,12 @@ impl Training {
     /// As [`Prefetch::start`].
     pub fn start(
         loader: Loader,
-        kept: Option<&KeptData>,
+        resident: Option<&ResidentData>,
         dtype: DType,
         steps: Range<usize>,
     ) -> Result<Training> {
-        if let Some(kept) = kept {
-            return Ok(Training::Kept { set: kept.train.clone(), loader: Box::new(loader), steps });
+        if let Some(resident) = resident {
+            return Ok(Training::Resident { set: resident.train.clone(), loader: Box::new(loader), steps });
         }
         let side = loader.preprocess().input_size();
         Ok(Training::Ready { prepared: Prefetch::start(Arc::new(loader), steps)?, dtype, side })
@@ -145,11 +145,11 @@ impl Iterator for Training {
                     Batch { images, labels, shares }
                 }))
             }
-            Training::Kept { set, loader, steps } => {
+            Training::Resident { set, loader, steps } => {
                 let step = steps.next()?;
-                let (picks, first) = (loader.batch_indices(step), Some(loader.first_number(step)));
-                let labels = loader.labels(Images::Train, &picks);
-                let images = Source::Kept { set: set.clone(), picks, first };
+                let (indices, first) = (loader.batch_indices(step), Some(loader.first_number(step)));
+                let labels = loader.labels(Images::Train, &indices);
+                let images = Source::Resident { set: set.clone(), indices, first };
                 Some(labels.map(|labels| Batch { images, labels, shares: Vec::new() }))
             }
         }

@@ -1,16 +1,16 @@
 //! What a run will be before it is one: tasks, steps, memory, work and, on a CPU, time. Needs neither images (the
 //! labels of published data sets are known) nor weights.
 
-use super::backbone;
 use super::session::precision;
 use crate::config::Config;
 use crate::config::schema::{EmbeddingKey, Method as Name, Precision};
 use crate::data::{self, DataSet, Split, Task, loader, published, scenario, tasks};
 use crate::device::{Choice, Device};
 use crate::error::Result;
-use crate::l2p::Model;
+use crate::learner::backbone;
+use crate::network::Model;
 use crate::nn::vit::Dims;
-use crate::ops::gelu::Form;
+use crate::ops::gelu::GeluForm;
 use crate::ops::matmul::{self, Layout, Write};
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor};
@@ -48,7 +48,7 @@ pub struct Work {
     /// Per test image and test, and once per test image for its query.
     pub test_image: f64,
     pub query: f64,
-    /// Of the whole run, without floors.
+    /// Of the whole run, without baselines.
     pub total: f64,
 }
 
@@ -127,7 +127,7 @@ fn vit_b16(config: &Config) -> Dims {
         mlp_dim: 3072,
         layers,
         eps,
-        gelu: Form::Tanh,
+        gelu: GeluForm::Tanh,
     }
 }
 

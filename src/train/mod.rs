@@ -1,19 +1,16 @@
-//! A whole run: backbone, tasks, steps, evaluation, floors, files.
+//! A whole run: backbone, tasks, steps, evaluation, baselines, files.
 
-pub mod backbone;
+mod affine_augment;
+pub mod baselines;
 pub mod batch;
+pub mod batch_composition;
 pub mod evaluate;
-pub mod floors;
 pub mod forecast;
-pub mod leak;
 pub mod pretrain;
 pub mod report;
 pub mod run;
-mod saved;
 pub mod seeds;
-mod session;
-mod warp;
+pub mod session;
 
 pub use run::{Options, train};
-pub use saved::Saved;
 pub use session::{Session, reading_precision};

@@ -3,18 +3,19 @@
 //! `pretrain.rotations` each image is also turned and the turn is part of its class (Gidaris et al.
 //! 2018, arXiv:1803.07728). Both ask for more than ten kinds of clothes do.
 
+use super::affine_augment::warp;
+use super::batch;
 use super::evaluate::argmax;
-use super::warp::warp;
-use super::{backbone as file, batch};
 use crate::config::Config;
 use crate::data::{self, Images, Loader, Normalize, Prefetch, Preprocess, Task, tasks};
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::{Backbone, Gelu, HostTensor, VitDims, write_native};
-use crate::l2p::{Model, Setup, TaskView};
+use crate::learner::backbone as file;
 use crate::methods::{Gradient, Method, Ranks};
+use crate::network::{Model, Setup, TaskView};
 use crate::nn::vit::{CHANNELS, Dims};
-use crate::ops::gelu::Form;
+use crate::ops::gelu::GeluForm;
 use crate::optim::schedule::LearningRate;
 use crate::output::checkpoint::{State, Store};
 use crate::output::progress::Progress;
@@ -145,7 +146,7 @@ fn dims(config: &Config) -> Dims {
         mlp_dim: p.mlp_dim,
         layers: p.layers,
         eps: EPS,
-        gelu: Form::Tanh,
+        gelu: GeluForm::Tanh,
     }
 }
 

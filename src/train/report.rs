@@ -107,7 +107,7 @@ pub fn forecast(plan: &Forecast, style: Style) -> String {
     text += &format!("\n{}\n", table::memory(&plan.plan, style));
     let work = plan.work;
     text += &format!(
-        "work without floors: {:.3} PFLOP; per training image {:.2} GFLOP, per test image {:.2} and once {:.2}",
+        "work without baselines: {:.3} PFLOP; per training image {:.2} GFLOP, per test image {:.2} and once {:.2}",
         work.total / 1e15,
         work.train_image / 1e9,
         work.test_image / 1e9,
@@ -116,7 +116,7 @@ pub fn forecast(plan: &Forecast, style: Style) -> String {
     match plan.seconds {
         Some(seconds) => {
             text += &format!(
-                "\nabout {} without floors, if everything ran at the rate of this machine's matrix product, {:.0} GFLOP/s",
+                "\nabout {} without baselines, if everything ran at the rate of this machine's matrix product, {:.0} GFLOP/s",
                 duration(seconds),
                 work.total / seconds / 1e9,
             );
@@ -159,8 +159,8 @@ pub fn closing(results: &Results, workdir: &Path, style: Style) -> String {
     text += "\n";
     text += &table::summary(&results.per_image, vote, style);
     text += "\n";
-    if !results.floors.named().is_empty() {
-        text += &table::floors(&results.per_image, vote, &results.floors, style);
+    if !results.baselines.named().is_empty() {
+        text += &table::baselines(&results.per_image, vote, &results.baselines, style);
         text += "\n";
     }
     text += &format!(

@@ -4,7 +4,7 @@
 use super::batch::{Batch, Training};
 use super::evaluate::{self, QueryCache, TaskScore};
 use super::session::{Loaded, Session, images_on_a_rank};
-use super::{floors, report};
+use super::{baselines, report};
 use crate::comm::{self, Comm, Launch};
 use crate::config::Config;
 use crate::config::schema::Method as Name;
@@ -12,13 +12,13 @@ use crate::data::{Loader, Task};
 use crate::device::Choice;
 use crate::error::{Error, Result};
 use crate::import::Backbone;
-use crate::l2p::{StepStats, TaskView};
 use crate::methods::Ranks;
+use crate::network::{StepStats, TaskView};
 use crate::optim::schedule::LearningRate;
 use crate::output::checkpoint::{State, Store};
 use crate::output::log::Log;
 use crate::output::progress::Progress;
-use crate::output::results::{Floors, Results, Score, Speed};
+use crate::output::results::{Baselines, Results, Score, Speed};
 use crate::output::tensorboard::{HParam, Writer, tags};
 use crate::output::workdir::{self, Workdir};
 use crate::output::{say, signal, table};
@@ -71,7 +71,8 @@ pub struct Position {
     pub train_images: u64,
     pub eval_seconds: f64,
     pub eval_images: u64,
-    pub floors: Option<Floors>,
+    #[serde(alias = "floors")]
+    pub baselines: Option<Baselines>,
     /// The results are written.
     pub complete: bool,
     /// For `predict`, which needs no data set.
@@ -224,8 +225,8 @@ fn rank(
     let mut run = Run { session, files, progress, at, started, before: 0.0, known: 0 };
     run.before = run.at.seconds;
     run.learn()?;
-    if run.at.floors.is_none() {
-        run.at.floors = Some(floors::compute(&mut run.session, quiet)?);
+    if run.at.baselines.is_none() {
+        run.at.baselines = Some(baselines::compute(&mut run.session, quiet)?);
         run.save()?;
     }
     let results = run.results(true)?;
@@ -287,7 +288,7 @@ pub fn total_steps(session: &Session) -> Result<u64> {
     session.train_tasks.iter().map(steps).sum()
 }
 
-/// Trains without files and returns the per-image accuracy matrix. For floors.
+/// Trains without files and returns the per-image accuracy matrix. For baselines.
 pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
     let mut cache = QueryCache::new(session.split.tasks.len());
     let total = total_steps(session)?;
@@ -299,7 +300,7 @@ pub fn plain_run(session: &mut Session, quiet: bool) -> Result<Vec<Vec<f64>>> {
         session.method.begin_task(&session.task_view(&task))?;
         let mut steps = Steps::from(session, &task, 0)?;
         while let Some(done) = steps.next(session)? {
-            session.stop_floor()?;
+            session.stop_baseline()?;
             step += 1;
             progress.step(step, done.stats.last().map(|s| s.loss), done.images);
         }
@@ -348,7 +349,7 @@ impl Steps {
         let epoch = loader.steps_per_epoch();
         let review = review.map(|loader| (loader, done.saturating_sub(own)));
         let first = done.min(own);
-        let batches = Training::start(loader, session.kept.as_ref(), session.dtype(), first..own)?;
+        let batches = Training::start(loader, session.resident.as_ref(), session.dtype(), first..own)?;
         Ok(Steps { batches, task, review, rate, done, total, own: (own, own_batch), epoch })
     }
 
@@ -363,7 +364,7 @@ impl Steps {
         self.task.mask = vec![true; session.classes()];
         self.task.share = session.share(loader.whole_batch());
         let steps = first..loader.steps();
-        self.batches = Training::start(loader, session.kept.as_ref(), session.dtype(), steps)?;
+        self.batches = Training::start(loader, session.resident.as_ref(), session.dtype(), steps)?;
         let batch = self.batches.next().transpose()?;
         Ok(batch.map(|batch| (batch, stats)))
     }
@@ -699,7 +700,7 @@ impl Run {
             complete,
             per_image: Score::from_matrix(at.per_image.clone())?,
             per_batch: Score::from_matrix(at.per_batch.clone())?,
-            floors: at.floors.clone().unwrap_or_default(),
+            baselines: at.baselines.clone().unwrap_or_default(),
             images_per_second: Speed {
                 train: per(at.train_images, at.train_seconds),
                 eval: per(at.eval_images, at.eval_seconds),

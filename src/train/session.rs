@@ -1,15 +1,15 @@
 //! Everything that training, evaluation and prediction share: configuration, data, tasks, method.
 
-use super::backbone;
-use super::batch::{self, Batch, KeptData};
+use super::batch::{self, Batch, ResidentData};
 use crate::config::Config;
 use crate::config::schema::{Method as Name, Precision};
 use crate::data::{self, DataSet, Images, Loader, Normalize, Preprocess, Split, Task, scenario, tasks};
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::import::Backbone;
-use crate::l2p::TaskView;
+use crate::learner::backbone;
 use crate::methods::{self, Method, Ranks};
+use crate::network::TaskView;
 use crate::output::signal;
 use crate::tensor::DType;
 use crate::tensor::plan::Plan;
@@ -28,7 +28,7 @@ pub struct Session {
     pub method: Box<dyn Method>,
     pub ranks: Ranks,
     /// The images, where a GPU keeps them.
-    pub kept: Option<KeptData>,
+    pub resident: Option<ResidentData>,
 }
 
 impl Session {
@@ -40,7 +40,7 @@ impl Session {
 
     /// The same with data and backbone at hand, on one of several ranks.
     pub fn with(mut config: Config, loaded: Loaded, ranks: Ranks) -> Result<Session> {
-        let Loaded { dev, data, backbone, kept } = loaded;
+        let Loaded { dev, data, backbone, resident } = loaded;
         config.precision = precision(config.precision, &dev)?;
         let mut split = scenario::split(&data, &config.continual, config.seed, ranks.batch)?;
         split.limit_tests(config.train.num_eval_steps * ranks.batch);
@@ -51,15 +51,15 @@ impl Session {
         let method = methods::build(&config, model, &mut plan, &ranks);
         plan.check()?;
         let preprocess = Preprocess::new(&config.data, backbone::normalize(&backbone))?;
-        let kept = match kept {
-            None => KeptData::new(&mut plan, &data, &preprocess, config.seed)?,
-            kept => kept,
+        let resident = match resident {
+            None => ResidentData::new(&mut plan, &data, &preprocess, config.seed)?,
+            resident => resident,
         };
         let train_tasks = match config.method {
             Name::Joint => vec![tasks::joint(&split)],
             _ => split.tasks.clone(),
         };
-        Ok(Session { config, dev, data, split, train_tasks, backbone, plan, method, ranks, kept })
+        Ok(Session { config, dev, data, split, train_tasks, backbone, plan, method, ranks, resident })
     }
 
     pub fn normalize(&self) -> Normalize {
@@ -141,7 +141,7 @@ impl Session {
 
     /// Images without augmentation, and their class ids.
     pub fn eval_batch(&self, loader: &Loader, which: Images, indices: &[u32]) -> Result<Batch> {
-        batch::eval(loader, self.kept.as_ref(), self.dtype(), which, indices)
+        batch::eval(loader, self.resident.as_ref(), self.dtype(), which, indices)
     }
 
     /// Queries (n, C) of the test images `indices`, in f64 rows.
@@ -177,11 +177,11 @@ impl Session {
 
     /// # Errors
     /// `Error::Interrupted` if somebody asked any rank to stop, for parts that begin anew after it.
-    pub fn stop_floor(&self) -> Result<()> {
+    pub fn stop_baseline(&self) -> Result<()> {
         if self.stop_requested()? {
             signal::request_stop();
         }
-        signal::stop_floor()
+        signal::stop_baseline()
     }
 }
 
@@ -202,7 +202,7 @@ pub struct Loaded {
     pub data: Arc<DataSet>,
     pub backbone: Backbone,
     /// The images, where a GPU keeps them already.
-    pub kept: Option<KeptData>,
+    pub resident: Option<ResidentData>,
 }
 
 impl Loaded {
@@ -210,7 +210,7 @@ impl Loaded {
     pub fn new(config: &Config, choice: Choice, images: usize) -> Result<Loaded> {
         let data = Arc::new(data::load(&config.data, config.seed)?);
         let backbone = backbone::load(config)?;
-        let mut loaded = Loaded { dev: Device::Cpu, data, backbone, kept: None };
+        let mut loaded = Loaded { dev: Device::Cpu, data, backbone, resident: None };
         loaded.dev = loaded.fitting(config, choice, images)?;
         Ok(loaded)
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub fn golden_dir() -> PathBuf {
     match std::env::var_os("L2P_GOLDEN_DIR") {
         Some(dir) => PathBuf::from(dir),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden"),
     }
 }
 

@@ -3,10 +3,10 @@
 use super::npz::Npz;
 use l2p_engine::config::schema::*;
 use l2p_engine::device::Device;
-use l2p_engine::l2p::{Model, Setup};
+use l2p_engine::network::{Model, Setup};
 use l2p_engine::nn::params::{ParamId, official_path};
 use l2p_engine::nn::vit::Dims;
-use l2p_engine::ops::gelu::Form;
+use l2p_engine::ops::gelu::GeluForm;
 use l2p_engine::tensor::plan::Plan;
 use serde_json::Value;
 
@@ -161,7 +161,7 @@ pub fn dims(models: &Value, key: &str) -> Dims {
         mlp_dim: n("mlp"),
         layers: n("layers"),
         eps: 1e-6,
-        gelu: Form::Tanh,
+        gelu: GeluForm::Tanh,
     }
 }
 

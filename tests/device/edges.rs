@@ -139,7 +139,7 @@ fn masks_and_shares(dev: &Device) {
 
 fn updates(dev: &Device) {
     let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.1, max_norm: 1.0 };
-    let pace = f32s(&with.pace(0.1, 3, 0.5), [4], dev);
+    let step_scalars = f32s(&with.step_scalars(0.1, 3, 0.5), [4], dev);
     let start = [1.0, -2.0, 3.0, 0.25, 5.0];
     let step = |g: f64| {
         let grads = f32s(&[g, 3.0, 0.0, -4.0, 1.0], [5], dev);
@@ -148,11 +148,20 @@ fn updates(dev: &Device) {
         let (mut m, mut v) = (f32s(&start, [5], dev), f32s(&start.map(f64::abs), [5], dev));
         sum::squares_acc(dev, squares.view_mut(), grads.view()).expect("a norm");
         let (m_view, v_view) = (m.view_mut(), v.view_mut());
-        optimizer::adam(dev, p.view_mut(), m_view, v_view, grads.view(), squares.view(), pace.view(), with)
-            .expect("a step");
+        optimizer::adam(
+            dev,
+            p.view_mut(),
+            m_view,
+            v_view,
+            grads.view(),
+            squares.view(),
+            step_scalars.view(),
+            with,
+        )
+        .expect("a step");
         let (g, s) = (grads.view(), squares.view());
         let with = Sgd { momentum: 0.9, max_norm: 1.0 };
-        optimizer::sgd(dev, u.view_mut(), m.view_mut(), g, s, pace.view(), with).expect("a step");
+        optimizer::sgd(dev, u.view_mut(), m.view_mut(), g, s, step_scalars.view(), with).expect("a step");
         [read(&p), read(&m), read(&v), read(&u)]
     };
     let still = [&start, &start, &start.map(f64::abs), &start];

@@ -92,7 +92,7 @@ fn the_head_is_transferred_and_normalised() {
         });
         let mut model = kind.model(BATCH);
         let of =
-            |m: &l2p_engine::l2p::Model| [m.head.kernel, m.head.bias].map(|id| m.params.get(id).to_f64());
+            |m: &l2p_engine::network::Model| [m.head.kernel, m.head.bias].map(|id| m.params.get(id).to_f64());
         let before = of(&model);
         model.begin_task(0).expect("a task");
         assert_eq!(of(&model), before, "the first task has none before it");
@@ -154,7 +154,7 @@ fn diversified_selection_takes_other_prompts() {
     }
 }
 
-fn kind_without(kind: &Kind) -> l2p_engine::l2p::Model {
+fn kind_without(kind: &Kind) -> l2p_engine::network::Model {
     let mut plain = kind.clone();
     plain.config.prompt_pool.diversified_selection = false;
     let mut model = plain.model(BATCH);

@@ -2,7 +2,7 @@
 
 use super::support::{DEV, Kind, images, kinds, labels};
 use l2p_engine::config::schema::Precision;
-use l2p_engine::l2p::Model;
+use l2p_engine::network::Model;
 use l2p_engine::ops::match_prompts::Select;
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::close::same_bits;

@@ -3,9 +3,9 @@
 
 use super::support::{CLASSES, Kind, images, kinds, labels};
 use l2p_engine::config::schema::{EmbeddingKey, TokenOrder};
-use l2p_engine::l2p::Model;
+use l2p_engine::network::Model;
 use l2p_engine::nn::params::Params;
-use l2p_engine::ops::gelu::Form;
+use l2p_engine::ops::gelu::GeluForm;
 use l2p_engine::tensor::DType;
 use l2p_engine::testing::close::relative_error;
 use l2p_engine::testing::plain;
@@ -50,7 +50,7 @@ fn block(p: &Params, l: usize, x: &[Vec<f64>]) -> Rows {
     }
     let mid = sum(x, &linear(p, &format!("block_{l}/proj"), &mixed));
     let mut wide = linear(p, &format!("block_{l}/fc1"), &norm(p, &format!("block_{l}/ln2"), &mid));
-    wide.iter_mut().flatten().for_each(|v| *v = plain::gelu(*v, Form::Tanh).0);
+    wide.iter_mut().flatten().for_each(|v| *v = plain::gelu(*v, GeluForm::Tanh).0);
     sum(&mid, &linear(p, &format!("block_{l}/fc2"), &wide))
 }
 

@@ -2,9 +2,9 @@
 
 use l2p_engine::config::schema::*;
 use l2p_engine::device::Device;
-use l2p_engine::l2p::{Model, Setup, StepStats, TaskView};
+use l2p_engine::network::{Model, Setup, StepStats, TaskView};
 use l2p_engine::nn::vit::Dims;
-use l2p_engine::ops::gelu::Form;
+use l2p_engine::ops::gelu::GeluForm;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
@@ -23,7 +23,7 @@ pub struct Kind {
 }
 
 pub fn dims(layers: usize) -> Dims {
-    let (gelu, eps) = (Form::Tanh, 1e-6);
+    let (gelu, eps) = (GeluForm::Tanh, 1e-6);
     Dims { image_size: 8, patch_size: 4, embed_dim: 12, heads: 3, mlp_dim: 20, layers, eps, gelu }
 }
 
@@ -76,7 +76,7 @@ pub fn kinds() -> Vec<Kind> {
         }
     };
     let mut erf = l2p("fine-tuning, erf, smoothing", fine_tune);
-    (erf.dims.gelu, erf.label_smoothing) = (Form::Erf, 0.1);
+    (erf.dims.gelu, erf.label_smoothing) = (GeluForm::Erf, 0.1);
     let mut smooth = l2p("smoothing, per image", per_image);
     smooth.label_smoothing = 0.2;
     let mut masked = l2p("prompt mask", |c| c.prompt_pool.use_prompt_mask = true);

@@ -1,7 +1,7 @@
 //! Ranks that are gone, that never come, that do something else.
 
 use super::{All, machine, open, ranks, read, real, skip};
-use l2p_engine::device::{Clique, Event, Graph, Lane, NcclId, Pinned};
+use l2p_engine::device::{Event, Graph, NcclComm, NcclId, Pinned, StreamKind};
 use l2p_engine::error::Error;
 use l2p_engine::tensor::all_reduce;
 use std::sync::{Arc, Barrier};
@@ -37,8 +37,8 @@ fn a_rank_that_is_gone_does_not_hold_the_others() {
                 Some(graph) => graph.launch().expect("launched"),
                 None => sum().expect("queued"),
             }
-            g.view().download(&mut pinned, Lane::Compute).expect("queued");
-            event.record(Lane::Compute).expect("recorded");
+            g.view().download(&mut pinned, StreamKind::Compute).expect("queued");
+            event.record(StreamKind::Compute).expect("recorded");
             let watch = clique.watch();
             let killer = std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_millis(150));
@@ -58,7 +58,7 @@ fn a_rank_that_is_gone_does_not_hold_the_others() {
                 ("numbers", read(&g).map(|_| ())),
                 ("pinned memory", pinned.bytes_mut().map(|_| ())),
                 ("an event", event.wait()),
-                ("a stream", rank.gpu.synchronize(Lane::Copy)),
+                ("a stream", rank.gpu.synchronize(StreamKind::Copy)),
                 ("a start", all_reduce::start(&clique, &mut [g.view_mut()])),
                 ("a finish", clique.finish()),
             ] {
@@ -77,7 +77,7 @@ fn a_rank_that_never_comes_is_not_waited_for() {
     let Some(_alone) = machine("a rank that never comes", 1) else { return };
     let (gpu, begun) = (open(0), Instant::now());
     let mut asked = 0;
-    let joined = Clique::join(&gpu, &NcclId::new().expect("an id"), 0, 2, || {
+    let joined = NcclComm::join(&gpu, &NcclId::new().expect("an id"), 0, 2, || {
         asked += 1;
         if begun.elapsed() < Duration::from_millis(100) {
             Ok(())
@@ -91,10 +91,10 @@ fn a_rank_that_never_comes_is_not_waited_for() {
         "asked {asked} times, {:?}",
         begun.elapsed()
     );
-    gpu.synchronize(Lane::Compute).expect("as good as before");
+    gpu.synchronize(StreamKind::Compute).expect("as good as before");
     for (rank, size) in [(2, 2), (0, 0)] {
         let id = NcclId::new().expect("an id");
-        let said = Clique::join(&gpu, &id, rank, size, || Ok(())).expect_err("no such rank").to_string();
+        let said = NcclComm::join(&gpu, &id, rank, size, || Ok(())).expect_err("no such rank").to_string();
         assert_eq!(said, format!("cuda:0: there is no rank {rank} of {size}"));
     }
 }
@@ -150,7 +150,7 @@ fn one_gpu_cannot_be_two_ranks() {
                     let over = begun.elapsed() > Duration::from_secs(20);
                     if over { Err(Error::failed("NCCL says nothing")) } else { Ok(()) }
                 };
-                Clique::join(&open(0), &id, rank, 2, late).expect_err("refused").to_string()
+                NcclComm::join(&open(0), &id, rank, 2, late).expect_err("refused").to_string()
             }
         };
         let both = [scope.spawn(join(0)), scope.spawn(join(1))];

@@ -1,7 +1,7 @@
 //! Ranks as processes, each with a driver of its own.
 
 use super::{machine, numbers, open, read, real, skip, sums};
-use l2p_engine::device::{Clique, Device, Graph, NcclId};
+use l2p_engine::device::{Device, Graph, NcclComm, NcclId};
 use l2p_engine::error::{Error, Result};
 use l2p_engine::tensor::{DType, Tensor, all_reduce};
 use std::process::{Child, Command, Stdio};
@@ -18,16 +18,16 @@ fn of_hex(text: &str) -> NcclId {
     NcclId::from(std::array::from_fn::<u8, { NcclId::BYTES }, _>(byte))
 }
 
-fn join(id: &NcclId, rank: usize, gpu: usize) -> Result<Clique> {
+fn join(id: &NcclId, rank: usize, gpu: usize) -> Result<NcclComm> {
     let begun = Instant::now();
-    Clique::join(&open(gpu), id, rank, 2, || match begun.elapsed().as_secs() {
+    NcclComm::join(&open(gpu), id, rank, 2, || match begun.elapsed().as_secs() {
         0..20 => Ok(()),
         _ => Err(Error::failed("the other rank does not come")),
     })
 }
 
 /// Ten sums, of which the last eight are one graph.
-fn work(clique: &Clique, rank: usize) {
+fn work(clique: &NcclComm, rank: usize) {
     let gpu = clique.gpu();
     let dev = Device::Cuda(gpu.clone());
     let mut g = Tensor::zeros_on(&dev, [N], DType::F32).expect("memory");

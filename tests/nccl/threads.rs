@@ -1,7 +1,7 @@
 //! Ranks as threads of one process, each with a GPU of its own.
 
 use super::{Rank, emulation, forget_waits, machine, numbers, ranks, read, real, skip, sums};
-use l2p_engine::device::{Device, Event, Graph, Lane};
+use l2p_engine::device::{Device, Event, Graph, StreamKind};
 use l2p_engine::ops::axpy;
 use l2p_engine::tensor::{DType, Tensor, all_reduce};
 use l2p_engine::testing::cases::{self, On};
@@ -12,7 +12,7 @@ const SIZES: [usize; 6] = [1, 7, 1000, 0, 33, 4099];
 
 /// g = 2 x, by two kernels from NaN, then the sums of g over the ranks, then y = g - x, by kernels again; what is
 /// wrong with y and g, if anything.
-fn round(rank: &Rank, clique: &l2p_engine::device::Clique, salt: usize) -> Option<String> {
+fn round(rank: &Rank, clique: &l2p_engine::device::NcclComm, salt: usize) -> Option<String> {
     let dev = rank.dev();
     let x: Vec<Tensor> = SIZES.iter().map(|&n| rank.tensor(&rank.numbers(n, salt))).collect();
     let mut g: Vec<Tensor> = SIZES.iter().map(|&n| rank.tensor(&vec![f64::NAN; n])).collect();
@@ -64,7 +64,7 @@ fn a_forgotten_wait_shows() {
         return skip("forgotten waits", "they are forgotten by the emulated driver only");
     }
     let Some(_alone) = machine("forgotten waits", 2) else { return };
-    for (lane, seeds) in [(Lane::Communication, 1..9), (Lane::Compute, 0..1)] {
+    for (lane, seeds) in [(StreamKind::Communication, 1..9), (StreamKind::Compute, 0..1)] {
         let mut wrong = 0;
         for seed in seeds.clone() {
             emulation::set_seed(seed);
@@ -73,7 +73,7 @@ fn a_forgotten_wait_shows() {
                 forget_waits(&rank.gpu, lane, true);
                 let found = round(rank, &clique, 5);
                 forget_waits(&rank.gpu, lane, false);
-                rank.gpu.synchronize(Lane::Communication).expect("no error");
+                rank.gpu.synchronize(StreamKind::Communication).expect("no error");
                 found
             });
             wrong += usize::from(found.iter().any(Option::is_some));
@@ -147,7 +147,7 @@ fn what_is_launched_meanwhile_runs_meanwhile() {
             let mut other = rank.tensor(&[1.0; 10]);
             axpy::scale_in_place(&dev, other.view_mut(), 3.0).expect("a launch");
             let event = Event::new(&rank.gpu).expect("an event");
-            event.record(Lane::Compute).expect("recorded");
+            event.record(StreamKind::Compute).expect("recorded");
             event.wait().expect("does not wait for the other rank");
             assert_eq!(read(&other).expect("numbers"), [3.0; 10]);
             done.wait();

@@ -2,8 +2,8 @@
 
 use super::DEV;
 use l2p_engine::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
-use l2p_engine::ops::gelu::Form;
-use l2p_engine::ops::linear::{self, Ending, Weights};
+use l2p_engine::ops::gelu::GeluForm;
+use l2p_engine::ops::linear::{self, Epilogue, Weights};
 use l2p_engine::ops::match_prompts::{self, Select};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
@@ -103,13 +103,13 @@ fn matmul_and_linear_arguments() {
     let (kernel, bias, input) = (t([3, 4]), t([4]), t([2, 3]));
     let weights = Weights::all(kernel.view(), bias.view());
     let (mut y, wrong) = (t([2, 4]), t([2, 3]));
-    let residual = Ending::Residual(wrong.view());
+    let residual = Epilogue::Residual(wrong.view());
     refused(linear::forward(&DEV, y.view_mut(), input.view(), &weights, residual), "linear", "residual");
     let mut pre = t([2, 3]);
-    let ending = Ending::Gelu { pre: Some(pre.view_mut()), form: Form::Erf };
+    let ending = Epilogue::Gelu { pre: Some(pre.view_mut()), form: GeluForm::Erf };
     refused(linear::forward(&DEV, y.view_mut(), input.view(), &weights, ending), "linear", "pre");
     let mut narrow = t([2, 3]);
-    refused(linear::forward(&DEV, narrow.view_mut(), input.view(), &weights, Ending::Plain), "matmul", "y");
+    refused(linear::forward(&DEV, narrow.view_mut(), input.view(), &weights, Epilogue::Plain), "matmul", "y");
 }
 
 #[test]
@@ -159,17 +159,21 @@ fn attention_arguments() {
 #[test]
 fn elementwise_arguments() {
     let (mut y, x, wrong) = (t([2, 3]), t([2, 3]), t([3, 2]));
-    refused(gelu::forward(&DEV, y.view_mut(), wrong.view(), Form::Erf), "gelu", "y");
-    refused(gelu::backward_in_place(&DEV, y.view_mut(), wrong.view(), Form::Tanh), "gelu", "d");
-    refused(gelu::forward(&DEV, y.view_mut(), ids([2, 3]).view(), Form::Erf), "gelu", "x");
+    refused(gelu::forward(&DEV, y.view_mut(), wrong.view(), GeluForm::Erf), "gelu", "y");
+    refused(gelu::backward_in_place(&DEV, y.view_mut(), wrong.view(), GeluForm::Tanh), "gelu", "d");
+    refused(gelu::forward(&DEV, y.view_mut(), ids([2, 3]).view(), GeluForm::Erf), "gelu", "x");
     refused(axpy::axpy(&DEV, y.view_mut(), t([5]).view(), 1.0), "axpy", "x");
     refused(axpy::axpy(&DEV, y.view_mut(), ids([6]).view(), 1.0), "axpy", "x");
     refused(axpy::scale_in_place(&DEV, ids([6]).view_mut(), 1.0), "axpy", "x");
     refused(sum::columns_acc(&DEV, t([2]).view_mut(), x.view()), "sum", "out");
     refused(sum::squares_acc(&DEV, t([1]).view_mut(), ids([2]).view()), "sum", "x");
     refused(sum::squares_acc(&DEV, t([2]).view_mut(), x.view()), "sum", "out");
-    refused(row_norm::forward(&DEV, y.view_mut(), wrong.view(), row_norm::Form::Plus), "row_norm", "y");
-    let form = row_norm::Form::Rsqrt;
+    refused(
+        row_norm::forward(&DEV, y.view_mut(), wrong.view(), row_norm::Normalization::Plus),
+        "row_norm",
+        "y",
+    );
+    let form = row_norm::Normalization::Rsqrt;
     refused(row_norm::backward_acc(&DEV, y.view_mut(), wrong.view(), x.view(), form), "row_norm", "dy");
     refused(row_norm::backward_acc(&DEV, t([5]).view_mut(), x.view(), x.view(), form), "row_norm", "dx");
 }
@@ -275,7 +279,7 @@ fn selection_and_loss_arguments() {
     refused(run(&[1.0, 0.0, 0.0, 0.5, 0.0, 0.5], [2, 3]), "cross_entropy", "labels");
     refused(run(&[1.0, 0.0, 0.0, 1.0], [2, 2]), "cross_entropy", "labels");
     let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, max_norm: 1.0 };
-    let (squares, pace) = (t([1]), t([4]));
+    let (squares, step_scalars) = (t([1]), t([4]));
     let adam = |m: usize, v: usize, g: usize| {
         let (mut p, mut m, mut v, g) = (t([3]), t([m]), t([v]), t([g]));
         optimizer::adam(
@@ -285,7 +289,7 @@ fn selection_and_loss_arguments() {
             v.view_mut(),
             g.view(),
             squares.view(),
-            pace.view(),
+            step_scalars.view(),
             with,
         )
     };
@@ -295,7 +299,7 @@ fn selection_and_loss_arguments() {
     let sgd = |u: usize, g: usize| {
         let (mut p, mut u, g) = (t([3]), t([u]), t([g]));
         let with = Sgd { momentum: 0.9, max_norm: 1.0 };
-        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g.view(), squares.view(), pace.view(), with)
+        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g.view(), squares.view(), step_scalars.view(), with)
     };
     refused(sgd(2, 3), "optimizer", "u");
     refused(sgd(3, 2), "optimizer", "g");

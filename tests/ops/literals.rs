@@ -3,8 +3,8 @@
 use super::{DEV, f64s};
 use l2p_engine::ops::attention::{self, Prefix, Qkv};
 use l2p_engine::ops::cross_entropy::{self, Outcome};
-use l2p_engine::ops::gelu::{self, Form};
-use l2p_engine::ops::linear::{self, Ending, Weights};
+use l2p_engine::ops::gelu::{self, GeluForm};
+use l2p_engine::ops::linear::{self, Epilogue, Weights};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
 use l2p_engine::ops::pool_tokens::{self, Kind};
@@ -41,20 +41,21 @@ fn products() {
     let bias = f64s(&[0.5, -0.5, 10.], [3]);
     let weights = Weights::all(w.view(), bias.view());
     let mut y = poisoned([3, 3]);
-    linear::forward(&DEV, y.view_mut(), x.view(), &weights, Ending::Plain).expect("plain");
+    linear::forward(&DEV, y.view_mut(), x.view(), &weights, Epilogue::Plain).expect("plain");
     same("linear", &y, &[1.5, 4.5, 8., 3.5, 8.5, 8., 5.5, 12.5, 8.]);
     let residual = f64s(&[1., 2., 3., 4., 5., 6., 7., 8., 9.], [3, 3]);
-    linear::forward(&DEV, y.view_mut(), x.view(), &weights, Ending::Residual(residual.view())).expect("sum");
+    linear::forward(&DEV, y.view_mut(), x.view(), &weights, Epilogue::Residual(residual.view()))
+        .expect("sum");
     same("residual", &y, &[2.5, 6.5, 11., 7.5, 13.5, 14., 12.5, 20.5, 17.]);
     let (mut y, mut pre) = (poisoned([3, 1]), poisoned([3, 1]));
     let one = Weights { kernel: w.view(), bias: bias.view(), columns: 1..2, packed: None };
-    let ending = Ending::Gelu { pre: Some(pre.view_mut()), form: Form::Erf };
+    let ending = Epilogue::Gelu { pre: Some(pre.view_mut()), form: GeluForm::Erf };
     linear::forward(&DEV, y.view_mut(), x.view(), &one, ending).expect("gelu");
     same("pre", &pre, &[4.5, 8.5, 12.5]);
     // python3: [x * (1 + math.erf(x / 2 ** 0.5)) / 2 for x in (4.5, 8.5, 12.5)]
     same("gelu", &y, &[4.4999847104709385, 8.5, 12.5]);
     let mut unkept = poisoned([3, 1]);
-    let ending = Ending::Gelu { pre: None, form: Form::Erf };
+    let ending = Epilogue::Gelu { pre: None, form: GeluForm::Erf };
     linear::forward(&DEV, unkept.view_mut(), x.view(), &one, ending).expect("gelu");
     assert_eq!(unkept.to_f64(), y.to_f64(), "the same whether it is kept or not");
 }
@@ -65,14 +66,14 @@ fn products() {
 fn gelu_values() {
     let x = f64s(&[-3., -0.5, 0., 0.5, 2.], [5]);
     let mut y = poisoned([5]);
-    gelu::forward(&DEV, y.view_mut(), x.view(), Form::Erf).expect("erf");
+    gelu::forward(&DEV, y.view_mut(), x.view(), GeluForm::Erf).expect("erf");
     let erf = [-0.00404969409489031, -0.15426876936299344, 0., 0.34573123063700656, 1.9544997361036416];
     same("erf", &y, &erf);
-    gelu::forward(&DEV, y.view_mut(), x.view(), Form::Tanh).expect("tanh");
+    gelu::forward(&DEV, y.view_mut(), x.view(), GeluForm::Tanh).expect("tanh");
     let tanh = [-0.0036373920817729943, -0.15428599017485606, 0., 0.34571400982514394, 1.954597694087775];
     same("tanh", &y, &tanh);
     let mut d = f64s(&[1., 1., 4., 1., 1.], [5]);
-    gelu::backward_in_place(&DEV, d.view_mut(), x.view(), Form::Tanh).expect("slope");
+    gelu::backward_in_place(&DEV, d.view_mut(), x.view(), GeluForm::Tanh).expect("slope");
     assert_eq!(d.to_f64()[2], 2.0, "gelu'(0) = 1/2");
 }
 
@@ -88,7 +89,7 @@ fn layer_norm_values() {
     same("y", &y, &[-0.4095245477824937, 0.8793660637099916, 4.376196382259949]);
     same("stats", &stats, &[2.5, 0.6793660637099915]);
     let mut again = poisoned([1, 3]);
-    layer_norm::again(&DEV, again.view_mut(), x.view(), stats.view(), scale.view(), bias.view())
+    layer_norm::recompute(&DEV, again.view_mut(), x.view(), stats.view(), scale.view(), bias.view())
         .expect("again");
     assert_eq!(again.to_f64(), y.to_f64());
 }
@@ -200,11 +201,19 @@ fn optimizer_values() {
         for (step, g) in [(1, 0.5), (2, -2.0)] {
             let (max_norm, unscale) = halved(step, g);
             let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay, max_norm };
-            let pace = f64s(&with.pace(0.1, step, unscale), [4]);
+            let step_scalars = f64s(&with.step_scalars(0.1, step, unscale), [4]);
             let (squares, g) = (f64s(&[g * g], [1]), f64s(&[g], [1]));
-            let (g, squares, pace) = (g.view(), squares.view(), pace.view());
-            let update =
-                optimizer::adam(&DEV, p.view_mut(), m.view_mut(), v.view_mut(), g, squares, pace, with);
+            let (g, squares, step_scalars) = (g.view(), squares.view(), step_scalars.view());
+            let update = optimizer::adam(
+                &DEV,
+                p.view_mut(),
+                m.view_mut(),
+                v.view_mut(),
+                g,
+                squares,
+                step_scalars,
+                with,
+            );
             update.expect("adam");
             let [wp, wm, wv] = wanted[step as usize - 1];
             same("p", &p, &[wp]);
@@ -216,10 +225,11 @@ fn optimizer_values() {
     let (mut p, mut u) = (f64s(&[1.], [1]), f64s(&[0.], [1]));
     for (step, g, wp, wu) in [(1, 0.5, 0.9525, 0.25), (2, -2.0, 1.12225, -0.775)] {
         let (max_norm, unscale) = halved(step, g);
-        let (squares, g, pace) = (f64s(&[g * g], [1]), f64s(&[g], [1]), f64s(&[0.1, 1., 1., unscale], [4]));
-        let (g, squares, pace) = (g.view(), squares.view(), pace.view());
+        let (squares, g, step_scalars) =
+            (f64s(&[g * g], [1]), f64s(&[g], [1]), f64s(&[0.1, 1., 1., unscale], [4]));
+        let (g, squares, step_scalars) = (g.view(), squares.view(), step_scalars.view());
         let with = Sgd { momentum: 0.9, max_norm };
-        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g, squares, pace, with).expect("sgd");
+        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g, squares, step_scalars, with).expect("sgd");
         same("p", &p, &[wp]);
         same("u", &u, &[wu]);
     }
@@ -235,14 +245,14 @@ fn halved(step: u64, g: f64) -> (f64, f64) {
 fn optimizers_pass_over_infinity() {
     let (mut p, mut m, mut v, g) = (f64s(&[1.], [1]), f64s(&[2.], [1]), f64s(&[3.], [1]), f64s(&[4.], [1]));
     let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.1, max_norm: 1.0 };
-    let pace = f64s(&with.pace(0.1, 1, 1.0), [4]);
+    let step_scalars = f64s(&with.step_scalars(0.1, 1, 1.0), [4]);
     for bad in [f64::NAN, f64::INFINITY] {
         let squares = f64s(&[bad], [1]);
-        let (g, squares, pace) = (g.view(), squares.view(), pace.view());
-        optimizer::adam(&DEV, p.view_mut(), m.view_mut(), v.view_mut(), g, squares, pace, with)
+        let (g, squares, step_scalars) = (g.view(), squares.view(), step_scalars.view());
+        optimizer::adam(&DEV, p.view_mut(), m.view_mut(), v.view_mut(), g, squares, step_scalars, with)
             .expect("adam");
         let with = Sgd { momentum: 0.9, max_norm: 0.0 };
-        optimizer::sgd(&DEV, p.view_mut(), m.view_mut(), g, squares, pace, with).expect("sgd");
+        optimizer::sgd(&DEV, p.view_mut(), m.view_mut(), g, squares, step_scalars, with).expect("sgd");
     }
     assert_eq!([p.to_f64(), m.to_f64(), v.to_f64()], [[1.], [2.], [3.]]);
 }
@@ -300,12 +310,12 @@ fn rows_and_tokens() {
 fn norms_and_pools() {
     let x = f64s(&[3., 4., 0., 0.], [2, 2]);
     let mut y = poisoned([2, 2]);
-    row_norm::forward(&DEV, y.view_mut(), x.view(), row_norm::Form::Rsqrt).expect("rsqrt");
+    row_norm::forward(&DEV, y.view_mut(), x.view(), row_norm::Normalization::Rsqrt).expect("rsqrt");
     same("rsqrt", &y, &[0.6, 0.8, 0., 0.]);
-    row_norm::forward(&DEV, y.view_mut(), x.view(), row_norm::Form::Plus).expect("plus");
+    row_norm::forward(&DEV, y.view_mut(), x.view(), row_norm::Normalization::Plus).expect("plus");
     same("plus", &y, &[3. / (5. + 1e-10), 4. / (5. + 1e-10), 0., 0.]);
     // At zero: 1 / √1e-12 below the floor, and 1 / 1e-10.
-    for (form, slope) in [(row_norm::Form::Rsqrt, 1e6), (row_norm::Form::Plus, 1e10)] {
+    for (form, slope) in [(row_norm::Normalization::Rsqrt, 1e6), (row_norm::Normalization::Plus, 1e10)] {
         let mut dx = f64s(&[0.; 4], [2, 2]);
         row_norm::backward_acc(&DEV, dx.view_mut(), f64s(&[0., 0., 1., -2.], [2, 2]).view(), x.view(), form)
             .expect("backward");

@@ -2,7 +2,7 @@
 
 use super::{DEV, f64s, random};
 use l2p_engine::ops::attention::{self, Qkv};
-use l2p_engine::ops::gelu::{self, Form};
+use l2p_engine::ops::gelu::{self, GeluForm};
 use l2p_engine::ops::layer_norm;
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::{gradcheck, plain};
@@ -105,7 +105,7 @@ fn attention_without_a_term() {
 fn gelu_without_a_term() {
     let (x, dy) = (random(8, [9], DType::F64).to_f64(), random(9, [9], DType::F64).to_f64());
     let slopes = |form| -> Vec<f64> { x.iter().zip(&dy).map(|(&x, d)| plain::gelu(x, form).1 * d).collect() };
-    for (form, other) in [(Form::Tanh, Form::Erf), (Form::Erf, Form::Tanh)] {
+    for (form, other) in [(GeluForm::Tanh, GeluForm::Erf), (GeluForm::Erf, GeluForm::Tanh)] {
         // Without x times the density only Φ(x) = gelu(x) / x remains.
         let phi = x.iter().zip(&dy).map(|(&x, d)| plain::gelu(x, form).0 / x * d).collect();
         let mutants = [("no density", phi), ("the other form", slopes(other))];

@@ -5,7 +5,7 @@ mod watch;
 
 use super::failure::Failure;
 use super::link::Line;
-use super::places::Places;
+use super::topology::Places;
 use super::wire::{Frame, Limit, Message};
 use crate::error::{Error, Result};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,6 @@
 //! Memory of a device, and host memory that it reads and writes by itself.
 
-use super::{Event, Gpu, Handle, Lane, locked};
+use super::{Event, Gpu, Handle, StreamKind, locked};
 use crate::device::{Argument, Cell};
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
@@ -51,9 +51,9 @@ impl Memory {
         }
         self.gpu.bind()?;
         // SAFETY: the range was checked; `from` is borrowed until the copy has been waited for.
-        unsafe { result::memcpy_htod_async(to, from, self.gpu.stream(Lane::Compute)) }
+        unsafe { result::memcpy_htod_async(to, from, self.gpu.stream(StreamKind::Compute)) }
             .map_err(|e| self.gpu.failed("copying to the device", e))?;
-        self.gpu.synchronize(Lane::Compute)
+        self.gpu.synchronize(StreamKind::Compute)
     }
 
     /// Waits for the compute stream and reads bytes to the host.
@@ -64,9 +64,9 @@ impl Memory {
         }
         self.gpu.bind()?;
         // SAFETY: the range was checked; `to` is borrowed until the copy has been waited for.
-        unsafe { result::memcpy_dtoh_async(to, from, self.gpu.stream(Lane::Compute)) }
+        unsafe { result::memcpy_dtoh_async(to, from, self.gpu.stream(StreamKind::Compute)) }
             .map_err(|e| self.gpu.failed("copying from the device", e))?;
-        self.gpu.synchronize(Lane::Compute)
+        self.gpu.synchronize(StreamKind::Compute)
     }
 
     /// Copies bytes of other memory of the same device.
@@ -80,13 +80,13 @@ impl Memory {
         }
         self.gpu.bind()?;
         // SAFETY: both ranges were checked; the compute stream orders the copy with what came before.
-        unsafe { result::memcpy_dtod_async(to, start, bytes, self.gpu.stream(Lane::Compute)) }
+        unsafe { result::memcpy_dtod_async(to, start, bytes, self.gpu.stream(StreamKind::Compute)) }
             .map_err(|e| self.gpu.failed("copying on the device", e))
     }
 
     /// Repeats an element of one, two or four bytes `n` times.
     pub fn fill(&self, at: usize, element: &[u8], n: usize) -> Result<()> {
-        let (to, stream) = (self.range(at, element.len() * n), self.gpu.stream(Lane::Compute));
+        let (to, stream) = (self.range(at, element.len() * n), self.gpu.stream(StreamKind::Compute));
         if n == 0 {
             return Ok(());
         }
@@ -169,7 +169,7 @@ impl Pinned {
     }
 
     /// Starts copying the first `bytes` to byte `at` of device memory.
-    pub fn upload(&mut self, to: &Memory, at: usize, bytes: usize, lane: Lane) -> Result<()> {
+    pub fn upload(&mut self, to: &Memory, at: usize, bytes: usize, lane: StreamKind) -> Result<()> {
         assert!(bytes <= self.bytes, "{bytes} of {}", self.bytes);
         let to = to.range(at, bytes);
         self.gpu.bind()?;
@@ -183,7 +183,7 @@ impl Pinned {
     }
 
     /// Starts copying `bytes` from byte `at` of device memory to the front.
-    pub fn download(&mut self, from: &Memory, at: usize, bytes: usize, lane: Lane) -> Result<()> {
+    pub fn download(&mut self, from: &Memory, at: usize, bytes: usize, lane: StreamKind) -> Result<()> {
         assert!(bytes <= self.bytes, "{bytes} of {}", self.bytes);
         let from = from.range(at, bytes);
         self.gpu.bind()?;

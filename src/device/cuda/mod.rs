@@ -11,11 +11,11 @@ pub mod probe;
 mod stream;
 
 pub use memory::{Memory, Pinned, Scratch};
-pub use nccl::{Clique, NcclId, Watch, nccl_version};
+pub use nccl::{NcclComm, NcclId, Watch, nccl_version};
 pub use stream::{Event, Graph};
 
 use super::embedded;
-use super::kernel::{Arg, Cell, Form, Grid, Kernel};
+use super::kernel::{Arg, Cell, ElementType, Grid, Kernel};
 use crate::error::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -35,7 +35,7 @@ pub type Images = fn(&str) -> Option<&'static [u8]>;
 
 /// The streams of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lane {
+pub enum StreamKind {
     /// Kernels, and copies that they wait for.
     Compute,
     /// Images on their way to the device, numbers on their way back.
@@ -84,7 +84,7 @@ pub struct Gpu {
     streams: [Handle<sys::CUstream>; LANES],
     images: Images,
     modules: Mutex<HashMap<&'static str, Handle<sys::CUmodule>>>,
-    functions: Mutex<HashMap<(&'static str, Form), Function>>,
+    functions: Mutex<HashMap<(&'static str, ElementType), Function>>,
     cache: Mutex<Cache>,
     arena: Mutex<Arena>,
     capturing: AtomicBool,
@@ -178,12 +178,12 @@ impl Gpu {
         unsafe { result::ctx::set_current(self.context.0) }.map_err(|e| self.failed("lost its context", e))
     }
 
-    fn stream(&self, lane: Lane) -> sys::CUstream {
+    fn stream(&self, lane: StreamKind) -> sys::CUstream {
         self.streams[lane as usize].0
     }
 
     /// Waits until the stream has done what it was given.
-    pub fn synchronize(&self, lane: Lane) -> Result<()> {
+    pub fn synchronize(&self, lane: StreamKind) -> Result<()> {
         self.bind()?;
         // SAFETY: the stream lives as long as `self`.
         let done = unsafe { result::stream::synchronize(self.stream(lane)) };
@@ -212,7 +212,7 @@ impl Gpu {
 
     /// The handle of a stream, for code that is not ours and queues work of its own (the rivals in `benches/`).
     /// Makes the context that of the calling thread.
-    pub fn raw_stream(&self, lane: Lane) -> Result<*mut c_void> {
+    pub fn raw_stream(&self, lane: StreamKind) -> Result<*mut c_void> {
         self.bind()?;
         Ok(self.stream(lane).cast())
     }
@@ -232,7 +232,7 @@ impl Gpu {
         Ok(module)
     }
 
-    fn function(&self, kernel: &Kernel, form: Form, smem_bytes: usize) -> Result<sys::CUfunction> {
+    fn function(&self, kernel: &Kernel, form: ElementType, smem_bytes: usize) -> Result<sys::CUfunction> {
         let mut functions = locked(&self.functions);
         let function = match functions.get_mut(&(kernel.name, form)) {
             Some(function) => function,
@@ -273,7 +273,7 @@ impl Gpu {
     ///
     /// # Errors
     /// `Error::Shape` for a tensor in host memory, `Error::Failed` for arguments that are not the kernel's.
-    pub unsafe fn launch(&self, kernel: &Kernel, form: Form, grid: Grid, args: &[Arg]) -> Result<()> {
+    pub unsafe fn launch(&self, kernel: &Kernel, form: ElementType, grid: Grid, args: &[Arg]) -> Result<()> {
         kernel.check(form, args)?;
         if grid.blocks.contains(&0) {
             return Ok(());
@@ -307,7 +307,7 @@ impl Gpu {
         self.bind()?;
         let function = self.function(kernel, form, grid.smem_bytes)?;
         let smem = u32::try_from(grid.smem_bytes).expect("the driver has allowed this much");
-        let (threads, stream) = ((grid.threads, 1, 1), self.stream(Lane::Compute));
+        let (threads, stream) = ((grid.threads, 1, 1), self.stream(StreamKind::Compute));
         // SAFETY: the function takes these arguments (checked above); what it does with them is the
         // caller's promise. The cells live until the call returns, and the driver has copied them by then.
         unsafe { result::launch_kernel(function, blocks, threads, smem, stream, &mut pointers) }

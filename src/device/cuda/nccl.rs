@@ -1,6 +1,6 @@
 //! Sums over the GPUs of several threads, processes or machines, by NCCL on the communication stream.
 //!
-//! Nothing here waits for another GPU on the host but [`Clique::join`], which asks all the while whether to go on. What
+//! Nothing here waits for another GPU on the host but [`NcclComm::join`], which asks all the while whether to go on. What
 //! waits on a device for a GPU that is gone waits for ever, until somebody calls [`Watch::abort`]: whoever knows that it
 //! is gone. From then on every wait of this GPU is an error that says why, because what it has computed since is
 //! worth nothing.
@@ -9,7 +9,7 @@ mod library;
 
 pub use library::nccl_version;
 
-use super::{Event, Gpu, Handle, Lane, Memory, locked};
+use super::{Event, Gpu, Handle, Memory, StreamKind, locked};
 use crate::error::{Error, Result};
 use library::{Code, Comm, Config, FLOAT32, ID_BYTES, IN_PROGRESS, Nccl, SUCCESS, SUM, UniqueId, nccl};
 use std::ffi::{c_int, c_void};
@@ -163,20 +163,20 @@ impl Member {
 
 /// One rank's membership on one GPU, of a clique of which each member has a GPU of its own. Left when it is dropped,
 /// at about the same time as the others leave; graphs that hold its sums must be gone by then.
-pub struct Clique {
+pub struct NcclComm {
     member: Arc<Member>,
     /// What the compute stream had been given when the sums were started.
     given: Event,
     summed: Event,
 }
 
-impl fmt::Debug for Clique {
+impl fmt::Debug for NcclComm {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{} on {}", self.member.place, self.member.gpu.name())
     }
 }
 
-impl Clique {
+impl NcclComm {
     /// Becomes member `rank` of `size`, and waits until all are there. NCCL takes memory of the GPU for itself, so that
     /// this comes before it is asked how much is free.
     ///
@@ -190,7 +190,7 @@ impl Clique {
         rank: usize,
         size: usize,
         mut go_on: impl FnMut() -> Result<()>,
-    ) -> Result<Clique> {
+    ) -> Result<NcclComm> {
         let place = format!("rank {rank} of {size}");
         let number = |n: usize| c_int::try_from(n).ok().filter(|_| rank < size);
         let (Some(ranks), Some(own)) = (number(size), number(rank)) else {
@@ -211,7 +211,7 @@ impl Clique {
         }
         let state = Mutex::new(State::Joined { comm: Handle(comm), failed: false });
         let clique =
-            Clique { member: Arc::new(Member { gpu: gpu.clone(), nccl, place, state }), given, summed };
+            NcclComm { member: Arc::new(Member { gpu: gpu.clone(), nccl, place, state }), given, summed };
         let member = &clique.member;
         let mut wait = || {
             member.result("NCCL cannot join", code)?;
@@ -232,7 +232,7 @@ impl Clique {
 
     /// Queues on the communication stream, after all that the compute stream has been given: the f32 numbers in each
     /// range of bytes = their sums over all ranks, in place. All ranks start ranges of the same lengths in the same
-    /// order. Returns at once, but for the first time, when the ranks connect. [`Clique::finish`] makes the compute
+    /// order. Returns at once, but for the first time, when the ranks connect. [`NcclComm::finish`] makes the compute
     /// stream wait; before that nothing may touch the numbers. Both may be captured, in one graph.
     ///
     /// A kernel of NCCL runs until those of the other ranks have come. Where they are threads of this process, no rank may
@@ -252,9 +252,9 @@ impl Clique {
             buffers.push((memory.range(at, bytes) as *mut c_void, bytes / 4));
         }
         let member = &self.member;
-        let stream = member.gpu.raw_stream(Lane::Communication)?;
-        self.given.record(Lane::Compute)?;
-        self.given.hold(Lane::Communication)?;
+        let stream = member.gpu.raw_stream(StreamKind::Communication)?;
+        self.given.record(StreamKind::Compute)?;
+        self.given.hold(StreamKind::Communication)?;
         let queued = member.with(|comm| {
             let nccl = member.nccl;
             // SAFETY: begins a group of this thread, which ends below whatever happens.
@@ -281,13 +281,13 @@ impl Clique {
                 std::thread::sleep(Duration::from_micros(50));
             }
         }
-        self.summed.record(Lane::Communication)
+        self.summed.record(StreamKind::Communication)
     }
 
     /// What the compute stream is given from now on waits for what was started last. Nothing on the host waits.
     pub fn finish(&self) -> Result<()> {
         self.member.with(|_| ())?;
-        self.summed.hold(Lane::Compute)
+        self.summed.hold(StreamKind::Compute)
     }
 
     /// For another thread, which sees what this one waits for.
@@ -296,13 +296,13 @@ impl Clique {
     }
 }
 
-impl Drop for Clique {
+impl Drop for NcclComm {
     fn drop(&mut self) {
         self.member.leave();
     }
 }
 
-/// A look at a [`Clique`] from another thread, and the way to end it.
+/// A look at a [`NcclComm`] from another thread, and the way to end it.
 #[derive(Clone)]
 pub struct Watch(Arc<Member>);
 

@@ -1,6 +1,6 @@
 //! Points in streams that others wait for, and work that is recorded once and started often.
 
-use super::{Gpu, Handle, Lane};
+use super::{Gpu, Handle, StreamKind};
 use crate::error::Result;
 use cudarc::driver::{result, sys};
 use std::fmt;
@@ -37,7 +37,7 @@ impl Event {
     }
 
     /// Marks what the stream has been given so far.
-    pub fn record(&self, lane: Lane) -> Result<()> {
+    pub fn record(&self, lane: StreamKind) -> Result<()> {
         self.gpu.bind()?;
         // SAFETY: event and stream are alive and of one context.
         unsafe { result::event::record(self.handle.0, self.gpu.stream(lane)) }
@@ -45,7 +45,7 @@ impl Event {
     }
 
     /// What the stream is given from now on waits for the mark.
-    pub fn hold(&self, lane: Lane) -> Result<()> {
+    pub fn hold(&self, lane: StreamKind) -> Result<()> {
         self.gpu.bind()?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: as above.
@@ -103,7 +103,7 @@ impl Graph {
     pub fn capture(gpu: &Arc<Gpu>, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         gpu.bind()?;
         let (stream, mode) = (
-            gpu.stream(Lane::Compute),
+            gpu.stream(StreamKind::Compute),
             // Other threads may go on using the driver.
             sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
         );
@@ -129,7 +129,7 @@ impl Graph {
     pub fn launch(&self) -> Result<()> {
         self.gpu.bind()?;
         // SAFETY: the memory that it touches belongs to tensors that its maker keeps.
-        unsafe { result::graph::launch(self.exec.0, self.gpu.stream(Lane::Compute)) }
+        unsafe { result::graph::launch(self.exec.0, self.gpu.stream(StreamKind::Compute)) }
             .map_err(|e| self.gpu.failed("launching a graph", e))
     }
 }

@@ -1,6 +1,6 @@
 //! Attention on slices: one task per (image, head), the products through `matmul::cpu`.
 
-use super::{Extents, Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
+use super::{AttentionDims, Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
 use crate::error::Result;
 use crate::ops::float::{Float, Shared, simd, with_scratch};
 use crate::ops::matmul::cpu::{Strided, product};
@@ -46,11 +46,11 @@ pub struct Inputs<'a, T> {
     v: Side<'a, T>,
     /// Keys and values in front; (B, n, C) each.
     prefix: Option<(Side<'a, T>, Side<'a, T>)>,
-    e: Extents,
+    e: AttentionDims,
 }
 
 impl<'a, T: Float> Inputs<'a, T> {
-    pub fn new(qkv: &Qkv<'a>, prefix: Option<&Prefix<'a>>, e: Extents) -> Result<Self> {
+    pub fn new(qkv: &Qkv<'a>, prefix: Option<&Prefix<'a>>, e: AttentionDims) -> Result<Self> {
         let c = e.heads * e.head_dim;
         let dense = |data, arg| Side::new(Rows { data, tokens: e.prefix, stride: c, offset: 0 }, arg);
         let prefix = match prefix {

@@ -1,7 +1,7 @@
 //! Launches of `kernels/attention.cu`.
 
-use super::{Extents, Gradients, Into, OP, Prefix, PrefixMut, Qkv, Rows};
-use crate::device::{Arg, Argument, Cell, Form, Gpu, Grid, Kernel, Scratch, args, kernel};
+use super::{AttentionDims, Gradients, Into, OP, Prefix, PrefixMut, Qkv, Rows};
+use crate::device::{Arg, Argument, Cell, ElementType, Gpu, Grid, Kernel, Scratch, args, kernel};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut};
 
@@ -69,9 +69,9 @@ const KV_PASS: Pass = Pass {
 
 impl Pass {
     /// The kernel for this head width, and the grid for so many rows of each head of each image.
-    fn choose(&self, form: Form, e: Extents, rows: usize) -> (&Kernel, Grid) {
+    fn choose(&self, form: ElementType, e: AttentionDims, rows: usize) -> (&Kernel, Grid) {
         let units = e.batch * e.heads;
-        if form == Form::F32 {
+        if form == ElementType::F32 {
             return (&self.usual, Grid::new(units * rows.div_ceil(8), 256));
         }
         let (kernel, width, step) = match e.head_dim {
@@ -91,8 +91,8 @@ fn first_row<'a>(rows: &Rows<'a>) -> View<'a> {
 
 /// What all kernels read, as they take it.
 struct Inputs {
-    form: Form,
-    extents: Extents,
+    form: ElementType,
+    extents: AttentionDims,
     tq: usize,
     rows: [Arg; 5],
     numbers: [Arg; 8],
@@ -100,8 +100,8 @@ struct Inputs {
 }
 
 /// Whether rows of heads can be moved by 16 bytes.
-fn aligned(tensor: &impl Argument, form: Form, stride: usize) -> bool {
-    let group = if form == Form::F32 { 4 } else { 8 };
+fn aligned(tensor: &impl Argument, form: ElementType, stride: usize) -> bool {
+    let group = if form == ElementType::F32 { 4 } else { 8 };
     match tensor.argument().1 {
         Cell::Pointer(address) => address.is_multiple_of(16) && stride.is_multiple_of(group),
         _ => false,
@@ -109,7 +109,7 @@ fn aligned(tensor: &impl Argument, form: Form, stride: usize) -> bool {
 }
 
 impl Inputs {
-    fn new(qkv: &Qkv, prefix: Option<&Prefix>, e: Extents) -> Result<Inputs> {
+    fn new(qkv: &Qkv, prefix: Option<&Prefix>, e: AttentionDims) -> Result<Inputs> {
         if e.head_dim > WIDEST {
             let wanted = format!("heads of at most {WIDEST} channels on a GPU");
             return Err(Error::Shape { op: OP, arg: "heads", wanted, got: e.head_dim.to_string() });
@@ -156,7 +156,7 @@ pub fn forward(
     lse: ViewMut,
     qkv: &Qkv,
     prefix: Option<&Prefix>,
-    e: Extents,
+    e: AttentionDims,
 ) -> Result<()> {
     let inputs = Inputs::new(qkv, prefix, e)?;
     let vectors = u32::from(inputs.vectors && aligned(&out, inputs.form, e.heads * e.head_dim));
@@ -220,7 +220,7 @@ pub fn backward_input(
     lse: View,
     qkv: &Qkv,
     prefix: Option<&Prefix>,
-    e: Extents,
+    e: AttentionDims,
 ) -> Result<()> {
     let mut inputs = Inputs::new(qkv, prefix, e)?;
     let c = e.heads * e.head_dim;

@@ -83,7 +83,7 @@ pub struct Gradients<'a> {
 
 /// B, H, D, and the extent of the prefix.
 #[derive(Debug, Clone, Copy)]
-struct Extents {
+struct AttentionDims {
     batch: usize,
     heads: usize,
     head_dim: usize,
@@ -100,7 +100,7 @@ fn extents(
     batch: usize,
     channels: usize,
     heads: usize,
-) -> Result<Extents> {
+) -> Result<AttentionDims> {
     if heads == 0 || !channels.is_multiple_of(heads) {
         return Err(bad("heads", format!("a divisor of {channels}"), heads.to_string()));
     }
@@ -115,7 +115,7 @@ fn extents(
         expect_shape(OP, "prefix.k", prefix.k.shape(), [batch, n, channels])?;
         expect_shape(OP, "prefix.v", prefix.v.shape(), [batch, n, channels])?;
     }
-    Ok(Extents { batch, heads, head_dim: channels / heads, prefix: n })
+    Ok(AttentionDims { batch, heads, head_dim: channels / heads, prefix: n })
 }
 
 /// Overwrites `out` (B, Tq, C) and `lse` (B, H, Tq).

@@ -1,6 +1,6 @@
 //! Launches of `kernels/cross_entropy.cu`.
 
-use crate::device::{Form, Gpu, Grid, Kernel, args, kernel};
+use crate::device::{ElementType, Gpu, Grid, Kernel, args, kernel};
 use crate::error::Result;
 use crate::tensor::{DType, View, ViewMut};
 
@@ -38,7 +38,7 @@ pub fn forward_backward(
         (&FORWARD_BACKWARD, args![said, dlogits, logits, labels, mask, b, k, mask_step, smoothing])
     };
     // SAFETY: mod.rs has checked all shapes; the scratch memory holds two numbers per image.
-    unsafe { gpu.launch(kernel, Form::F32, grid, &args)? };
+    unsafe { gpu.launch(kernel, ElementType::F32, grid, &args)? };
     // SAFETY: as above.
-    unsafe { gpu.launch(&OUTCOME, Form::F32, Grid::new(1, THREADS), &args![outcome, said, b]) }
+    unsafe { gpu.launch(&OUTCOME, ElementType::F32, Grid::new(1, THREADS), &args![outcome, said, b]) }
 }

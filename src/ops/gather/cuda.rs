@@ -1,7 +1,7 @@
 //! Launches of `kernels/gather.cu`.
 
 use super::OP;
-use crate::device::{Form, Gpu, Grid, Kernel, args, kernel, vectors};
+use crate::device::{ElementType, Gpu, Grid, Kernel, args, kernel, vectors};
 use crate::error::Result;
 use crate::tensor::{DType, View, ViewMut};
 
@@ -21,8 +21,8 @@ const BACKWARD_NARROW: Kernel = kernel!("gather", "gather_backward_narrow", [
 /// Threads of a forward block, each with a chunk of 16 bytes.
 const THREADS: usize = 128;
 
-fn chunk(form: Form) -> usize {
-    if form == Form::F32 { 4 } else { 8 }
+fn chunk(form: ElementType) -> usize {
+    if form == ElementType::F32 { 4 } else { 8 }
 }
 
 pub fn forward(gpu: &Gpu, tokens: ViewMut, at: usize, table: View, ids: View, length: usize) -> Result<()> {

@@ -1,6 +1,6 @@
 //! GELU on slices. With s = sigmoid(2 u), the tanh form is x s, because 1 + tanh(u) = 2 s.
 
-use super::Form;
+use super::GeluForm;
 use crate::ops::float::{Float, for_rows};
 
 /// 2 √(2/π)
@@ -41,7 +41,7 @@ fn erf_slope<T: Float>(x: T) -> T {
     phi(x) + x * density
 }
 
-pub fn forward<T: Float>(y: &mut [T], x: &[T], form: Form) {
+pub fn forward<T: Float>(y: &mut [T], x: &[T], form: GeluForm) {
     for_rows(
         y,
         1,
@@ -49,14 +49,14 @@ pub fn forward<T: Float>(y: &mut [T], x: &[T], form: Form) {
         |start, y| {
             let pairs = y.iter_mut().zip(&x[start..]);
             match form {
-                Form::Tanh => pairs.for_each(|(y, &x)| *y = tanh_value(x)),
-                Form::Erf => pairs.for_each(|(y, &x)| *y = erf_value(x)),
+                GeluForm::Tanh => pairs.for_each(|(y, &x)| *y = tanh_value(x)),
+                GeluForm::Erf => pairs.for_each(|(y, &x)| *y = erf_value(x)),
             }
         },
     );
 }
 
-pub fn backward_in_place<T: Float>(d: &mut [T], x: &[T], form: Form) {
+pub fn backward_in_place<T: Float>(d: &mut [T], x: &[T], form: GeluForm) {
     for_rows(
         d,
         1,
@@ -67,10 +67,10 @@ pub fn backward_in_place<T: Float>(d: &mut [T], x: &[T], form: Form) {
 
 /// d := d · gelu'(x), for vector code that the caller chooses.
 #[inline(always)]
-pub fn times_slope<T: Float>(d: &mut [T], x: &[T], form: Form) {
+pub fn times_slope<T: Float>(d: &mut [T], x: &[T], form: GeluForm) {
     let pairs = d.iter_mut().zip(x);
     match form {
-        Form::Tanh => pairs.for_each(|(d, &x)| *d *= tanh_slope(x)),
-        Form::Erf => pairs.for_each(|(d, &x)| *d *= erf_slope(x)),
+        GeluForm::Tanh => pairs.for_each(|(d, &x)| *d *= tanh_slope(x)),
+        GeluForm::Erf => pairs.for_each(|(d, &x)| *d *= erf_slope(x)),
     }
 }

@@ -1,6 +1,6 @@
 //! Launches of `kernels/gelu.cu`.
 
-use super::Form;
+use super::GeluForm;
 use crate::device::{Gpu, Grid, Kernel, args, kernel, vectors};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut};
@@ -12,10 +12,10 @@ const BACKWARD: Kernel = kernel!("gelu", "gelu_backward", [d: *T, x: *T, n: u64,
 const THREADS: usize = 256;
 
 /// As `kernels/include/gelu.cuh` counts them.
-pub fn code(form: Form) -> u32 {
+pub fn code(form: GeluForm) -> u32 {
     match form {
-        Form::Tanh => 1,
-        Form::Erf => 2,
+        GeluForm::Tanh => 1,
+        GeluForm::Erf => 2,
     }
 }
 
@@ -23,7 +23,7 @@ fn grid(n: usize, bytes: usize) -> Grid {
     Grid::new((n * bytes).div_ceil(16 * THREADS), THREADS as u32)
 }
 
-pub fn forward(gpu: &Gpu, y: ViewMut, x: View, gelu: Form) -> Result<()> {
+pub fn forward(gpu: &Gpu, y: ViewMut, x: View, gelu: GeluForm) -> Result<()> {
     let (form, n) = (y.dtype().form("gelu", "y")?, y.len());
     let vectors = vectors(form, n, &[&y, &x]);
     let args = args![y, x, n = n as u64, gelu = code(gelu), vectors];
@@ -31,7 +31,7 @@ pub fn forward(gpu: &Gpu, y: ViewMut, x: View, gelu: Form) -> Result<()> {
     unsafe { gpu.launch(&FORWARD, form, grid(n, x.dtype().size_bytes()), &args) }
 }
 
-pub fn backward_in_place(gpu: &Gpu, d: ViewMut, x: View, gelu: Form) -> Result<()> {
+pub fn backward_in_place(gpu: &Gpu, d: ViewMut, x: View, gelu: GeluForm) -> Result<()> {
     let (form, n) = (d.dtype().form("gelu", "d")?, d.len());
     let vectors = vectors(form, n, &[&d, &x]);
     let args = args![d, x, n = n as u64, gelu = code(gelu), vectors];

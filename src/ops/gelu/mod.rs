@@ -11,13 +11,13 @@ use crate::tensor::{View, ViewMut, expect_shape};
 
 /// Which of the two formulas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum GeluForm {
     Tanh,
     Erf,
 }
 
 /// y = gelu(x). Overwrites y. x, y: the same shape.
-pub fn forward(dev: &Device, y: ViewMut, x: View, form: Form) -> Result<()> {
+pub fn forward(dev: &Device, y: ViewMut, x: View, form: GeluForm) -> Result<()> {
     expect_shape("gelu", "y", y.shape(), x.shape())?;
     match dev {
         Device::Cpu => float!("gelu", "y", y.dtype(), T => {
@@ -29,7 +29,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, form: Form) -> Result<()> {
 }
 
 /// d := d · gelu'(x). On entry d = dL/dy, on return dL/dx. d, x: the same shape.
-pub fn backward_in_place(dev: &Device, d: ViewMut, x: View, form: Form) -> Result<()> {
+pub fn backward_in_place(dev: &Device, d: ViewMut, x: View, form: GeluForm) -> Result<()> {
     expect_shape("gelu", "d", d.shape(), x.shape())?;
     match dev {
         Device::Cpu => float!("gelu", "d", d.dtype(), T => {

@@ -40,7 +40,7 @@ fn normalise<T: Float>(y: &mut [T], x: &[T], (mean, rstd): (T, T), scale: &[T], 
     }
 }
 
-pub fn again<T: Float>(y: &mut [T], x: &[T], stats: &[T], scale: &[T], bias: &[T]) {
+pub fn recompute<T: Float>(y: &mut [T], x: &[T], stats: &[T], scale: &[T], bias: &[T]) {
     let c = scale.len();
     for_rows(
         y,

@@ -1,7 +1,7 @@
 //! Launches of `kernels/layer_norm.cu`.
 
 use super::OP;
-use crate::device::{Form, Gpu, Grid, Kernel, args, kernel, vectors};
+use crate::device::{ElementType, Gpu, Grid, Kernel, args, kernel, vectors};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut};
 
@@ -46,7 +46,7 @@ pub fn forward(
     unsafe { gpu.launch(&FORWARD, form, grid(rows), &args) }
 }
 
-pub fn again(gpu: &Gpu, y: ViewMut, x: View, stats: View, (scale, bias): (View, View)) -> Result<()> {
+pub fn recompute(gpu: &Gpu, y: ViewMut, x: View, stats: View, (scale, bias): (View, View)) -> Result<()> {
     let (form, rows, c) = (y.dtype().form(OP, "y")?, x.dims()[0], x.dims()[1]);
     let vectors = vectors(form, c, &[&y, &x, &scale, &bias]);
     // SAFETY: as in `forward`.
@@ -78,5 +78,5 @@ pub fn backward_params_acc(
     unsafe { gpu.launch(&BACKWARD_PARAMS, form, grid, &args![partial, dy, x, stats, rows, c])? };
     let grid = Grid::new(columns, THREADS as u32);
     // SAFETY: as above; dscale and dbias have c elements.
-    unsafe { gpu.launch(&ADD_PARAMS, Form::F32, grid, &args![dscale, dbias, partial, groups, c]) }
+    unsafe { gpu.launch(&ADD_PARAMS, ElementType::F32, grid, &args![dscale, dbias, partial, groups, c]) }
 }

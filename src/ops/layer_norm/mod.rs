@@ -45,7 +45,7 @@ pub fn forward(
 
 /// y = (x - mean) · rstd · scale + bias from the kept statistics, for a backward pass that needs it
 /// again. Overwrites `y`.
-pub fn again(dev: &Device, y: ViewMut, x: View, stats: View, scale: View, bias: View) -> Result<()> {
+pub fn recompute(dev: &Device, y: ViewMut, x: View, stats: View, scale: View, bias: View) -> Result<()> {
     let (rows, c) = (x.dims()[0], x.dims()[1]);
     expect_shape(OP, "y", y.shape(), [rows, c])?;
     expect_shape(OP, "stats", stats.shape(), [rows, 2])?;
@@ -55,10 +55,10 @@ pub fn again(dev: &Device, y: ViewMut, x: View, stats: View, scale: View, bias: 
         Device::Cpu => float!("layer_norm", "y", y.dtype(), T => {
             let (scale, bias) = (scale.get::<T>(OP, "scale")?, bias.get::<T>(OP, "bias")?);
             let stats = stats.get::<T>(OP, "stats")?;
-            cpu::again(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, stats, scale, bias);
+            cpu::recompute(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, stats, scale, bias);
             Ok(())
         }),
-        Device::Cuda(gpu) => cuda::again(gpu, y, x, stats, (scale, bias)),
+        Device::Cuda(gpu) => cuda::recompute(gpu, y, x, stats, (scale, bias)),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Fully connected layers on slices: a product and its ending, in one pass where the product is large.
 
 use crate::ops::float::{Float, Shared, for_rows, simd};
-use crate::ops::gelu::{self, Form};
+use crate::ops::gelu::{self, GeluForm};
 use crate::ops::matmul::cpu::{self as matmul, Strided, plain, transposed};
 use crate::ops::matmul::strassen::cpu::{self as strassen, Right, product};
-use crate::ops::matmul::strassen::{Extents, Start, suits};
+use crate::ops::matmul::strassen::{ProductDims, Start, suits};
 use crate::ops::matmul::tile::Lanes;
 use crate::ops::matmul::{Layout, Write};
 
@@ -30,11 +30,11 @@ impl<'a, T> Kernel<'a, T> {
     }
 }
 
-/// What happens to x W + b before it is stored; see [`super::Ending`].
-pub enum Ending<'a, T> {
+/// What happens to x W + b before it is stored; see [`super::Epilogue`].
+pub enum Epilogue<'a, T> {
     Plain,
     Residual(&'a [T]),
-    Gelu { pre: Option<&'a mut [T]>, form: Form },
+    Gelu { pre: Option<&'a mut [T]>, form: GeluForm },
 }
 
 /// y = ending(x W + b). `rows`: how many rows of x and y make up an image.
@@ -43,26 +43,26 @@ pub fn forward<T: Lanes>(
     (x, rows): (&[T], usize),
     kernel: Kernel<T>,
     bias: &[T],
-    ending: Ending<T>,
+    ending: Epilogue<T>,
 ) {
     let Kernel { w, at, .. } = kernel;
-    let e = Extents { rows, k: at.rows, n: at.cols };
+    let e = ProductDims { rows, k: at.rows, n: at.cols };
     if !suits(rows, e.k, e.n) {
         let m = y.len() / e.n.max(1);
         matmul::forward((y, Layout::dense(m, e.n)), (x, Layout::dense(m, e.k)), (w, at), Write::Set);
         return match ending {
-            Ending::Plain => add_bias(y, bias),
-            Ending::Residual(residual) => add_bias_residual(y, residual, bias),
-            Ending::Gelu { pre, form } => add_bias_gelu(y, pre, bias, form),
+            Epilogue::Plain => add_bias(y, bias),
+            Epilogue::Residual(residual) => add_bias_residual(y, residual, bias),
+            Epilogue::Gelu { pre, form } => add_bias_gelu(y, pre, bias, form),
         };
     }
     let w = kernel.forward();
     // SAFETY: `mod.rs` has checked the layouts.
     unsafe {
         match ending {
-            Ending::Plain => product(y, x, w, e, Start::Bias(bias), |_, _| ()),
-            Ending::Residual(residual) => product(y, x, w, e, Start::Residual(bias, residual), |_, _| ()),
-            Ending::Gelu { pre, form } => {
+            Epilogue::Plain => product(y, x, w, e, Start::Bias(bias), |_, _| ()),
+            Epilogue::Residual(residual) => product(y, x, w, e, Start::Residual(bias, residual), |_, _| ()),
+            Epilogue::Gelu { pre, form } => {
                 let pre = pre.map(|pre| Shared(pre.as_mut_ptr()));
                 product(y, x, w, e, Start::Bias(bias), |first, y| {
                     let pre = pre.map(|pre| std::slice::from_raw_parts_mut(pre.at(first * e.n), y.len()));
@@ -79,7 +79,7 @@ pub fn forward<T: Lanes>(
 /// dx = dy Wᵀ, or dx +=. `rows`: how many rows of dx and dy make up an image.
 pub fn backward_input<T: Lanes>(dx: &mut [T], (dy, rows): (&[T], usize), kernel: Kernel<T>, write: Write) {
     let Kernel { w, at, .. } = kernel;
-    let e = Extents { rows, k: at.cols, n: at.rows };
+    let e = ProductDims { rows, k: at.cols, n: at.rows };
     if !suits(rows, e.k, e.n) {
         let m = dx.len() / e.n.max(1);
         return matmul::backward_input(
@@ -100,9 +100,9 @@ pub fn backward_input_gelu<T: Lanes>(
     (dy, rows): (&[T], usize),
     kernel: Kernel<T>,
     pre: &[T],
-    form: Form,
+    form: GeluForm,
 ) {
-    let e = Extents { rows, k: kernel.at.cols, n: kernel.at.rows };
+    let e = ProductDims { rows, k: kernel.at.cols, n: kernel.at.rows };
     if !suits(rows, e.k, e.n) {
         backward_input(dx, (dy, rows), kernel, Write::Set);
         return gelu::cpu::backward_in_place(dx, pre, form);
@@ -162,7 +162,7 @@ fn add_bias_residual<T: Float>(y: &mut [T], residual: &[T], bias: &[T]) {
 }
 
 /// y = gelu(y + bias); `pre`, where it is kept, receives y + bias.
-fn add_bias_gelu<T: Float>(y: &mut [T], pre: Option<&mut [T]>, bias: &[T], form: Form) {
+fn add_bias_gelu<T: Float>(y: &mut [T], pre: Option<&mut [T]>, bias: &[T], form: GeluForm) {
     let n = bias.len();
     let pre = pre.map(|pre| Shared(pre.as_mut_ptr()));
     for_rows(
@@ -183,12 +183,12 @@ fn add_bias_gelu<T: Float>(y: &mut [T], pre: Option<&mut [T]>, bias: &[T], form:
 
 /// y = gelu(y); `pre`, where it is kept, receives y as it was.
 #[inline(always)]
-fn gelu_in_place<T: Float>(y: &mut [T], pre: Option<&mut [T]>, form: Form) {
+fn gelu_in_place<T: Float>(y: &mut [T], pre: Option<&mut [T]>, form: GeluForm) {
     if let Some(pre) = pre {
         pre.copy_from_slice(y);
     }
     match form {
-        Form::Tanh => y.iter_mut().for_each(|y| *y = gelu::cpu::tanh_value(*y)),
-        Form::Erf => y.iter_mut().for_each(|y| *y = gelu::cpu::erf_value(*y)),
+        GeluForm::Tanh => y.iter_mut().for_each(|y| *y = gelu::cpu::tanh_value(*y)),
+        GeluForm::Erf => y.iter_mut().for_each(|y| *y = gelu::cpu::erf_value(*y)),
     }
 }

@@ -48,14 +48,14 @@ impl<'a> Weights<'a> {
 }
 
 /// What happens to x W + b before it is stored.
-pub enum Ending<'a> {
+pub enum Epilogue<'a> {
     Plain,
     /// residual: (M, N), added.
     Residual(View<'a>),
     /// pre: (M, N) keeps the value before the activation, for a backward pass.
     Gelu {
         pre: Option<ViewMut<'a>>,
-        form: gelu::Form,
+        form: gelu::GeluForm,
     },
 }
 
@@ -74,11 +74,11 @@ fn rows_of_image(view: View) -> usize {
 ///
 /// With three axes the rows of an image may be computed together ([`matmul::strassen`]): a row's bits then
 /// depend on its image, with two on the row alone.
-pub fn forward(dev: &Device, y: ViewMut, x: View, w: &Weights, ending: Ending) -> Result<()> {
+pub fn forward(dev: &Device, y: ViewMut, x: View, w: &Weights, ending: Epilogue) -> Result<()> {
     match &ending {
-        Ending::Residual(residual) => expect_shape("linear", "residual", residual.shape(), y.shape())?,
-        Ending::Gelu { pre: Some(pre), .. } => expect_shape("linear", "pre", pre.shape(), y.shape())?,
-        Ending::Plain | Ending::Gelu { pre: None, .. } => {}
+        Epilogue::Residual(residual) => expect_shape("linear", "residual", residual.shape(), y.shape())?,
+        Epilogue::Gelu { pre: Some(pre), .. } => expect_shape("linear", "pre", pre.shape(), y.shape())?,
+        Epilogue::Plain | Epilogue::Gelu { pre: None, .. } => {}
     }
     let at = matrix(y.as_view());
     let (rows, x, kernel) = (rows_of_image(x), (x, matrix(x)), (w.kernel, w.layout()));
@@ -88,11 +88,11 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &Weights, ending: Ending) -
             let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
             let (x, w) = (x.0.get::<T>("linear", "x")?, w.on_cpu(|packed| packed.forward)?);
             let ending = match ending {
-                Ending::Plain => cpu::Ending::Plain,
-                Ending::Residual(r) => cpu::Ending::Residual(r.get::<T>("linear", "residual")?),
-                Ending::Gelu { pre, form } => {
+                Epilogue::Plain => cpu::Epilogue::Plain,
+                Epilogue::Residual(r) => cpu::Epilogue::Residual(r.get::<T>("linear", "residual")?),
+                Epilogue::Gelu { pre, form } => {
                     let pre = pre.map(|pre| pre.get::<T>("linear", "pre")).transpose()?;
-                    cpu::Ending::Gelu { pre, form }
+                    cpu::Epilogue::Gelu { pre, form }
                 }
             };
             cpu::forward(y.get::<T>("linear", "y")?, (x, rows), w, bias, ending);
@@ -100,11 +100,11 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &Weights, ending: Ending) -
         }),
         Device::Cuda(gpu) => {
             let bias = Some(w.bias.part(w.columns.start, [w.columns.len()]));
-            let none = matmul::cuda::Ending { bias, ..Default::default() };
+            let none = matmul::cuda::Epilogue { bias, ..Default::default() };
             let ending = match ending {
-                Ending::Plain => none,
-                Ending::Residual(residual) => matmul::cuda::Ending { residual: Some(residual), ..none },
-                Ending::Gelu { pre, form } => matmul::cuda::Ending { pre, gelu: Some(form), ..none },
+                Epilogue::Plain => none,
+                Epilogue::Residual(residual) => matmul::cuda::Epilogue { residual: Some(residual), ..none },
+                Epilogue::Gelu { pre, form } => matmul::cuda::Epilogue { pre, gelu: Some(form), ..none },
             };
             matmul::cuda::forward(gpu, (y, at), x, kernel, Write::Set, ending)
         }
@@ -137,7 +137,7 @@ pub fn backward_input_gelu(
     dy: View,
     w: &Weights,
     pre: View,
-    form: gelu::Form,
+    form: gelu::GeluForm,
 ) -> Result<()> {
     expect_shape("linear", "pre", pre.shape(), dx.shape())?;
     let at = matrix(pre);

@@ -1,7 +1,7 @@
 //! Launches of `kernels/match_prompts.cu`.
 
 use super::Select;
-use crate::device::{Form, Gpu, Grid, Kernel, args, kernel};
+use crate::device::{ElementType, Gpu, Grid, Kernel, args, kernel};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut};
 
@@ -46,7 +46,7 @@ pub fn select(gpu: &Gpu, mut ids: ViewMut, similarity: View, how: Select) -> Res
             let len = b * n;
             // SAFETY: mod.rs has checked ids (B, N).
             return unsafe {
-                gpu.launch(&FIXED, Form::F32, elements(len), &args![ids, start, n, len = len as u64])
+                gpu.launch(&FIXED, ElementType::F32, elements(len), &args![ids, start, n, len = len as u64])
             };
         }
         Select::PerImage | Select::Vote { .. } => {
@@ -54,35 +54,37 @@ pub fn select(gpu: &Gpu, mut ids: ViewMut, similarity: View, how: Select) -> Res
         }
     };
     // SAFETY: mod.rs has checked ids (B, N), similarity (B, M) and that M prompts are enough.
-    unsafe { gpu.launch(&SELECT, Form::F32, warps(b), &args)? };
+    unsafe { gpu.launch(&SELECT, ElementType::F32, warps(b), &args)? };
     let Select::Vote { group } = how else { return Ok(()) };
     let groups = b.div_ceil(group);
     let votes = gpu.scratch(groups * m)?;
     let args = args![votes, ids = ids.as_view(), b, n, m, group];
     // SAFETY: the scratch memory holds M votes per group.
-    unsafe { gpu.launch(&COUNT_VOTES, Form::F32, elements(groups * m), &args)? };
+    unsafe { gpu.launch(&COUNT_VOTES, ElementType::F32, elements(groups * m), &args)? };
     // SAFETY: as above; the last group may have fewer images, which the kernel knows from B.
-    unsafe { gpu.launch(&SELECT, Form::F32, warps(groups), &args![ids, scores = votes, b, n, m, group]) }
+    unsafe {
+        gpu.launch(&SELECT, ElementType::F32, warps(groups), &args![ids, scores = votes, b, n, m, group])
+    }
 }
 
 pub fn penalise(gpu: &Gpu, scores: ViewMut, similarity: View, used: View) -> Result<()> {
     let (m, len) = (similarity.dims()[1], similarity.len());
     let args = args![scores, similarity, used, m, len = len as u64];
     // SAFETY: mod.rs has checked scores (B, M) and used (M).
-    unsafe { gpu.launch(&PENALISE, Form::F32, elements(len), &args) }
+    unsafe { gpu.launch(&PENALISE, ElementType::F32, elements(len), &args) }
 }
 
 pub fn count_acc(gpu: &Gpu, counts: ViewMut, ids: View) -> Result<()> {
     let (m, len) = (counts.len(), ids.len() as u64);
     // SAFETY: the kernel writes the M counts; an id that is none of M is counted nowhere.
-    unsafe { gpu.launch(&COUNT, Form::F32, warps(m), &args![counts, ids, m, len]) }
+    unsafe { gpu.launch(&COUNT, ElementType::F32, warps(m), &args![counts, ids, m, len]) }
 }
 
 pub fn pull(gpu: &Gpu, out: ViewMut, similarity: View, ids: View) -> Result<()> {
     let (b, m, n) = (similarity.dims()[0], similarity.dims()[1], ids.dims()[1]);
     let args = args![out, similarity, ids, b, n, m];
     // SAFETY: mod.rs has checked out (1) and ids (B, N); the kernel passes over ids that are none.
-    unsafe { gpu.launch(&PULL, Form::F32, Grid::new(1, THREADS as u32), &args) }
+    unsafe { gpu.launch(&PULL, ElementType::F32, Grid::new(1, THREADS as u32), &args) }
 }
 
 pub fn backward_pull(gpu: &Gpu, dsimilarity: ViewMut, ids: View, weight: f64) -> Result<()> {
@@ -90,5 +92,5 @@ pub fn backward_pull(gpu: &Gpu, dsimilarity: ViewMut, ids: View, weight: f64) ->
     let len = b * m;
     let args = args![dsimilarity, ids, n, m, len = len as u64, share = (weight / b as f64) as f32];
     // SAFETY: mod.rs has checked ids (B, N).
-    unsafe { gpu.launch(&BACKWARD_PULL, Form::F32, elements(len), &args) }
+    unsafe { gpu.launch(&BACKWARD_PULL, ElementType::F32, elements(len), &args) }
 }

@@ -1,7 +1,7 @@
 //! Launches of `kernels/matmul.cu`.
 
 use super::{Layout, Write};
-use crate::device::{Argument, Cell, Form, Gpu, Grid, Kernel, args, kernel};
+use crate::device::{Argument, Cell, ElementType, Gpu, Grid, Kernel, args, kernel};
 use crate::error::Result;
 use crate::ops::gelu;
 use crate::tensor::{DType, View, ViewMut};
@@ -34,12 +34,12 @@ const DEPTH_STEP: usize = 32;
 
 /// What is done with a product before it is stored; see the kernel's header.
 #[derive(Default)]
-pub struct Ending<'a> {
+pub struct Epilogue<'a> {
     pub bias: Option<View<'a>>,
     pub residual: Option<View<'a>>,
     /// Lies like y.
     pub pre: Option<ViewMut<'a>>,
-    pub gelu: Option<gelu::Form>,
+    pub gelu: Option<gelu::GeluForm>,
 }
 
 /// The tiles of an output of a form, and how many blocks of which kind they take.
@@ -52,10 +52,12 @@ struct Tiles {
 
 impl Tiles {
     /// All kinds of tiles give the same bits.
-    fn of(form: Form, rows: usize, cols: usize) -> Tiles {
+    fn of(form: ElementType, rows: usize, cols: usize) -> Tiles {
         let count = |side: usize| rows.div_ceil(side) * cols.div_ceil(side);
         match form {
-            Form::F32 => Tiles { few_rows: false, count: count(64), threads: 256, smem_bytes: 16 << 10 },
+            ElementType::F32 => {
+                Tiles { few_rows: false, count: count(64), threads: 256, smem_bytes: 16 << 10 }
+            }
             _ if count(128) < ENOUGH_BLOCKS => {
                 Tiles { few_rows: true, count: count(64), threads: 128, smem_bytes: 32 << 10 }
             }
@@ -69,7 +71,7 @@ impl Tiles {
 }
 
 /// `Gelu` in `kernels/include/gelu.cuh`.
-fn gelu_word(form: Option<gelu::Form>) -> u32 {
+fn gelu_word(form: Option<gelu::GeluForm>) -> u32 {
     form.map_or(0, gelu::cuda::code)
 }
 
@@ -102,10 +104,10 @@ pub fn forward(
     (x, x_at): (View, Layout),
     (w, w_at): (View, Layout),
     write: Write,
-    ending: Ending,
+    ending: Epilogue,
 ) -> Result<()> {
     let form = y.dtype().form("matmul", "y")?;
-    let Ending { bias, residual, pre, gelu } = ending;
+    let Epilogue { bias, residual, pre, gelu } = ending;
     let (y, x, w) = (at_mut(y, y_at), at(x, x_at), at(w, w_at));
     let pre = pre.map(|pre| at_mut(pre, y_at));
     let residual = match write {
@@ -146,7 +148,7 @@ pub fn backward_input(
     (dy, dy_at): (View, Layout),
     (w, w_at): (View, Layout),
     write: Write,
-    pre: Option<(View, gelu::Form)>,
+    pre: Option<(View, gelu::GeluForm)>,
 ) -> Result<()> {
     let form = dx.dtype().form("matmul", "dx")?;
     let (dx, dy, w) = (at_mut(dx, dx_at), at(dy, dy_at), at(w, w_at));
@@ -211,5 +213,7 @@ pub fn backward_weight_acc(
     unsafe { gpu.launch(kernel, form, tiles.grid(slices), &args)? };
     let grid = Grid::new((k * n).div_ceil(256), 256);
     // SAFETY: as above.
-    unsafe { gpu.launch(&ADD_SLICES, Form::F32, grid, &args![dw, parts, k, n, lddw = dw_at.stride, slices]) }
+    unsafe {
+        gpu.launch(&ADD_SLICES, ElementType::F32, grid, &args![dw, parts, k, n, lddw = dw_at.stride, slices])
+    }
 }

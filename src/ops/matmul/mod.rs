@@ -1,7 +1,7 @@
 //! Matrix products on strided matrices: y = x w and the two products of its backward pass.
 //!
 //! A row of `y` has the same bits however many rows there are, so that a batch of one gives what a
-//! batch of a thousand gives (tested in `tests/ops.rs`). Layers that are given images may go through [`strassen`].
+//! batch of a thousand gives (tested in `tests/ops/main.rs`). Layers that are given images may go through [`strassen`].
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
@@ -96,7 +96,7 @@ pub fn forward(
             cpu::forward((y.0.get::<T>("matmul", "y")?, y.1), x, w, write);
             Ok(())
         }),
-        Device::Cuda(gpu) => cuda::forward(gpu, y, x, w, write, cuda::Ending::default()),
+        Device::Cuda(gpu) => cuda::forward(gpu, y, x, w, write, cuda::Epilogue::default()),
     }
 }
 

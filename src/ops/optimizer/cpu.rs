@@ -8,13 +8,13 @@ pub fn adam<T: Float>(
     m: &mut [T],
     v: &mut [T],
     g: &[T],
-    pace: &[f64],
+    step_scalars: &[f64],
     grad_scale: f64,
     with: Adam,
 ) {
     let (beta1, beta2) = (T::of(with.beta1), T::of(with.beta2));
-    let (correct1, correct2) = (T::of(pace[1]), T::of(pace[2]));
-    let (lr, eps, decay) = (T::of(pace[0]), T::of(with.eps), T::of(pace[0] * with.decay));
+    let (correct1, correct2) = (T::of(step_scalars[1]), T::of(step_scalars[2]));
+    let (lr, eps, decay) = (T::of(step_scalars[0]), T::of(with.eps), T::of(step_scalars[0] * with.decay));
     let scale = T::of(grad_scale);
     let (m, v) = (Shared(m.as_mut_ptr()), Shared(v.as_mut_ptr()));
     for_rows(
@@ -37,8 +37,8 @@ pub fn adam<T: Float>(
     );
 }
 
-pub fn sgd<T: Float>(p: &mut [T], u: &mut [T], g: &[T], pace: &[f64], grad_scale: f64, with: Sgd) {
-    let (lr, momentum, scale) = (T::of(pace[0]), T::of(with.momentum), T::of(grad_scale));
+pub fn sgd<T: Float>(p: &mut [T], u: &mut [T], g: &[T], step_scalars: &[f64], grad_scale: f64, with: Sgd) {
+    let (lr, momentum, scale) = (T::of(step_scalars[0]), T::of(with.momentum), T::of(grad_scale));
     let u = Shared(u.as_mut_ptr());
     for_rows(
         p,

@@ -27,7 +27,7 @@ pub struct Adam {
 
 impl Adam {
     /// What step t of a run at rate `lr` needs beside the constants; `unscale` undoes a scale of the loss.
-    pub fn pace(&self, lr: f64, t: u64, unscale: f64) -> [f64; 4] {
+    pub fn step_scalars(&self, lr: f64, t: u64, unscale: f64) -> [f64; 4] {
         [lr, 1.0 - self.beta1.powf(t as f64), 1.0 - self.beta2.powf(t as f64), unscale]
     }
 }
@@ -47,8 +47,8 @@ fn grad_scale(squares: f64, unscale: f64, max_norm: f64) -> Option<f64> {
 /// Updates p, m, v with the gradients g, unless they are not finite.
 ///
 /// # Shapes
-/// p, m, v, g: the same length; squares: (1), Σ g² over all gradients that are clipped together; pace: (4),
-/// see [`Adam::pace`]. The last two are F64 on the CPU, F32 on a GPU.
+/// p, m, v, g: the same length; squares: (1), Σ g² over all gradients that are clipped together; step_scalars: (4),
+/// see [`Adam::step_scalars`]. The last two are F64 on the CPU, F32 on a GPU.
 #[allow(clippy::too_many_arguments)]
 pub fn adam(
     dev: &Device,
@@ -57,24 +57,24 @@ pub fn adam(
     v: ViewMut,
     g: View,
     squares: View,
-    pace: View,
+    step_scalars: View,
     with: Adam,
 ) -> Result<()> {
     expect_shape(OP, "m", m.shape(), p.shape())?;
     expect_shape(OP, "v", v.shape(), p.shape())?;
     expect_shape(OP, "g", g.shape(), p.shape())?;
     expect_shape(OP, "squares", squares.shape(), [1])?;
-    expect_shape(OP, "pace", pace.shape(), [4])?;
+    expect_shape(OP, "step_scalars", step_scalars.shape(), [4])?;
     match dev {
         Device::Cpu => float!("optimizer", "p", p.dtype(), T => {
             let (m, v) = (m.get::<T>(OP, "m")?, v.get::<T>(OP, "v")?);
-            let (squares, pace) = (squares.get::<f64>(OP, "squares")?, pace.get::<f64>(OP, "pace")?);
-            if let Some(scale) = grad_scale(squares[0], pace[3], with.max_norm) {
-                cpu::adam(p.get::<T>(OP, "p")?, m, v, g.get::<T>(OP, "g")?, pace, scale, with);
+            let (squares, step_scalars) = (squares.get::<f64>(OP, "squares")?, step_scalars.get::<f64>(OP, "step_scalars")?);
+            if let Some(scale) = grad_scale(squares[0], step_scalars[3], with.max_norm) {
+                cpu::adam(p.get::<T>(OP, "p")?, m, v, g.get::<T>(OP, "g")?, step_scalars, scale, with);
             }
             Ok(())
         }),
-        Device::Cuda(gpu) => cuda::adam(gpu, p, m, v, g, squares, pace, with),
+        Device::Cuda(gpu) => cuda::adam(gpu, p, m, v, g, squares, step_scalars, with),
     }
 }
 
@@ -85,28 +85,28 @@ pub struct Sgd {
     pub max_norm: f64,
 }
 
-/// Updates p and u. Shapes as for [`adam`]; of `pace` the first and the last are used.
+/// Updates p and u. Shapes as for [`adam`]; of `step_scalars` the first and the last are used.
 pub fn sgd(
     dev: &Device,
     p: ViewMut,
     u: ViewMut,
     g: View,
     squares: View,
-    pace: View,
+    step_scalars: View,
     with: Sgd,
 ) -> Result<()> {
     expect_shape(OP, "u", u.shape(), p.shape())?;
     expect_shape(OP, "g", g.shape(), p.shape())?;
     expect_shape(OP, "squares", squares.shape(), [1])?;
-    expect_shape(OP, "pace", pace.shape(), [4])?;
+    expect_shape(OP, "step_scalars", step_scalars.shape(), [4])?;
     match dev {
         Device::Cpu => float!("optimizer", "p", p.dtype(), T => {
-            let (squares, pace) = (squares.get::<f64>(OP, "squares")?, pace.get::<f64>(OP, "pace")?);
-            if let Some(scale) = grad_scale(squares[0], pace[3], with.max_norm) {
-                cpu::sgd(p.get::<T>(OP, "p")?, u.get::<T>(OP, "u")?, g.get::<T>(OP, "g")?, pace, scale, with);
+            let (squares, step_scalars) = (squares.get::<f64>(OP, "squares")?, step_scalars.get::<f64>(OP, "step_scalars")?);
+            if let Some(scale) = grad_scale(squares[0], step_scalars[3], with.max_norm) {
+                cpu::sgd(p.get::<T>(OP, "p")?, u.get::<T>(OP, "u")?, g.get::<T>(OP, "g")?, step_scalars, scale, with);
             }
             Ok(())
         }),
-        Device::Cuda(gpu) => cuda::sgd(gpu, p, u, g, squares, pace, with),
+        Device::Cuda(gpu) => cuda::sgd(gpu, p, u, g, squares, step_scalars, with),
     }
 }

@@ -12,18 +12,18 @@ use rayon::prelude::*;
 pub fn forward<T: Float>(
     rows: &mut [T],
     (pixels, dims): (&[u8], [usize; 4]),
-    picks: &[u32],
+    indices: &[u32],
     first: Option<&[u32]>,
     plan: Plan,
 ) -> Result<()> {
     let [images, height, width, channels] = dims;
-    if let Some(pick) = picks.iter().find(|&&pick| pick as usize >= images) {
+    if let Some(pick) = indices.iter().find(|&&pick| pick as usize >= images) {
         let wanted = format!("below {images}");
-        return Err(Error::Shape { op: OP, arg: "picks", wanted, got: pick.to_string() });
+        return Err(Error::Shape { op: OP, arg: "indices", wanted, got: pick.to_string() });
     }
     let (with, each) = (plan.preprocess, height * width * channels);
     let first = first.map(|f| u64::from(f[1]) << 32 | u64::from(f[0]));
-    let places = rows.par_chunks_mut(with.output_len()).zip(picks).enumerate();
+    let places = rows.par_chunks_mut(with.output_len()).zip(indices).enumerate();
     places.for_each(|(i, (rows, &pick))| {
         let pixels = &pixels[pick as usize * each..][..each];
         let view = ImageView { pixels, height, width, channels };

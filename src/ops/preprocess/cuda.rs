@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::tensor::{View, ViewMut};
 
 const FORWARD: Kernel = kernel!("preprocess", "preprocess_forward", [
-    rows: *T, pixels: *u8, picks: *u32, first: *u32, table: *f32, images: u32, height: u32, width: u32,
+    rows: *T, pixels: *u8, indices: *u32, first: *u32, table: *f32, images: u32, height: u32, width: u32,
     channels: u32, resize: u32, size: u32, patch: u32, flips: u32, seed: u64,
 ]);
 
@@ -19,7 +19,7 @@ pub fn forward(
     gpu: &Gpu,
     rows: ViewMut,
     pixels: View,
-    picks: View,
+    indices: View,
     first: Option<View>,
     table: View,
     plan: Plan,
@@ -32,11 +32,11 @@ pub fn forward(
     let (resize, size) = (with.resize_size(), with.input_size());
     let first = first.filter(|_| with.augment() != Augment::None);
     let flips = u32::from(with.augment() == Augment::CropFlip);
-    let grid = Grid::new(picks.len(), THREADS).by(size.div_ceil(BAND), 1);
+    let grid = Grid::new(indices.len(), THREADS).by(size.div_ceil(BAND), 1);
     let args = args![
         rows,
         pixels,
-        picks,
+        indices,
         first,
         table,
         images,
@@ -49,7 +49,7 @@ pub fn forward(
         flips,
         seed = plan.seed,
     ];
-    // SAFETY: mod.rs has checked rows (B·N, P·P·3), picks (B), first (2), table (2, 3) and that P divides the
-    // size; the kernel passes over picks that are no image, and source positions are clamped to the image.
+    // SAFETY: mod.rs has checked rows (B·N, P·P·3), indices (B), first (2), table (2, 3) and that P divides the
+    // size; the kernel passes over indices that are no image, and source positions are clamped to the image.
     unsafe { gpu.launch(&FORWARD, form, grid, &args) }
 }

@@ -13,7 +13,7 @@ const OP: &str = "preprocess";
 
 /// Images as the files hold them, in the memory of a device, and how the network sees them.
 #[derive(Debug)]
-pub struct Kept {
+pub struct Resident {
     /// (images, height, width, 1 or 3) u8
     pixels: Tensor,
     table: Tensor,
@@ -21,7 +21,7 @@ pub struct Kept {
     seed: u64,
 }
 
-impl Kept {
+impl Resident {
     /// Copies a set to the device of `plan`. `seed`: of the random numbers for training images.
     ///
     /// # Errors
@@ -32,26 +32,26 @@ impl Kept {
         images: &Pixels,
         preprocess: &Preprocess,
         seed: u64,
-    ) -> Result<Kept> {
+    ) -> Result<Resident> {
         let shape = [images.len(), images.height, images.width, images.channels];
         let mut pixels = plan.tensor(name, shape, DType::U8);
         plan.check()?;
         pixels.view_mut().write(&images.bytes)?;
         let (table, preprocess) = (table(preprocess).to(plan.device())?, preprocess.clone());
-        Ok(Kept { pixels, table, preprocess, seed })
+        Ok(Resident { pixels, table, preprocess, seed })
     }
 
-    /// Overwrites `rows` with the images `picks`; see [`forward`].
+    /// Overwrites `rows` with the images `indices`; see [`forward`].
     pub fn rows(
         &self,
         dev: &Device,
         rows: ViewMut,
-        picks: View,
+        indices: View,
         first: Option<View>,
         patch_size: usize,
     ) -> Result<()> {
         let plan = Plan { preprocess: &self.preprocess, patch_size, seed: self.seed };
-        forward(dev, rows, self.pixels.view(), picks, first, self.table.view(), plan)
+        forward(dev, rows, self.pixels.view(), indices, first, self.table.view(), plan)
     }
 }
 
@@ -78,10 +78,10 @@ pub fn table(preprocess: &Preprocess) -> Tensor {
     Tensor::from_vec([mean, std].concat(), [6])
 }
 
-/// Overwrites `rows` (B·N, P·P·3), N = (S/P)², with the images `picks`.
+/// Overwrites `rows` (B·N, P·P·3), N = (S/P)², with the images `indices`.
 ///
 /// # Shapes
-/// pixels: (images, height, width, 1 or 3) u8; picks: (B) u32; first: (2) u32, low and high half of a number:
+/// pixels: (images, height, width, 1 or 3) u8; indices: (B) u32; first: (2) u32, low and high half of a number:
 /// place i draws box and flip from stream `Augment`, index first + i. Without it they are test images.
 /// table: (6) f32, see [`table`]; the CPU does not look at it.
 ///
@@ -92,7 +92,7 @@ pub fn forward(
     dev: &Device,
     rows: ViewMut,
     pixels: View,
-    picks: View,
+    indices: View,
     first: Option<View>,
     table: View,
     plan: Plan,
@@ -106,8 +106,8 @@ pub fn forward(
         return refuse("pixels", "(images, height, width, 1 or 3)".into(), format!("{:?}", pixels.shape()));
     };
     let extents = [images, height, width, channels];
-    expect_shape(OP, "picks", picks.shape(), [picks.len()])?;
-    let wanted = [picks.len() * plan.grid() * plan.grid(), patch * patch * 3];
+    expect_shape(OP, "indices", indices.shape(), [indices.len()])?;
+    let wanted = [indices.len() * plan.grid() * plan.grid(), patch * patch * 3];
     expect_shape(OP, "rows", rows.shape(), wanted)?;
     expect_shape(OP, "table", table.shape(), [6])?;
     if let Some(first) = first {
@@ -116,13 +116,13 @@ pub fn forward(
     match dev {
         Device::Cpu => float!("preprocess", "rows", rows.dtype(), T => {
             let first = first.map(|f| f.get::<u32>(OP, "first")).transpose()?;
-            let (pixels, picks) = ((pixels.get::<u8>(OP, "pixels")?, extents), picks.get::<u32>(OP, "picks")?);
-            cpu::forward(rows.get::<T>(OP, "rows")?, pixels, picks, first, plan)
+            let (pixels, indices) = ((pixels.get::<u8>(OP, "pixels")?, extents), indices.get::<u32>(OP, "indices")?);
+            cpu::forward(rows.get::<T>(OP, "rows")?, pixels, indices, first, plan)
         }),
         Device::Cuda(_) if !plan.preprocess.on_device() => Err(Error::failed(
             "preprocess: the kernel does box, flip and normalisation by `data.transforms = \"tensorflow\"` and nothing \
              else; such images are prepared on the host",
         )),
-        Device::Cuda(gpu) => cuda::forward(gpu, rows, pixels, picks, first, table, plan),
+        Device::Cuda(gpu) => cuda::forward(gpu, rows, pixels, indices, first, table, plan),
     }
 }

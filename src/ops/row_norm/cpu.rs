@@ -1,19 +1,19 @@
 //! Row normalisation on slices.
 
-use super::Form;
+use super::Normalization;
 use crate::ops::float::{Float, for_rows};
 use crate::ops::sum::cpu::lanes;
 
 /// (1 / length, d(1 / length) / d(Σx²)).
 #[inline(always)]
-fn inverse<T: Float>(x: &[T], form: Form) -> (T, T) {
+fn inverse<T: Float>(x: &[T], form: Normalization) -> (T, T) {
     let squares = lanes(
         x.len(),
         #[inline(always)]
         |j| x[j] * x[j],
     );
     match form {
-        Form::Rsqrt => {
+        Normalization::Rsqrt => {
             let floor = T::of(1e-12);
             if squares > floor {
                 let inv = T::ONE / squares.sqrt();
@@ -22,7 +22,7 @@ fn inverse<T: Float>(x: &[T], form: Form) -> (T, T) {
                 (T::ONE / floor.sqrt(), T::ZERO)
             }
         }
-        Form::Plus => {
+        Normalization::Plus => {
             let norm = squares.sqrt();
             let inv = T::ONE / (norm + T::of(1e-10));
             let slope = if norm > T::ZERO { T::of(-0.5) * inv * inv / norm } else { T::ZERO };
@@ -42,7 +42,7 @@ pub fn columns_in_place<T: Float>(x: &mut [T], c: usize) {
     }
 }
 
-pub fn forward<T: Float>(y: &mut [T], x: &[T], c: usize, form: Form) {
+pub fn forward<T: Float>(y: &mut [T], x: &[T], c: usize, form: Normalization) {
     for_rows(
         y,
         c,
@@ -59,7 +59,7 @@ pub fn forward<T: Float>(y: &mut [T], x: &[T], c: usize, form: Form) {
     );
 }
 
-pub fn backward_acc<T: Float>(dx: &mut [T], dy: &[T], x: &[T], c: usize, form: Form) {
+pub fn backward_acc<T: Float>(dx: &mut [T], dy: &[T], x: &[T], c: usize, form: Normalization) {
     for_rows(
         dx,
         c,

@@ -13,13 +13,13 @@ use crate::tensor::{View, ViewMut, expect_shape};
 const OP: &str = "row_norm";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum Normalization {
     Rsqrt,
     Plus,
 }
 
 /// Overwrites y. x, y: (rows, C).
-pub fn forward(dev: &Device, y: ViewMut, x: View, form: Form) -> Result<()> {
+pub fn forward(dev: &Device, y: ViewMut, x: View, form: Normalization) -> Result<()> {
     expect_shape(OP, "y", y.shape(), x.shape())?;
     let c = x.dims()[1];
     match dev {
@@ -45,7 +45,7 @@ pub fn columns_in_place(dev: &Device, x: ViewMut) -> Result<()> {
 }
 
 /// dx += dL/dx. dx, dy, x: (rows, C).
-pub fn backward_acc(dev: &Device, dx: ViewMut, dy: View, x: View, form: Form) -> Result<()> {
+pub fn backward_acc(dev: &Device, dx: ViewMut, dy: View, x: View, form: Normalization) -> Result<()> {
     expect_shape(OP, "dx", dx.as_view().reshaped([dx.len()]).shape(), [x.len()])?;
     expect_shape(OP, "dy", dy.shape(), x.shape())?;
     let c = x.dims()[1];

@@ -1,6 +1,6 @@
 //! Launches of `kernels/sum.cu`.
 
-use crate::device::{Form, Gpu, Grid, Kernel, args, kernel, vectors};
+use crate::device::{ElementType, Gpu, Grid, Kernel, args, kernel, vectors};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut};
 
@@ -24,16 +24,18 @@ pub fn columns_acc(gpu: &Gpu, out: ViewMut, x: View) -> Result<()> {
     unsafe { gpu.launch(&COLUMNS, form, grid, &args![partial, x, rows, c])? };
     let grid = Grid::new(columns, THREADS as u32);
     // SAFETY: as above; mod.rs has checked that `out` has c elements.
-    unsafe { gpu.launch(&ADD_GROUPS, Form::F32, grid, &args![out, partial, groups, c]) }
+    unsafe { gpu.launch(&ADD_GROUPS, ElementType::F32, grid, &args![out, partial, groups, c]) }
 }
 
 pub fn squares_acc(gpu: &Gpu, out: ViewMut, x: View) -> Result<()> {
     let n = x.len();
     let pieces = n.div_ceil(PIECE);
     let partial = gpu.scratch(pieces)?;
-    let (grid, vectors) = (Grid::new(pieces, THREADS as u32), vectors(Form::F32, n, &[&x]));
+    let (grid, vectors) = (Grid::new(pieces, THREADS as u32), vectors(ElementType::F32, n, &[&x]));
     // SAFETY: the scratch memory holds a number per block, and a block reads its piece of the n elements.
-    unsafe { gpu.launch(&SQUARES, Form::F32, grid, &args![partial, x, n = n as u64, vectors])? };
+    unsafe { gpu.launch(&SQUARES, ElementType::F32, grid, &args![partial, x, n = n as u64, vectors])? };
     // SAFETY: as above; mod.rs has checked that `out` has one element.
-    unsafe { gpu.launch(&ADD_SQUARES, Form::F32, Grid::new(1, THREADS as u32), &args![out, partial, pieces]) }
+    unsafe {
+        gpu.launch(&ADD_SQUARES, ElementType::F32, Grid::new(1, THREADS as u32), &args![out, partial, pieces])
+    }
 }

@@ -1,7 +1,7 @@
 //! Launches of `kernels/tokens.cu`.
 
 use super::OP;
-use crate::device::{Form, Gpu, Grid, Kernel, args, kernel, vectors};
+use crate::device::{ElementType, Gpu, Grid, Kernel, args, kernel, vectors};
 use crate::error::Result;
 use crate::ops::matmul::Write;
 use crate::tensor::{View, ViewMut};
@@ -21,8 +21,8 @@ const ADD_ROW: Kernel = kernel!("tokens", "tokens_add_row", [x: *T, row: *f32, c
 const THREADS: usize = 128;
 
 /// A block row per row, one chunk of 16 bytes per thread.
-fn grid(rows: usize, c: usize, form: Form) -> Grid {
-    let chunk = if form == Form::F32 { 4 } else { 8 };
+fn grid(rows: usize, c: usize, form: ElementType) -> Grid {
+    let chunk = if form == ElementType::F32 { 4 } else { 8 };
     Grid::new(rows, THREADS as u32).by(c.div_ceil(chunk * THREADS), 1)
 }
 

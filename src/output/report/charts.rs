@@ -149,7 +149,7 @@ pub fn lines(axis: &Axis, lines: &[Line], y: Option<(f64, f64)>) -> Svg {
         }
         let drawn: Vec<(f64, f64)> = points.iter().map(|p| frame.at(*p)).collect();
         svg.path(&drawn, &line.class);
-        if drawn.len() <= MOST_NUMBERED && !line.class.contains("floor") {
+        if drawn.len() <= MOST_NUMBERED && !line.class.contains("baseline") {
             let kind = if line.class.contains("dash") { "ring" } else { "dot" };
             for (p, at) in points.iter().zip(&drawn).filter(|(_, at)| at.1.is_finite()) {
                 let title = format!("{}: {}", line.name, short(p.1, 0.01));

@@ -1,10 +1,8 @@
 //! The drawings of a report, from what its runs found.
 
 use super::charts::{self, Axis, Dot, Heat, Line, Standing};
-use super::png;
-use super::runs::{Choices, Group, POOL_OF_ONE, Run, entropy, together, with_floors};
+use super::runs::{Choices, Group, Run, SINGLE_PROMPT, entropy, together, with_baselines};
 use super::svg::{SERIES, Svg};
-use crate::error::{Error, Result};
 use crate::output::results::{Results, Score};
 use crate::output::spread::Spread;
 
@@ -33,15 +31,6 @@ impl Figure {
     /// An SVG file.
     pub fn file(&self) -> String {
         self.svg.file(&self.title)
-    }
-
-    /// The same as a PNG file.
-    ///
-    /// # Errors
-    /// [`Error::Failed`] for a drawing that is too large.
-    pub fn png(&self) -> Result<Vec<u8>> {
-        png::file(&self.svg, &self.title)
-            .map_err(|why| Error::failed(format!("the drawing {} {why}", self.name)))
     }
 }
 
@@ -87,14 +76,14 @@ fn forgetting(score: &Score) -> Option<f64> {
     score.forgetting
 }
 
-/// Floors that hold for all groups, and the group to read them from.
-fn shared_floors(groups: &[Group]) -> Vec<(&'static str, &Group)> {
-    let Some(group) = with_floors(groups) else { return Vec::new() };
-    let named = group.first().results.floors.named().into_iter().map(|(name, _)| (name, group));
-    named.filter(|(name, _)| groups.len() == 1 || *name != POOL_OF_ONE).collect()
+/// Baselines that hold for all groups, and the group to read them from.
+fn shared_baselines(groups: &[Group]) -> Vec<(&'static str, &Group)> {
+    let Some(group) = with_baselines(groups) else { return Vec::new() };
+    let named = group.first().results.baselines.named().into_iter().map(|(name, _)| (name, group));
+    named.filter(|(name, _)| groups.len() == 1 || *name != SINGLE_PROMPT).collect()
 }
 
-/// Where the runs stand: beside their floors and what others report.
+/// Where the runs stand: beside their baselines and what others report.
 fn standings(groups: &[Group]) -> Vec<Figure> {
     let metrics: [(&str, &str, &str, Metric); 2] = [
         ("average_accuracy", "Average accuracy", "%, after the last task; right is better", accuracy),
@@ -127,11 +116,11 @@ fn standings(groups: &[Group]) -> Vec<Figure> {
                 rows.extend(found.map(|(text, dots)| Standing { name: name.into(), text, dots }));
             }
         }
-        for (floor, of) in shared_floors(groups) {
-            if let Some(spread) = of.floor(floor, metric) {
+        for (baseline, of) in shared_baselines(groups) {
+            if let Some(spread) = of.baseline(baseline, metric) {
                 let (text, dots) =
-                    (format!("{:.1}", 100.0 * spread.mean), vec![spread_dot(&spread, "dot floor")]);
-                rows.push(Standing { name: floor.to_string(), text, dots });
+                    (format!("{:.1}", 100.0 * spread.mean), vec![spread_dot(&spread, "dot baseline")]);
+                rows.push(Standing { name: baseline.to_string(), text, dots });
             }
         }
         let mut told = Vec::new();
@@ -159,8 +148,8 @@ fn standing_caption(groups: &[Group]) -> String {
     if groups.iter().any(|g| g.runs.len() > 1) {
         parts.push("Bar: deviation over seeds; pale dots: the seeds.");
     }
-    if !shared_floors(groups).is_empty() {
-        parts.push("Grey: floors that need no prompts learned in order.");
+    if !shared_baselines(groups).is_empty() {
+        parts.push("Grey: baselines that need no prompts learned in order.");
     }
     if groups.iter().any(|g| !g.published().is_empty()) {
         parts.push("Ring without colour: published.");
@@ -205,10 +194,10 @@ fn over_tasks(groups: &[Group]) -> Vec<Figure> {
     };
     let figure = |name: &str, title: &str, what: &str, forgetting: bool| {
         let mut lines = Vec::new();
-        for (floor, of) in shared_floors(groups) {
-            let at = |t: usize| of.floor(floor, |score| at(score, t, forgetting));
+        for (baseline, of) in shared_baselines(groups) {
+            let at = |t: usize| of.baseline(baseline, |score| at(score, t, forgetting));
             let points = (0..of.first().tasks()).filter_map(|t| Some((t as f64 + 1.0, 100.0 * at(t)?.mean)));
-            let (class, name) = ("floor".into(), floor.into());
+            let (class, name) = ("baseline".into(), baseline.into());
             lines.push(Line { class, name, points: points.collect(), band: Vec::new() });
         }
         for (g, group) in groups.iter().enumerate() {

@@ -3,7 +3,6 @@
 mod charts;
 mod figures;
 mod page;
-mod png;
 mod runs;
 mod svg;
 

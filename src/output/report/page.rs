@@ -1,7 +1,7 @@
 //! The page: HTML around the drawings.
 
 use super::figures::{self, Figure, colour};
-use super::runs::{Group, POOL_OF_ONE, Run, entropy, together, with_floors};
+use super::runs::{Group, Run, SINGLE_PROMPT, entropy, together, with_baselines};
 use super::svg::{escape, page_style};
 use crate::config::published::Number;
 use crate::output::results::{Results, Score};
@@ -181,7 +181,7 @@ fn tiles(group: &Group) -> String {
     format!("<div class=\"tiles\">{}</div>", METRICS.iter().map(tile).collect::<String>())
 }
 
-/// Every configuration with its floors, and what others published.
+/// Every configuration with its baselines, and what others published.
 fn comparison(groups: &[Group]) -> String {
     let votes = groups.iter().any(Group::votes);
     let mut rows = String::from("<tr><th></th><th>runs</th><th>average accuracy</th><th>forgetting</th>");
@@ -214,21 +214,22 @@ fn comparison(groups: &[Group]) -> String {
         }
         let _ = write!(rows, "{}</tr>", find(own, 3));
     }
-    let mut floor = |group: &Group, name: &str, label: &str| {
-        let find = |metric: usize| cell(group.floor(name, METRICS[metric].of));
+    let mut row = |group: &Group, name: &str, label: &str| {
+        let find = |metric: usize| cell(group.baseline(name, METRICS[metric].of));
         let (n, a, b, c) = (group.runs.len(), find(0), find(1), find(3));
         let label = escape(label);
-        let _ = write!(rows, "<tr class=\"aside\"><td>floor: {label}</td><td>{n}</td>{a}{b}{blank}{c}</tr>");
+        let _ =
+            write!(rows, "<tr class=\"aside\"><td>baseline: {label}</td><td>{n}</td>{a}{b}{blank}{c}</tr>");
     };
-    let shared = with_floors(groups);
+    let shared = with_baselines(groups);
     for group in groups {
-        for (name, _) in group.first().results.floors.named() {
+        for (name, _) in group.first().results.baselines.named() {
             match shared {
-                Some(from) if groups.len() == 1 || (std::ptr::eq(from, group) && name != POOL_OF_ONE) => {
-                    floor(group, name, name);
+                Some(from) if groups.len() == 1 || (std::ptr::eq(from, group) && name != SINGLE_PROMPT) => {
+                    row(group, name, name);
                 }
-                Some(_) if name != POOL_OF_ONE => {}
-                _ => floor(group, name, &format!("{name}, {}", group.label)),
+                Some(_) if name != SINGLE_PROMPT => {}
+                _ => row(group, name, &format!("{name}, {}", group.label)),
             }
         }
     }

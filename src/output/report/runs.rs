@@ -149,10 +149,10 @@ impl Group {
         Spread::of_some(self.runs.iter().map(read))
     }
 
-    /// The same over a floor of each run, by its name.
-    pub fn floor(&self, name: &str, read: impl Fn(&Score) -> Option<f64>) -> Option<Spread> {
+    /// The same over a baseline of each run, by its name.
+    pub fn baseline(&self, name: &str, read: impl Fn(&Score) -> Option<f64>) -> Option<Spread> {
         self.spread(|run| {
-            let named = run.results.floors.named();
+            let named = run.results.baselines.named();
             read(named.iter().find(|(n, _)| *n == name)?.1)
         })
     }
@@ -242,7 +242,7 @@ fn folder(run: &Run) -> String {
     own.and_then(Path::file_name).map_or(String::new(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Whether all groups have the same data, tasks and backbone, so that the floors of one hold for all.
+/// Whether all groups have the same data, tasks and backbone, so that the baselines of one hold for all.
 pub fn comparable(groups: &[Group]) -> bool {
     let of = |g: &Group| {
         let (r, order) = (&g.first().results, &g.first().config.continual.class_order);
@@ -251,11 +251,11 @@ pub fn comparable(groups: &[Group]) -> bool {
     groups.windows(2).all(|pair| of(&pair[0]) == of(&pair[1]))
 }
 
-/// The floor that depends on the prompts of its run.
-pub const POOL_OF_ONE: &str = "pool of one prompt";
+/// The baseline that depends on the prompts of its run.
+pub const SINGLE_PROMPT: &str = "single prompt";
 
-/// Where the floors of comparable groups are read: the group with floors that has the most runs.
-pub fn with_floors(groups: &[Group]) -> Option<&Group> {
-    let has = |g: &&Group| !g.first().results.floors.named().is_empty();
+/// Where the baselines of comparable groups are read: the group with baselines that has the most runs.
+pub fn with_baselines(groups: &[Group]) -> Option<&Group> {
+    let has = |g: &&Group| !g.first().results.baselines.named().is_empty();
     groups.iter().filter(has).max_by_key(|g| g.runs.len()).filter(|_| comparable(groups))
 }

@@ -2,9 +2,9 @@
 
 use super::{Case, Fill, Keep, Part, Role, assign, plain, take};
 use crate::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
-use crate::ops::gelu::{self, Form};
+use crate::ops::gelu::{self, GeluForm};
 use crate::ops::layer_norm as norm;
-use crate::ops::linear::{self, Ending, Weights};
+use crate::ops::linear::{self, Epilogue, Weights};
 use crate::ops::matmul::{self, Layout, Write};
 use crate::tensor::Shape;
 use crate::testing::plain as naive;
@@ -22,12 +22,12 @@ pub(super) fn small() -> Vec<Case> {
         matmul_in_columns(5, 6, 4),
         linear_columns(3, 5, 4),
         linear_residual((5, 1), 7, 3),
-        linear_gelu((9, 1), 13, 11, Form::Tanh),
-        linear_gelu((7, 1), 3, 15, Form::Erf),
-        gelu_linear((5, 1), 11, 6, Form::Tanh),
-        gelu_linear((3, 1), 8, 16, Form::Erf),
-        gelu(3, 37, Form::Tanh),
-        gelu(3, 37, Form::Erf),
+        linear_gelu((9, 1), 13, 11, GeluForm::Tanh),
+        linear_gelu((7, 1), 3, 15, GeluForm::Erf),
+        gelu_linear((5, 1), 11, 6, GeluForm::Tanh),
+        gelu_linear((3, 1), 8, 16, GeluForm::Erf),
+        gelu(3, 37, GeluForm::Tanh),
+        gelu(3, 37, GeluForm::Erf),
     ];
     for (rows, c) in [(3, 1), (1, 5), (3, 32), (5, 33), (2, 100)] {
         cases.push(layer_norm(rows, c, Fill::Values));
@@ -54,9 +54,9 @@ pub(super) fn medium() -> Vec<Case> {
         matmul(9, 16_296, 7),
         matmul(1100, 24, 40),
         linear_residual((131, 1), 48, 192),
-        linear_gelu((131, 1), 48, 193, Form::Tanh),
-        gelu_linear((131, 1), 192, 48, Form::Tanh),
-        gelu(131, 500, Form::Erf),
+        linear_gelu((131, 1), 48, 193, GeluForm::Tanh),
+        gelu_linear((131, 1), 192, 48, GeluForm::Tanh),
+        gelu(131, 500, GeluForm::Erf),
         layer_norm(133, 192, Fill::Values),
         layer_norm(150, 768, Fill::Values),
         attention_packed(7, 37, (3, 16), 0),
@@ -72,8 +72,8 @@ pub(super) fn medium() -> Vec<Case> {
 pub(super) fn wide() -> Vec<Case> {
     vec![
         linear_residual((2, 33), 1032, 448),
-        linear_gelu((5, 22), 384, 384, Form::Erf),
-        gelu_linear((3, 37), 448, 1090, Form::Tanh),
+        linear_gelu((5, 22), 384, 384, GeluForm::Erf),
+        gelu_linear((3, 37), 448, 1090, GeluForm::Tanh),
     ]
 }
 
@@ -83,10 +83,10 @@ pub(super) fn vit_b() -> Vec<Case> {
     vec![
         matmul(b * t, c, 3 * c),
         linear_residual((b, t), c, c),
-        linear_gelu((b, t), c, 4 * c, Form::Tanh),
-        gelu_linear((b, t), 4 * c, c, Form::Tanh),
-        gelu(b * t, 4 * c, Form::Tanh),
-        gelu(b * t, 4 * c, Form::Erf),
+        linear_gelu((b, t), c, 4 * c, GeluForm::Tanh),
+        gelu_linear((b, t), 4 * c, c, GeluForm::Tanh),
+        gelu(b * t, 4 * c, GeluForm::Tanh),
+        gelu(b * t, 4 * c, GeluForm::Erf),
         layer_norm(b * t, c, Fill::Values),
         attention_packed(b, t, (12, c / 12), 0),
         attention_packed(b, 197, (12, c / 12), 20),
@@ -173,7 +173,7 @@ fn linear_columns(m: usize, k: usize, n: usize) -> Case {
         .forward(move |dev, x, out| {
             let [y] = take(out);
             let w = Weights { kernel: x[1], bias: x[2], columns: here.clone(), packed: None };
-            linear::forward(dev, y, x[0], &w, Ending::Plain)
+            linear::forward(dev, y, x[0], &w, Epilogue::Plain)
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
@@ -195,7 +195,7 @@ fn linear_residual(rows: Images, k: usize, n: usize) -> Case {
         .output("y", shape(rows, n), Part::Each, Role::Result)
         .forward(move |dev, x, out| {
             let [y] = take(out);
-            linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Ending::Residual(x[3]))
+            linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Epilogue::Residual(x[3]))
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
@@ -215,14 +215,14 @@ fn linear_residual(rows: Images, k: usize, n: usize) -> Case {
         .batched(move |b| linear_residual((b, rows.1), k, n))
 }
 
-fn linear_gelu(rows: Images, k: usize, n: usize, form: Form) -> Case {
+fn linear_gelu(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
     let m = rows.0 * rows.1;
     with_weights("linear", format!("{}x{k}x{n} gelu {form:?}", named(rows)), rows, k, n)
         .output("y", shape(rows, n), Part::Each, Role::Result)
         .output("pre", shape(rows, n), Part::Each, Role::Kept)
         .forward(move |dev, x, out| {
             let [y, pre] = take(out);
-            linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Ending::Gelu { pre: Some(pre), form })
+            linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Epilogue::Gelu { pre: Some(pre), form })
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
@@ -249,7 +249,7 @@ fn linear_gelu(rows: Images, k: usize, n: usize, form: Form) -> Case {
 }
 
 /// A layer on gelu(x), back to x in one step.
-fn gelu_linear(rows: Images, k: usize, n: usize, form: Form) -> Case {
+fn gelu_linear(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
     let m = rows.0 * rows.1;
     with_weights("linear", format!("{}x{k}x{n} of gelu {form:?}", named(rows)), rows, k, n)
         .output("y", shape(rows, n), Part::Each, Role::Result)
@@ -257,7 +257,7 @@ fn gelu_linear(rows: Images, k: usize, n: usize, form: Form) -> Case {
         .forward(move |dev, x, out| {
             let [y, mut activation] = take(out);
             gelu::forward(dev, activation.reborrow(), x[0], form)?;
-            linear::forward(dev, y, activation.as_view(), &Weights::all(x[1], x[2]), Ending::Plain)
+            linear::forward(dev, y, activation.as_view(), &Weights::all(x[1], x[2]), Epilogue::Plain)
         })
         .backward(&[("x", Write::Set)], move |dev, x, _, up, grads| {
             let [dx] = take(grads);
@@ -274,7 +274,7 @@ fn gelu_linear(rows: Images, k: usize, n: usize, form: Form) -> Case {
         .batched(move |b| gelu_linear((b, rows.1), k, n, form))
 }
 
-fn gelu(m: usize, n: usize, form: Form) -> Case {
+fn gelu(m: usize, n: usize, form: GeluForm) -> Case {
     Case::new("gelu", format!("{m}x{n} {form:?}"), m)
         .input("x", [m, n], Fill::Values, Part::Each)
         .output("y", [m, n], Part::Each, Role::Result)
@@ -339,7 +339,7 @@ fn layer_norm_again(rows: usize, c: usize) -> Case {
             let [mut y, mut stats] = take(out);
             norm::forward(dev, y.reborrow(), stats.reborrow(), x[0], x[1], x[2], EPS)?;
             y.fill(f64::NAN);
-            norm::again(dev, y, x[0], stats.as_view(), x[1], x[2])
+            norm::recompute(dev, y, x[0], stats.as_view(), x[1], x[2])
         })
         .plain(plain!(|x, _up| {
             let (y, stats) = naive::layer_norm(&x[0], &x[1], &x[2], EPS);

@@ -11,7 +11,7 @@ use crate::ops::matmul::Write;
 use crate::ops::optimizer::{self, Adam, Sgd};
 use crate::ops::pool_tokens::{self, Kind};
 use crate::ops::preprocess::Plan;
-use crate::ops::row_norm::{self, Form};
+use crate::ops::row_norm::{self, Normalization};
 use crate::ops::{axpy, cross_entropy, gather, patches, preprocess, sum, tokens};
 use crate::tensor::{DType, Tensor, View, ViewMut};
 use crate::testing::plain as naive;
@@ -65,7 +65,7 @@ pub(super) fn small() -> Vec<Case> {
         cases.push(pool_tokens(3, (6, 5), 1..5, kind));
         cases.push(pool_tokens(1, (1, 1), 0..1, kind));
     }
-    for form in [Form::Rsqrt, Form::Plus] {
+    for form in [Normalization::Rsqrt, Normalization::Plus] {
         cases.push(row_norm(3, 37, form));
         cases.push(row_norm(5, 2, form));
     }
@@ -86,8 +86,8 @@ pub(super) fn medium() -> Vec<Case> {
         column_sums(5000, 48),
         squares(300, 193),
         pool_tokens(9, (50, 96), 1..50, Kind::MeanMax),
-        row_norm(200, 193, Form::Rsqrt),
-        row_norm(200, 193, Form::Plus),
+        row_norm(200, 193, Normalization::Rsqrt),
+        row_norm(200, 193, Normalization::Plus),
         select(65, 10, 4, Select::PerImage),
         select(65, 10, 4, Select::Vote { group: 16 }),
         column_norm(300, 100),
@@ -115,7 +115,7 @@ pub(super) fn vit_b() -> Vec<Case> {
         squares(b * t, c),
         pool_tokens(b, (40, c), 0..40, Kind::Mean),
         pool_tokens(b, (196, c), 0..196, Kind::MeanMax),
-        row_norm(128, c, Form::Rsqrt),
+        row_norm(128, c, Normalization::Rsqrt),
         pull(128, 10, 4),
         select(128, 10, 4, Select::Vote { group: 16 }),
         column_norm(c, 100),
@@ -171,7 +171,7 @@ fn preprocess(
     let label = format!("{b}x{height}x{width}x{channels} to {resize_size} to {input_size} {augment:?}");
     Case::new("preprocess", label, 0)
         .input("pixels", [IMAGES, height, width, channels], Fill::Bytes, Part::All)
-        .input("picks", [b], Fill::Ids(IMAGES as u32), Part::Each)
+        .input("indices", [b], Fill::Ids(IMAGES as u32), Part::Each)
         .input("first", [2], Fill::Ids(u32::MAX), Part::All)
         .output("rows", [b * patches, patch_size * patch_size * 3], Part::Each, Role::Kept)
         .forward(move |dev, x, out| {
@@ -360,7 +360,7 @@ fn pool_tokens(b: usize, (t, c): (usize, usize), rows: Range<usize>, kind: Kind)
         .batched(move |b| pool_tokens(b, (t, c), from..to, kind))
 }
 
-fn row_norm(rows: usize, c: usize, form: Form) -> Case {
+fn row_norm(rows: usize, c: usize, form: Normalization) -> Case {
     Case::new("row_norm", format!("{rows}x{c} {form:?}"), rows)
         .input("x", [rows, c], Fill::Values, Part::Each)
         .output("y", [rows, c], Part::Each, Role::Result)
@@ -516,12 +516,12 @@ fn adam(n: usize, decay: f64) -> Case {
         .input("v", [n], Fill::Positive, Part::All)
         .input("g", [n], Fill::Values, Part::All)
         .input("squares", [1], Fill::Constant(squares), Part::All)
-        .input("pace", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Part::All)
+        .input("step_scalars", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Part::All)
         .output("p", [n], Part::All, Role::Kept)
         .output("m", [n], Part::All, Role::Kept)
         .output("v", [n], Part::All, Role::Kept)
         .all_wide()
-        .numbers(&["squares", "pace"])
+        .numbers(&["squares", "step_scalars"])
         .forward(move |dev, x, out| {
             let [mut p, mut m, mut v] = take(out);
             for (to, from) in [&mut p, &mut m, &mut v].into_iter().zip(x) {
@@ -540,11 +540,11 @@ fn sgd(n: usize) -> Case {
         .input("u", [n], Fill::Values, Part::All)
         .input("g", [n], Fill::Values, Part::All)
         .input("squares", [1], Fill::Constant(9.0), Part::All)
-        .input("pace", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Part::All)
+        .input("step_scalars", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Part::All)
         .output("p", [n], Part::All, Role::Kept)
         .output("u", [n], Part::All, Role::Kept)
         .all_wide()
-        .numbers(&["squares", "pace"])
+        .numbers(&["squares", "step_scalars"])
         .forward(move |dev, x, out| {
             let [mut p, mut u] = take(out);
             assign(p.reborrow(), x[0]);

@@ -1,7 +1,7 @@
 //! The products on slices: packing, multiplying in registers, adding to y.
 
 use super::{
-    ABSENT, Blocks, CHAINS, COLUMNS, Chain, DEPTH, Extents, PRODUCTS, Pairs, Pieces, Product, Start,
+    ABSENT, Blocks, CHAINS, COLUMNS, Chain, DEPTH, PRODUCTS, Pairs, Pieces, Product, ProductDims, Start,
 };
 use super::{is_first, packed_len, suits};
 use crate::ops::float::{Shared, with_scratch};
@@ -35,7 +35,7 @@ pub unsafe fn product<T: Lanes>(
     y: &mut [T],
     x: &[T],
     w: Right<T>,
-    e: Extents,
+    e: ProductDims,
     start: Start<T>,
     ending: impl Fn(usize, &mut [T]) + Sync,
 ) {
@@ -56,7 +56,7 @@ unsafe fn run<T: Lanes>(
     y: &mut [T],
     x: &[T],
     w: Right<T>,
-    e: Extents,
+    e: ProductDims,
     start: Start<T>,
     ending: impl Fn(usize, &mut [T]) + Sync,
     shape: Shape,
@@ -215,7 +215,7 @@ struct Job<'a, T> {
     y: Shared<T>,
     x: &'a [T],
     packed: &'a [T],
-    e: Extents,
+    e: ProductDims,
     pieces: Pieces,
 }
 
@@ -488,7 +488,7 @@ mod tests {
     }
 
     /// Σ_l x[i, l] w(l, j) for every element.
-    fn definition<T: Float>(x: &[T], w: impl Fn(usize, usize) -> T, e: Extents) -> Vec<f64> {
+    fn definition<T: Float>(x: &[T], w: impl Fn(usize, usize) -> T, e: ProductDims) -> Vec<f64> {
         let row = |x: &[T]| -> Vec<f64> {
             (0..e.n).map(|j| (0..e.k).map(|l| x[l].to_f64() * w(l, j).to_f64()).sum()).collect()
         };
@@ -507,7 +507,7 @@ mod tests {
     }
 
     /// Every start and both ways to read w, in tiles for few and for many registers; NaN where y is overwritten.
-    fn check<T: Lanes>(images: usize, e: Extents, limit: f64) {
+    fn check<T: Lanes>(images: usize, e: ProductDims, limit: f64) {
         let m = images * e.rows;
         let (x, w) = (random::<T>(m * e.k, 1), random::<T>(e.k * (e.n + 5), 2));
         let (bias, residual) = (random::<T>(e.n, 3), random::<T>(m * e.n, 4));
@@ -570,8 +570,8 @@ mod tests {
         for (images, rows, k, n) in
             [(2, 33, 384, 384), (3, 8, 1030, 448), (1, 70, 386, 512), (0, 2, 384, 384)]
         {
-            check::<f64>(images, Extents { rows, k, n }, 1e-13);
-            check::<f32>(images, Extents { rows, k, n }, 2e-6);
+            check::<f64>(images, ProductDims { rows, k, n }, 1e-13);
+            check::<f32>(images, ProductDims { rows, k, n }, 2e-6);
         }
     }
 
@@ -579,7 +579,7 @@ mod tests {
     #[test]
     fn images_do_not_meet() {
         for rows in [34, 35] {
-            let e = Extents { rows, k: 400, n: 448 };
+            let e = ProductDims { rows, k: 400, n: 448 };
             let (x, w) = (random::<f32>(5 * rows * e.k, 1), random::<f32>(e.k * e.n, 2));
             let run = |x: &[f32], threads: usize| {
                 let mut y = vec![f32::NAN; x.len() / e.k * e.n];

@@ -116,7 +116,7 @@ pub enum Start<'a, T> {
 
 /// Images of `rows` rows each, and the extents of w.
 #[derive(Debug, Clone, Copy)]
-pub struct Extents {
+pub struct ProductDims {
     pub rows: usize,
     pub k: usize,
     pub n: usize,

@@ -1,0 +1,12 @@
+//! The prompted network: query pass, prompted pass, head, loss, and all of it backwards.
+
+pub mod model;
+pub mod pixels;
+pub mod report;
+pub mod setup;
+mod workspace;
+
+pub use model::{Model, TaskView};
+pub use pixels::Pixels;
+pub use report::StepStats;
+pub use setup::Setup;

@@ -1,0 +1,146 @@
+//! What a model needs to know of a configuration, checked against the backbone it will get.
+
+use crate::config::schema::{Classifier, ClipScope, Config, GPrompt, PromptPool, Shortcuts, TokenOrder};
+use crate::error::{Error, Result};
+use crate::nn::vit::Dims;
+use crate::tensor::DType;
+
+/// Everything that decides the shapes and formulas of a [`super::Model`].
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub dims: Dims,
+    /// Width of the head.
+    pub classes: usize,
+    pub classifier: Classifier,
+    pub norm_pre_logits: bool,
+    pub temperature: f64,
+    pub token_order: TokenOrder,
+    pub freeze_part: Vec<String>,
+    /// `None`: no pool.
+    pub pool: Option<PromptPool>,
+    /// `None`: no general prompt.
+    pub general: Option<GPrompt>,
+    pub clip_scope: ClipScope,
+    /// l2 penalty in the loss: 0.5 · decay · Σ p² (0 for AdamW, which decays in the optimizer).
+    pub weight_decay: f64,
+    pub label_smoothing: f64,
+    pub shortcuts: Shortcuts,
+    pub dtype: DType,
+    /// Largest batch of a step or an evaluation.
+    pub max_batch: usize,
+    /// Keep the pre-trained backbone beside one that learns, for `Model::features`.
+    pub keep_original: bool,
+    /// Whether gradients will be asked for.
+    pub training: bool,
+    /// The columns of the head are made unit vectors before a step.
+    pub weight_norm: bool,
+    /// Classes of a task, and whether the kernel alone, where the head of new classes starts from that of old ones.
+    pub transfer_head: Option<(usize, bool)>,
+    /// Whether images of a batch may have class masks of their own.
+    pub row_masks: bool,
+    /// Whether images of a batch may have shares of classes instead of labels.
+    pub mixed: bool,
+}
+
+impl Setup {
+    /// # Errors
+    /// `Error::Config` naming the key, what the backbone allows and what was found.
+    pub fn new(config: &Config, dims: Dims, classes: usize, max_batch: usize) -> Result<Setup> {
+        use crate::config::schema::{OptimizerName, Precision};
+        let pool = (config.prompt_pool.pool_size > 0).then(|| config.prompt_pool.clone());
+        let general = (config.g_prompt.g_prompt_length > 0).then(|| config.g_prompt.clone());
+        let setup = Setup {
+            dims,
+            classes,
+            classifier: config.model.vit_classifier,
+            norm_pre_logits: config.model.norm_pre_logits,
+            temperature: config.model.temperature,
+            token_order: config.model.token_order,
+            freeze_part: config.model.freeze_part.clone(),
+            pool,
+            general,
+            clip_scope: config.optim.clip_scope,
+            weight_decay: match config.optim.optim {
+                OptimizerName::AdamW => 0.0,
+                _ => config.optim.weight_decay,
+            },
+            label_smoothing: 0.0,
+            shortcuts: Shortcuts::named(&config.train.shortcuts).map_err(|word| {
+                let words = Shortcuts::WORDS.join("`, `");
+                Error::config(format!("train.shortcuts: wanted any of `{words}`, found `{word}`"))
+            })?,
+            dtype: match config.precision {
+                Precision::Auto | Precision::F32 => DType::F32,
+                Precision::Bf16 => DType::BF16,
+                Precision::F16 => DType::F16,
+                Precision::F64 => DType::F64,
+            },
+            max_batch,
+            keep_original: config.baselines.any(),
+            training: true,
+            weight_norm: config.model.weight_norm,
+            transfer_head: {
+                let cl = &config.continual;
+                cl.weights_transfer.then_some((cl.num_classes_per_task, cl.transfer_kernel_only))
+            },
+            row_masks: config.continual.replay_batch_size > 0,
+            mixed: config.data.is_mixed(),
+        };
+        setup.check()?;
+        Ok(setup)
+    }
+
+    /// What gradients are multiplied by, so that small ones survive in f16; the optimizer divides by it.
+    pub fn loss_scale(&self) -> f64 {
+        if self.dtype == DType::F16 { 1024.0 } else { 1.0 }
+    }
+
+    fn check(&self) -> Result<()> {
+        let layers = self.dims.layers;
+        if let Some(pool) = &self.pool {
+            check_layers("prompt_pool.e_prompt_layer_idx", &pool.e_prompt_layer_idx, layers)?;
+            if pool.top_k == 0 || pool.top_k > pool.pool_size {
+                let wanted = format!("between 1 and prompt_pool.pool_size = {}", pool.pool_size);
+                return Err(Error::config(format!(
+                    "prompt_pool.top_k: wanted {wanted}, found {}",
+                    pool.top_k
+                )));
+            }
+            if !pool.prompt_key && pool.use_prefix_tune_for_e_prompt {
+                return Err(Error::config(
+                    "prompt_pool.prompt_key: wanted true with use_prefix_tune_for_e_prompt, because the mean of \
+                     key and value prefixes is no query-sized vector; found false",
+                ));
+            }
+        }
+        if let Some(general) = &self.general {
+            check_layers("g_prompt.g_prompt_layer_idx", &general.g_prompt_layer_idx, layers)?;
+        }
+        let layout = crate::prompts::layout::Layout::new(self);
+        let needs_prompts = matches!(self.classifier, Classifier::Prompt | Classifier::TokenPrompt);
+        if needs_prompts && layout.prompt_tokens == 0 {
+            return Err(Error::config(format!(
+                "model.vit_classifier: `{}` reads prompt tokens, but this configuration prepends none; wanted \
+                 `token` or `gap`, or a prompt pool with prompt tuning",
+                self.classifier
+            )));
+        }
+        if self.token_order == TokenOrder::ClsFirst && layout.layers.iter().skip(1).any(|l| l.tokens_in > 0) {
+            return Err(Error::config(
+                "model.token_order: `cls_first` is defined for prompts in layer 0 only \
+                 (prompt_pool.e_prompt_layer_idx = [0])",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn check_layers(key: &str, wanted: &[usize], layers: usize) -> Result<()> {
+    match wanted.iter().find(|&&l| l >= layers) {
+        Some(l) => Err(Error::config(format!(
+            "{key}: the backbone has {layers} layers (0 to {}), found layer {l}",
+            layers - 1
+        ))),
+        None => Ok(()),
+    }
+}

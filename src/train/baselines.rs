@@ -1,0 +1,259 @@
+//! What the frozen features give without any prompt, in the same run: the numbers that a prompt method
+//! has to beat. All from features that are computed once.
+
+use super::evaluate::argmax;
+use super::run::share_json;
+use super::session::{Loaded, Session};
+use crate::config::schema::Method as Name;
+use crate::data::Images;
+use crate::data::tasks::joint;
+use crate::device::Device;
+use crate::error::Result;
+use crate::methods::ClassMeans;
+use crate::ops::cross_entropy;
+use crate::ops::linear::{Epilogue, Weights, backward_params_acc, forward};
+use crate::ops::optimizer::{Adam, adam};
+use crate::output::results::{Baselines, Score};
+use crate::output::signal;
+use crate::rng::{Rng, Stream};
+use crate::tensor::{DType, Tensor};
+
+/// Passes over the data, images per step and learning rate of the linear baselines: enough to converge
+/// on standardised features.
+const EPOCHS: usize = 30;
+const BATCH: usize = 128;
+const RATE: f64 = 0.003;
+
+/// Features and labels of one task, train and test.
+struct TaskFeatures {
+    train: (Vec<f64>, Vec<u32>),
+    test: (Vec<f64>, Vec<u32>),
+}
+
+/// Computes the baselines that the configuration asks for: features on all ranks, what is learned on them on rank 0.
+pub fn compute(session: &mut Session, quiet: bool) -> Result<Baselines> {
+    let wanted = session.config.baselines.clone();
+    let mut baselines = Baselines::default();
+    if wanted.ncm || wanted.linear_probe || wanted.naive_head {
+        if !quiet {
+            crate::output::say("baselines on the frozen features")
+        }
+        let tasks = features(session)?;
+        let comm = session.ranks.comm.clone();
+        let mine = if comm.is_first() { Some(on_features(session, tasks)?) } else { None };
+        baselines = share_json(&comm, "baselines", mine)?.unwrap_or_default();
+    }
+    let has_pool = matches!(session.config.method, Name::L2p | Name::DualPrompt)
+        && session.config.prompt_pool.pool_size > 1;
+    if wanted.single_prompt && has_pool {
+        baselines.single_prompt = Some(single_prompt(session, quiet)?);
+    }
+    Ok(baselines)
+}
+
+fn on_features(session: &Session, tasks: Vec<TaskFeatures>) -> Result<Baselines> {
+    let (wanted, mut baselines) = (&session.config.baselines, Baselines::default());
+    let (classes, c) = (session.classes(), session.backbone.dims.embed_dim);
+    if wanted.ncm {
+        baselines.ncm = Some(ncm(&tasks, classes, c)?);
+    }
+    let standard = Standard::of(&tasks[0].train.0, c);
+    let tasks: Vec<TaskFeatures> = tasks
+        .into_iter()
+        .map(|t| TaskFeatures {
+            train: (standard.apply(t.train.0), t.train.1),
+            test: (standard.apply(t.test.0), t.test.1),
+        })
+        .collect();
+    if wanted.linear_probe {
+        baselines.linear_probe = Some(probe(session, &tasks, true)?);
+    }
+    if wanted.naive_head && !session.split.shared_test {
+        baselines.naive_head = Some(probe(session, &tasks, false)?);
+    }
+    Ok(baselines)
+}
+
+fn features(session: &mut Session) -> Result<Vec<TaskFeatures>> {
+    let mut all = Vec::new();
+    // Tasks that share their test set also share classes: what is known at the end is one number.
+    let tasks = match session.split.shared_test {
+        true => vec![joint(&session.split)],
+        false => session.split.tasks.clone(),
+    };
+    for task in tasks {
+        session.stop_baseline()?;
+        let train = session.all_features(Images::Train, &task.train)?;
+        let test = session.all_features(Images::Test, &task.test)?;
+        all.push(TaskFeatures { train, test });
+    }
+    Ok(all)
+}
+
+/// Accuracy of `classify` on the test sets of tasks 0..=t.
+fn row(tasks: &[TaskFeatures], t: usize, c: usize, classify: impl Fn(&[f64]) -> usize) -> Vec<f64> {
+    let accuracy = |task: &TaskFeatures| {
+        let (x, y) = &task.test;
+        let right = x.chunks_exact(c).zip(y).filter(|(x, y)| classify(x) == **y as usize).count();
+        right as f64 / y.len().max(1) as f64
+    };
+    tasks[..=t].iter().map(accuracy).collect()
+}
+
+fn ncm(tasks: &[TaskFeatures], classes: usize, c: usize) -> Result<Score> {
+    let mut means = ClassMeans::new(classes, c);
+    let mut matrix = Vec::new();
+    for t in 0..tasks.len() {
+        let (x, y) = &tasks[t].train;
+        x.chunks_exact(c).zip(y).for_each(|(x, &y)| means.add(y, x));
+        matrix.push(row(tasks, t, c, |x| argmax(&means.scores(x))));
+    }
+    Score::from_matrix(matrix)
+}
+
+/// Mean and deviation per feature, of the first task only: later tasks are not known yet.
+struct Standard {
+    mean: Vec<f64>,
+    rstd: Vec<f64>,
+}
+
+impl Standard {
+    fn of(x: &[f64], c: usize) -> Standard {
+        let n = (x.len() / c).max(1) as f64;
+        let mut mean = vec![0.0; c];
+        let mut square = vec![0.0; c];
+        for row in x.chunks_exact(c) {
+            for j in 0..c {
+                mean[j] += row[j] / n;
+            }
+        }
+        for row in x.chunks_exact(c) {
+            for j in 0..c {
+                square[j] += (row[j] - mean[j]).powi(2) / n;
+            }
+        }
+        Standard { mean, rstd: square.iter().map(|v| 1.0 / (v + 1e-6).sqrt()).collect() }
+    }
+
+    fn apply(&self, mut x: Vec<f64>) -> Vec<f64> {
+        for row in x.chunks_exact_mut(self.mean.len()) {
+            for (j, v) in row.iter_mut().enumerate() {
+                *v = (*v - self.mean[j]) * self.rstd[j];
+            }
+        }
+        x
+    }
+}
+
+/// A linear head on frozen features. `rehearse`: after each task it learns anew from all data seen so
+/// far (the linear probe); otherwise it goes on with the new task's data alone, without any mask
+/// (naive sequential fine-tuning of the head).
+fn probe(session: &Session, tasks: &[TaskFeatures], rehearse: bool) -> Result<Score> {
+    let (classes, c) = (session.classes(), session.backbone.dims.embed_dim);
+    let mut head = Head::new(classes, c);
+    let mut matrix = Vec::new();
+    for t in 0..tasks.len() {
+        if rehearse {
+            head = Head::new(classes, c);
+        }
+        let from = if rehearse { 0 } else { t };
+        let x: Vec<f64> = tasks[from..=t].iter().flat_map(|task| task.train.0.iter().copied()).collect();
+        let y: Vec<u32> = tasks[from..=t].iter().flat_map(|task| task.train.1.iter().copied()).collect();
+        head.train(session, &x, &y, t)?;
+        let (kernel, bias) = (head.kernel.to_f64(), head.bias.to_f64());
+        matrix.push(row(tasks, t, c, |x| {
+            let mut logits = bias.clone();
+            for (x, kernel) in x.iter().zip(kernel.chunks_exact(classes)) {
+                logits.iter_mut().zip(kernel).for_each(|(z, w)| *z += x * w);
+            }
+            argmax(&logits)
+        }));
+    }
+    Score::from_matrix(matrix)
+}
+
+struct Head {
+    classes: usize,
+    width: usize,
+    kernel: Tensor,
+    bias: Tensor,
+}
+
+impl Head {
+    fn new(classes: usize, width: usize) -> Head {
+        let zeros = |n: usize| Tensor::zeros([n], DType::F32);
+        Head { classes, width, kernel: zeros(classes * width), bias: zeros(classes) }
+    }
+
+    fn train(&mut self, session: &Session, x: &[f64], y: &[u32], task: usize) -> Result<()> {
+        // A small head on cached features: the CPU is as good as any device.
+        let (dev, c, k) = (&Device::Cpu, self.width, self.classes);
+        let mut moments = [&self.kernel, &self.bias]
+            .map(|p| [Tensor::zeros([p.len()], DType::F32), Tensor::zeros([p.len()], DType::F32)]);
+        let mut order: Vec<usize> = (0..y.len()).collect();
+        let mut step = 0;
+        let with = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.0, max_norm: 0.0 };
+        // Nothing is clipped: any finite norm will do.
+        let (mut outcome, squares) = (Tensor::zeros([2], DType::F64), Tensor::zeros([1], DType::F64));
+        let mask = Tensor::from_vec(vec![1u32; k], [k]);
+        for epoch in 0..EPOCHS {
+            session.ranks.comm.check()?;
+            signal::stop_baseline()?;
+            let stream = (task as u64) << 32 | 1 << 63 | epoch as u64;
+            Rng::new(session.config.seed, Stream::Shuffle, stream).shuffle(&mut order);
+            for batch in order.chunks(BATCH) {
+                step += 1;
+                let rows: Vec<f64> = batch.iter().flat_map(|&i| &x[i * c..][..c]).copied().collect();
+                let images = Tensor::from_f64(&rows, [batch.len(), c], DType::F32);
+                let labels = Tensor::from_vec(batch.iter().map(|&i| y[i]).collect(), [batch.len()]);
+                let mut logits = Tensor::zeros([batch.len(), k], DType::F32);
+                let weights = Weights::all(self.kernel.view().reshaped([c, k]), self.bias.view());
+                forward(dev, logits.view_mut(), images.view(), &weights, Epilogue::Plain)?;
+                let mut d = Tensor::zeros([batch.len(), k], DType::F32);
+                let (logits, labels) = (logits.view(), labels.view());
+                let d_view = Some(d.view_mut());
+                cross_entropy::forward_backward(
+                    dev,
+                    outcome.view_mut(),
+                    d_view,
+                    logits,
+                    labels,
+                    mask.view(),
+                    0.0,
+                )?;
+                let mut grads = [Tensor::zeros([c * k], DType::F32), Tensor::zeros([k], DType::F32)];
+                let [dkernel, dbias] = &mut grads;
+                let into = (Some(dkernel.view_mut()), Some(dbias.view_mut()));
+                backward_params_acc(dev, into.0, into.1, images.view(), d.view(), 0..k)?;
+                let step_scalars = Tensor::from_f64(&with.step_scalars(RATE, step, 1.0), [4], DType::F64);
+                for ((p, [m, v]), g) in
+                    [&mut self.kernel, &mut self.bias].into_iter().zip(&mut moments).zip(&grads)
+                {
+                    let (m, v) = (m.view_mut(), v.view_mut());
+                    adam(dev, p.view_mut(), m, v, g.view(), squares.view(), step_scalars.view(), with)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The same run with one prompt of the same number of tokens, so that nothing is selected.
+fn single_prompt(session: &Session, quiet: bool) -> Result<Score> {
+    if !quiet {
+        crate::output::say("baseline: the same run with a single prompt")
+    }
+    let mut config = session.config.clone();
+    let pool = &mut config.prompt_pool;
+    pool.length *= pool.top_k;
+    (pool.pool_size, pool.top_k, pool.use_prompt_mask) = (1, 1, false);
+    let loaded = Loaded {
+        dev: session.dev.clone(),
+        data: session.data.clone(),
+        backbone: session.backbone.clone(),
+        resident: session.resident.clone(),
+    };
+    let mut one = Session::with(config, loaded, session.ranks.clone())?;
+    let matrix = super::run::plain_run(&mut one, quiet)?;
+    Score::from_matrix(matrix)
+}

@@ -1,0 +1,42 @@
+//! That `cargo bench --bench kernels` runs: all rows at tiny shapes, on the emulated device of
+//! `tests/emulation`, or with `L2P_REQUIRE_GPU=1` on a real one. Times of an emulation say nothing; that every row
+//! is there, near its f32 form and written as JSON can be checked.
+
+#[path = "../emulation/mod.rs"]
+mod emulation;
+#[path = "../../benches/kernels/run.rs"]
+mod run;
+
+use clap::Parser;
+use l2p_engine::device::{Gpu, embedded};
+use serde_json::Value;
+use std::io::Write as _;
+
+#[test]
+fn every_row_runs_at_tiny_shapes() {
+    let real = std::env::var_os("L2P_REQUIRE_GPU").is_some_and(|v| v == "1");
+    if !real && let Err(why) = emulation::compiler() {
+        let _ = writeln!(std::io::stderr(), "skipped: 1 test of the kernels' benchmark: {why}");
+        return;
+    }
+    emulation::install().expect("the kernels compile for the host");
+    let gpu = if real { Gpu::open(0, embedded::image) } else { Gpu::open(0, |_| Some(&[0u8; 64])) };
+    let gpu = gpu.expect("a device");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("kernels.json");
+    let json = path.to_str().expect("a path");
+    let args = run::Args::parse_from(["kernels", "--smoke", "--forms", "f32,bf16,f16", "--json", json]);
+    let forms = run::forms(&args).expect("three forms");
+    let report = run::run(&args, &forms, &gpu).expect("a run");
+    let text = std::fs::read_to_string(&path).expect("the file");
+    let written: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(written, report);
+    let rows = report["rows"].as_array().expect("rows");
+    assert!(rows.len() > 120, "{} rows", rows.len());
+    let bad: Vec<&Value> = rows.iter().filter(|row| row["ok"] != true).collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    let narrow = rows.iter().filter(|r| r["form"] != "f32" && r["relative_error"].as_f64() > Some(1e-6));
+    assert!(narrow.count() > 60, "16-bit forms differ from f32 by their rounding");
+    assert!(rows.iter().all(|r| r["us"].as_f64() > Some(0.0) && r["bytes"].as_u64() > Some(0)), "{rows:#?}");
+    assert_eq!(report["steps"].as_array().map(Vec::len), Some(3), "a sum for each form");
+}

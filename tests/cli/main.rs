@@ -1,0 +1,425 @@
+//! The command line as a user meets it: exit codes, sentences, files.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::process::{engine, expect, stderr, stdout, train};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn with(args: &[&str]) -> Command {
+    let mut command = engine();
+    command.args(args);
+    command
+}
+
+fn path(p: &Path) -> &str {
+    p.to_str().expect("a UTF-8 path")
+}
+
+/// A finished small run in a folder that lives as long as the returned guard.
+fn finished(more: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let workdir = dir.path().join("run");
+    expect(train(&workdir, more), 0);
+    (dir, workdir)
+}
+
+#[test]
+fn help_and_version() {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["train", "--help"],
+        &["eval", "--help"],
+        &["predict", "--help"],
+        &["inspect", "--help"],
+        &["devices", "--help"],
+        &["leakcheck", "--help"],
+        &["report", "--help"],
+        &["pretrain", "--help"],
+    ] {
+        assert!(!expect(with(args), 0).is_empty());
+    }
+}
+
+#[test]
+fn usage_errors_exit_2_and_name_the_thing() {
+    for (args, named) in [
+        (&["trian"][..], "train"),
+        (&["train", "--sed", "1"], "--sed"),
+        (&["train", "--seed", "many"], "many"),
+        (&["train", "--seeds", "4..many"], "many"),
+        (&["train", "--seeds", "4..4"], "from 1 to"),
+        (&["train", "--seeds", "1,2,1"], "twice"),
+        (&["train", "--seeds", "0..9223372036854775807"], "from 1 to"),
+        (&["train", "--seeds", "0..3", "--seed", "1"], "--seed"),
+        (&["train", "--set", "published=[\"Wang et al.\"]"], "SOURCE"),
+        (&["report"], "--workdir"),
+        (&["leakcheck", "--shuffles", "0"], "--shuffles"),
+        (&["train", "--set", "prompt_pool.lenght=5"], "prompt_pool.length"),
+        (&["train", "--set", "prompt_pool.length=\"five\""], "length"),
+        (&["train", "--set", "prompt_pool.length"], "="),
+        (&["train", "--set", "prompt_pool.top_k=11"], "top_k"),
+        (&["train", "--set", "prompt_pool.e_prompt_layer_idx=[99]"], "e_prompt_layer_idx"),
+        (&["train", "--set", "model.temperature=nan"], "temperature"),
+        (&["train", "--set", "method=l3p"], "l2p"),
+        (&["train", "--set", "train.shortcuts=[\"fly\"]"], "limit_last_block"),
+        (&["train", "--set", "model.init_checkpoint=bundled:huge"], "bundled:micro"),
+        (&["train", "--set", "continual.num_tasks=6"], "12 classes"),
+        (&["train", "--set", "continual.class_order=nowhere.txt"], "nowhere.txt"),
+        (&["train", "--set", "train.per_device_batch_size=60000"], "60000"),
+        (&["train", "--device", "tpu"], "tpu"),
+        (&["predict"], "IMAGE"),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut command = with(args);
+        command.current_dir(dir.path());
+        let said = expect(command, 2);
+        assert!(said.contains(named), "{args:?} does not name `{named}`: {said}");
+        let left: Vec<_> = walk(dir.path()).into_iter().filter(|p| p.ends_with("results.json")).collect();
+        assert!(left.is_empty(), "{args:?} left {left:?}");
+    }
+}
+
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { all.extend(walk(&path)) } else { all.push(path) }
+    }
+    all
+}
+
+#[test]
+fn missing_and_bad_files_exit_1() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let garbage = dir.path().join("garbage.npz");
+    std::fs::write(&garbage, b"PK\x03\x04 this is no archive").expect("a file");
+    let empty = dir.path().join("empty.safetensors");
+    std::fs::write(&empty, b"").expect("a file");
+    let work = dir.path().join("work");
+    for (args, named) in [
+        (vec!["train", "--config", "no.toml"], "no.toml"),
+        (vec!["train", "--init-checkpoint", "no.npz"], "no.npz"),
+        (vec!["train", "--init-checkpoint", path(&garbage)], "garbage.npz"),
+        (vec!["train", "--init-checkpoint", path(&empty)], "empty.safetensors"),
+        (vec!["train", "--workdir", path(&garbage)], "garbage.npz"),
+        (vec!["train", "--set", "data.dataset=cifar100", "--data-dir", path(dir.path())], "cifar-100"),
+        (vec!["train", "--device", "cuda"], "cuda"),
+        (vec!["eval", "--workdir", "nowhere"], "nowhere"),
+        (vec!["predict", "--workdir", "nowhere", "a.png"], "nowhere"),
+        (vec!["leakcheck", "--workdir", "nowhere"], "nowhere"),
+        (vec!["report", "--workdir", "nowhere"], "nowhere"),
+        (vec!["report", "--workdir", path(dir.path())], "seeds.json"),
+        (vec!["inspect", "nowhere.npz"], "nowhere.npz"),
+        (vec!["inspect", path(&garbage)], "garbage.npz"),
+        (vec!["inspect", path(dir.path())], "work directory"),
+    ] {
+        let mut command = with(&args);
+        command.current_dir(dir.path());
+        if args[0] == "train" && !args.contains(&"--workdir") {
+            command.args(["--workdir", path(&work)]);
+        }
+        let said = expect(command, 1);
+        assert!(said.contains(named), "{args:?} does not name `{named}`: {said}");
+    }
+    let half_written: Vec<_> = walk(dir.path())
+        .into_iter()
+        .filter(|p| p.file_name().is_some_and(|n| path(Path::new(n)).contains(".tmp")))
+        .collect();
+    assert!(half_written.is_empty(), "{half_written:?}");
+}
+
+#[test]
+fn a_configuration_prints_and_reads_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    let text = expect(with(&["train", "--print-config", "--quiet", "--set", "prompt_pool.length=3"]), 0);
+    std::fs::write(&file, &text).expect("a file");
+    assert_eq!(text, expect(with(&["train", "--print-config", "--quiet", "--config", path(&file)]), 0));
+    assert!(text.contains("length = 3"));
+}
+
+#[test]
+fn shipped_configurations_are_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for entry in std::fs::read_dir(root.join("configs")).expect("configs") {
+        let file = entry.expect("an entry").path();
+        expect(with(&["train", "--print-config", "--config", path(&file)]), 0);
+    }
+}
+
+#[test]
+fn a_dry_run_plans_and_writes_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut command = with(&["train", "--dry-run"]);
+    command.current_dir(dir.path());
+    let said = expect(command, 0);
+    for word in ["task 5", "steps", "learning rate", "MiB", "total"] {
+        assert!(said.contains(word), "no `{word}` in {said}");
+    }
+    assert!(walk(dir.path()).is_empty());
+}
+
+#[test]
+fn a_run_leaves_what_is_promised_and_eval_agrees_for_any_batch() {
+    let (_dir, workdir) = finished(&["--set", "baselines.single_prompt=true"]);
+    let text = std::fs::read_to_string(workdir.join("results.json")).expect("results.json");
+    let results: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    for key in [
+        "per_image",
+        "per_batch",
+        "baselines",
+        "images_per_second",
+        "seconds",
+        "device",
+        "seed",
+        "config_hash",
+        "checkpoint_sha256",
+        "engine_version",
+    ] {
+        assert!(!results[key].is_null(), "results.json has no `{key}`");
+    }
+    for selection in ["per_image", "per_batch"] {
+        for key in ["accuracy_matrix", "avg_acc", "forgetting", "backward", "learning_acc"] {
+            assert!(!results[selection][key].is_null(), "results.json has no `{selection}.{key}`");
+        }
+        assert_eq!(results[selection]["accuracy_matrix"].as_array().expect("rows").len(), 5);
+    }
+    for floor in ["ncm", "linear_probe", "naive_head", "single_prompt"] {
+        assert!(results["baselines"][floor]["avg_acc"].is_number(), "no floor `{floor}`");
+    }
+    for file in ["config.toml", "accuracy_matrix.csv", "log.jsonl"] {
+        assert!(workdir.join(file).is_file(), "no {file}");
+    }
+    assert!(walk(&workdir).iter().any(|p| path(p).contains("tfevents")), "no TensorBoard events");
+    let moved = workdir.with_file_name("moved");
+    std::fs::rename(&workdir, &moved).expect("a move");
+    for batch in ["1", "7", "64"] {
+        let said = expect(with(&["eval", "--json", "--workdir", path(&moved), "--batch-size", batch]), 0);
+        let now: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        for selection in ["per_image", "per_batch"] {
+            assert_eq!(now[selection], results[selection], "{selection} with batches of {batch}");
+        }
+    }
+    let said = expect(with(&["inspect", path(&moved)]), 0);
+    assert!(said.contains("5 tasks finished"), "{said}");
+    // A second start in the same folder is refused, another configuration too.
+    assert!(expect(train(&moved, &[]), 2).contains("--resume"));
+    let other = expect(train(&moved, &["--resume", "--seed", "7"]), 2);
+    assert!(other.contains("seed") && other.contains('7'), "{other}");
+}
+
+#[test]
+fn predict_names_classes_and_survives_a_broken_image() {
+    let (dir, workdir) = finished(&[]);
+    let good = dir.path().join("digit.png");
+    let image = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, 128]));
+    image.save(&good).expect("a PNG");
+    let jpeg = dir.path().join("digit.jpg");
+    image.save(&jpeg).expect("a JPEG");
+    let broken = dir.path().join("broken.png");
+    let bytes = std::fs::read(&good).expect("bytes");
+    std::fs::write(&broken, &bytes[..bytes.len() / 2]).expect("half a PNG");
+    let output =
+        with(&["predict", "--json", "--workdir", path(&workdir), path(&good), path(&broken), path(&jpeg)])
+            .output()
+            .expect("a run");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("broken.png") && !stderr(&output).contains("panicked"),
+        "{}",
+        stderr(&output)
+    );
+    let answers = stdout(&output);
+    assert_eq!(answers.lines().count(), 2, "{answers}");
+    for line in answers.lines() {
+        let answer: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let classes = answer["classes"].as_array().expect("classes");
+        assert_eq!(classes.len(), 10);
+        let sum: f64 = classes.iter().map(|c| c["probability"].as_f64().expect("a number")).sum();
+        assert!((sum - 1.0).abs() < 1e-9, "{sum}");
+    }
+    let said = expect(with(&["predict", "--workdir", path(&workdir), path(&good)]), 0);
+    assert!(said.contains("digit.png") && said.contains('%'), "{said}");
+}
+
+#[test]
+fn an_absurd_learning_rate_ends_with_a_sentence() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let more = [
+        "--set",
+        "method=finetune",
+        "--set",
+        "optim.optim=sgd",
+        "--set",
+        "optim.learning_rate=1e30",
+        "--set",
+        "optim.grad_clip_max_norm=0.0",
+    ];
+    let said = expect(train(&dir.path().join("run"), &more), 1);
+    assert!(said.contains("learning_rate"), "{said}");
+}
+
+#[test]
+fn two_runs_in_one_folder_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let workdir = dir.path().join("run");
+    let mut first = train(&workdir, &["--set", "data.train_per_class=400"]).spawn().expect("a start");
+    while !workdir.join("config.toml").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let said = expect(train(&workdir, &["--resume", "--set", "data.train_per_class=400"]), 1);
+    first.kill().expect("a kill");
+    first.wait().expect("an end");
+    assert!(said.contains("running"), "{said}");
+}
+
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let mut child = with(&["train", "--print-config"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("a start");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("an end");
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_closed_stderr_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let workdir = dir.path().join("run");
+    let plain = train(&workdir, &[]);
+    let mut closed = Command::new("sh");
+    closed.args(["-c", "exec \"$0\" \"$@\" 2>&-"]).arg(plain.get_program()).args(plain.get_args());
+    assert_eq!(closed.output().expect("a start").status.code(), Some(0));
+    assert!(workdir.join("results.json").is_file());
+}
+
+#[test]
+fn runs_without_a_workdir_get_folders_of_their_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for folder in ["runs/default", "runs/default-2"] {
+        let mut command = with(&["train", "--quiet"]);
+        common::process::SMALL.iter().for_each(|set| {
+            command.args(["--set", set]);
+        });
+        command.current_dir(dir.path());
+        expect(command, 0);
+        assert!(dir.path().join(folder).join("results.json").is_file(), "{folder}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_sentence_and_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let small = dir.path().join("small");
+    std::fs::create_dir(&small).expect("a folder");
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=700k", "none", path(&small)]).status();
+    if !mount.is_ok_and(|s| s.success()) {
+        println!("skipped: a full disk (a small file system cannot be mounted here)");
+        return;
+    }
+    let workdir = small.join("run");
+    let output =
+        train(&workdir, &["--set", "train.checkpoint_every_steps=1", "--set", "prompt_pool.length=60"])
+            .output()
+            .expect("a run");
+    let said = stderr(&output);
+    let manifests = workdir.join("checkpoints").read_dir().map(|d| d.count()).unwrap_or(0);
+    Command::new("umount").arg(&small).status().expect("umount");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(!said.contains("panicked") && (said.contains("full") || said.contains("space")), "{said}");
+    println!("{manifests} checkpoint files were left");
+}
+
+#[test]
+fn arbitrary_arguments_never_panic() {
+    use l2p_engine::rng::{Rng, Stream};
+    let words = [
+        "train",
+        "eval",
+        "predict",
+        "inspect",
+        "--set",
+        "--config",
+        "--workdir",
+        "=",
+        "a.b=c",
+        "seed=1e99",
+        "data=1",
+        "--resume",
+        "",
+        "\u{fffd}",
+        "[",
+        "method=[]",
+        "--quiet",
+        "--json",
+        "/dev/null",
+        "/",
+        "--print-config",
+    ];
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut rng = Rng::new(5, Stream::Test, 0);
+    for _ in 0..60 {
+        let n = 1 + rng.below(5);
+        let args: Vec<&str> = (0..n).map(|_| words[rng.below(words.len() as u32) as usize]).collect();
+        if args[0] == "train" && !args.contains(&"--print-config") {
+            continue;
+        }
+        let mut command = with(&args);
+        let output = command.current_dir(dir.path()).output().expect("a run");
+        assert!(!stderr(&output).contains("panicked"), "{args:?}: {}", stderr(&output));
+        assert!(output.status.code().is_some_and(|c| c <= 2), "{args:?}: {:?}", output.status);
+    }
+}
+
+/// A run on a user's own images keeps how it split them, can be repeated from that, and notices other
+/// images when it is resumed.
+#[test]
+fn own_images_are_split_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (images, cache) = (dir.path().join("pets"), dir.path().join("cache"));
+    for class in 0..4u8 {
+        std::fs::create_dir_all(images.join(format!("kind {class}"))).expect("a folder");
+        for i in 0..12u8 {
+            let pixel = |x: u32, y: u32| image::Rgb([class * 60, (x * 9) as u8 ^ i, (y * 5) as u8]);
+            let path = images.join(format!("kind {class}/{i}.png"));
+            image::RgbImage::from_fn(20, 24, pixel).save(path).expect("a picture");
+        }
+    }
+    let cache = format!("data.cache_dir={}", path(&cache));
+    let run = |workdir: &str, data: &Path, more: &[&str]| {
+        let mut args = vec!["--data-dir", path(data), "--set", &cache];
+        for set in [
+            "data.dataset=images",
+            "continual.num_tasks=2",
+            "continual.num_classes_per_task=2",
+            "train.per_device_batch_size=8",
+        ] {
+            args.extend(["--set", set]);
+        }
+        args.extend(more);
+        train(&dir.path().join(workdir), &args)
+    };
+    let mut dry = run("dry", &images, &["--dry-run"]);
+    let said = stdout(&dry.output().expect("the program starts"));
+    assert!(said.contains("40 training and 8 test images"), "{said}");
+    assert!(said.contains("note: ") && said.contains("80 % are for training"), "{said}");
+
+    expect(run("a", &images, &[]), 0);
+    let split = dir.path().join("a/split");
+    let lines = |name: &str| std::fs::read_to_string(split.join(name)).expect(name).lines().count();
+    assert_eq!((lines("train.txt"), lines("test.txt"), lines("classes.txt")), (40, 8, 4));
+    expect(run("b", &split, &[]), 0);
+    let (a, b) =
+        (common::process::outcome(&dir.path().join("a")), common::process::outcome(&dir.path().join("b")));
+    assert!(a.0 == b.0 && a.1 == b.1, "the lists are another data set than the folder they were made from");
+
+    std::fs::copy(images.join("kind 0/0.png"), images.join("kind 0/another.png")).expect("a copy");
+    let said = expect(run("a", &images, &["--resume"]), 1);
+    assert!(said.contains("started with other images"), "{said}");
+}

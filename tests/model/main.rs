@@ -1,0 +1,9 @@
+//! Whole training steps in f64: the total loss against central differences for every kind of
+//! configuration, the exact shortcuts against the plain path, an independent network against ours,
+//! and logits that do not depend on the batch.
+
+mod gradients;
+mod independence;
+mod naive;
+mod shortcuts;
+mod support;

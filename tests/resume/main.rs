@@ -1,0 +1,212 @@
+//! A run that is killed at any moment and resumed ends with the bits of one that was left alone.
+//! Processes are really killed.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::process::{expect, same, stderr, train};
+use l2p_engine::rng::{Rng, Stream};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+fn start(workdir: &Path, more: &[&str]) -> Child {
+    train(workdir, more).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
+/// Runs undisturbed; returns how long it took.
+fn reference(workdir: &Path, more: &[&str]) -> Duration {
+    let clock = Instant::now();
+    expect(train(workdir, more), 0);
+    clock.elapsed()
+}
+
+#[test]
+fn killed_at_random_moments() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (left_alone, killed) = (dir.path().join("a"), dir.path().join("b"));
+    let whole = reference(&left_alone, &[]);
+    let mut rng = Rng::new(std::process::id().into(), Stream::Test, 0);
+    let mut kills = 0;
+    let mut finished = 0;
+    // Each kill comes later than a run needs to start, so that the run advances now and then.
+    while kills < 12 {
+        let delay = whole.mul_f32(0.1 + 0.6 * rng.uniform());
+        let mut child = start(&killed, &["--resume"]);
+        std::thread::sleep(delay);
+        let running = child.try_wait().expect("a status").is_none();
+        child.kill().expect("a kill");
+        let output = child.wait_with_output().expect("an end");
+        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+        if running {
+            kills += 1;
+            println!("kill {kills} after {delay:?}");
+        } else {
+            same(&left_alone, &killed, "after kills");
+            finished += 1;
+            std::fs::remove_dir_all(&killed).expect("a new start");
+        }
+    }
+    expect(train(&killed, &["--resume"]), 0);
+    same(&left_alone, &killed, "after the last kill");
+    println!("{kills} kills, {} runs equal to the undisturbed one", finished + 1);
+}
+
+#[test]
+fn signals_save_and_other_thread_counts_give_the_same_bits() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (left_alone, stopped) = (dir.path().join("a"), dir.path().join("b"));
+    let whole = reference(&left_alone, &[]);
+    let mut interrupted = 0;
+    for (i, signal) in ["TERM", "INT", "TERM", "INT"].iter().enumerate() {
+        let child = start(&stopped, &["--resume"]);
+        std::thread::sleep(whole.mul_f32(0.2 + 0.1 * i as f32));
+        let kill = ["-s", signal, &child.id().to_string()].map(String::from);
+        std::process::Command::new("kill").args(kill).status().expect("kill");
+        let output = child.wait_with_output().expect("an end");
+        let said = stderr(&output);
+        assert!(!said.contains("panicked"), "{said}");
+        match output.status.code() {
+            Some(130) => {
+                assert!(said.contains("--resume"), "{said}");
+                interrupted += 1;
+            }
+            // The signal came before the handler was in place, or after the run had ended.
+            other => assert!(other.is_none() || other == Some(0), "{other:?}: {said}"),
+        }
+    }
+    assert!(interrupted > 0, "no signal reached a running training");
+    let mut last = train(&stopped, &["--resume"]);
+    last.env("RAYON_NUM_THREADS", "1");
+    expect(last, 0);
+    same(&left_alone, &stopped, "after signals, with one thread");
+}
+
+#[test]
+fn every_method_resumes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (i, (method, more)) in [
+        (
+            "dualprompt",
+            &[
+                "--set",
+                "prompt_pool.e_prompt_layer_idx=[2]",
+                "--set",
+                "prompt_pool.top_k=1",
+                "--set",
+                "g_prompt.g_prompt_length=2",
+                "--set",
+                "continual.replay_per_class=4",
+                "--set",
+                "continual.replay_batch_size=3",
+            ][..],
+        ),
+        (
+            "l2p",
+            &[
+                "--set",
+                "data.augment=crop",
+                "--set",
+                "data.rand_augment_layers=2",
+                "--set",
+                "data.color_jitter=0.5",
+                "--set",
+                "data.erase_probability=0.5",
+                "--set",
+                "data.mixup_alpha=0.8",
+                "--set",
+                "data.cutmix_alpha=1",
+                "--set",
+                "data.mix_probability=0.8",
+            ],
+        ),
+        ("finetune", &[]),
+        ("linear", &["--set", "continual.replay_per_class=8", "--set", "continual.num_review_epochs=4"]),
+        (
+            "l2p",
+            &[
+                "--set",
+                "prompt_pool.diversified_selection=true",
+                "--set",
+                "model.weight_norm=true",
+                "--set",
+                "continual.weights_transfer=true",
+                "--set",
+                "train.num_epochs=3",
+                "--set",
+                "train.eval_per_epochs=1",
+            ],
+        ),
+        ("l2p", &["--set", "continual.replay_per_class=8", "--set", "continual.replay_batch_size=5"]),
+        (
+            "finetune",
+            &[
+                "--set",
+                "continual.replay_per_class=9",
+                "--set",
+                "continual.replay_batch_size=7",
+                "--set",
+                "continual.num_review_epochs=2",
+                "--set",
+                "continual.replay_include_new_task=false",
+                "--set",
+                "continual.replay_reverse_mask=true",
+            ],
+        ),
+        ("ncm", &[]),
+        ("joint", &[]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (left_alone, killed) = (dir.path().join(format!("{i}-a")), dir.path().join(format!("{i}-b")));
+        let method_set = format!("method={method}");
+        let mut args = vec!["--set", method_set.as_str(), "--set", "train.num_epochs=1"];
+        args.extend(more);
+        let whole = reference(&left_alone, &args);
+        args.push("--resume");
+        let mut child = start(&killed, &args);
+        std::thread::sleep(whole.mul_f32(0.5));
+        let _ = child.kill();
+        child.wait().expect("an end");
+        expect(train(&killed, &args), 0);
+        same(&left_alone, &killed, method);
+        // A finished run only says again what it found.
+        expect(train(&killed, &args), 0);
+        same(&left_alone, &killed, method);
+    }
+}
+
+#[test]
+fn damaged_checkpoints_fall_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (left_alone, damaged) = (dir.path().join("a"), dir.path().join("b"));
+    reference(&left_alone, &[]);
+    let whole = reference(&damaged, &[]);
+    assert!(whole > Duration::ZERO);
+    let mut files: Vec<_> = std::fs::read_dir(damaged.join("checkpoints"))
+        .expect("checkpoints")
+        .map(|e| e.expect("an entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 2, "two checkpoints are kept");
+    let bytes = std::fs::read(&files[1]).expect("bytes");
+    std::fs::write(&files[1], &bytes[..bytes.len() / 2]).expect("a truncated file");
+    let output = train(&damaged, &["--resume"]).output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("skipped"), "{}", stderr(&output));
+    same(&left_alone, &damaged, "after a truncated checkpoint");
+    for file in std::fs::read_dir(damaged.join("checkpoints")).expect("checkpoints") {
+        let path = file.expect("an entry").path();
+        let mut bytes = std::fs::read(&path).expect("bytes");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x40;
+        std::fs::write(&path, bytes).expect("a damaged file");
+    }
+    let before = std::fs::read_dir(damaged.join("checkpoints")).expect("checkpoints").count();
+    let said = expect(train(&damaged, &["--resume"]), 1);
+    assert!(said.contains("checkpoint"), "{said}");
+    let after = std::fs::read_dir(damaged.join("checkpoints")).expect("checkpoints").count();
+    assert_eq!(before, after, "nothing is deleted");
+}

@@ -1,0 +1,219 @@
+//! Runs in every scenario from start to end, and plans of the papers' benchmarks without their files.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::process::{engine, expect, train};
+use std::path::Path;
+
+/// The matrix and the results of a small run with these settings.
+fn run(workdir: &Path, sets: &[&str]) -> (Vec<Vec<f64>>, serde_json::Value) {
+    let mut args = Vec::new();
+    for set in ["train.num_epochs=1", "optim.reinit_optimizer=false", "baselines.single_prompt=false"]
+        .iter()
+        .chain(sets)
+    {
+        args.extend(["--set", set]);
+    }
+    expect(train(workdir, &args), 0);
+    let text = std::fs::read_to_string(workdir.join("results.json")).expect("results.json");
+    let results: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let number = |v: &serde_json::Value| v.as_f64().expect("a number");
+    let row = |v: &serde_json::Value| v.as_array().expect("a row").iter().map(number).collect();
+    let matrix = results["per_image"]["accuracy_matrix"].as_array().expect("rows").iter().map(row).collect();
+    (matrix, results)
+}
+
+/// One test set: one accuracy after each test, and no forgetting, which would mean nothing.
+#[test]
+fn without_boundaries_there_is_one_accuracy() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let seven = "continual.num_tasks=7";
+    for (i, (name, sets, rows)) in [
+        ("stream", &[seven][..], 7),
+        ("gaussian_once", &[seven, "continual.gaussian_sigma=2", "continual.eval_every_tasks=3"], 3),
+        ("gaussian", &[seven, "continual.gaussian_sigma=1", "continual.eval_every_tasks=3"], 3),
+        ("gaussian", &[seven, "continual.gaussian_sigma=1", "method=joint"], 1),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let workdir = dir.path().join(format!("run{i}"));
+        let scenario = format!("continual.scenario={name}");
+        let (matrix, results) = run(&workdir, &[&[scenario.as_str()], sets].concat());
+        assert!(matrix.len() == rows && matrix.iter().all(|row| row.len() == 1), "{name}: {matrix:?}");
+        let last = matrix[rows - 1][0];
+        assert!((0.0..=1.0).contains(&last), "{name}: {last}");
+        if rows > 1 {
+            for key in ["forgetting", "backward", "learning_acc"] {
+                assert!(results["per_image"][key].is_null(), "{name}: {key}");
+            }
+            assert!(results["baselines"]["naive_head"].is_null());
+        }
+        assert_eq!(results["per_image"]["avg_acc"].as_f64(), Some(last));
+        // The baselines know every class at the end.
+        let ncm = results["baselines"]["ncm"]["avg_acc"].as_f64().expect("a floor");
+        assert!(ncm > 0.5, "{name}: nearest class mean {ncm}");
+        let mut eval = engine();
+        eval.args(["eval", "--json", "--workdir"]).arg(&workdir);
+        let said = expect(eval, 0);
+        let eval: serde_json::Value =
+            serde_json::from_str(&said[said.find('{').expect("JSON")..]).expect("JSON");
+        assert_eq!(eval["per_image"]["avg_acc"].as_f64(), Some(last), "{name}: {said}");
+    }
+}
+
+/// Told its task, an image is answered right at least as often as before, here more often.
+#[test]
+fn task_incremental_evaluation_chooses_among_the_classes_of_the_task() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let few = ["optim.learning_rate=0.003"];
+    let (all, results) = run(&dir.path().join("all"), &few);
+    let (told, told_results) = run(&dir.path().join("told"), &["continual.eval_task_inc=true", few[0]]);
+    let cells = |m: &[Vec<f64>]| m.iter().flatten().copied().collect::<Vec<f64>>();
+    assert!(cells(&told).iter().zip(cells(&all)).all(|(told, all)| *told >= all), "{told:?} {all:?}");
+    assert!(told[4].iter().sum::<f64>() > all[4].iter().sum::<f64>(), "{told:?} {all:?}");
+    assert!(told[4].iter().all(|a| *a >= 0.5), "two classes: {told:?}");
+    assert_eq!(results["baselines"], told_results["baselines"]);
+}
+
+/// Images kept of earlier tasks are seen again after each task, without a mask: the classes of different tasks are
+/// told apart better than without them.
+#[test]
+fn review_of_kept_images_tells_tasks_apart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let rate = "optim.learning_rate=0.01";
+    let (_, plain) = run(&dir.path().join("plain"), &[rate]);
+    let kept = [rate, "continual.replay_per_class=16", "continual.num_review_epochs=6"];
+    let (_, review) = run(&dir.path().join("review"), &kept);
+    let accuracy = |r: &serde_json::Value| r["per_image"]["avg_acc"].as_f64().expect("a number");
+    // 0.39, 0.34, 0.32 without and 0.59, 0.53, 0.61 with, for seeds 42, 1, 2.
+    assert!(accuracy(&review) > accuracy(&plain) + 0.1, "{} {}", accuracy(&review), accuracy(&plain));
+    // 5 steps of 16 of the 80 images of a task; 6 epochs of 2, 4, 6, 8 and 10 steps on 32 kept images per task.
+    let log = std::fs::read_to_string(dir.path().join("review/log.jsonl")).expect("a log");
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().expect("lines")).expect("JSON");
+    assert_eq!(last["step"].as_u64(), Some(5 * 5 + 6 * (2 + 4 + 6 + 8 + 10)), "{last}");
+}
+
+/// Tests within a task say how it goes and change nothing; on the first images of a test set only, they are of those.
+#[test]
+fn tests_within_a_task_and_on_few_images() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sets = ["train.num_epochs=3", "train.num_eval_steps=1"];
+    let (alone, _) = run(&dir.path().join("alone"), &sets);
+    let within = [&sets[..], &["train.eval_per_epochs=1"]].concat();
+    let (matrix, _) = run(&dir.path().join("within"), &within);
+    assert_eq!(matrix, alone);
+    // 20 test images per task, of which the first batch of 16.
+    assert!(matrix.iter().flatten().all(|a| (a * 16.0).fract() == 0.0), "{matrix:?}");
+    let log = std::fs::read_to_string(dir.path().join("within/log.jsonl")).expect("a log");
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let epochs: Vec<(u64, usize)> = lines
+        .iter()
+        .filter(|line| line["event"] == "epoch")
+        .map(|line| {
+            let tests = line["per_image"].as_array().expect("accuracies").len();
+            (line["step"].as_u64().expect("a step"), tests)
+        })
+        .collect();
+    // 15 steps a task; the third epoch ends with it.
+    let wanted: Vec<(u64, usize)> =
+        (0..5).flat_map(|t| [(15 * t + 5, t as usize + 1), (15 * t + 10, t as usize + 1)]).collect();
+    assert_eq!(epochs, wanted);
+}
+
+/// Kept images in every batch from the second task on: less is forgotten than without them.
+#[test]
+fn replay_keeps_what_was_learned() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sets = ["train.num_epochs=6", "optim.learning_rate=0.03", "optim.reinit_optimizer=true"];
+    let (_, plain) = run(&dir.path().join("plain"), &sets);
+    let replay = [&sets[..], &["continual.replay_per_class=16", "continual.replay_batch_size=16"]].concat();
+    let (_, with) = run(&dir.path().join("replay"), &replay);
+    let number = |r: &serde_json::Value, key: &str| r["per_image"][key].as_f64().expect("a number");
+    let [accuracy, forgetting] =
+        ["avg_acc", "forgetting"].map(|key| (number(&with, key), number(&plain, key)));
+    // Accuracy 0.43, 0.53, 0.54 without and 0.58, 0.65, 0.56 with, forgetting 0.31, 0.16, 0.21 and 0.06, 0.10, 0.11, for
+    // seeds 42, 1, 2.
+    assert!(accuracy.0 > accuracy.1 + 0.05, "{accuracy:?}");
+    assert!(forgetting.0 < forgetting.1 - 0.1, "{forgetting:?}");
+    // 30 steps of the 80 images of a task, as without it; from the second task on of 32 images.
+    let log = std::fs::read_to_string(dir.path().join("replay/log.jsonl")).expect("a log");
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().expect("lines")).expect("JSON");
+    assert_eq!(last["step"].as_u64(), Some(5 * 30), "{last}");
+}
+
+/// Domains from the third column of a list, tested apart and together.
+#[test]
+fn a_task_per_domain_of_a_list() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut lists = [String::new(), String::new(), String::new()];
+    for (d, domain) in ["day", "night", "fog"].iter().enumerate() {
+        for class in 0..3u32 {
+            for i in 0..12u32 {
+                let name = format!("{domain}_{class}_{i}.png");
+                let shade = (60 * d) as u8;
+                let pixel = |x: u32, y: u32| {
+                    image::Luma([((x * (class + 1) * 9 + y * 3) as u8 / 2).wrapping_add(shade)])
+                };
+                image::GrayImage::from_fn(20, 24, pixel).save(dir.path().join(&name)).expect("a picture");
+                let line = format!("{name} kind{class} {domain}\n");
+                lists[usize::from(i >= 8)] += &line;
+                // A test list of one domain only.
+                if i >= 8 && d == 2 {
+                    lists[2] += &line;
+                }
+            }
+        }
+    }
+    let data = format!("data.dir={}", dir.path().display());
+    let cache = format!("data.cache_dir={}", dir.path().join("cache").display());
+    let sets = [
+        "data.dataset=images",
+        "continual.scenario=domain",
+        "continual.num_tasks=3",
+        "train.per_device_batch_size=8",
+        &data,
+        &cache,
+    ];
+    std::fs::write(dir.path().join("train.txt"), &lists[0]).expect("a list");
+    for (test, columns) in [(1, vec![1, 2, 3]), (2, vec![1, 1, 1])] {
+        std::fs::write(dir.path().join("test.txt"), &lists[test]).expect("a list");
+        let (matrix, results) = run(&dir.path().join(format!("run{test}")), &sets);
+        assert_eq!(matrix.iter().map(Vec::len).collect::<Vec<_>>(), columns);
+        assert_eq!(results["per_image"]["forgetting"].is_null(), test == 2);
+    }
+}
+
+/// In a folder with nothing in it: what every shipped benchmark will do.
+#[test]
+fn benchmarks_are_planned_without_images_and_weights() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let plan = |name: &str, more: &[&str]| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut command = engine();
+        command.args(["train", "--dry-run", "--config"]).arg(root.join(format!("{name}.toml")));
+        command.args(more).current_dir(dir.path());
+        let said = expect(command, 0);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0, "{name} left files");
+        for word in ["images were not read", "ViT-B/16", "learning rate 0.0", "total", "PFLOP", "about "] {
+            assert!(said.contains(word), "{name}: no `{word}` in {said}");
+        }
+        said
+    };
+    for (name, wanted) in [
+        ("cifar100_l2p", "1950 steps of 128 images, learning rate 0.015,"),
+        ("five_datasets_l2p", "10075 steps of 128 images, learning rate 0.015,"),
+        ("core50_l2p", "4680 steps of 128 images, learning rate 0.015,"),
+        ("cifar100_gaussian_l2p", "and 180 more tasks"),
+        ("cifar100_dualprompt", "1300 steps of 192 images, learning rate 0.0225,"),
+        ("imr_dualprompt", "6000 steps of 192 images, learning rate 0.00375,"),
+    ] {
+        let said = plan(name, &[]);
+        assert!(said.contains(wanted), "{name}: no `{wanted}` in {said}");
+    }
+    // 17.6 billion products and sums forward, as every table of ViT-B/16 has it, twice that counted one by one.
+    let said = plan("cifar100_l2p", &["--set", "prompt_pool.length=1", "--set", "prompt_pool.top_k=1"]);
+    assert!(said.contains("and once 35.1"), "{said}");
+}
