@@ -41,10 +41,7 @@ impl Eval {
             config.set(&format!("train.eval_batch_size={n}"))?;
             config.check()?;
         }
-        config.precision = crate::train::reading_precision(config.precision, &choice.device);
-        let images = saved.at.images(&config);
-        let mut session = Session::new(config, choice, images)?;
-        saved.restore_session(&mut session)?;
+        let mut session = Session::of_run(&saved, config, choice)?;
         let at = saved.at;
         let tasks = at.per_image.len();
         if tasks == 0 {
@@ -66,7 +63,7 @@ impl Eval {
         };
         let own = matrix(at.per_image.clone(), scores.iter().map(|s| s.per_image).collect())?;
         let voted = matrix(at.per_batch.clone(), scores.iter().map(|s| s.per_batch).collect())?;
-        let vote = session.method.model().setup.pool.is_some().then_some(&voted);
+        let vote = session.learner.method.model().setup.pool.is_some().then_some(&voted);
         if self.json {
             let value = serde_json::json!({
                 "per_image": own, "per_batch": voted, "step": at.step, "config_hash": hash,

@@ -3,11 +3,11 @@
 use super::print;
 use crate::error::{Error, Result};
 use crate::import;
+use crate::learner::Position;
 use crate::output::checkpoint::Store;
 use crate::output::results::Results;
 use crate::output::table::{self, Style};
 use crate::output::workdir::Workdir;
-use crate::train::run::Position;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +60,7 @@ fn folder(path: &Path) -> Result<()> {
         let state = Store::read_latest(&checkpoints, &mut warnings)?;
         warnings.iter().for_each(|w| crate::output::say(&format!("warning: {w}")));
         if let Some(state) = state {
-            let at = Position::of(&state)?;
+            let at = Position::of(&state, &config)?;
             print(&format!(
                 "last checkpoint: step {}, {} tasks finished, {} steps into the next",
                 at.step,

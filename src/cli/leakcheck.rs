@@ -38,10 +38,7 @@ impl LeakCheck {
         if let Some(dir) = self.data_dir {
             config.data.dir = dir;
         }
-        config.precision = crate::train::reading_precision(config.precision, &choice.device);
-        let images = saved.at.images(&config);
-        let mut session = Session::new(config, choice, images)?;
-        saved.restore_session(&mut session)?;
+        let mut session = Session::of_run(&saved, config, choice)?;
         let tasks = saved.at.per_image.len();
         if tasks == 0 {
             return Err(Error::failed(format!(

@@ -1,18 +1,18 @@
 //! `l2p-engine predict`.
 
 use super::print;
-use crate::data::{ImageView, Preprocess, image_file};
 use crate::error::{Error, Result};
-use crate::learner::{Saved, backbone};
-use crate::methods::{self, Ranks};
-use crate::ops::match_prompts::Select;
-use crate::tensor::plan::Plan;
-use crate::train::batch;
+use crate::learner::{Answer, Saved};
 use clap::Args;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 /// Classes listed per image.
 const SHOWN: usize = 5;
+
+/// Endings of image files, in any case; other files of a folder are left out.
+const ENDINGS: &[&str] = &["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif", "tif", "tiff"];
 
 #[derive(Debug, Args)]
 pub struct Predict {
@@ -24,7 +24,11 @@ pub struct Predict {
     /// Print one JSON object per image.
     #[arg(long)]
     json: bool,
-    /// PNG or JPEG files.
+    /// Paths on standard input end with a zero byte instead of a line end, as `find -print0` writes them.
+    #[arg(short = '0', long)]
+    null: bool,
+    /// Image files; folders, of which all images are taken, also those in folders below, by name; `-`: paths from
+    /// standard input, one a line.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
 }
@@ -33,67 +37,117 @@ impl Predict {
     pub fn run(self) -> Result<()> {
         let choice = super::device(&self.device)?;
         let saved = Saved::read(&self.workdir)?;
-        let (mut config, at) = (saved.config.clone(), &saved.at);
-        config.precision = crate::train::reading_precision(config.precision, &choice.device);
-        let backbone = backbone::load(&config)?;
-        let dims = backbone::dims(&backbone);
-        let images = config.train.per_device_batch_size;
-        let dev = backbone::fitting_device(&config, dims, at.class_names.len(), choice, images)?;
-        config.precision = crate::train::reading_precision(config.precision, &dev);
-        let config = &config;
-        let mut plan = Plan::on(&dev);
-        let model = backbone::model(config, &backbone, at.class_names.len(), &mut plan, images)?;
-        let mut method = methods::build(config, model, &mut plan, &Ranks::alone(images));
-        plan.check()?;
-        saved.restore(method.as_mut(), &backbone)?;
-        let preprocess = Preprocess::new(&config.data, backbone::normalize(&backbone))?;
-        let mut failed = 0;
-        for path in &self.images {
-            let (pixels, height, width) = match image_file::read_rgb(path) {
-                Ok(image) => image,
-                Err(e) => {
-                    crate::output::say(&format!("l2p-engine: {e}"));
-                    failed += 1;
-                    continue;
-                }
-            };
-            let mut input = vec![0.0; preprocess.output_len()];
-            preprocess.eval(ImageView { height, width, channels: 3, pixels: &pixels }, &mut input);
-            let model_type = method.model().dtype();
-            let images = batch::ready(model_type, preprocess.input_size(), &input);
-            let features = method.query(&dev, images.view().into())?;
-            let ids = method.select(&dev, features.view(), Select::PerImage)?;
-            let logits =
-                method.logits(&dev, images.view().into(), features.view(), &ids)?.view().read_f64()?;
-            let seen = config.continual.num_classes_per_task * at.per_image.len();
-            let ranked = rank(&logits, &at.class_names, seen);
-            if self.json {
-                let classes: Vec<_> = ranked
-                    .iter()
-                    .map(|(name, p)| serde_json::json!({ "class": name, "probability": p }))
-                    .collect();
-                print(&serde_json::json!({ "image": path, "prompts": ids, "classes": classes }).to_string());
-            } else {
-                let best: Vec<String> =
-                    ranked.iter().take(SHOWN).map(|(name, p)| format!("{name} {:.1} %", 100.0 * p)).collect();
-                print(&format!("{}: {}", path.display(), best.join(", ")));
+        let (mut files, mut failed) = (Vec::new(), 0);
+        for given in self.given()? {
+            let found = if given.is_dir() { images_in(&given) } else { Ok(vec![given]) };
+            match found {
+                Ok(found) => files.extend(found),
+                Err(e) => failed += complain(&e),
             }
         }
-        if failed > 0 {
-            let all = self.images.len();
-            return Err(Error::failed(format!("{failed} of {all} images could not be read")));
+        let all = files.len() + failed;
+        if !files.is_empty() {
+            let batch = saved.config.train.eval_batch_size.min(files.len());
+            let mut learner = saved.learner(choice, batch)?;
+            let names = learner.class_names.clone();
+            learner.answer_files(&files, batch, |path, answer| match answer {
+                Ok(answer) if self.json => print(&as_json(path, &answer, &names)),
+                Ok(answer) => print(&as_line(path, &answer, &names)),
+                Err(e) => failed += complain(&e),
+            })?;
         }
-        Ok(())
+        match failed {
+            0 if all == 0 => Err(Error::failed("no image was named, so there is nothing to predict")),
+            0 => Ok(()),
+            _ => Err(Error::failed(format!("{failed} of {all} images could not be read"))),
+        }
+    }
+
+    /// The paths of the command line, with those of standard input in the place of `-`.
+    fn given(&self) -> Result<Vec<PathBuf>> {
+        let mut given = Vec::new();
+        for path in &self.images {
+            if path.as_os_str() != "-" {
+                given.push(path.clone());
+                continue;
+            }
+            let mut text = Vec::new();
+            std::io::stdin()
+                .read_to_end(&mut text)
+                .map_err(|e| Error::failed(format!("standard input cannot be read: {e}")))?;
+            let end = if self.null { 0 } else { b'\n' };
+            let paths = text.split(|&byte| byte == end).map(|path| match self.null {
+                true => path,
+                false => path.strip_suffix(b"\r").unwrap_or(path),
+            });
+            given.extend(paths.filter(|path| !path.is_empty()).map(|path| PathBuf::from(os_string(path))));
+        }
+        Ok(given)
     }
 }
 
-/// Class names with softmax probabilities over the classes learned so far, best first.
-fn rank(logits: &[f64], names: &[String], seen: usize) -> Vec<(String, f64)> {
-    let seen = if seen == 0 { logits.len() } else { seen.min(logits.len()) };
-    let max = logits[..seen].iter().fold(f64::NEG_INFINITY, |m, &z| m.max(z));
-    let total: f64 = logits[..seen].iter().map(|z| (z - max).exp()).sum();
-    let mut ranked: Vec<(String, f64)> =
-        names.iter().zip(&logits[..seen]).map(|(n, z)| (n.clone(), (z - max).exp() / total)).collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-    ranked
+/// Says what is wrong; one more that failed.
+fn complain(error: &Error) -> usize {
+    crate::output::say(&format!("l2p-engine: {error}"));
+    1
+}
+
+#[cfg(unix)]
+fn os_string(bytes: &[u8]) -> OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(bytes.to_vec())
+}
+
+#[cfg(not(unix))]
+fn os_string(bytes: &[u8]) -> OsString {
+    String::from_utf8_lossy(bytes).into_owned().into()
+}
+
+/// The image files in a folder and below it, by path. Links to folders are not followed.
+fn images_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let (mut files, mut folders) = (Vec::new(), vec![dir.to_path_buf()]);
+    let unreadable = |dir: &Path, e| Error::file(dir, format!("the folder cannot be read: {e}"));
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().map_err(|e| unreadable(&folder, e))? {
+            let entry = entry.map_err(|e| unreadable(&folder, e))?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(|e| unreadable(&folder, e))?);
+            let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+            if kind.is_dir() {
+                folders.push(path);
+            } else if ending.is_some_and(|ending| ENDINGS.contains(&&*ending)) {
+                files.push(path);
+            }
+        }
+    }
+    if files.is_empty() {
+        let endings = ENDINGS.join(", .");
+        return Err(Error::file(dir, format!("the folder holds no image file (wanted .{endings})")));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Classes by name, best first.
+fn named<'a>(answer: &'a Answer, names: &'a [String]) -> impl Iterator<Item = (&'a str, f64)> {
+    answer.classes.iter().map(|&(class, p)| (names[class as usize].as_str(), p))
+}
+
+fn as_line(path: &Path, answer: &Answer, names: &[String]) -> String {
+    let best: Vec<String> =
+        named(answer, names).take(SHOWN).map(|(name, p)| format!("{name} {:.1} %", 100.0 * p)).collect();
+    format!("{}: {}", path.display(), best.join(", "))
+}
+
+/// A path that is not UTF-8 has its exact bytes, in hexadecimal, beside the text that stands for it.
+fn as_json(path: &Path, answer: &Answer, names: &[String]) -> String {
+    let classes: Vec<_> = named(answer, names)
+        .map(|(name, p)| serde_json::json!({ "class": name, "probability": p }))
+        .collect();
+    let mut line = serde_json::json!({ "image": path.to_string_lossy() });
+    if path.to_str().is_none() {
+        let bytes = path.as_os_str().as_encoded_bytes();
+        line["image_bytes"] = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+    }
+    line["prompts"] = serde_json::json!(answer.prompts);
+    line["classes"] = serde_json::json!(classes);
+    line.to_string()
 }

@@ -1,7 +1,7 @@
 //! `l2p-engine pretrain`.
 
 use super::{ConfigArgs, print};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output::table::percent;
 use crate::train::pretrain;
 use clap::Args;
@@ -29,6 +29,12 @@ pub struct Pretrain {
 
 impl Pretrain {
     pub fn run(self) -> Result<()> {
+        if let Some(file) = &self.config.init_checkpoint {
+            return Err(Error::config(format!(
+                "--init-checkpoint {file}: `pretrain` starts from random weights; leave it out, or use `train` to \
+                 learn on top of a checkpoint"
+            )));
+        }
         let loaded = self.config.load()?;
         if !self.quiet {
             loaded.notes.iter().for_each(|note| crate::output::say(&format!("note: {note}")));

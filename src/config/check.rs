@@ -14,6 +14,7 @@ impl Config {
     /// and for each thing worth knowing. Doing it twice changes nothing more.
     pub fn resolve(&mut self) -> Vec<String> {
         let mut notes = Vec::new();
+        notes.extend(self.understand_joint());
         let method = self.method;
         let because = format!("method = \"{method}\"");
         match method {
@@ -52,6 +53,32 @@ impl Config {
             ));
         }
         notes
+    }
+
+    /// Earlier versions wrote `method = "joint"` for a run that learns all tasks at once. It becomes `scenario = "joint"`
+    /// with the method that has the configured prompts, which trains the same network: `l2p` for a pool in front of the
+    /// tokens, `dualprompt` for prefixes or a general prompt, `linear` or, where nothing is frozen, `finetune` without
+    /// prompts. Tasks without classes of their own become one task of all classes (0).
+    pub fn understand_joint(&mut self) -> Option<String> {
+        if self.method != Method::Joint {
+            return None;
+        }
+        let (pool, general) = (&self.prompt_pool, self.g_prompt.g_prompt_length);
+        self.method = match (pool.pool_size > 0, pool.use_prefix_tune_for_e_prompt, general > 0) {
+            (true, false, _) => Method::L2p,
+            (true, true, _) | (false, _, true) => Method::DualPrompt,
+            _ if self.model.freeze_part.is_empty() => Method::FineTune,
+            _ => Method::Linear,
+        };
+        let cl = &mut self.continual;
+        if !matches!(cl.scenario, Scenario::Class | Scenario::Joint) {
+            (cl.num_tasks, cl.num_classes_per_task, cl.eval_every_tasks) = (1, 0, 1);
+        }
+        cl.scenario = Scenario::Joint;
+        Some(format!(
+            "method = \"joint\" is continual.scenario = \"joint\" with method = \"{}\" now",
+            self.method
+        ))
     }
 
     /// Without prompt tokens in the sequence the class token is what there is to classify.
@@ -154,7 +181,6 @@ impl Config {
             ("data.input_size", data.input_size),
             ("data.resize_size", data.resize_size),
             ("continual.num_tasks", self.continual.num_tasks),
-            ("continual.num_classes_per_task", self.continual.num_classes_per_task),
             ("continual.eval_every_tasks", self.continual.eval_every_tasks),
             ("train.per_device_batch_size", train.per_device_batch_size),
             ("train.num_epochs", train.num_epochs),
@@ -244,7 +270,11 @@ impl Config {
             )
         });
         self.check_scenario(c);
-        let tasks = if cl.scenario == Scenario::Class { cl.num_tasks } else { 0 };
+        c.unless(cl.num_classes_per_task > 0 || cl.scenario == Scenario::Joint, || {
+            "continual.num_classes_per_task must be at least 1, found 0".into()
+        });
+        let by_class = matches!(cl.scenario, Scenario::Class | Scenario::Joint);
+        let tasks = if by_class { cl.num_tasks } else { 0 };
         let classes = tasks.saturating_mul(cl.num_classes_per_task);
         let known = match data.dataset {
             DatasetName::Joined => {
@@ -293,22 +323,23 @@ impl Config {
             c.add(what);
         }
         c.float("continual.gaussian_sigma", cl.gaussian_sigma, "a finite number above 0", |v| v > 0.0);
-        c.unless(cl.eval_every_tasks == 1 || scenario != Scenario::Class, || {
+        let by_class = matches!(scenario, Scenario::Class | Scenario::Joint);
+        c.unless(cl.eval_every_tasks == 1 || !by_class, || {
             format!(
                 "continual.eval_every_tasks = {} leaves rows of the accuracy matrix empty; it needs a scenario in which \
-                 tasks share a test set, found scenario = \"class\"",
+                 tasks share a test set, found scenario = \"{scenario}\"",
                 cl.eval_every_tasks
             )
         });
         self.check_replay(c);
-        c.unless(!cl.weights_transfer || scenario == Scenario::Class && !matches!(self.method, Method::Joint | Method::Ncm), || {
+        c.unless(!cl.weights_transfer || scenario == Scenario::Class && self.method != Method::Ncm, || {
             format!("continual.weights_transfer = true needs scenario = \"class\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
         });
         c.unless(!cl.transfer_kernel_only || cl.weights_transfer, || {
             "continual.transfer_kernel_only = true needs continual.weights_transfer = true, found false"
                 .into()
         });
-        c.unless(!cl.eval_task_inc || scenario == Scenario::Class, || {
+        c.unless(!cl.eval_task_inc || by_class, || {
             format!("continual.eval_task_inc = true needs scenario = \"class\", in which tasks have classes of their own, found \"{scenario}\"")
         });
         if !matches!(scenario, Scenario::GaussianOnce | Scenario::Stream) {
@@ -335,8 +366,8 @@ impl Config {
         c.unless((kept > 0) == (review > 0 || replayed > 0), || {
             format!("continual.replay_per_class = {kept} keeps images for continual.replay_batch_size = {replayed} or continual.num_review_epochs = {review}: wanted it above 0 where one of them is, and 0 otherwise")
         });
-        let by_task = !matches!(scenario, Scenario::GaussianOnce | Scenario::Stream);
-        c.unless(kept == 0 || by_task && !matches!(self.method, Method::Joint | Method::Ncm), || {
+        let by_task = !matches!(scenario, Scenario::Joint | Scenario::GaussianOnce | Scenario::Stream);
+        c.unless(kept == 0 || by_task && self.method != Method::Ncm, || {
             format!("continual.replay_per_class above 0 needs scenario = \"class\", \"domain\" or \"gaussian\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
         });
         c.unless(!cl.replay_reverse_mask || cl.replay_no_mask && !cl.replay_include_new_task, || {

@@ -40,7 +40,7 @@ words! {
 }
 
 words! {
-    /// What learns, and how tasks are presented.
+    /// What learns.
     Method {
         /// Prompt pool in front of the tokens.
         L2p = "l2p",
@@ -52,7 +52,7 @@ words! {
         Linear = "linear",
         /// Nearest class mean of the frozen features; nothing learns by gradient.
         Ncm = "ncm",
-        /// The configured prompts, all tasks at once: the upper bound.
+        /// The word of earlier versions for `continual.scenario = "joint"`; see `Config::understand_joint`.
         Joint = "joint",
     } default L2p
 }
@@ -78,6 +78,8 @@ words! {
 Scenario {
     /// Tasks of `num_classes_per_task` new classes each.
     Class = "class",
+    /// The classes of those tasks all at once, tested by task: the upper bound.
+    Joint = "joint",
     /// A task per domain (session, style, third column of a list), all classes in each.
     Domain = "domain",
     /// Tasks of overlapping label sets, drawn around peaks that move over the classes, as the official code

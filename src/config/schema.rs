@@ -130,7 +130,7 @@ Continual {
     scenario: Scenario = Scenario::Class,
     /// Number of tasks, learned one after the other; of a stream: parts, after which the network is tested.
     num_tasks: usize = 10,
-    /// Classes of every task; only scenario `class` reads it.
+    /// Classes of every task; only scenarios `class` and `joint` read it. 0 with `joint`: all classes, one task.
     num_classes_per_task: usize = 10,
     /// Width of a class in time in the Gaussian scenarios, in tasks.
     gaussian_sigma: f64 = 50.0,

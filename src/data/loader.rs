@@ -16,21 +16,13 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use rayon::prelude::*;
-
-use super::image_set::{DataSet, ImageSet};
+use super::image_set::DataSet;
 use super::mix::{Mix, MixRule};
 use super::preprocess::Preprocess;
+use super::reader::{Images, Reader};
 use super::tasks::{Split, Task};
 use crate::error::{Error, Result};
 use crate::rng::{Rng, Stream};
-
-/// Which part of the data set indices refer to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Images {
-    Train,
-    Test,
-}
 
 /// Steps of a task: floor(floor(n_train * epochs / batch) / epochs) * epochs, so that every epoch has
 /// as many. Source: google-research/l2p @ dd8836e, `train_continual.py`, lines 603-607.
@@ -56,15 +48,13 @@ pub fn steps_per_task(n_train: usize, epochs: usize, batch: usize) -> Result<usi
 /// The batches of one task.
 #[derive(Debug)]
 pub struct Loader {
-    data: Arc<DataSet>,
-    preprocess: Preprocess,
+    reader: Reader,
     mix: Option<MixRule>,
     /// Position of the task, for the random streams.
     task: u64,
     train: Passes,
     /// What is kept of other tasks, and how many of them each batch has.
     kept: Option<(Passes, usize)>,
-    label_to_class: Vec<u32>,
     seed: u64,
     /// Images of a step, replayed ones included.
     batch: usize,
@@ -135,13 +125,11 @@ impl Loader {
         let (steps, index) = (steps_per_task(task.train.len(), epochs, batch)?, task.index as u64);
         let (images, ordered, last) = (task.train.clone(), task.ordered, Mutex::new(None));
         Ok(Loader {
-            data,
             mix: preprocess.mix(),
-            preprocess,
+            reader: Reader::new(data, split, preprocess),
             task: index,
             train: Passes { images, ordered, seed, stream: Stream::Shuffle, task: index, last },
             kept: None,
-            label_to_class: split.label_to_class.clone(),
             seed,
             batch,
             rows: 0..batch,
@@ -204,8 +192,13 @@ impl Loader {
         self.rows.len()
     }
 
+    /// The images of the data set, in any order.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
     pub fn preprocess(&self) -> &Preprocess {
-        &self.preprocess
+        self.reader.preprocess()
     }
 
     /// Positions in `DataSet::train` of the images of a step, counted from 0 within the task. Steps
@@ -236,38 +229,10 @@ impl Loader {
         self.task << 40 | (step * self.batch + rows.start) as u64
     }
 
-    /// Engine class ids of images.
-    ///
-    /// # Errors
-    /// `Error::Shape` for an index past the last image.
-    pub fn labels(&self, images: Images, indices: &[u32]) -> Result<Vec<u32>> {
-        let mut labels = vec![0; indices.len()];
-        self.fill_labels(self.set(images), indices, &mut labels)?;
-        Ok(labels)
-    }
-
-    fn set(&self, images: Images) -> &ImageSet {
-        match images {
-            Images::Train => &self.data.train,
-            Images::Test => &self.data.test,
-        }
-    }
-
-    fn fill_labels(&self, set: &ImageSet, indices: &[u32], labels: &mut [u32]) -> Result<()> {
-        if let Some(&i) = indices.iter().find(|&&i| i as usize >= set.len()) {
-            let (wanted, got) = (format!("below {}", set.len()), i.to_string());
-            return Err(Error::Shape { op: "loader", arg: "indices", wanted, got });
-        }
-        for (label, &i) in labels.iter_mut().zip(indices) {
-            *label = self.label_to_class[set.labels[i as usize] as usize];
-        }
-        Ok(())
-    }
-
     /// How the images of a step are mixed, if they are.
     pub fn mix(&self, step: usize) -> Option<Mix> {
         let mut rng = Rng::new(self.seed, Stream::Mix, self.task << 40 | step as u64);
-        self.mix.as_ref()?.draw(&mut rng, self.batch, self.preprocess.input_size())
+        self.mix.as_ref()?.draw(&mut rng, self.batch, self.preprocess().input_size())
     }
 
     /// The shares (B, K) of all classes in the images of a step; empty where no step is ever mixed.
@@ -279,8 +244,8 @@ impl Loader {
             return Ok(Vec::new());
         }
         let mix = self.mix(step).unwrap_or_else(|| Mix::nothing(self.batch));
-        let classes = self.label_to_class.len();
-        let all = self.labels(Images::Train, &self.row_indices(step, &(0..self.batch)))?;
+        let classes = self.reader.classes();
+        let all = self.reader.labels(Images::Train, &self.row_indices(step, &(0..self.batch)))?;
         let rows = self.rows.start * classes..self.rows.end * classes;
         Ok(mix.shares(&all, classes)[rows].to_vec())
     }
@@ -295,7 +260,7 @@ impl Loader {
     /// `Error::Shape`, naming the argument; `Error::File` for an image file that cannot be decoded.
     pub fn fill_train(&self, step: usize, out: &mut [f32], labels: &mut [u32]) -> Result<()> {
         let Some(mix) = self.mix(step) else { return self.fill_rows(step, &self.rows, out, labels) };
-        let size = self.preprocess.input_size();
+        let size = self.preprocess().input_size();
         if self.rows.len() == self.batch {
             self.fill_rows(step, &self.rows, out, labels)?;
             mix.images(out, size);
@@ -303,8 +268,8 @@ impl Loader {
         }
         // An image may be mixed with one of another rank.
         let rows =
-            self.rows.start * self.preprocess.output_len()..self.rows.end * self.preprocess.output_len();
-        let mut images = vec![0.0; self.batch * self.preprocess.output_len()];
+            self.rows.start * self.preprocess().output_len()..self.rows.end * self.preprocess().output_len();
+        let mut images = vec![0.0; self.batch * self.preprocess().output_len()];
         let mut all = vec![0; self.batch];
         self.fill_rows(step, &(0..self.batch), &mut images, &mut all)?;
         mix.images(&mut images, size);
@@ -316,52 +281,9 @@ impl Loader {
     /// These rows of a step's batch, not mixed.
     fn fill_rows(&self, step: usize, rows: &Range<usize>, out: &mut [f32], labels: &mut [u32]) -> Result<()> {
         let (indices, first) = (self.row_indices(step, rows), self.number(step, rows));
-        self.fill(&self.data.train, &indices, out, labels, |i, view, out| {
+        self.reader.fill(Images::Train, &indices, out, labels, |i, view, out| {
             let mut rng = Rng::new(self.seed, Stream::Augment, first + i as u64);
-            self.preprocess.train(view, &mut rng, out);
-        })
-    }
-
-    /// The images `indices` without augmentation and their engine class ids. Overwrites both.
-    ///
-    /// # Shapes
-    /// out: (n, S, S, 3) for n indices; labels: (n).
-    ///
-    /// # Errors
-    /// As [`Loader::fill_train`]; an index past the last image is `Error::Shape`.
-    pub fn fill_eval(
-        &self,
-        images: Images,
-        indices: &[u32],
-        out: &mut [f32],
-        labels: &mut [u32],
-    ) -> Result<()> {
-        self.fill(self.set(images), indices, out, labels, |_, view, out| self.preprocess.eval(view, out))
-    }
-
-    fn fill(
-        &self,
-        set: &ImageSet,
-        indices: &[u32],
-        out: &mut [f32],
-        labels: &mut [u32],
-        one: impl Fn(usize, super::ImageView, &mut [f32]) + Sync,
-    ) -> Result<()> {
-        let shape = |arg, wanted: usize, got: usize| {
-            let (wanted, got) = (format!("{wanted} values"), got.to_string());
-            Err(Error::Shape { op: "loader", arg, wanted, got })
-        };
-        let size = self.preprocess.output_len();
-        if out.len() != indices.len() * size {
-            return shape("out", indices.len() * size, out.len());
-        }
-        if labels.len() != indices.len() {
-            return shape("labels", indices.len(), labels.len());
-        }
-        self.fill_labels(set, indices, labels)?;
-        out.par_chunks_exact_mut(size).zip(indices).enumerate().try_for_each(|(at, (out, &i))| {
-            one(at, set.image(i as usize)?.view(), out);
-            Ok(())
+            self.preprocess().train(view, &mut rng, out);
         })
     }
 }

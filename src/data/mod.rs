@@ -26,6 +26,7 @@ mod pickle;
 pub mod prefetch;
 pub mod preprocess;
 pub mod published;
+pub mod reader;
 pub mod scenario;
 pub mod source;
 pub mod svhn;
@@ -34,9 +35,10 @@ pub mod tar_gz;
 pub mod tasks;
 
 pub use image_set::{DataSet, Image, ImageSet, ImageView, Pixels};
-pub use loader::{Images, Loader};
+pub use loader::Loader;
 pub use prefetch::{Batch, Prefetch};
 pub use preprocess::{Normalize, Preprocess};
+pub use reader::{Images, Reader};
 pub use tasks::{Split, Task};
 
 use crate::config::schema::{Data, DatasetName};

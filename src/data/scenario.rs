@@ -1,7 +1,7 @@
 //! What a run learns one after the other: tasks, their class masks and their test sets.
 //!
 //! A scenario is a function from images and configuration to a [`Split`]; nothing else in the engine knows
-//! which one it is. `class`: [`tasks::split`]. `domain`: a task per domain. `gaussian`: overlapping label
+//! which one it is. `class`, and `joint` for training on all of them at once: [`tasks::split`]. `domain`: a task per domain. `gaussian`: overlapping label
 //! sets, drawn around peaks that move over the classes. `gaussian_once` and `stream`: one pass without
 //! boundaries, cut only where the network is tested.
 
@@ -22,8 +22,13 @@ const DRAWS_MAX: u32 = 100_000;
 /// # Errors
 /// Those of [`tasks::split`]; `Error::Config` for more tasks than there are domains or batches.
 pub fn split(data: &DataSet, continual: &Continual, seed: u64, batch: usize) -> Result<Split> {
-    if continual.scenario == Scenario::Class {
-        return tasks::split(data, continual);
+    match (continual.scenario, continual.num_classes_per_task) {
+        (Scenario::Joint, 0) => {
+            let (num_tasks, num_classes_per_task) = (1, data.class_names.len());
+            return tasks::split(data, &Continual { num_tasks, num_classes_per_task, ..continual.clone() });
+        }
+        (Scenario::Class | Scenario::Joint, _) => return tasks::split(data, continual),
+        _ => {}
     }
     let numbering = Numbering::new(data, continual)?;
     let (tasks, shared_test) = match continual.scenario {
@@ -33,7 +38,7 @@ pub fn split(data: &DataSet, continual: &Continual, seed: u64, batch: usize) -> 
             let order = gaussian_order(data, continual, seed, &numbering);
             (stream(order, data, continual, batch, &numbering)?, true)
         }
-        Scenario::Class | Scenario::Stream => {
+        Scenario::Class | Scenario::Joint | Scenario::Stream => {
             let order = (0..data.train.len() as u32).collect();
             (stream(order, data, continual, batch, &numbering)?, true)
         }

@@ -143,7 +143,7 @@ pub struct Options {
 /// `Error::File` if the file is not understood, damaged, or contains a model of another kind;
 /// `Error::Config` if an option does not fit the model.
 pub fn load(path: &Path, options: &Options) -> Result<Backbone> {
-    with_bytes(path, |bytes| build(path, bytes, options, |plan| Hints::beside(path, plan)))
+    collected(|place| read(path, options, place))
 }
 
 /// Reads a checkpoint that is part of the program; `name` stands for the path in messages.
@@ -151,7 +151,57 @@ pub fn load(path: &Path, options: &Options) -> Result<Backbone> {
 /// # Errors
 /// As [`load`].
 pub fn load_bytes(name: &str, bytes: &[u8], options: &Options) -> Result<Backbone> {
-    build(Path::new(name), bytes, options, |_| Ok(Hints::default()))
+    collected(|place| read_bytes(name, bytes, options, place))
+}
+
+/// What a checkpoint is, without its tensors and its checksum: the file's header is read and checked.
+///
+/// # Errors
+/// As [`load`], but for damage behind the header.
+pub fn describe(path: &Path, options: &Options) -> Result<Backbone> {
+    with_bytes(path, |file| {
+        let (archive, plan) = settled(path, file.bytes, options, |plan| Hints::beside(path, plan))?;
+        Ok(plan.about(archive.container))
+    })
+}
+
+/// [`describe`] for a checkpoint that is part of the program.
+///
+/// # Errors
+/// As [`describe`].
+pub fn describe_bytes(name: &str, bytes: &[u8], options: &Options) -> Result<Backbone> {
+    let (archive, plan) = settled(Path::new(name), bytes, options, |_| Ok(Hints::default()))?;
+    Ok(plan.about(archive.container))
+}
+
+/// Takes a tensor of the engine under its name.
+pub type Place<'a> = &'a mut dyn FnMut(&str, HostTensor) -> Result<()>;
+
+/// [`load`] without the whole checkpoint in memory: each tensor goes to `place` as soon as it is converted, and the
+/// pages of the file that were read are given back. The result has a checksum and no tensors.
+///
+/// # Errors
+/// As [`load`], and those of `place`.
+pub fn read(path: &Path, options: &Options, place: Place) -> Result<Backbone> {
+    with_bytes(path, |file| build(path, file, options, |plan| Hints::beside(path, plan), place))
+}
+
+/// [`read`] for a checkpoint that is part of the program.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(name: &str, bytes: &[u8], options: &Options, place: Place) -> Result<Backbone> {
+    build(Path::new(name), Mapped { bytes, map: None }, options, |_| Ok(Hints::default()), place)
+}
+
+/// The backbone that `read` reads, with its tensors.
+fn collected(read: impl FnOnce(Place) -> Result<Backbone>) -> Result<Backbone> {
+    let mut tensors = BTreeMap::new();
+    let backbone = read(&mut |name: &str, tensor| {
+        tensors.insert(name.to_string(), tensor);
+        Ok(())
+    })?;
+    Ok(Backbone { tensors, ..backbone })
 }
 
 /// Name, shape and element type of every tensor of an `.npz` or `.safetensors` file, by name.
@@ -159,8 +209,8 @@ pub fn load_bytes(name: &str, bytes: &[u8], options: &Options) -> Result<Backbon
 /// # Errors
 /// `Error::File` if it is neither, or damaged.
 pub fn list(path: &Path) -> Result<Vec<(String, Vec<usize>, String)>> {
-    with_bytes(path, |bytes| {
-        let archive = Archive::open(path, bytes)?;
+    with_bytes(path, |file| {
+        let archive = Archive::open(path, file.bytes)?;
         let row = |(name, info): (&String, &archive::Info)| {
             (name.clone(), info.shape.clone(), info.kind.to_string())
         };
@@ -173,11 +223,30 @@ pub fn list(path: &Path) -> Result<Vec<(String, Vec<usize>, String)>> {
 /// # Errors
 /// As [`list`].
 pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
-    with_bytes(path, |bytes| Ok(Archive::open(path, bytes)?.metadata))
+    with_bytes(path, |file| Ok(Archive::open(path, file.bytes)?.metadata))
+}
+
+/// The bytes of a checkpoint, of a file or of the program itself.
+#[derive(Clone, Copy)]
+struct Mapped<'a> {
+    bytes: &'a [u8],
+    map: Option<&'a memmap2::Mmap>,
+}
+
+impl Mapped<'_> {
+    /// Gives the pages that were read back to the system: a mapped file counts as memory of the process.
+    fn release(&self) {
+        #[cfg(unix)]
+        if let Some(map) = self.map {
+            // SAFETY: the map is shared with the file and read-only, so that no page holds anything but what the
+            // file has: a page that is read again comes from the file again. The advice may fail without harm.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
 }
 
 /// Maps a file and hands its bytes to `use_bytes`.
-fn with_bytes<T>(path: &Path, use_bytes: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+fn with_bytes<T>(path: &Path, use_bytes: impl FnOnce(Mapped) -> Result<T>) -> Result<T> {
     let file = File::open(path).map_err(|e| Error::file(path, format!("cannot be opened: {e}")))?;
     let about = file.metadata().map_err(|e| Error::file(path, format!("cannot be examined: {e}")))?;
     if !about.is_file() {
@@ -190,24 +259,47 @@ fn with_bytes<T>(path: &Path, use_bytes: impl FnOnce(&[u8]) -> Result<T>) -> Res
     // shortens the file meanwhile would end this one, as with every program that maps its weights.
     let map = unsafe { memmap2::Mmap::map(&file) };
     let map = map.map_err(|e| Error::file(path, format!("cannot be mapped: {e}")))?;
-    use_bytes(&map)
+    use_bytes(Mapped { bytes: &map, map: Some(&map) })
 }
+
+/// Recognises a checkpoint, checks it against what is wanted and settles what the user and other files say of it.
+fn settled<'a>(
+    path: &'a Path,
+    bytes: &'a [u8],
+    options: &Options,
+    hints: impl FnOnce(&plan::Plan) -> Result<Hints>,
+) -> Result<(Archive<'a>, plan::Plan)> {
+    let archive = Archive::open(path, bytes)?;
+    let mut plan = recognise(&archive)?;
+    plan.check(&archive)?;
+    let hints = hints(&plan)?;
+    plan.settle(path, &hints, options)?;
+    Ok((archive, plan))
+}
+
+/// Bytes that the checksum reads before it gives their pages back.
+const SUM_BYTES: usize = 8 << 20;
 
 /// Recognise, check, convert. The checksum runs beside it.
 fn build(
     path: &Path,
-    bytes: &[u8],
+    file: Mapped,
     options: &Options,
     hints: impl FnOnce(&plan::Plan) -> Result<Hints>,
+    place: Place,
 ) -> Result<Backbone> {
     std::thread::scope(|scope| {
-        let sum = scope.spawn(|| format!("{:x}", Sha256::digest(bytes)));
-        let archive = Archive::open(path, bytes)?;
-        let mut plan = recognise(&archive)?;
-        plan.check(&archive)?;
-        let hints = hints(&plan)?;
-        plan.settle(path, &hints, options)?;
-        let mut backbone = plan.run(&archive)?;
+        let sum = scope.spawn(|| {
+            let mut sum = Sha256::new();
+            for part in file.bytes.chunks(SUM_BYTES) {
+                sum.update(part);
+                file.release();
+            }
+            format!("{:x}", sum.finalize())
+        });
+        let (archive, plan) = settled(path, file.bytes, options, hints)?;
+        plan.run(&archive, &|| file.release(), place)?;
+        let mut backbone = plan.about(archive.container);
         backbone.sha256 = sum.join().map_err(|_| Error::failed("the checksum thread stopped"))?;
         Ok(backbone)
     })

@@ -175,41 +175,73 @@ impl Plan {
         Ok(())
     }
 
-    /// Reads and converts every tensor of the settled plan. The checksum is left empty.
-    pub(super) fn run(&self, archive: &Archive) -> Result<Backbone> {
-        let wanted: BTreeMap<String, Vec<usize>> = self.dims.tensors().into_iter().collect();
+    /// Reads and converts every tensor of the settled plan and hands each to `place`. `release` is called between
+    /// groups of tensors.
+    pub(super) fn run(&self, archive: &Archive, release: &dyn Fn(), place: super::Place) -> Result<()> {
+        let mut wanted: BTreeMap<String, Vec<usize>> = self.dims.tensors().into_iter().collect();
         let rows: Vec<&Row> = self.rows.iter().filter(|row| wanted.contains_key(&row.to)).collect();
-        // Collected before the first error is taken, so that the message does not depend on timing.
-        let done: Vec<Result<(String, HostTensor)>> = rows
-            .par_iter()
-            .map(|row| {
-                let mut tensor = convert(archive, row)?;
-                if row.to == "pos_embedding" {
-                    tensor = resize_positions(&tensor, self.dims.grid())?;
+        let mut rest = &rows[..];
+        while !rest.is_empty() {
+            let (group, later) = rest.split_at(group(rest));
+            rest = later;
+            // Collected before the first error is taken, so that the message does not depend on timing.
+            let done: Vec<Result<HostTensor>> = group
+                .par_iter()
+                .map(|row| {
+                    let tensor = convert(archive, row)?;
+                    match row.to.as_str() {
+                        "pos_embedding" => resize_positions(&tensor, self.dims.grid()),
+                        _ => Ok(tensor),
+                    }
+                })
+                .collect();
+            for (row, tensor) in group.iter().zip(done.into_iter().collect::<Result<Vec<_>>>()?) {
+                let shape = wanted.remove(&row.to);
+                if shape.as_ref() != Some(&tensor.shape) {
+                    let (name, found) = (&row.to, &tensor.shape);
+                    return Err(
+                        archive.error(format!("`{name}` should become {shape:?} and became {found:?}"))
+                    );
                 }
-                Ok((row.to.clone(), tensor))
-            })
-            .collect();
-        let tensors = done.into_iter().collect::<Result<BTreeMap<String, HostTensor>>>()?;
-        for (name, shape) in &wanted {
-            let found = tensors.get(name).map(|tensor| &tensor.shape);
-            if found != Some(shape) {
-                let what = format!("`{name}` should become {shape:?} and became {found:?}");
-                return Err(archive.error(what));
+                place(&row.to, tensor)?;
             }
+            release();
         }
+        match wanted.iter().next() {
+            Some((name, shape)) => {
+                Err(archive.error(format!("`{name}` should become {shape:?} and has no source")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What the settled plan says of the backbone in a file of this kind, without tensors and checksum.
+    pub(super) fn about(&self, container: &str) -> Backbone {
         let notes = self.notes.iter().map(|note| format!(", {note}")).collect::<String>();
-        Ok(Backbone {
+        Backbone {
             dims: self.dims,
             gelu: self.gelu,
             layer_norm_eps: self.layer_norm_eps,
             mean: self.norm.0,
             std: self.norm.1,
-            source: format!("{} in {} ({}){notes}", self.format, archive.container, describe(&self.dims)),
+            source: format!("{} in {container} ({}){notes}", self.format, describe(&self.dims)),
             sha256: String::new(),
-            tensors,
-        })
+            tensors: BTreeMap::new(),
+        }
     }
+}
+
+/// Tensors of together so many values are converted at the same time: the memory beside that of the result.
+const GROUP_VALUES: usize = 5 << 20;
+
+/// How many of `rows`, at least one, are converted together.
+fn group(rows: &[&Row]) -> usize {
+    let mut values = 0;
+    let fits = |row: &&&Row| {
+        values += row.to_shape.iter().product::<usize>();
+        values <= GROUP_VALUES
+    };
+    rows.iter().take_while(fits).count().max(1)
 }
 
 /// The sizes in words.

@@ -1,26 +1,44 @@
-//! From the configuration's checkpoint to a model with its parameters in place.
+//! The backbone of a configuration: what its checkpoint is, and its weights on their way into a model.
 
 use crate::config::Config;
 use crate::config::schema::{GeluChoice, InputNorm};
 use crate::data::Normalize;
-use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
-use crate::import::{self, Backbone, Gelu};
-use crate::methods::{Method, Ranks};
-use crate::network::{Model, Setup};
+use crate::import::{self, Backbone, Gelu, HostTensor};
+use crate::network::Model;
+use crate::nn::params::{Params, is_backbone};
 use crate::nn::vit::Dims;
 use crate::ops::gelu::GeluForm;
-use crate::tensor::plan::Plan;
+use crate::rng::{Rng, Stream};
 use std::path::Path;
 
 /// The small backbone that comes with the program; `docs/results.md` says how it was made.
 const MICRO: &[u8] = include_bytes!("../../assets/micro.safetensors");
 
-/// Reads the checkpoint that `model.init_checkpoint` names.
-///
-/// # Errors
-/// Those of [`import::load`]; `Error::Config` for an unknown bundled name or no checkpoint at all.
-pub fn load(config: &Config) -> Result<Backbone> {
+/// Deviation of drawn weights (Dosovitskiy et al. 2021 use the same for the positions).
+const INIT: f64 = 0.02;
+
+/// A checkpoint that a configuration names.
+enum Named<'a> {
+    Bundled(&'a str),
+    File(&'a Path),
+}
+
+fn named(config: &Config) -> Result<Named<'_>> {
+    match config.model.init_checkpoint.as_str() {
+        "" => Err(Error::config(
+            "model.init_checkpoint: a pre-trained backbone is needed; give --init-checkpoint FILE \
+             (.npz or .safetensors) or `bundled:micro`",
+        )),
+        name @ "bundled:micro" => Ok(Named::Bundled(name)),
+        name if name.starts_with("bundled:") => Err(Error::config(format!(
+            "model.init_checkpoint: the only bundled backbone is `bundled:micro`, found `{name}`"
+        ))),
+        path => Ok(Named::File(Path::new(path))),
+    }
+}
+
+fn options(config: &Config) -> import::Options {
     let model = &config.model;
     let norm = match model.input_norm {
         InputNorm::Auto => None,
@@ -30,7 +48,7 @@ pub fn load(config: &Config) -> Result<Backbone> {
         InputNorm::Cifar10 => Some(Normalize::CIFAR10),
         InputNorm::Cifar100 => Some(Normalize::CIFAR100),
     };
-    let options = import::Options {
+    import::Options {
         heads: model.heads,
         blocks: model.blocks,
         image_size: config.data.input_size,
@@ -41,23 +59,91 @@ pub fn load(config: &Config) -> Result<Backbone> {
         },
         layer_norm_eps: (model.layer_norm_eps > 0.0).then_some(model.layer_norm_eps),
         norm: norm.map(|n| (n.mean, n.std)),
-    };
-    match model.init_checkpoint.as_str() {
-        "" => Err(Error::config(
-            "model.init_checkpoint: a pre-trained backbone is needed; give --init-checkpoint FILE \
-             (.npz or .safetensors) or `bundled:micro`",
-        )),
-        "bundled:micro" => import::load_bytes("bundled:micro", MICRO, &options),
-        name if name.starts_with("bundled:") => Err(Error::config(format!(
-            "model.init_checkpoint: the only bundled backbone is `bundled:micro`, found `{name}`"
-        ))),
-        path => import::load(Path::new(path), &options),
     }
 }
 
-/// What the weights expect of pixels.
-pub fn normalize(backbone: &Backbone) -> Normalize {
-    Normalize { mean: backbone.mean, std: backbone.std }
+/// What the checkpoint is that `model.init_checkpoint` names, from its header: no tensors, no checksum.
+///
+/// # Errors
+/// Those of [`import::describe`]; `Error::Config` for an unknown bundled name or no checkpoint at all.
+pub fn describe(config: &Config) -> Result<Backbone> {
+    let options = options(config);
+    match named(config)? {
+        Named::Bundled(name) => import::describe_bytes(name, MICRO, &options),
+        Named::File(path) => import::describe(path, &options),
+    }
+}
+
+/// Reads the checkpoint that `model.init_checkpoint` names into `model`, one tensor at a time, and returns its
+/// SHA-256.
+///
+/// # Errors
+/// Those of [`import::read`].
+pub fn read(config: &Config, model: &mut Model) -> Result<String> {
+    let options = options(config);
+    let mut place = |name: &str, tensor: HostTensor| place(model, name, &tensor);
+    let read = match named(config)? {
+        Named::Bundled(name) => import::read_bytes(name, MICRO, &options, &mut place),
+        Named::File(path) => import::read(path, &options, &mut place),
+    };
+    Ok(read?.sha256)
+}
+
+/// The parameters that hold the backbone: those of the model, and where it learns, the copy that does not.
+fn holders(model: &mut Model) -> impl Iterator<Item = &mut Params> {
+    [Some(&mut model.params), model.query_params.as_mut()].into_iter().flatten()
+}
+
+fn place(model: &mut Model, name: &str, tensor: &HostTensor) -> Result<()> {
+    for params in holders(model) {
+        let id = params.find(name).ok_or_else(|| {
+            Error::failed(format!("the backbone's tensor `{name}` has no place in the model"))
+        })?;
+        params.set_f32(id, &tensor.data)?;
+    }
+    Ok(())
+}
+
+/// Copies the pre-trained weights of one model to another of the same backbone.
+///
+/// # Errors
+/// `Error::Failed` if a tensor has no place, or the device fails.
+pub fn copy(from: &Model, to: &mut Model) -> Result<()> {
+    let source = from.query_params.as_ref().unwrap_or(&from.params);
+    for (name, tensor) in tensors(source)? {
+        place(to, &name, &tensor)?;
+    }
+    Ok(())
+}
+
+/// The backbone's tensors among parameters, by name.
+///
+/// # Errors
+/// `Error::Failed` if the device fails.
+pub fn tensors(params: &Params) -> Result<Vec<(String, HostTensor)>> {
+    let names = params.ids().filter(|&id| is_backbone(&params.spec(id).name));
+    names
+        .map(|id| {
+            let data = params.get(id).read_f64()?.into_iter().map(|v| v as f32).collect();
+            let spec = params.spec(id);
+            Ok((spec.name.clone(), HostTensor { shape: spec.shape.dims().to_vec(), data }))
+        })
+        .collect()
+}
+
+/// Kernels, class token and positions normal with deviation 0.02, scales one, the rest zero.
+pub fn draw(model: &mut Model, seed: u64) -> Result<()> {
+    for (i, id) in model.params.ids().enumerate() {
+        let (name, n) = (model.params.spec(id).name.clone(), model.params.spec(id).shape.len());
+        let mut rng = Rng::new(seed, Stream::Init, 1 << 32 | i as u64);
+        let values: Vec<f64> = match name.rsplit('/').next() {
+            Some("scale") => vec![1.0; n],
+            Some("bias") => vec![0.0; n],
+            _ => (0..n).map(|_| INIT * rng.normal()).collect(),
+        };
+        model.params.set(id, &values)?;
+    }
+    Ok(())
 }
 
 /// The engine's view of a backbone's extents.
@@ -76,73 +162,4 @@ pub fn dims(backbone: &Backbone) -> Dims {
             Gelu::Erf => GeluForm::Erf,
         },
     }
-}
-
-/// Where a run of this network with steps of `images` images is computed; see [`Choice::fitting`].
-///
-/// # Errors
-/// `Error::Failed` if the GPU that was asked for has too little free memory.
-pub fn fitting_device(
-    config: &Config,
-    dims: Dims,
-    classes: usize,
-    choice: Choice,
-    images: usize,
-) -> Result<Device> {
-    let mut config = config.clone();
-    config.precision = crate::train::session::precision(config.precision, &choice.device)?;
-    let mut plan = Plan::dry(&choice.device);
-    planned(&config, dims, classes, &mut plan, images)?;
-    let (device, note) = choice.fitting(plan.total_bytes())?;
-    if let Some(note) = note {
-        crate::output::say(&note);
-    }
-    Ok(device)
-}
-
-/// A network without weights, with everything that its method needs counted in a dry plan.
-///
-/// # Errors
-/// `Error::Config` if configuration and extents do not fit.
-pub fn planned(
-    config: &Config,
-    dims: Dims,
-    classes: usize,
-    plan: &mut Plan,
-    images: usize,
-) -> Result<Box<dyn Method>> {
-    let model = Model::new(Setup::new(config, dims, classes, max_batch(config, images))?, plan);
-    Ok(crate::methods::build(config, model, plan, &Ranks::alone(images)))
-}
-
-fn max_batch(config: &Config, images: usize) -> usize {
-    // Test images vote in groups of their own size.
-    let (train, vote) = (&config.train, config.prompt_pool.vote_group);
-    images.max(train.per_device_batch_size).max(train.eval_batch_size).max(vote)
-}
-
-/// A model of `config` on `backbone`, prompts initialised from `config.seed`, for steps of up to `images` images.
-///
-/// # Errors
-/// `Error::Config` if configuration and backbone do not fit.
-pub fn model(
-    config: &Config,
-    backbone: &Backbone,
-    classes: usize,
-    plan: &mut Plan,
-    images: usize,
-) -> Result<Model> {
-    let setup = Setup::new(config, dims(backbone), classes, max_batch(config, images))?;
-    let mut model = Model::new(setup, plan);
-    plan.check()?;
-    for (name, tensor) in &backbone.tensors {
-        for params in [Some(&mut model.params), model.query_params.as_mut()].into_iter().flatten() {
-            let id = params.find(name).ok_or_else(|| {
-                Error::failed(format!("the backbone's tensor `{name}` has no place in the model"))
-            })?;
-            params.set_f32(id, &tensor.data)?;
-        }
-    }
-    model.init_prompts(config.seed)?;
-    Ok(model)
 }

@@ -1,6 +1,15 @@
-//! What can answer: a backbone with its prompts, head and preprocessing, without data and without tasks.
+//! What can answer: configuration, device, backbone, prompts, head, preprocessing and class names, without data and
+//! without tasks. A network is assembled here and nowhere else, for inference or for training.
 
+mod answer;
+mod assemble;
 pub mod backbone;
-mod run_dir;
+mod position;
+mod precision;
+mod saved;
 
-pub use run_dir::Saved;
+pub use answer::{Answer, ready};
+pub use assemble::{Learner, Purpose, Weights, fitting_device, planned, test_images};
+pub use position::Position;
+pub use precision::{precision, reading_precision};
+pub use saved::Saved;

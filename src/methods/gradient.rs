@@ -43,7 +43,8 @@ type Kind = (Shape, usize, Select, bool, u64);
 
 impl Gradient {
     pub fn new(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Gradient {
-        let mut optimizer = Optimizer::new(plan, &model.params, &config.optim);
+        let optimizer = if model.setup.training { Optimizer::new } else { Optimizer::none };
+        let mut optimizer = optimizer(plan, &model.params, &config.optim);
         optimizer.unscale = 1.0 / model.setup.loss_scale();
         let pending = Pending::new(plan);
         let uses = model.matching().used.len() / 2;
@@ -302,11 +303,16 @@ impl Method for Gradient {
 
     fn restore(&mut self, tensors: &Tensors, optimizer_step: u64) -> Result<()> {
         self.optimizer.step = optimizer_step;
+        let training = self.model.setup.training;
         for (name, tensor) in [
             ("trainable", self.model.params.trainable_mut()),
             ("first moment", &mut self.optimizer.m),
             ("second moment", &mut self.optimizer.v),
         ] {
+            // A network that only answers has no moments.
+            if name != "trainable" && !training {
+                continue;
+            }
             let len = tensor.len();
             put_back(tensor, take(tensors, name, len)?, name)?;
         }

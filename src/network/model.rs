@@ -79,7 +79,7 @@ impl Model {
         }
         let query_params = Self::query_params(&setup, &vit, &params, plan);
         let all = setup.clip_scope == ClipScope::All;
-        let grads = Grads::new(plan, &params, all && setup.training);
+        let grads = if setup.training { Grads::new(plan, &params, all) } else { Grads::none(plan, &params) };
         let embed_learns = vit.embed_wanted(&params, &grads);
         let blocks_learn = vit.blocks.iter().any(|b| block_wanted(b, &params, &grads));
         let last = setup.dims.layers - 1;

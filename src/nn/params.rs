@@ -285,6 +285,12 @@ impl Grads {
         Grads { trainable, frozen, norm }
     }
 
+    /// No memory at all, for a network that only answers.
+    pub fn none(plan: &mut Plan, params: &Params) -> Grads {
+        let mut empty = || plan.tensor("no gradients", [0], params.dtype());
+        Grads { trainable: empty(), frozen: None, norm: [empty(), empty()] }
+    }
+
     pub fn zero(&mut self) {
         self.trainable.fill(0.0);
         if let Some(frozen) = &mut self.frozen {

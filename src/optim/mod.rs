@@ -34,8 +34,17 @@ pub struct Optimizer {
 
 impl Optimizer {
     pub fn new(plan: &mut Plan, params: &Params, config: &Optim) -> Optimizer {
+        Optimizer::of_values(plan, params, config, params.trainable.len())
+    }
+
+    /// An optimizer without moments, for a network that only answers.
+    pub fn none(plan: &mut Plan, params: &Params, config: &Optim) -> Optimizer {
+        Optimizer::of_values(plan, params, config, 0)
+    }
+
+    fn of_values(plan: &mut Plan, params: &Params, config: &Optim, len: usize) -> Optimizer {
         plan.group("optimizer");
-        let (len, dtype) = (params.trainable.len(), params.dtype());
+        let dtype = params.dtype();
         let m = plan.tensor("first moment", [len], dtype);
         let second = if config.optim == OptimizerName::Sgd { 0 } else { len };
         let v = plan.tensor("second moment", [second], dtype);

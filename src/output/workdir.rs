@@ -71,7 +71,12 @@ impl Workdir {
     pub fn saved_config(path: &Path) -> Result<Option<Config>> {
         let file = path.join(CONFIG);
         match std::fs::read_to_string(&file) {
-            Ok(text) => Config::from_toml(&text, &file.display().to_string()).map(Some),
+            Ok(text) => {
+                let mut config = Config::from_toml(&text, &file.display().to_string())?;
+                // The note was said when the run was started.
+                let _ = config.understand_joint();
+                Ok(Some(config))
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::file(&file, atomic::explain(&e, "read"))),
         }

@@ -1,22 +1,74 @@
-//! What the frozen features give without any prompt, in the same run: the numbers that a prompt method
-//! has to beat. All from features that are computed once.
+//! What the frozen features give without any prompt, and what other runs give: the numbers that a prompt method has
+//! to beat. Each baseline is a row of [`TABLE`].
 
 use super::evaluate::argmax;
-use super::run::share_json;
+use super::learn::{Kind, Learning};
 use super::session::{Loaded, Session};
-use crate::config::schema::Method as Name;
+use super::share;
+use super::steps::total_steps;
+use crate::config::schema::{self, Method as Name, Scenario};
 use crate::data::Images;
 use crate::data::tasks::joint;
 use crate::device::Device;
 use crate::error::Result;
+use crate::learner::{Position, Weights};
 use crate::methods::ClassMeans;
 use crate::ops::cross_entropy;
-use crate::ops::linear::{Epilogue, Weights, backward_params_acc, forward};
+use crate::ops::linear::{Epilogue, Weights as LinearWeights, backward_params_acc, forward};
 use crate::ops::optimizer::{Adam, adam};
+use crate::output::progress::Progress;
 use crate::output::results::{Baselines, Score};
 use crate::output::signal;
 use crate::rng::{Rng, Stream};
 use crate::tensor::{DType, Tensor};
+use std::time::Instant;
+
+/// One baseline: how it is asked for, where its score goes, when it means something, how it is computed.
+pub struct Baseline {
+    wanted: fn(&schema::Baselines) -> bool,
+    slot: fn(&mut Baselines) -> &mut Option<Score>,
+    applies: fn(&Session) -> bool,
+    compute: Compute,
+}
+
+/// What a baseline is computed from. All in the order of the tasks: no task sees a later one.
+enum Compute {
+    /// The frozen features as they are.
+    Features(fn(&Session, &Features) -> Result<Score>),
+    /// The frozen features, made zero mean and unit variance as those of the first task are.
+    Standardised(fn(&Session, &Features) -> Result<Score>),
+    /// A run of its own.
+    Run(fn(&Session, bool) -> Result<Score>),
+}
+
+/// All baselines. A new one is a row here, its key in `[baselines]` and its field in the results.
+pub const TABLE: &[Baseline] = &[
+    Baseline { wanted: |b| b.ncm, slot: |b| &mut b.ncm, applies: |_| true, compute: Compute::Features(ncm) },
+    Baseline {
+        wanted: |b| b.linear_probe,
+        slot: |b| &mut b.linear_probe,
+        applies: |_| true,
+        compute: Compute::Standardised(|session, features| probe(session, features, true)),
+    },
+    Baseline {
+        wanted: |b| b.naive_head,
+        slot: |b| &mut b.naive_head,
+        // Where tasks share their test set, what is known in the end is one number.
+        applies: |session| !session.split.shared_test,
+        compute: Compute::Standardised(|session, features| probe(session, features, false)),
+    },
+    Baseline {
+        wanted: |b| b.single_prompt,
+        slot: |b| &mut b.single_prompt,
+        applies: |session| {
+            let config = &session.learner.config;
+            matches!(config.method, Name::L2p | Name::DualPrompt)
+                && config.prompt_pool.pool_size > 1
+                && config.continual.scenario != Scenario::Joint
+        },
+        compute: Compute::Run(single_prompt),
+    },
+];
 
 /// Passes over the data, images per step and learning rate of the linear baselines: enough to converge
 /// on standardised features.
@@ -24,57 +76,75 @@ const EPOCHS: usize = 30;
 const BATCH: usize = 128;
 const RATE: f64 = 0.003;
 
+/// Frozen features and labels of all tasks.
+struct Features {
+    tasks: Vec<TaskFeatures>,
+    classes: usize,
+    width: usize,
+}
+
 /// Features and labels of one task, train and test.
 struct TaskFeatures {
     train: (Vec<f64>, Vec<u32>),
     test: (Vec<f64>, Vec<u32>),
 }
 
-/// Computes the baselines that the configuration asks for: features on all ranks, what is learned on them on rank 0.
-pub fn compute(session: &mut Session, quiet: bool) -> Result<Baselines> {
-    let wanted = session.config.baselines.clone();
-    let mut baselines = Baselines::default();
-    if wanted.ncm || wanted.linear_probe || wanted.naive_head {
+/// The baselines that the configuration asks for, that mean something in this run and that `at` has not.
+pub fn missing(session: &Session, at: &Position) -> Vec<&'static Baseline> {
+    let mut have = at.baselines.clone().unwrap_or_default();
+    let wanted = &session.learner.config.baselines;
+    TABLE
+        .iter()
+        .filter(|row| (row.wanted)(wanted) && (row.applies)(session) && (row.slot)(&mut have).is_none())
+        .collect()
+}
+
+/// Computes `rows` into `into`: features on all ranks, what is learned on them on rank 0.
+pub fn compute(session: &mut Session, rows: &[&Baseline], into: &mut Baselines, quiet: bool) -> Result<()> {
+    if rows.iter().any(|row| !matches!(row.compute, Compute::Run(_))) {
         if !quiet {
             crate::output::say("baselines on the frozen features")
         }
-        let tasks = features(session)?;
+        let features = features(session)?;
         let comm = session.ranks.comm.clone();
-        let mine = if comm.is_first() { Some(on_features(session, tasks)?) } else { None };
-        baselines = share_json(&comm, "baselines", mine)?.unwrap_or_default();
+        let mine = if comm.is_first() {
+            let mut mine = into.clone();
+            on_features(session, rows, features, &mut mine)?;
+            Some(mine)
+        } else {
+            None
+        };
+        *into = share::json(&comm, "baselines", mine)?.unwrap_or_default();
     }
-    let has_pool = matches!(session.config.method, Name::L2p | Name::DualPrompt)
-        && session.config.prompt_pool.pool_size > 1;
-    if wanted.single_prompt && has_pool {
-        baselines.single_prompt = Some(single_prompt(session, quiet)?);
+    for row in rows {
+        if let Compute::Run(run) = row.compute {
+            *(row.slot)(into) = Some(run(session, quiet)?);
+        }
     }
-    Ok(baselines)
+    Ok(())
 }
 
-fn on_features(session: &Session, tasks: Vec<TaskFeatures>) -> Result<Baselines> {
-    let (wanted, mut baselines) = (&session.config.baselines, Baselines::default());
-    let (classes, c) = (session.classes(), session.backbone.dims.embed_dim);
-    if wanted.ncm {
-        baselines.ncm = Some(ncm(&tasks, classes, c)?);
+fn on_features(
+    session: &Session,
+    rows: &[&Baseline],
+    mut features: Features,
+    into: &mut Baselines,
+) -> Result<()> {
+    for row in rows {
+        if let Compute::Features(of) = row.compute {
+            *(row.slot)(into) = Some(of(session, &features)?);
+        }
     }
-    let standard = Standard::of(&tasks[0].train.0, c);
-    let tasks: Vec<TaskFeatures> = tasks
-        .into_iter()
-        .map(|t| TaskFeatures {
-            train: (standard.apply(t.train.0), t.train.1),
-            test: (standard.apply(t.test.0), t.test.1),
-        })
-        .collect();
-    if wanted.linear_probe {
-        baselines.linear_probe = Some(probe(session, &tasks, true)?);
+    features.standardise();
+    for row in rows {
+        if let Compute::Standardised(of) = row.compute {
+            *(row.slot)(into) = Some(of(session, &features)?);
+        }
     }
-    if wanted.naive_head && !session.split.shared_test {
-        baselines.naive_head = Some(probe(session, &tasks, false)?);
-    }
-    Ok(baselines)
+    Ok(())
 }
 
-fn features(session: &mut Session) -> Result<Vec<TaskFeatures>> {
+fn features(session: &mut Session) -> Result<Features> {
     let mut all = Vec::new();
     // Tasks that share their test set also share classes: what is known at the end is one number.
     let tasks = match session.split.shared_test {
@@ -87,7 +157,19 @@ fn features(session: &mut Session) -> Result<Vec<TaskFeatures>> {
         let test = session.all_features(Images::Test, &task.test)?;
         all.push(TaskFeatures { train, test });
     }
-    Ok(all)
+    let (classes, width) = (session.classes(), session.learner.backbone.dims.embed_dim);
+    Ok(Features { tasks: all, classes, width })
+}
+
+impl Features {
+    /// Makes the features zero mean and unit variance, as those of the first task are.
+    fn standardise(&mut self) {
+        let standard = Standard::of(&self.tasks[0].train.0, self.width);
+        for task in &mut self.tasks {
+            standard.apply(&mut task.train.0);
+            standard.apply(&mut task.test.0);
+        }
+    }
 }
 
 /// Accuracy of `classify` on the test sets of tasks 0..=t.
@@ -100,7 +182,9 @@ fn row(tasks: &[TaskFeatures], t: usize, c: usize, classify: impl Fn(&[f64]) -> 
     tasks[..=t].iter().map(accuracy).collect()
 }
 
-fn ncm(tasks: &[TaskFeatures], classes: usize, c: usize) -> Result<Score> {
+/// Nearest class mean by cosine.
+fn ncm(_: &Session, Features { tasks, classes, width }: &Features) -> Result<Score> {
+    let (classes, c) = (*classes, *width);
     let mut means = ClassMeans::new(classes, c);
     let mut matrix = Vec::new();
     for t in 0..tasks.len() {
@@ -135,21 +219,20 @@ impl Standard {
         Standard { mean, rstd: square.iter().map(|v| 1.0 / (v + 1e-6).sqrt()).collect() }
     }
 
-    fn apply(&self, mut x: Vec<f64>) -> Vec<f64> {
+    fn apply(&self, x: &mut [f64]) {
         for row in x.chunks_exact_mut(self.mean.len()) {
             for (j, v) in row.iter_mut().enumerate() {
                 *v = (*v - self.mean[j]) * self.rstd[j];
             }
         }
-        x
     }
 }
 
 /// A linear head on frozen features. `rehearse`: after each task it learns anew from all data seen so
 /// far (the linear probe); otherwise it goes on with the new task's data alone, without any mask
 /// (naive sequential fine-tuning of the head).
-fn probe(session: &Session, tasks: &[TaskFeatures], rehearse: bool) -> Result<Score> {
-    let (classes, c) = (session.classes(), session.backbone.dims.embed_dim);
+fn probe(session: &Session, Features { tasks, classes, width }: &Features, rehearse: bool) -> Result<Score> {
+    let (classes, c) = (*classes, *width);
     let mut head = Head::new(classes, c);
     let mut matrix = Vec::new();
     for t in 0..tasks.len() {
@@ -200,14 +283,14 @@ impl Head {
             session.ranks.comm.check()?;
             signal::stop_baseline()?;
             let stream = (task as u64) << 32 | 1 << 63 | epoch as u64;
-            Rng::new(session.config.seed, Stream::Shuffle, stream).shuffle(&mut order);
+            Rng::new(session.learner.config.seed, Stream::Shuffle, stream).shuffle(&mut order);
             for batch in order.chunks(BATCH) {
                 step += 1;
                 let rows: Vec<f64> = batch.iter().flat_map(|&i| &x[i * c..][..c]).copied().collect();
                 let images = Tensor::from_f64(&rows, [batch.len(), c], DType::F32);
                 let labels = Tensor::from_vec(batch.iter().map(|&i| y[i]).collect(), [batch.len()]);
                 let mut logits = Tensor::zeros([batch.len(), k], DType::F32);
-                let weights = Weights::all(self.kernel.view().reshaped([c, k]), self.bias.view());
+                let weights = LinearWeights::all(self.kernel.view().reshaped([c, k]), self.bias.view());
                 forward(dev, logits.view_mut(), images.view(), &weights, Epilogue::Plain)?;
                 let mut d = Tensor::zeros([batch.len(), k], DType::F32);
                 let (logits, labels) = (logits.view(), labels.view());
@@ -243,17 +326,26 @@ fn single_prompt(session: &Session, quiet: bool) -> Result<Score> {
     if !quiet {
         crate::output::say("baseline: the same run with a single prompt")
     }
-    let mut config = session.config.clone();
+    let mut config = session.learner.config.clone();
     let pool = &mut config.prompt_pool;
     pool.length *= pool.top_k;
     (pool.pool_size, pool.top_k, pool.use_prompt_mask) = (1, 1, false);
+    run(session, config, quiet)
+}
+
+/// Trains a run of `config` on the data of `session` from the start, without files.
+fn run(session: &Session, config: crate::config::Config, quiet: bool) -> Result<Score> {
     let loaded = Loaded {
-        dev: session.dev.clone(),
+        dev: session.learner.dev.clone(),
         data: session.data.clone(),
-        backbone: session.backbone.clone(),
+        backbone: session.learner.backbone.clone(),
         resident: session.resident.clone(),
     };
-    let mut one = Session::with(config, loaded, session.ranks.clone())?;
-    let matrix = super::run::plain_run(&mut one, quiet)?;
-    Score::from_matrix(matrix)
+    let weights = Weights::Same(&session.learner);
+    let own = Session::for_training(config, loaded, session.ranks.clone(), weights)?;
+    let progress = Progress::new(quiet, own.train_tasks.len(), total_steps(&own)?, 0);
+    let mut run = Learning::new(own, Kind::Baseline, None, progress, Position::default(), Instant::now());
+    run.learn(|_| Ok(()))?;
+    run.progress.finish();
+    Score::from_matrix(run.at.per_image)
 }

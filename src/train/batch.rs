@@ -1,8 +1,9 @@
 //! Batches of images, prepared by the host or resident on the device, behind one face.
 
-use crate::data::{DataSet, Images, Loader, Prefetch, Preprocess};
+use crate::data::{DataSet, Images, Loader, Prefetch, Preprocess, Reader};
 use crate::device::Device;
 use crate::error::Result;
+use crate::learner::ready;
 use crate::network::Pixels;
 use crate::ops::preprocess::Resident;
 use crate::tensor::plan::Plan;
@@ -84,33 +85,36 @@ impl ResidentData {
 /// Images without augmentation.
 ///
 /// # Errors
-/// As [`Loader::fill_eval`].
+/// As [`Reader::fill_eval`].
 pub fn eval(
-    loader: &Loader,
+    reader: &Reader,
     resident: Option<&ResidentData>,
     dtype: DType,
     which: Images,
     indices: &[u32],
 ) -> Result<Batch> {
     let Some(resident) = resident else {
-        let mut pixels = vec![0.0; indices.len() * loader.preprocess().output_len()];
+        let mut pixels = vec![0.0; indices.len() * reader.preprocess().output_len()];
         let mut labels = vec![0; indices.len()];
-        loader.fill_eval(which, indices, &mut pixels, &mut labels)?;
-        let images = Source::Ready(ready(dtype, loader.preprocess().input_size(), &pixels));
+        reader.fill_eval(which, indices, &mut pixels, &mut labels)?;
+        let images = Source::Ready(ready(dtype, reader.preprocess().input_size(), &pixels));
         return Ok(Batch { images, labels, shares: Vec::new() });
     };
     let set = match which {
         Images::Train => resident.train.clone(),
         Images::Test => resident.test.clone(),
     };
-    let labels = loader.labels(which, indices)?;
+    let labels = reader.labels(which, indices)?;
     let images = Source::Resident { set, indices: indices.to_vec(), first: None };
     Ok(Batch { images, labels, shares: Vec::new() })
 }
 
+/// Changes the images (B, S, S, 3) and the labels (B) of the batch of a step, counted from 0.
+pub type Change = Arc<dyn Fn(usize, &mut [f32], &mut [u32]) + Send + Sync>;
+
 /// The training batches of a task, in order.
 pub enum Training {
-    Ready { prepared: Prefetch, dtype: DType, side: usize },
+    Ready { prepared: Prefetch, dtype: DType, side: usize, change: Option<Change> },
     Resident { set: Arc<Resident>, loader: Box<Loader>, steps: Range<usize> },
 }
 
@@ -121,13 +125,14 @@ impl Training {
         loader: Loader,
         resident: Option<&ResidentData>,
         dtype: DType,
+        change: Option<Change>,
         steps: Range<usize>,
     ) -> Result<Training> {
         if let Some(resident) = resident {
             return Ok(Training::Resident { set: resident.train.clone(), loader: Box::new(loader), steps });
         }
         let side = loader.preprocess().input_size();
-        Ok(Training::Ready { prepared: Prefetch::start(Arc::new(loader), steps)?, dtype, side })
+        Ok(Training::Ready { prepared: Prefetch::start(Arc::new(loader), steps)?, dtype, side, change })
     }
 }
 
@@ -136,9 +141,12 @@ impl Iterator for Training {
 
     fn next(&mut self) -> Option<Result<Batch>> {
         match self {
-            Training::Ready { prepared, dtype, side } => {
+            Training::Ready { prepared, dtype, side, change } => {
                 let batch = prepared.next()?;
-                Some(batch.map(|batch| {
+                Some(batch.map(|mut batch| {
+                    if let Some(change) = change {
+                        change(batch.step, &mut batch.images, &mut batch.labels);
+                    }
                     let images = Source::Ready(ready(*dtype, *side, &batch.images));
                     let (labels, shares) = (batch.labels.clone(), batch.shares.clone());
                     prepared.recycle(batch);
@@ -148,19 +156,10 @@ impl Iterator for Training {
             Training::Resident { set, loader, steps } => {
                 let step = steps.next()?;
                 let (indices, first) = (loader.batch_indices(step), Some(loader.first_number(step)));
-                let labels = loader.labels(Images::Train, &indices);
+                let labels = loader.reader().labels(Images::Train, &indices);
                 let images = Source::Resident { set: set.clone(), indices, first };
                 Some(labels.map(|labels| Batch { images, labels, shares: Vec::new() }))
             }
         }
-    }
-}
-
-/// Prepared images as a tensor of the network's precision.
-pub fn ready(dtype: DType, side: usize, values: &[f32]) -> Tensor {
-    let shape = [values.len() / (side * side * 3), side, side, 3];
-    match dtype {
-        DType::F64 => Tensor::from_vec(values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), shape),
-        _ => Tensor::from_vec(values.to_vec(), shape),
     }
 }

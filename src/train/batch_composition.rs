@@ -3,7 +3,6 @@
 
 use super::evaluate::{self, Batch};
 use super::session::Session;
-use crate::data::Loader;
 use crate::error::{Error, Result};
 use crate::ops::match_prompts::Select;
 use crate::output::spread::Spread;
@@ -61,7 +60,7 @@ pub fn check(session: &mut Session, tasks: usize, group: Option<usize>, shuffles
     let Some(usual) = evaluate::vote_group(session) else {
         return Err(Error::failed("the run has no prompt pool: its images have nothing to vote on"));
     };
-    let (group, room) = (group.unwrap_or(usual), session.method.model().setup.max_batch);
+    let (group, room) = (group.unwrap_or(usual), session.learner.method.model().setup.max_batch);
     if group == 0 || group > room {
         return Err(Error::config(format!(
             "--vote-group: wanted from 1 to the {room} images of the largest batch, found {group}"
@@ -123,7 +122,6 @@ struct TestImages {
     /// (n, C), row by row.
     features: Vec<f64>,
     width: usize,
-    loader: Loader,
     /// What each image selects by itself.
     own: Vec<Vec<u32>>,
     /// Whether an image is answered right with some prompts: its logits depend on nothing else.
@@ -138,10 +136,9 @@ impl TestImages {
             task.extend(t.test.iter().map(|_| t.index));
         }
         let features = session.queries(&indices)?;
-        let width = session.backbone.dims.embed_dim;
-        let loader = session.loader(&session.train_tasks[0])?;
+        let width = session.learner.backbone.dims.embed_dim;
         let (own, known) = (Vec::new(), HashMap::new());
-        let mut images = TestImages { indices, task, tasks, features, width, loader, own, known };
+        let mut images = TestImages { indices, task, tasks, features, width, own, known };
         let everything = images.of(|_| true);
         images.own = images.select(session, &everything, Select::PerImage)?;
         Ok(images)
@@ -204,12 +201,12 @@ impl TestImages {
     /// Makes every answer known.
     fn answer(&mut self, session: &mut Session, asked: &[(usize, Vec<u32>)]) -> Result<()> {
         let open: Vec<&(usize, Vec<u32>)> = asked.iter().filter(|q| !self.known.contains_key(*q)).collect();
-        for batch in open.chunks(session.config.train.eval_batch_size) {
+        for batch in open.chunks(session.learner.config.train.eval_batch_size) {
             let which: Vec<usize> = batch.iter().map(|(i, _)| *i).collect();
             let indices: Vec<u32> = which.iter().map(|&i| self.indices[i]).collect();
             let features = self.rows(session, &which);
             let ids: Vec<u32> = batch.iter().flat_map(|(_, ids)| ids).copied().collect();
-            let some = Batch { loader: &self.loader, indices: &indices, features: features.view() };
+            let some = Batch { indices: &indices, features: features.view() };
             let (right, _) = evaluate::answer(session, &some, &ids)?;
             self.known.extend(batch.iter().map(|&q| q.clone()).zip(right));
         }

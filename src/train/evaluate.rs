@@ -2,7 +2,7 @@
 //! side. Query features are computed once per run: the backbone is frozen and nothing is augmented.
 
 use super::session::Session;
-use crate::data::{Images, Loader};
+use crate::data::Images;
 use crate::error::Result;
 use crate::ops::cross_entropy;
 use crate::ops::match_prompts::Select;
@@ -37,10 +37,10 @@ impl QueryCache {
     /// Queries of the test images of `task`, computed at the first call (and again after learning where
     /// the patch embedding, which makes them, learns).
     pub fn get(&mut self, session: &mut Session, task: usize) -> Result<&Tensor> {
-        if self.tasks[task].is_none() || session.method.model().query_learns() {
+        if self.tasks[task].is_none() || session.learner.method.model().query_learns() {
             let indices = own_images(session, task);
             let values = session.queries(&indices)?;
-            let c = session.backbone.dims.embed_dim;
+            let c = session.learner.backbone.dims.embed_dim;
             let features = Tensor::from_f64(&values, [indices.len(), c], session.dtype());
             self.tasks[task] = Some(features);
         }
@@ -58,26 +58,25 @@ fn own_images(session: &Session, task: usize) -> Vec<u32> {
 pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Result<TaskScore> {
     let features = cache.get(session, task)?.clone();
     let (all, indices) = (session.split.tasks[task].test.len(), own_images(session, task));
-    let (n, c) = (indices.len(), session.backbone.dims.embed_dim);
+    let (n, c) = (indices.len(), session.learner.backbone.dims.embed_dim);
     let (own, similarity) = select_all(session, &features, Select::PerImage, all)?;
     let voted = match vote_group(session) {
         Some(group) => select_all(session, &features, Select::Vote { group }, all)?.0,
         None => Vec::new(),
     };
     let width = own.len() / n.max(1);
-    let loader = session.loader(&session.train_tasks[0])?;
     let pool = similarity.len();
     let (usage, vote_usage) = (count(&own, pool), count(&voted, pool));
     let mut score = TaskScore { images: n, usage, vote_usage, similarity, ..TaskScore::default() };
     let (mut right, mut right_voted) = (0, 0);
     for (chunk, from) in indices
-        .chunks(session.config.train.eval_batch_size)
-        .zip((0..).step_by(session.config.train.eval_batch_size))
+        .chunks(session.learner.config.train.eval_batch_size)
+        .zip((0..).step_by(session.learner.config.train.eval_batch_size))
     {
         session.ranks.comm.check()?;
         let rows = from..from + chunk.len();
         let features = features.view().part(from * c, [chunk.len(), c]);
-        let batch = Batch { loader: &loader, indices: chunk, features };
+        let batch = Batch { indices: chunk, features };
         let (ids, votes) =
             (&own[rows.start * width..rows.end * width], voted.get(rows.start * width..rows.end * width));
         let (correct, loss) = answer(session, &batch, ids)?;
@@ -107,8 +106,12 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
 
 /// Images per vote; `None` without a pool.
 pub fn vote_group(session: &Session) -> Option<usize> {
-    let pool = session.method.model().setup.pool.as_ref()?;
-    Some(if pool.vote_group == 0 { session.config.train.per_device_batch_size } else { pool.vote_group })
+    let pool = session.learner.method.model().setup.pool.as_ref()?;
+    Some(if pool.vote_group == 0 {
+        session.learner.config.train.per_device_batch_size
+    } else {
+        pool.vote_group
+    })
 }
 
 /// How often each of `pool` prompts is among `ids`.
@@ -120,7 +123,6 @@ fn count(ids: &[u32], pool: usize) -> Vec<u64> {
 
 /// Test images with their features, (n, C).
 pub(super) struct Batch<'a> {
-    pub loader: &'a Loader,
     pub indices: &'a [u32],
     pub features: crate::tensor::View<'a>,
 }
@@ -128,11 +130,12 @@ pub(super) struct Batch<'a> {
 /// Whether each image is answered right, and the mean loss: over all classes, the latter in any case, or where
 /// the task is told (`continual.eval_task_inc`) over those of the image's task.
 pub(super) fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Result<(Vec<bool>, f64)> {
-    let images = session.eval_batch(batch.loader, Images::Test, batch.indices)?;
-    let logits = session.method.logits(&session.dev, images.pixels(), batch.features, ids)?;
+    let images = session.eval_batch(Images::Test, batch.indices)?;
+    let logits = session.learner.method.logits(&session.learner.dev, images.pixels(), batch.features, ids)?;
     let (logits, labels) = (logits.view().to_host()?, &images.labels);
-    let (classes, cl) = (session.classes(), &session.config.continual);
-    let told = cl.eval_task_inc.then_some(cl.num_classes_per_task);
+    let (classes, cl) = (session.classes(), &session.learner.config.continual);
+    // No number of classes: one task has all of them.
+    let told = Some(cl.num_classes_per_task).filter(|&n| cl.eval_task_inc && n > 0);
     let labels_tensor = Tensor::from_vec(labels.clone(), [labels.len()]);
     let loss = cross_entropy::mean_loss(logits.view(), labels_tensor.view())?;
     let right = logits
@@ -170,7 +173,7 @@ fn with_votes(
     let rows = Tensor::from_f64(&rows, [changed.len(), c], session.dtype());
     let indices: Vec<u32> = changed.iter().map(|&i| batch.indices[i]).collect();
     let votes: Vec<u32> = changed.iter().flat_map(|&i| votes[i * width..][..width].to_vec()).collect();
-    let some = Batch { loader: batch.loader, indices: &indices, features: rows.view() };
+    let some = Batch { indices: &indices, features: rows.view() };
     let (right, _) = answer(session, &some, &votes)?;
     Ok(kept + right.iter().filter(|&&r| r).count())
 }
@@ -184,19 +187,19 @@ pub(super) fn select_all(
     all: usize,
 ) -> Result<(Vec<u32>, Vec<f64>)> {
     let (n, c) = (features.dims()[0], features.dims()[1]);
-    let room = session.method.model().setup.max_batch;
+    let room = session.learner.method.model().setup.max_batch;
     let chunk = match how {
         Select::Vote { group } => room / group * group,
         _ => room,
     };
-    let pool = session.method.model().setup.pool.as_ref().map_or(0, |p| p.pool_size);
+    let pool = session.learner.method.model().setup.pool.as_ref().map_or(0, |p| p.pool_size);
     let (mut ids, mut similarity) = (Vec::new(), vec![0.0; pool]);
     for start in (0..n).step_by(chunk.max(1)) {
         let rows = chunk.min(n - start);
         let part = features.view().part(start * c, [rows, c]);
-        ids.extend(session.method.select(&session.dev, part, how)?);
+        ids.extend(session.learner.method.select(&session.learner.dev, part, how)?);
         if pool > 0 {
-            let cosines = session.method.model().matching().similarity.view().read_f64()?;
+            let cosines = session.learner.method.model().matching().similarity.view().read_f64()?;
             for row in cosines.chunks_exact(pool) {
                 similarity.iter_mut().zip(row).for_each(|(sum, cosine)| *sum += cosine / all as f64);
             }

@@ -1,13 +1,14 @@
 //! What a run will be before it is one: tasks, steps, memory, work and, on a CPU, time. Needs neither images (the
 //! labels of published data sets are known) nor weights.
 
-use super::session::precision;
+use super::session;
 use crate::config::Config;
-use crate::config::schema::{EmbeddingKey, Method as Name, Precision};
-use crate::data::{self, DataSet, Split, Task, loader, published, scenario, tasks};
+use crate::config::schema::{EmbeddingKey, Method as Name, Precision, Scenario};
+use crate::data::{self, DataSet, Split, Task, loader, published, scenario};
 use crate::device::{Choice, Device};
 use crate::error::Result;
-use crate::learner::backbone;
+use crate::learner::{self, Purpose, backbone};
+use crate::methods::Ranks;
 use crate::network::Model;
 use crate::nn::vit::Dims;
 use crate::ops::gelu::GeluForm;
@@ -75,22 +76,20 @@ pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Fore
         notes.push(format!("{checkpoint} is not there; the sizes are those of ViT-B/16"));
         (vit_b16(&config), "ViT-B/16, not read".into())
     } else {
-        let read = backbone::load(&config)?;
+        let read = backbone::describe(&config)?;
         (backbone::dims(&read), read.source)
     };
     config.check_with_layers(dims.layers)?;
     let classes = data.class_names.len();
     let each = config.train.per_device_batch_size;
     let images = each + config.continual.replay_batch_size;
-    let dev = backbone::fitting_device(&config, dims, classes, choice, images)?;
-    config.precision = precision(config.precision, &dev)?;
+    let alone = Ranks::alone(images);
+    let purpose = Purpose::Training { ranks: &alone, images };
+    let dev = learner::fitting_device(&config, dims, classes, choice, purpose)?;
+    config.precision = learner::precision(config.precision, &dev)?;
     let batch = each * ranks;
-    let mut split = scenario::split(&data, &config.continual, config.seed, batch)?;
-    split.limit_tests(config.train.num_eval_steps * batch);
-    let learned = match config.method {
-        Name::Joint => vec![tasks::joint(&split)],
-        _ => split.tasks.clone(),
-    };
+    let split = session::split(&config, &data, batch)?;
+    let learned = session::train_tasks(&config, &split);
     let epochs = if config.method == Name::Ncm { 1 } else { config.train.num_epochs };
     let with_steps = |task: Task| {
         let cl = &config.continual;
@@ -104,7 +103,7 @@ pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Fore
         learned.into_iter().map(|task| with_steps(task).map(|(steps, task)| (task, steps))).collect();
     let tasks = tasks?;
     let mut plan = Plan::dry(&dev);
-    let method = backbone::planned(&config, dims, classes, &mut plan, images)?;
+    let method = learner::planned(&config, dims, classes, &mut plan, purpose)?;
     let model = method.model();
     let work = work(&config, model, &split, &tasks, batch);
     let params = (model.params.trainable.len(), model.params.frozen.len());
@@ -157,18 +156,19 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
     let by_query = model.setup.pool.as_ref().is_some_and(|pool| pool.embedding_key == EmbeddingKey::Cls);
     let query = if by_query { plain } else { 0.0 };
     let train_image = query + forward + backward;
-    let every = config.continual.eval_every_tasks.max(1);
+    let cl = &config.continual;
+    let every = cl.eval_every_tasks.max(1);
     let test = |i: usize| split.tasks[i].test.len();
     let tested: usize = (0..tasks.len())
         .filter(|t| (t + 1).is_multiple_of(every) || t + 1 == tasks.len())
         .map(|t| {
-            let last = if config.method == Name::Joint { split.tasks.len() - 1 } else { t };
+            let joint = cl.scenario == Scenario::Joint;
+            let last = if joint { split.tasks.len() - 1 } else { t };
             (0..split.tests_after(last)).map(test).sum::<usize>()
         })
         .sum();
     let queried: usize = (0..split.tests_after(split.tasks.len() - 1)).map(test).sum();
     let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
-    let cl = &config.continual;
     let with_replay = tasks.iter().filter(|(task, _)| cl.replayed_upto(task.index).is_some());
     let own = with_replay.map(|(task, steps)| {
         loader::steps_per_task(task.train.len(), config.train.num_epochs, batch).unwrap_or(*steps)

@@ -1,4 +1,4 @@
-//! A whole run: backbone, tasks, steps, evaluation, baselines, files.
+//! A whole run: data, tasks, steps, evaluation, baselines, files.
 
 mod affine_augment;
 pub mod baselines;
@@ -6,11 +6,17 @@ pub mod batch;
 pub mod batch_composition;
 pub mod evaluate;
 pub mod forecast;
+pub mod learn;
+mod options;
 pub mod pretrain;
+mod record;
 pub mod report;
 pub mod run;
 pub mod seeds;
 pub mod session;
+mod share;
+mod steps;
 
-pub use run::{Options, train};
-pub use session::{Session, reading_precision};
+pub use options::Options;
+pub use run::train;
+pub use session::Session;

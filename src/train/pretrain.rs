@@ -4,35 +4,30 @@
 //! 2018, arXiv:1803.07728). Both ask for more than ten kinds of clothes do.
 
 use super::affine_augment::warp;
-use super::batch;
 use super::evaluate::argmax;
+use super::learn::{Kind, Learning};
+use super::record::{Place, Record};
+use super::session::Session;
 use crate::config::Config;
-use crate::data::{self, Images, Loader, Normalize, Prefetch, Preprocess, Task, tasks};
-use crate::device::{Choice, Device};
-use crate::error::{Error, Result};
-use crate::import::{Backbone, Gelu, HostTensor, VitDims, write_native};
-use crate::learner::backbone as file;
-use crate::methods::{Gradient, Method, Ranks};
-use crate::network::{Model, Setup, TaskView};
-use crate::nn::vit::{CHANNELS, Dims};
-use crate::ops::gelu::GeluForm;
-use crate::optim::schedule::LearningRate;
-use crate::output::checkpoint::{State, Store};
+use crate::config::schema::{Baselines, Classifier, Method};
+use crate::data::{self, DataSet, Images, Normalize, Task, tasks};
+use crate::device::Choice;
+use crate::error::Result;
+use crate::import::{Backbone, Gelu, VitDims, write_native};
+use crate::learner::{self, Learner, Position, Purpose, Weights, backbone};
+use crate::methods::Ranks;
+use crate::nn::vit::CHANNELS;
 use crate::output::progress::Progress;
-use crate::output::workdir::Workdir;
-use crate::output::{signal, table};
+use crate::output::{say, signal, table};
 use crate::rng::{Rng, Stream};
 use crate::tensor::Tensor;
-use crate::tensor::plan::Plan;
 use rayon::prelude::*;
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 const EPS: f64 = 1e-6;
-/// Deviation of the initial weights (Dosovitskiy et al. 2021 use the same for the positions).
-const INIT: f64 = 0.02;
 
 /// What a pre-training run reached.
 #[derive(Debug)]
@@ -48,7 +43,7 @@ pub struct Outcome {
 /// Trains a backbone and writes it to `out`. The work directory holds checkpoints to resume from.
 ///
 /// # Errors
-/// As [`super::run::train`].
+/// As [`super::run::train`]; `Error::Config` if the configuration has no network to train.
 pub fn pretrain(
     config: &Config,
     workdir: &Path,
@@ -59,73 +54,28 @@ pub fn pretrain(
 ) -> Result<Outcome> {
     config.check_pretrain()?;
     signal::install()?;
-    let workdir = Workdir::create(workdir, resume, config)?;
+    let started = Instant::now();
+    // Data and network first: a training that cannot start leaves no folder behind.
     let data = Arc::new(data::load(&config.data, config.seed)?);
-    let split = tasks::split(&data, &config.continual)?;
-    let task = tasks::joint(&split);
-    let normalize = Normalize::UNIT;
-    let preprocess = Preprocess::new(&config.data, normalize)?;
-    let (batch, epochs) = (config.train.per_device_batch_size, config.train.num_epochs);
-    let loader = Arc::new(Loader::new(data.clone(), &split, &task, preprocess, config.seed, batch, epochs)?);
-    let turns = if config.pretrain.rotations { 4 } else { 1 };
-    let exemplars = config.pretrain.exemplars;
-    let kinds = if exemplars { data.train.len() } else { data.class_names.len() };
-    let classes = kinds * turns as usize;
-
-    let dims = dims(config);
-    let dev = file::fitting_device(config, dims, classes, choice, batch)?;
-    let mut config = config.clone();
-    config.precision = super::session::precision(config.precision, &dev)?;
-    let config = &config;
-    let mut setup = Setup::new(config, dims, classes, batch.max(config.train.eval_batch_size))?;
-    setup.keep_original = false;
-    setup.label_smoothing = config.pretrain.label_smoothing;
-    let mut plan = Plan::on(&dev);
-    let mut model = Model::new(setup, &mut plan);
-    init(&mut model, config.seed)?;
-    let dtype = model.dtype();
-    let mut method = Gradient::new(config, model, &mut plan, &Ranks::alone(batch));
-    plan.check()?;
-    let store = Store::open(&workdir.checkpoints(), &config.config_hash())?;
+    let mut session = session(&without_prompts(config), data.clone(), choice)?;
+    let place = Place::open(workdir, resume, config)?;
     let mut warnings = Vec::new();
-    let mut step = 0;
-    if let Some(state) = store.load_latest(&mut warnings)? {
-        step = state.step as usize;
-        method.restore(&state.tensors, state.step)?;
+    let saved = place.store.load_latest(&mut warnings)?;
+    let mut at = Position::default();
+    if let Some(state) = &saved {
+        at = Position::of(state, config)?;
+        session.learner.method.restore(&state.tensors, at.optimizer_step)?;
     }
-    let total = loader.steps();
-    let mut progress = Progress::new(quiet, 1, total as u64, step as u64);
-    warnings.iter().for_each(|w| progress.say(&format!("warning: {w}")));
-    progress.say(&table::memory(&plan, table::Style::detect()));
-    let rate = LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs);
-    let view = TaskView { index: 0, mask: vec![true; classes], share: 1.0 };
-    let side = config.data.input_size;
-    for prepared in Prefetch::start(loader.clone(), step..total)? {
-        let mut prepared = prepared?;
-        if exemplars {
-            prepared.labels = loader.batch_indices(step);
-        }
-        change(config, turns, 1 << 63 | (step * batch) as u64, &mut prepared.images, &mut prepared.labels);
-        let images = batch::ready(dtype, side, &prepared.images);
-        let labels = Tensor::from_vec(prepared.labels.clone(), [batch]);
-        step += 1;
-        let stats = method.step(&dev, images.view().into(), labels.view(), &view, rate.at(step))?;
-        progress.step(step as u64, stats.last().map(|s| s.loss), batch);
-        let stop = signal::stop_requested();
-        if stop || step.is_multiple_of(config.train.checkpoint_every_steps.max(1)) {
-            method.settle(&dev)?;
-            let meta = json!({ "task": 0, "task_step": step });
-            store.save(&State { step: step as u64, meta, tensors: method.state()? })?;
-        }
-        if stop {
-            progress.finish();
-            return Err(Error::Interrupted(format!("saved after step {step}; add --resume to go on")));
-        }
-    }
-    method.settle(&dev)?;
-    progress.finish();
-    let accuracy = test(config, &dev, &mut method, &loader, &task, turns)?;
-    let backbone = backbone(method.model(), config)?;
+    let record = Record::open(place, saved.as_ref(), &at, config, &mut warnings)?;
+    let total = session.loader(&session.train_tasks[0])?.steps();
+    let progress = Progress::new(quiet, 1, total as u64, at.step);
+    warnings.iter().for_each(|w| say(&format!("warning: {w}")));
+    progress.say(&table::memory(&session.learner.plan, table::Style::detect()));
+    let mut run = Learning::new(session, Kind::Pretraining, Some(record), progress, at, started);
+    run.learn(|_| Ok(()))?;
+    run.progress.finish();
+    let accuracy = test(&mut run.session)?;
+    let backbone = trained(&run.session.learner)?;
     let extra = BTreeMap::from([
         ("trained_by".to_string(), format!("l2p-engine {} pretrain", env!("CARGO_PKG_VERSION"))),
         ("data".to_string(), data.name.clone()),
@@ -133,36 +83,77 @@ pub fn pretrain(
     ]);
     write_native(out, &backbone, &extra)?;
     let sha256 = crate::import::load(out, &crate::import::Options::default())?.sha256;
-    Ok(Outcome { accuracy, classes, path: out.to_path_buf(), sha256 })
+    Ok(Outcome { accuracy, classes: run.session.classes(), path: out.to_path_buf(), sha256 })
 }
 
-fn dims(config: &Config) -> Dims {
+/// The configuration of the network that becomes a backbone: no prompts, everything learns, all classes in each loss.
+fn without_prompts(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.method = Method::FineTune;
+    config.prompt_pool.pool_size = 0;
+    config.g_prompt.g_prompt_length = 0;
+    config.model.freeze_part.clear();
+    if matches!(config.model.vit_classifier, Classifier::Prompt | Classifier::TokenPrompt) {
+        config.model.vit_classifier = Classifier::Token;
+    }
+    config.continual.train_mask = false;
+    config.continual.replay_batch_size = 0;
+    config.continual.replay_per_class = 0;
+    config.continual.num_review_epochs = 0;
+    config.baselines = Baselines { ncm: false, linear_probe: false, naive_head: false, single_prompt: false };
+    config
+}
+
+/// All images of the data set as one task of its classes or exemplars, with their turns.
+fn session(config: &Config, data: Arc<DataSet>, choice: Choice) -> Result<Session> {
+    let mut split = tasks::split(&data, &config.continual)?;
+    split.tasks = vec![tasks::joint(&split)];
+    let batch = config.train.per_device_batch_size;
+    let turns = turns(config);
+    let kinds = if config.pretrain.exemplars { data.train.len() } else { data.class_names.len() };
+    let names: Vec<String> = (0..kinds * turns as usize).map(|class| class.to_string()).collect();
+    let (about, ranks) = (described(config), Ranks::alone(batch));
+    let purpose = Purpose::Pretraining { ranks: &ranks, images: batch };
+    let dev = learner::fitting_device(config, backbone::dims(&about), names.len(), choice, purpose)?;
+    let learner = Learner::new(config.clone(), about, dev, names, purpose, Weights::Random)?;
+    let mut session = Session::on_host(learner, data, split, ranks);
+    let loader = session.loader(&session.train_tasks[0])?;
+    let config = config.clone();
+    session.change = Some(Arc::new(move |step, images, labels| {
+        if config.pretrain.exemplars {
+            labels.copy_from_slice(&loader.batch_indices(step));
+        }
+        change(&config, turns, 1 << 63 | (step * batch) as u64, images, labels);
+    }));
+    Ok(session)
+}
+
+/// Quarter turns that an image may have.
+fn turns(config: &Config) -> u32 {
+    if config.pretrain.rotations { 4 } else { 1 }
+}
+
+/// The backbone of a configuration, before it has weights.
+fn described(config: &Config) -> Backbone {
     let p = &config.pretrain;
-    Dims {
+    let dims = VitDims {
         image_size: config.data.input_size,
         patch_size: p.patch_size,
+        channels: CHANNELS,
         embed_dim: p.embed_dim,
         heads: p.heads,
         mlp_dim: p.mlp_dim,
         layers: p.layers,
-        eps: EPS,
-        gelu: GeluForm::Tanh,
-    }
+    };
+    let (mean, std) = (Normalize::UNIT.mean, Normalize::UNIT.std);
+    let (source, sha256, tensors) = (String::new(), String::new(), BTreeMap::new());
+    Backbone { dims, gelu: Gelu::Tanh, layer_norm_eps: EPS, mean, std, source, sha256, tensors }
 }
 
-/// Kernels, class token and positions normal with deviation 0.02, scales one, the rest zero.
-fn init(model: &mut Model, seed: u64) -> Result<()> {
-    for (i, id) in model.params.ids().enumerate() {
-        let (name, n) = (model.params.spec(id).name.clone(), model.params.spec(id).shape.len());
-        let mut rng = Rng::new(seed, Stream::Init, 1 << 32 | i as u64);
-        let values: Vec<f64> = match name.rsplit('/').next() {
-            Some("scale") => vec![1.0; n],
-            Some("bias") => vec![0.0; n],
-            _ => (0..n).map(|_| INIT * rng.normal()).collect(),
-        };
-        model.params.set(id, &values)?;
-    }
-    Ok(())
+/// The backbone with what was learned.
+fn trained(learner: &Learner) -> Result<Backbone> {
+    let tensors = backbone::tensors(&learner.method.model().params)?;
+    Ok(Backbone { tensors: tensors.into_iter().collect(), ..learner.backbone.clone() })
 }
 
 /// Turns a square image (S, S, 3) by `turns` quarter turns.
@@ -195,29 +186,24 @@ fn change(config: &Config, turns: u32, first: u64, images: &mut [f32], labels: &
 
 /// Accuracy over all classes on images that training has not seen: the test images or, for exemplars,
 /// new warps of the training images.
-fn test(
-    config: &Config,
-    dev: &Device,
-    method: &mut Gradient,
-    loader: &Loader,
-    task: &Task,
-    turns: u32,
-) -> Result<f64> {
-    let side = config.data.input_size;
-    let exemplars = config.pretrain.exemplars;
+fn test(session: &mut Session) -> Result<f64> {
+    let Session { learner, reader, train_tasks, .. } = session;
+    let (config, task): (&Config, &Task) = (&learner.config, &train_tasks[0]);
+    let (side, exemplars) = (config.data.input_size, config.pretrain.exemplars);
     let (which, indices) = if exemplars { (Images::Train, &task.train) } else { (Images::Test, &*task.test) };
     let (mut right, mut all) = (0, 0u64);
     for chunk in indices.chunks(config.train.eval_batch_size) {
         let mut pixels = vec![0.0; chunk.len() * side * side * CHANNELS];
         let mut labels = vec![0; chunk.len()];
-        loader.fill_eval(which, chunk, &mut pixels, &mut labels)?;
+        reader.fill_eval(which, chunk, &mut pixels, &mut labels)?;
         if exemplars {
             labels.copy_from_slice(chunk);
         }
-        change(config, turns, 3 << 62 | all, &mut pixels, &mut labels);
-        let images = batch::ready(method.model().dtype(), side, &pixels);
-        let none = Tensor::zeros([chunk.len(), 1], method.model().dtype());
-        let logits = method.logits(dev, images.view().into(), none.view(), &[])?;
+        change(config, turns(config), 3 << 62 | all, &mut pixels, &mut labels);
+        let dtype = learner.method.model().dtype();
+        let images = learner::ready(dtype, side, &pixels);
+        let none = Tensor::zeros([chunk.len(), 1], dtype);
+        let logits = learner.method.logits(&learner.dev, images.view().into(), none.view(), &[])?;
         let classes = logits.dims()[1];
         let answers = logits.view().read_f64()?;
         right +=
@@ -225,29 +211,4 @@ fn test(
         all += chunk.len() as u64;
     }
     Ok(right as f64 / all.max(1) as f64)
-}
-
-fn backbone(model: &Model, config: &Config) -> Result<Backbone> {
-    let d = dims(config);
-    let dims = VitDims {
-        image_size: d.image_size,
-        patch_size: d.patch_size,
-        channels: CHANNELS,
-        embed_dim: d.embed_dim,
-        heads: d.heads,
-        mlp_dim: d.mlp_dim,
-        layers: d.layers,
-    };
-    let names = model.params.ids().filter(|&id| crate::nn::params::is_backbone(&model.params.spec(id).name));
-    let tensors: Result<_> = names
-        .map(|id| {
-            let data = model.params.get(id).read_f64()?.into_iter().map(|v| v as f32).collect();
-            let spec = model.params.spec(id);
-            Ok((spec.name.clone(), HostTensor { shape: spec.shape.dims().to_vec(), data }))
-        })
-        .collect();
-    let tensors = tensors?;
-    let (mean, std) = (Normalize::UNIT.mean, Normalize::UNIT.std);
-    let (source, sha256) = (String::new(), String::new());
-    Ok(Backbone { dims, gelu: Gelu::Tanh, layer_norm_eps: EPS, mean, std, source, sha256, tensors })
 }

@@ -27,12 +27,12 @@ pub struct Opening<'a> {
 
 impl Opening<'_> {
     pub fn of(session: &Session, steps: u64) -> Opening<'_> {
-        let params = &session.method.model().params;
+        let params = &session.learner.method.model().params;
         Opening {
-            config: &session.config,
+            config: &session.learner.config,
             data: &session.data,
             tasks: session.split.tasks.len(),
-            source: &session.backbone.source,
+            source: &session.learner.backbone.source,
             params: (params.trainable.len(), params.frozen.len()),
             steps,
             batch: session.ranks.batch,
@@ -153,7 +153,7 @@ pub fn task_line(task: &Task, tasks: usize, own: &Score, voted: &Score) -> Strin
 /// The tables at the end.
 pub fn closing(results: &Results, workdir: &Path, style: Style) -> String {
     let has_pool = results.per_batch.accuracy_matrix != results.per_image.accuracy_matrix
-        || matches!(results.method.as_str(), "l2p" | "dualprompt" | "joint");
+        || matches!(results.method.as_str(), "l2p" | "dualprompt");
     let vote = has_pool.then_some(&results.per_batch);
     let mut text = table::accuracy(&results.per_image, vote, style);
     text += "\n";

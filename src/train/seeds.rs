@@ -1,6 +1,7 @@
 //! Several runs of one configuration, each with a seed and a folder of its own.
 
-use super::run::{self, Options};
+use super::options::Options;
+use super::run;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::output::say;

@@ -1,75 +1,93 @@
-//! Everything that training, evaluation and prediction share: configuration, data, tasks, method.
+//! A learner with its data: what training and evaluation share.
 
-use super::batch::{self, Batch, ResidentData};
+use super::batch::{self, Batch, Change, ResidentData};
 use crate::config::Config;
-use crate::config::schema::{Method as Name, Precision};
-use crate::data::{self, DataSet, Images, Loader, Normalize, Preprocess, Split, Task, scenario, tasks};
+use crate::config::schema::{Method as Name, Scenario};
+use crate::data::{self, DataSet, Images, Loader, Reader, Split, Task, scenario, tasks};
 use crate::device::{Choice, Device};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::import::Backbone;
-use crate::learner::backbone;
-use crate::methods::{self, Method, Ranks};
+use crate::learner::{Learner, Purpose, Saved, Weights, backbone, fitting_device, test_images};
+use crate::methods::Ranks;
 use crate::network::TaskView;
 use crate::output::signal;
 use crate::tensor::DType;
-use crate::tensor::plan::Plan;
 use std::sync::Arc;
 
-/// A configuration with its data and its network.
+/// A learner, its data, and the data's tasks.
 pub struct Session {
-    pub config: Config,
-    pub dev: Device,
+    pub learner: Learner,
     pub data: Arc<DataSet>,
     pub split: Split,
-    /// What is trained one after the other; for method `joint` a single task of all classes.
+    /// The data in any order, without augmentation.
+    pub reader: Reader,
+    /// What is trained one after the other.
     pub train_tasks: Vec<Task>,
-    pub backbone: Backbone,
-    pub plan: Plan,
-    pub method: Box<dyn Method>,
     pub ranks: Ranks,
     /// The images, where a GPU keeps them.
     pub resident: Option<ResidentData>,
+    /// What happens to training batches before they are used.
+    pub change: Option<Change>,
 }
 
 impl Session {
-    /// Loads data and backbone and builds the method, untrained, on one rank that takes `batch` images a step.
-    pub fn new(config: Config, choice: Choice, batch: usize) -> Result<Session> {
-        let loaded = Loaded::new(&config, choice, batch)?;
-        Session::with(config, loaded, Ranks::alone(batch))
+    /// The run `saved` with its data, for tests: nothing is planned for training.
+    ///
+    /// # Errors
+    /// Those of [`Loaded::new`], [`Learner::new`] and [`Saved::restore`].
+    pub fn of_run(saved: &Saved, config: Config, choice: Choice) -> Result<Session> {
+        let purpose = Purpose::Inference { images: test_images(&config) };
+        let Loaded { dev, data, backbone, resident } = Loaded::new(&config, choice, purpose)?;
+        let batch = saved.at.images(&config);
+        let split = split(&config, &data, batch)?;
+        let names = split.class_names.clone();
+        let mut learner = Learner::new(config, backbone, dev, names, purpose, Weights::Checkpoint)?;
+        saved.restore(&mut learner)?;
+        Session::with(learner, data, split, Ranks::alone(batch), resident)
     }
 
-    /// The same with data and backbone at hand, on one of several ranks.
-    pub fn with(mut config: Config, loaded: Loaded, ranks: Ranks) -> Result<Session> {
+    /// A session for training with data at hand, untrained, on one of several ranks.
+    ///
+    /// # Errors
+    /// Those of [`split`] and [`Learner::new`].
+    pub fn for_training(config: Config, loaded: Loaded, ranks: Ranks, weights: Weights) -> Result<Session> {
         let Loaded { dev, data, backbone, resident } = loaded;
-        config.precision = precision(config.precision, &dev)?;
-        let mut split = scenario::split(&data, &config.continual, config.seed, ranks.batch)?;
-        split.limit_tests(config.train.num_eval_steps * ranks.batch);
-        config.check_with_layers(backbone.dims.layers)?;
-        let mut plan = Plan::on(&dev);
+        let split = split(&config, &data, ranks.batch)?;
         let images = images_on_a_rank(&config, ranks.batch, ranks.comm.size());
-        let model = backbone::model(&config, &backbone, data.class_names.len(), &mut plan, images)?;
-        let method = methods::build(&config, model, &mut plan, &ranks);
-        plan.check()?;
-        let preprocess = Preprocess::new(&config.data, backbone::normalize(&backbone))?;
+        let (purpose, names) = (Purpose::Training { ranks: &ranks, images }, split.class_names.clone());
+        let learner = Learner::new(config, backbone, dev, names, purpose, weights)?;
+        Session::with(learner, data, split, ranks, resident)
+    }
+
+    /// A learner with its data.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the device has failed.
+    pub fn with(
+        mut learner: Learner,
+        data: Arc<DataSet>,
+        split: Split,
+        ranks: Ranks,
+        resident: Option<ResidentData>,
+    ) -> Result<Session> {
         let resident = match resident {
-            None => ResidentData::new(&mut plan, &data, &preprocess, config.seed)?,
+            None => ResidentData::new(&mut learner.plan, &data, &learner.preprocess, learner.config.seed)?,
             resident => resident,
         };
-        let train_tasks = match config.method {
-            Name::Joint => vec![tasks::joint(&split)],
-            _ => split.tasks.clone(),
-        };
-        Ok(Session { config, dev, data, split, train_tasks, backbone, plan, method, ranks, resident })
+        Ok(Session { resident, ..Session::on_host(learner, data, split, ranks) })
     }
 
-    pub fn normalize(&self) -> Normalize {
-        backbone::normalize(&self.backbone)
+    /// A learner with its data, of which the host prepares each batch.
+    pub fn on_host(learner: Learner, data: Arc<DataSet>, split: Split, ranks: Ranks) -> Session {
+        let train_tasks = train_tasks(&learner.config, &split);
+        let reader = Reader::new(data.clone(), &split, learner.preprocess.clone());
+        Session { learner, data, split, reader, train_tasks, ranks, resident: None, change: None }
     }
 
     /// The batches of one task.
     pub fn loader(&self, task: &Task) -> Result<Loader> {
-        let config = &self.config;
-        let preprocess = Preprocess::new(&config.data, self.normalize())?;
+        let config = &self.learner.config;
+        let preprocess = self.learner.preprocess.clone();
         let (batch, epochs) = (self.ranks.batch, config.train.num_epochs);
         // Class means need each image once.
         let epochs = if config.method == Name::Ncm { 1 } else { epochs };
@@ -86,14 +104,14 @@ impl Session {
 
     /// The batches of the images kept of the tasks up to this one, which follow its own; `None` without any.
     pub fn review_loader(&self, task: &Task) -> Result<Option<Loader>> {
-        let (config, data) = (&self.config, &self.data);
+        let (config, data) = (&self.learner.config, &self.data);
         if config.continual.num_review_epochs == 0 {
             return Ok(None);
         }
         let Some(kept) = scenario::kept(data, &self.split, &config.continual, config.seed, task.index) else {
             return Ok(None);
         };
-        let preprocess = Preprocess::new(&config.data, self.normalize())?;
+        let preprocess = self.learner.preprocess.clone();
         let (batch, epochs) = (self.ranks.batch, config.continual.num_review_epochs);
         let loader = Loader::new(data.clone(), &self.split, &kept, preprocess, config.seed, batch, epochs)?;
         let rows = self.ranks.rows(loader.whole_batch());
@@ -102,17 +120,17 @@ impl Session {
 
     /// Whether the network is tested once task `t` is learned.
     pub fn tests_after(&self, t: usize) -> bool {
-        let every = self.config.continual.eval_every_tasks.max(1);
+        let every = self.learner.config.continual.eval_every_tasks.max(1);
         (t + 1).is_multiple_of(every) || t + 1 == self.train_tasks.len()
     }
 
     pub fn classes(&self) -> usize {
-        self.data.class_names.len()
+        self.learner.class_names.len()
     }
 
     /// The class mask of a task as training uses it.
     pub fn task_view(&self, task: &Task) -> TaskView {
-        let masked = self.config.continual.train_mask;
+        let masked = self.learner.config.continual.train_mask;
         let mask = (0..self.classes()).map(|k| !masked || task.classes.contains(&(k as u32))).collect();
         TaskView { index: task.index, mask, share: self.share(self.ranks.batch) }
     }
@@ -120,7 +138,7 @@ impl Session {
     /// The same for batches of `loader`, some of whose rows are replayed: they have a mask of their own, as the
     /// official code has it (google-research/l2p @ dd8836e, `train_continual.py`, lines 272-283).
     pub fn batch_view(&self, task: &Task, loader: &Loader) -> TaskView {
-        let (mut view, cl, own) = (self.task_view(task), &self.config.continual, loader.own_rows());
+        let (mut view, cl, own) = (self.task_view(task), &self.learner.config.continual, loader.own_rows());
         view.share = self.share(loader.whole_batch());
         if own < loader.whole_batch() && cl.replay_no_mask {
             let replayed = view.mask.iter().map(|m| !m || !cl.replay_reverse_mask).collect::<Vec<bool>>();
@@ -136,35 +154,35 @@ impl Session {
     }
 
     pub fn dtype(&self) -> DType {
-        self.method.model().dtype()
+        self.learner.method.model().dtype()
     }
 
     /// Images without augmentation, and their class ids.
-    pub fn eval_batch(&self, loader: &Loader, which: Images, indices: &[u32]) -> Result<Batch> {
-        batch::eval(loader, self.resident.as_ref(), self.dtype(), which, indices)
+    pub fn eval_batch(&self, which: Images, indices: &[u32]) -> Result<Batch> {
+        batch::eval(&self.reader, self.resident.as_ref(), self.dtype(), which, indices)
     }
 
     /// Queries (n, C) of the test images `indices`, in f64 rows.
     pub fn queries(&mut self, indices: &[u32]) -> Result<Vec<f64>> {
-        let loader = self.loader(&self.train_tasks[0])?;
         let mut queries = Vec::new();
-        for chunk in indices.chunks(self.config.train.eval_batch_size) {
+        for chunk in indices.chunks(self.learner.config.train.eval_batch_size) {
             self.ranks.comm.check()?;
-            let batch = self.eval_batch(&loader, Images::Test, chunk)?;
-            queries.extend(self.method.query(&self.dev, batch.pixels())?.view().read_f64()?);
+            let batch = self.eval_batch(Images::Test, chunk)?;
+            queries.extend(self.learner.method.query(&self.learner.dev, batch.pixels())?.view().read_f64()?);
         }
         Ok(queries)
     }
 
     /// Frozen features (n, C) of the images `indices`, in f64 rows, and their class ids. All ranks compute a part.
     pub fn all_features(&mut self, which: Images, indices: &[u32]) -> Result<(Vec<f64>, Vec<u32>)> {
-        let loader = self.loader(&self.train_tasks[0])?;
         let (mut features, mut labels) = (Vec::new(), Vec::new());
-        for chunk in indices[self.ranks.share_of(indices.len(), 1)].chunks(self.config.train.eval_batch_size)
+        for chunk in
+            indices[self.ranks.share_of(indices.len(), 1)].chunks(self.learner.config.train.eval_batch_size)
         {
             self.ranks.comm.check()?;
-            let batch = self.eval_batch(&loader, which, chunk)?;
-            features.extend(self.method.features(&self.dev, batch.pixels())?.view().read_f64()?);
+            let batch = self.eval_batch(which, chunk)?;
+            features
+                .extend(self.learner.method.features(&self.learner.dev, batch.pixels())?.view().read_f64()?);
             labels.extend(batch.labels);
         }
         Ok((self.ranks.gather("features", &features)?, self.ranks.gather("labels", &labels)?))
@@ -195,52 +213,45 @@ pub fn images_on_a_rank(config: &Config, batch: usize, ranks: usize) -> usize {
     (batch + replayed(config, batch)).div_ceil(ranks)
 }
 
+/// What is trained one after the other: the tasks, or with `scenario = "joint"` all of them at once.
+pub fn train_tasks(config: &Config, split: &Split) -> Vec<Task> {
+    match config.continual.scenario {
+        Scenario::Joint => vec![tasks::joint(split)],
+        _ => split.tasks.clone(),
+    }
+}
+
+/// The tasks of `config` for steps of `batch` images, tests limited as it says.
+pub fn split(config: &Config, data: &DataSet, batch: usize) -> Result<Split> {
+    let mut split = scenario::split(data, &config.continual, config.seed, batch)?;
+    split.limit_tests(config.train.num_eval_steps * batch);
+    Ok(split)
+}
+
 /// What a run needs before there is a network: made once for all ranks of a process.
 #[derive(Clone)]
 pub struct Loaded {
     pub dev: Device,
     pub data: Arc<DataSet>,
+    /// What the backbone is, without its weights.
     pub backbone: Backbone,
     /// The images, where a GPU keeps them already.
     pub resident: Option<ResidentData>,
 }
 
 impl Loaded {
-    /// Loads data and backbone, and sees whether the device will do for steps of `images` images.
-    pub fn new(config: &Config, choice: Choice, images: usize) -> Result<Loaded> {
+    /// Loads the data, looks at the backbone, and sees whether the device will do for this purpose.
+    pub fn new(config: &Config, choice: Choice, purpose: Purpose) -> Result<Loaded> {
         let data = Arc::new(data::load(&config.data, config.seed)?);
-        let backbone = backbone::load(config)?;
+        let backbone = backbone::describe(config)?;
         let mut loaded = Loaded { dev: Device::Cpu, data, backbone, resident: None };
-        loaded.dev = loaded.fitting(config, choice, images)?;
+        loaded.dev = loaded.fitting(config, choice, purpose)?;
         Ok(loaded)
     }
 
     /// Where a rank computes that has this choice.
-    pub fn fitting(&self, config: &Config, choice: Choice, images: usize) -> Result<Device> {
+    pub fn fitting(&self, config: &Config, choice: Choice, purpose: Purpose) -> Result<Device> {
         let (dims, classes) = (backbone::dims(&self.backbone), self.data.class_names.len());
-        backbone::fitting_device(config, dims, classes, choice, images)
+        fitting_device(config, dims, classes, choice, purpose)
     }
-}
-
-/// What `precision` means on a device.
-///
-/// # Errors
-/// `Error::Config` for one that the device has not.
-pub fn precision(wanted: Precision, dev: &Device) -> Result<Precision> {
-    match (wanted, dev.gpu().is_some()) {
-        (Precision::Auto, true) => Ok(Precision::Bf16),
-        (Precision::Auto, false) => Ok(Precision::F32),
-        (Precision::F64, true) => {
-            Err(Error::config("precision: a GPU computes in `f32`, `bf16` or `f16`; found `f64`"))
-        }
-        (Precision::Bf16 | Precision::F16, false) => {
-            Err(Error::config(format!("precision: the CPU computes in `f32` or `f64`; found `{wanted}`")))
-        }
-        (same, _) => Ok(same),
-    }
-}
-
-/// The precision in which a finished run is read: its own, or f32 on a CPU where that is 16 bits.
-pub fn reading_precision(of_run: Precision, dev: &Device) -> Precision {
-    precision(of_run, dev).unwrap_or(if dev.gpu().is_some() { Precision::Bf16 } else { Precision::F32 })
 }

@@ -1,14 +1,15 @@
 //! A run as it lies in its work directory, for the commands that read it.
 
+use super::assemble::{Learner, Purpose, Weights, fitting_device};
+use super::backbone;
+use super::position::Position;
 use crate::config::Config;
+use crate::device::Choice;
 use crate::error::{Error, Result};
-use crate::import::Backbone;
-use crate::methods::{Method, Tensors};
+use crate::methods::Tensors;
 use crate::output::checkpoint::Store;
 use crate::output::say;
 use crate::output::workdir::Workdir;
-use crate::train::run::Position;
-use crate::train::session::Session;
 use std::path::{Path, PathBuf};
 
 /// Configuration and last checkpoint of a run, which may still be going on.
@@ -35,12 +36,8 @@ impl Saved {
         warnings.iter().for_each(|w| say(&format!("warning: {w}")));
         let state =
             state?.ok_or_else(|| Error::file(&dir, "holds no checkpoint yet; train the run first"))?;
-        Ok(Saved {
-            workdir: workdir.to_path_buf(),
-            config,
-            at: Position::of(&state)?,
-            tensors: state.tensors,
-        })
+        let at = Position::of(&state, &config)?;
+        Ok(Saved { workdir: workdir.to_path_buf(), config, at, tensors: state.tensors })
     }
 
     /// The configuration that a run was started with.
@@ -50,17 +47,27 @@ impl Saved {
         })
     }
 
-    /// Puts what was learned into a method on `backbone`.
+    /// Puts what was learned into a learner of the same configuration.
     ///
     /// # Errors
     /// `Error::Failed` if the run was made on another backbone.
-    pub fn restore(&self, method: &mut dyn Method, backbone: &Backbone) -> Result<()> {
-        self.at.expect_backbone(&self.workdir, backbone, &self.config)?;
-        method.restore(&self.tensors, self.at.optimizer_step)
+    pub fn restore(&self, learner: &mut Learner) -> Result<()> {
+        learner.expect_backbone(&self.at, &self.workdir)?;
+        learner.classes_seen.clone_from(&self.at.classes_seen);
+        learner.method.restore(&self.tensors, self.at.optimizer_step)
     }
 
-    /// [`Saved::restore`] for a whole session.
-    pub fn restore_session(&self, session: &mut Session) -> Result<()> {
-        self.restore(session.method.as_mut(), &session.backbone)
+    /// A learner of this run for up to `images` images at once, wherever `choice` says that it fits. Nothing is
+    /// planned for training.
+    ///
+    /// # Errors
+    /// Those of [`Learner::new`], [`fitting_device`] and [`Saved::restore`].
+    pub fn learner(&self, choice: Choice, images: usize) -> Result<Learner> {
+        let (config, names) = (self.config.clone(), self.at.class_names.clone());
+        let (about, purpose) = (backbone::describe(&config)?, Purpose::Inference { images });
+        let dev = fitting_device(&config, backbone::dims(&about), names.len(), choice, purpose)?;
+        let mut learner = Learner::new(config, about, dev, names, purpose, Weights::Checkpoint)?;
+        self.restore(&mut learner)?;
+        Ok(learner)
     }
 }

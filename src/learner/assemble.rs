@@ -1,0 +1,195 @@
+//! A network assembled for a purpose: from configuration and backbone to a method that answers and learns.
+
+use super::backbone;
+use super::position::Position;
+use super::precision::{precision, reading_precision};
+use crate::config::Config;
+use crate::data::{Normalize, Preprocess};
+use crate::device::{Choice, Device};
+use crate::error::{Error, Result};
+use crate::import::Backbone;
+use crate::methods::{self, Method, Ranks};
+use crate::network::{Model, Setup};
+use crate::nn::vit::Dims;
+use crate::tensor::plan::Plan;
+use std::path::Path;
+
+/// What the memory of a learner is planned for.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose<'a> {
+    /// Answers for up to so many images at once: no gradients, no moments, no packed weights, one copy of a backbone.
+    Inference { images: usize },
+    /// Steps of up to so many images on this rank, and tests in between.
+    Training { ranks: &'a Ranks, images: usize },
+    /// The same for a new backbone.
+    Pretraining { ranks: &'a Ranks, images: usize },
+}
+
+/// Where the weights of a backbone come from.
+#[derive(Clone, Copy)]
+pub enum Weights<'a> {
+    /// The checkpoint that the configuration names.
+    Checkpoint,
+    /// The pre-trained weights that another learner holds.
+    Same(&'a Learner),
+    /// Drawn by the seed of the configuration.
+    Random,
+}
+
+/// A network with all that it takes to answer.
+pub struct Learner {
+    /// With the precision of the device.
+    pub config: Config,
+    pub dev: Device,
+    /// What the backbone is; its tensors are those of the method's model.
+    pub backbone: Backbone,
+    pub plan: Plan,
+    pub method: Box<dyn Method>,
+    pub preprocess: Preprocess,
+    /// By engine class id.
+    pub class_names: Vec<String>,
+    /// Engine class ids that learning has met, ascending.
+    pub classes_seen: Vec<u32>,
+}
+
+impl Learner {
+    /// A learner of `config` on `dev` around `backbone`, of which only the description is read. Prompts are
+    /// initialised from `config.seed`.
+    ///
+    /// # Errors
+    /// `Error::Config` if configuration, device and backbone do not fit; those of [`backbone::read`].
+    pub fn new(
+        mut config: Config,
+        mut backbone: Backbone,
+        dev: Device,
+        class_names: Vec<String>,
+        purpose: Purpose,
+        weights: Weights,
+    ) -> Result<Learner> {
+        config.precision = match purpose {
+            Purpose::Inference { .. } => reading_precision(config.precision, &dev),
+            _ => precision(config.precision, &dev)?,
+        };
+        config.check_with_layers(backbone.dims.layers)?;
+        let mut plan = Plan::on(&dev);
+        let mut model = model(&config, backbone::dims(&backbone), class_names.len(), &mut plan, purpose)?;
+        plan.check()?;
+        match weights {
+            Weights::Checkpoint => backbone.sha256 = backbone::read(&config, &mut model)?,
+            Weights::Same(other) => {
+                backbone::copy(other.method.model(), &mut model)?;
+                backbone.sha256.clone_from(&other.backbone.sha256);
+            }
+            Weights::Random => backbone::draw(&mut model, config.seed)?,
+        }
+        model.init_prompts(config.seed)?;
+        let method = methods::build(&config, model, &mut plan, &purpose.ranks());
+        plan.check()?;
+        let norm = Normalize { mean: backbone.mean, std: backbone.std };
+        let preprocess = Preprocess::new(&config.data, norm)?;
+        let classes_seen = Vec::new();
+        Ok(Learner { config, dev, backbone, plan, method, preprocess, class_names, classes_seen })
+    }
+
+    /// # Errors
+    /// `Error::Failed` if the run in `workdir`, which stands at `at`, was made on another backbone than this one.
+    pub fn expect_backbone(&self, at: &Position, workdir: &Path) -> Result<()> {
+        if at.checkpoint_sha256 == self.backbone.sha256 {
+            return Ok(());
+        }
+        Err(Error::failed(format!(
+            "{}: the run was made on a backbone with sha256 {}, {} has {}; wanted the same file",
+            workdir.display(),
+            at.checkpoint_sha256,
+            self.config.model.init_checkpoint,
+            self.backbone.sha256
+        )))
+    }
+
+    /// Adds to the classes that learning has met.
+    pub fn meet(&mut self, classes: &[u32]) {
+        self.classes_seen.extend(classes);
+        self.classes_seen.sort_unstable();
+        self.classes_seen.dedup();
+    }
+}
+
+impl Purpose<'_> {
+    fn ranks(&self) -> Ranks {
+        match self {
+            Purpose::Inference { images } => Ranks::alone(*images),
+            Purpose::Training { ranks, .. } | Purpose::Pretraining { ranks, .. } => (*ranks).clone(),
+        }
+    }
+
+    /// Most images at once.
+    fn room(&self, config: &Config) -> usize {
+        match *self {
+            Purpose::Inference { images } => images,
+            // Test images vote in groups of their own size.
+            Purpose::Training { images, .. } | Purpose::Pretraining { images, .. } => images
+                .max(config.train.per_device_batch_size)
+                .max(config.train.eval_batch_size)
+                .max(config.prompt_pool.vote_group),
+        }
+    }
+}
+
+/// Images at once in tests of a run of `config`: a batch, or a whole vote.
+pub fn test_images(config: &Config) -> usize {
+    let (train, group) = (&config.train, config.prompt_pool.vote_group);
+    train.eval_batch_size.max(if group == 0 { train.per_device_batch_size } else { group })
+}
+
+/// The network without weights.
+fn model(config: &Config, dims: Dims, classes: usize, plan: &mut Plan, purpose: Purpose) -> Result<Model> {
+    let mut setup = Setup::new(config, dims, classes, purpose.room(config))?;
+    match purpose {
+        Purpose::Inference { .. } => (setup.training, setup.keep_original) = (false, false),
+        Purpose::Training { .. } => {}
+        Purpose::Pretraining { .. } => {
+            (setup.keep_original, setup.label_smoothing) = (false, config.pretrain.label_smoothing);
+        }
+    }
+    Ok(Model::new(setup, plan))
+}
+
+/// A network without weights, with everything that its method needs counted in a dry plan.
+///
+/// # Errors
+/// `Error::Config` if configuration and extents do not fit.
+pub fn planned(
+    config: &Config,
+    dims: Dims,
+    classes: usize,
+    plan: &mut Plan,
+    purpose: Purpose,
+) -> Result<Box<dyn Method>> {
+    let model = model(config, dims, classes, plan, purpose)?;
+    Ok(methods::build(config, model, plan, &purpose.ranks()))
+}
+
+/// Where this network is computed; see [`Choice::fitting`].
+///
+/// # Errors
+/// `Error::Failed` if the GPU that was asked for has too little free memory for this purpose.
+pub fn fitting_device(
+    config: &Config,
+    dims: Dims,
+    classes: usize,
+    choice: Choice,
+    purpose: Purpose,
+) -> Result<Device> {
+    let mut config = config.clone();
+    config.precision = match purpose {
+        Purpose::Inference { .. } => reading_precision(config.precision, &choice.device),
+        _ => precision(config.precision, &choice.device)?,
+    };
+    let mut plan = Plan::dry(&choice.device);
+    planned(&config, dims, classes, &mut plan, purpose)?;
+    let (device, note) = choice.fitting(plan.total_bytes())?;
+    if let Some(note) = note {
+        crate::output::say(&note);
+    }
+    Ok(device)
+}

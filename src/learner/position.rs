@@ -1,0 +1,77 @@
+//! Where a run stands: the part of every checkpoint that is no tensor.
+
+use crate::config::Config;
+use crate::config::schema::{Method, Scenario};
+use crate::error::{Error, Result};
+use crate::network::StepStats;
+use crate::output::checkpoint::State;
+use crate::output::results::Baselines;
+use serde::{Deserialize, Serialize};
+
+/// Where a run stands; part of every checkpoint.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// The task that is being learned, and the steps done within it.
+    pub task: usize,
+    pub task_step: usize,
+    /// Steps since the start.
+    pub step: u64,
+    pub optimizer_step: u64,
+    /// Row: after task t; column: task i <= t, or the one test set of all.
+    pub per_image: Vec<Vec<f64>>,
+    pub per_batch: Vec<Vec<f64>>,
+    /// Length of the log in bytes.
+    pub log_bytes: u64,
+    /// Steps since the last line of the log, and their images.
+    pub window: Vec<StepStats>,
+    pub window_images: usize,
+    /// Wall time so far, and the part that steps and evaluation took, with their images.
+    pub seconds: f64,
+    pub train_seconds: f64,
+    pub train_images: u64,
+    pub eval_seconds: f64,
+    pub eval_images: u64,
+    #[serde(alias = "floors")]
+    pub baselines: Option<Baselines>,
+    /// The results are written.
+    pub complete: bool,
+    /// By engine class id; for `predict`, which needs no data set.
+    pub class_names: Vec<String>,
+    /// Engine class ids that learning has met, ascending. Earlier versions did not save it.
+    #[serde(default)]
+    pub classes_seen: Vec<u32>,
+    pub checkpoint_sha256: String,
+    /// Images per step on all ranks together: a resumed run keeps them, on whatever number of ranks.
+    #[serde(default)]
+    pub batch: usize,
+}
+
+impl Position {
+    /// Reads what a checkpoint of a run of `config` recorded.
+    ///
+    /// # Errors
+    /// `Error::Failed` if it is not a position of this engine.
+    pub fn of(state: &State, config: &Config) -> Result<Position> {
+        let mut at: Position = serde_json::from_value(state.meta.clone()).map_err(|e| {
+            Error::failed(format!("the checkpoint of step {} cannot be used: {e}", state.step))
+        })?;
+        if at.classes_seen.is_empty() {
+            at.classes_seen = at.classes_of_tasks(config);
+        }
+        Ok(at)
+    }
+
+    /// The classes that a run has met whose version did not record them: those of its finished tasks where tasks
+    /// bring new classes, otherwise all.
+    fn classes_of_tasks(&self, config: &Config) -> Vec<u32> {
+        let (cl, all) = (&config.continual, self.class_names.len());
+        let in_order = cl.scenario == Scenario::Class && config.method != Method::Joint;
+        let met = if in_order { cl.num_classes_per_task * self.per_image.len() } else { all };
+        (0..if met == 0 { all } else { met.min(all) } as u32).collect()
+    }
+
+    /// Images per step on all ranks together.
+    pub fn images(&self, config: &Config) -> usize {
+        if self.batch > 0 { self.batch } else { config.train.per_device_batch_size }
+    }
+}

@@ -1,0 +1,28 @@
+//! What `precision` means on a device.
+
+use crate::config::schema::Precision;
+use crate::device::Device;
+use crate::error::{Error, Result};
+
+/// The precision in which a device trains.
+///
+/// # Errors
+/// `Error::Config` for one that the device has not.
+pub fn precision(wanted: Precision, dev: &Device) -> Result<Precision> {
+    match (wanted, dev.gpu().is_some()) {
+        (Precision::Auto, true) => Ok(Precision::Bf16),
+        (Precision::Auto, false) => Ok(Precision::F32),
+        (Precision::F64, true) => {
+            Err(Error::config("precision: a GPU computes in `f32`, `bf16` or `f16`; found `f64`"))
+        }
+        (Precision::Bf16 | Precision::F16, false) => {
+            Err(Error::config(format!("precision: the CPU computes in `f32` or `f64`; found `{wanted}`")))
+        }
+        (same, _) => Ok(same),
+    }
+}
+
+/// The precision in which a finished run is read: its own, or f32 on a CPU where that is 16 bits.
+pub fn reading_precision(of_run: Precision, dev: &Device) -> Precision {
+    precision(of_run, dev).unwrap_or(if dev.gpu().is_some() { Precision::Bf16 } else { Precision::F32 })
+}

@@ -1,0 +1,257 @@
+//! The loop one reads first: tasks, steps, tests, checkpoints. Runs, baselines that are runs of their own, and
+//! pre-training go through it.
+
+use super::evaluate::{self, QueryCache, TaskScore};
+use super::record::{Record, Window};
+use super::report;
+use super::session::Session;
+use super::steps::{Done, Steps};
+use crate::config::schema::Scenario;
+use crate::data::Task;
+use crate::error::{Error, Result};
+use crate::learner::Position;
+use crate::network::StepStats;
+use crate::output::progress::Progress;
+use crate::output::results::Score;
+use sha2::{Digest, Sha256};
+use std::time::Instant;
+
+/// Steps between lines in the log and points in TensorBoard.
+const LOG_EVERY: u64 = 10;
+
+/// Steps of several GPUs between questions whether somebody asked to stop.
+const ASK_EVERY: usize = 8;
+
+/// What goes through the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Tested after its tasks; saved when it is asked to stop.
+    Run,
+    /// A part of a run with tasks of its own: tested likewise, begins anew after it was stopped.
+    Baseline,
+    /// Not tested within the loop; saved when it is asked to stop.
+    Pretraining,
+}
+
+/// A session on its way through its tasks.
+pub struct Learning {
+    pub session: Session,
+    pub kind: Kind,
+    /// Of rank 0, where files are written.
+    pub record: Option<Record>,
+    pub progress: Progress,
+    pub at: Position,
+    started: Instant,
+    /// Seconds of the parts before this process.
+    before: f64,
+    /// Steps of this task that have been made and whose numbers are known.
+    known: usize,
+}
+
+impl Learning {
+    /// Goes on from `at`; `started`: when this process began.
+    pub fn new(
+        mut session: Session,
+        kind: Kind,
+        record: Option<Record>,
+        progress: Progress,
+        at: Position,
+        started: Instant,
+    ) -> Learning {
+        session.learner.classes_seen.clone_from(&at.classes_seen);
+        let before = at.seconds;
+        Learning { session, kind, record, progress, at, started, before, known: 0 }
+    }
+
+    /// Wall time, earlier parts of a resumed run included.
+    pub fn seconds(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Learns the tasks that are left. `after` is called when one is finished and saved.
+    ///
+    /// # Errors
+    /// `Error::Interrupted` after a signal, with everything saved; any other error leaves the last checkpoint intact.
+    pub fn learn(&mut self, mut after: impl FnMut(&mut Learning) -> Result<()>) -> Result<()> {
+        let mut cache = QueryCache::new(self.session.split.tasks.len());
+        let tasks = self.session.train_tasks.clone();
+        while self.at.task < tasks.len() {
+            let task = &tasks[self.at.task];
+            self.progress.task(task.index);
+            self.session.learner.meet(&task.classes);
+            if self.at.task_step == 0 {
+                self.session.learner.method.begin_task(&self.session.task_view(task))?;
+            }
+            self.train_task(task, &mut cache)?;
+            if self.kind != Kind::Pretraining && self.session.tests_after(task.index) {
+                self.evaluate(task, &mut cache)?;
+            }
+            self.at.task += 1;
+            self.at.task_step = 0;
+            let parameters = self.session.learner.method.model().params.trainable.view().read_f64()?;
+            let digest = Sha256::digest(bytemuck::cast_slice(&parameters));
+            self.session.ranks.comm.expect_same("learned parameters", &digest)?;
+            self.save()?;
+            after(self)?;
+        }
+        Ok(())
+    }
+
+    fn train_task(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
+        let mut steps = Steps::from(&self.session, task, self.at.task_step)?;
+        let train = &self.session.learner.config.train;
+        let (every, epochs) = (train.checkpoint_every_steps, train.eval_per_epochs * steps.epoch);
+        let mut clock = Instant::now();
+        self.known = self.at.task_step;
+        while let Some(Done { stats, images }) = steps.next(&mut self.session)? {
+            self.at.task_step += 1;
+            self.at.step += 1;
+            self.at.train_seconds += clock.elapsed().as_secs_f64();
+            self.at.train_images += images as u64;
+            let loss = stats.last().map(|s| s.loss);
+            self.learned(task, &steps, stats)?;
+            self.progress.step(self.at.step, loss, images);
+            let within = steps.done < steps.total;
+            // Before anything is saved, so that what is saved is tested.
+            if self.kind == Kind::Run && epochs > 0 && self.at.task_step.is_multiple_of(epochs) && within {
+                self.evaluate_within(task, &steps, cache)?;
+            }
+            // Hosts of GPUs do not wait for each other at every step.
+            let ask = self.session.learner.dev.gpu().is_none()
+                || self.session.ranks.is_alone()
+                || self.at.task_step.is_multiple_of(ASK_EVERY);
+            if ask {
+                self.stop_if_asked(Some((task, &steps)))?;
+            }
+            if every > 0 && self.at.task_step.is_multiple_of(every) && within {
+                self.save_within(task, &steps)?;
+            }
+            clock = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Takes the numbers of the next steps, and writes a line for every [`LOG_EVERY`] of them.
+    fn learned(&mut self, task: &Task, steps: &Steps, stats: Vec<StepStats>) -> Result<()> {
+        let before = self.at.step - self.at.task_step as u64;
+        for stats in stats {
+            self.at.window.push(stats);
+            let (own, images) = steps.own;
+            self.at.window_images += if self.known < own { images } else { self.session.ranks.batch };
+            self.known += 1;
+            let step = before + self.known as u64;
+            if step.is_multiple_of(LOG_EVERY) || self.known == steps.total {
+                let window = Window {
+                    task: task.index,
+                    step,
+                    learning_rate: steps.rate.at(self.known),
+                    steps: std::mem::take(&mut self.at.window),
+                    images: std::mem::take(&mut self.at.window_images),
+                };
+                self.record.as_mut().map_or(Ok(()), |record| record.steps(&window))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything about the steps so far known.
+    fn settle(&mut self, task: &Task, steps: &Steps) -> Result<()> {
+        let stats = self.session.learner.method.settle(&self.session.learner.dev)?;
+        self.learned(task, steps, stats)
+    }
+
+    /// Saves in the middle of a task.
+    fn save_within(&mut self, task: &Task, steps: &Steps) -> Result<()> {
+        self.settle(task, steps)?;
+        self.save()
+    }
+
+    /// Tests in the middle of a task, for the log and TensorBoard.
+    fn evaluate_within(&mut self, task: &Task, steps: &Steps, cache: &mut QueryCache) -> Result<()> {
+        self.settle(task, steps)?;
+        let scores = self.scores(task, cache, false)?;
+        let step = self.at.step;
+        self.record.as_mut().map_or(Ok(()), |record| record.epoch(task.index, step, &scores))
+    }
+
+    /// How many test sets the network is tested on in or after this task.
+    fn tests_after(&self, task: &Task) -> usize {
+        let (split, joint) = (&self.session.split, self.is_joint());
+        split.tests_after(if joint { split.tasks.len() - 1 } else { task.index })
+    }
+
+    fn is_joint(&self) -> bool {
+        self.session.learner.config.continual.scenario == Scenario::Joint
+    }
+
+    /// Tests on the test sets of the tasks up to this one; with `stops`, a request to stop ends it.
+    fn scores(&mut self, task: &Task, cache: &mut QueryCache, stops: bool) -> Result<Vec<TaskScore>> {
+        let clock = Instant::now();
+        let mut scores = Vec::new();
+        for i in 0..self.tests_after(task) {
+            if stops {
+                self.stop_if_asked(None)?;
+            }
+            scores.push(evaluate::task(&mut self.session, cache, i)?);
+        }
+        self.at.eval_seconds += clock.elapsed().as_secs_f64();
+        self.at.eval_images += scores.iter().map(|s| s.images as u64).sum::<u64>();
+        Ok(scores)
+    }
+
+    fn evaluate(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
+        let scores = self.scores(task, cache, true)?;
+        if let Some(bad) = scores.iter().position(|s| !s.loss.is_finite()) {
+            return Err(Error::failed(format!(
+                "after task {} the loss on the test images of task {bad} is {}: the last steps diverged; a smaller \
+                 optim.learning_rate may help; the last checkpoint is intact",
+                task.index, scores[bad].loss
+            )));
+        }
+        // Learned all at once: after any number of tasks the same network answers.
+        let upto = scores.len();
+        let rows = if self.is_joint() { 1..upto + 1 } else { upto..upto + 1 };
+        for n in rows {
+            self.at.per_image.push(scores[..n].iter().map(|s| s.per_image).collect());
+            self.at.per_batch.push(scores[..n].iter().map(|s| s.per_batch).collect());
+        }
+        let Some(record) = &mut self.record else { return Ok(()) };
+        let own = Score::from_matrix(self.at.per_image.clone())?;
+        let voted = Score::from_matrix(self.at.per_batch.clone())?;
+        record.task(task.index, self.at.step, &scores, &own, &voted)?;
+        self.progress.say(&report::task_line(task, self.session.train_tasks.len(), &own, &voted));
+        Ok(())
+    }
+
+    /// After a signal: saves and ends, or ends what begins anew.
+    fn stop_if_asked(&mut self, within: Option<(&Task, &Steps)>) -> Result<()> {
+        if self.kind == Kind::Baseline {
+            return self.session.stop_baseline();
+        }
+        if !self.session.stop_requested()? {
+            return Ok(());
+        }
+        match within {
+            Some((task, steps)) => self.save_within(task, steps)?,
+            None => self.save()?,
+        }
+        self.progress.finish();
+        let place = self
+            .record
+            .as_ref()
+            .map_or("by rank 0".into(), |record| format!("in {}", record.checkpoints().display()));
+        Err(Error::Interrupted(format!("saved after step {} {place}; add --resume to go on", self.at.step)))
+    }
+
+    /// Writes a checkpoint of this moment.
+    ///
+    /// # Errors
+    /// `Error::File` if it cannot be written; the last one is then intact.
+    pub fn save(&mut self) -> Result<()> {
+        self.at.classes_seen.clone_from(&self.session.learner.classes_seen);
+        self.at.optimizer_step = self.session.learner.method.optimizer_step();
+        self.at.seconds = self.seconds();
+        let Some(record) = &mut self.record else { return Ok(()) };
+        record.save(&mut self.at, self.session.learner.method.as_ref())
+    }
+}

@@ -1,0 +1,17 @@
+//! How a run is started.
+
+use crate::comm::Launch;
+use crate::device::Choice;
+use std::path::PathBuf;
+
+/// How a run is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub workdir: PathBuf,
+    pub resume: bool,
+    pub quiet: bool,
+    /// One device for each rank of this process.
+    pub choices: Vec<Choice>,
+    /// This process among those that were launched together.
+    pub launch: Launch,
+}

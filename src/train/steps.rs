@@ -1,0 +1,97 @@
+//! The training steps of a task: its own batches, then those of the images kept of all tasks so far.
+
+use super::batch::{Batch, Training};
+use super::session::Session;
+use crate::data::{Loader, Task};
+use crate::error::Result;
+use crate::network::{StepStats, TaskView};
+use crate::optim::schedule::LearningRate;
+
+/// Steps of all tasks.
+pub fn total_steps(session: &Session) -> Result<u64> {
+    let steps = |task: &Task| -> Result<u64> {
+        let review = session.review_loader(task)?;
+        Ok((session.loader(task)?.steps() + review.as_ref().map_or(0, Loader::steps)) as u64)
+    };
+    session.train_tasks.iter().map(steps).sum()
+}
+
+/// The training steps of one task, one at a time.
+pub struct Steps {
+    batches: Training,
+    task: TaskView,
+    /// What follows on the images kept of all tasks so far: batches, and the first step of them.
+    review: Option<(Loader, usize)>,
+    pub rate: LearningRate,
+    pub done: usize,
+    pub total: usize,
+    /// Steps on the task's own batches, and the images of each; those that follow have as many as the task's own.
+    pub own: (usize, usize),
+    /// Steps of an epoch.
+    pub epoch: usize,
+}
+
+/// A step that was made, and what has become known with it: of this step, of several, or nothing yet.
+pub struct Done {
+    pub stats: Vec<StepStats>,
+    pub images: usize,
+}
+
+impl Steps {
+    /// Those after the first `done`.
+    pub fn from(session: &Session, task: &Task, done: usize) -> Result<Steps> {
+        let (loader, config) = (session.loader(task)?, &session.learner.config);
+        let (batch, epochs) = (session.ranks.batch, config.train.num_epochs);
+        let rate = LearningRate::new(&config.optim, batch, loader.steps_per_epoch(), epochs);
+        let (own, review) = (loader.steps(), session.review_loader(task)?);
+        let total = own + review.as_ref().map_or(0, Loader::steps);
+        let (task, own_batch) = (session.batch_view(task, &loader), loader.whole_batch());
+        let epoch = loader.steps_per_epoch();
+        let review = review.map(|loader| (loader, done.saturating_sub(own)));
+        let first = done.min(own);
+        let batches = Training::start(
+            loader,
+            session.resident.as_ref(),
+            session.dtype(),
+            session.change.clone(),
+            first..own,
+        )?;
+        Ok(Steps { batches, task, review, rate, done, total, own: (own, own_batch), epoch })
+    }
+
+    /// The next batch, and what became known of earlier steps on the way from a task's own images to kept ones.
+    fn batch(&mut self, session: &mut Session) -> Result<Option<(Batch, Vec<StepStats>)>> {
+        if let Some(batch) = self.batches.next() {
+            return Ok(Some((batch?, Vec::new())));
+        }
+        let Some((loader, first)) = self.review.take() else { return Ok(None) };
+        // Without a mask, which steps under way still have.
+        let stats = session.learner.method.settle(&session.learner.dev)?;
+        self.task.mask = vec![true; session.classes()];
+        self.task.share = session.share(loader.whole_batch());
+        let steps = first..loader.steps();
+        self.batches = Training::start(loader, session.resident.as_ref(), session.dtype(), None, steps)?;
+        let batch = self.batches.next().transpose()?;
+        Ok(batch.map(|batch| (batch, stats)))
+    }
+
+    /// Makes the next step; `None` after the last.
+    pub fn next(&mut self, session: &mut Session) -> Result<Option<Done>> {
+        let Some((batch, mut stats)) = self.batch(session)? else { return Ok(None) };
+        self.done += 1;
+        let lr = self.rate.at(self.done);
+        let images = if self.done <= self.own.0 { self.own.1 } else { session.ranks.batch };
+        let targets = batch.targets();
+        stats.extend(session.learner.method.step(
+            &session.learner.dev,
+            batch.pixels(),
+            targets.view(),
+            &self.task,
+            lr,
+        )?);
+        if self.done == self.total {
+            stats.extend(session.learner.method.settle(&session.learner.dev)?);
+        }
+        Ok(Some(Done { stats, images }))
+    }
+}
