@@ -7,7 +7,7 @@
 
 pub use super::enums::*;
 
-use super::keys::{Field, Key, Kind};
+use super::kinds::{Field, Key, KeyKind};
 use serde::{Deserialize, Serialize};
 
 /// Defines a table of the configuration: the struct, its defaults and its list of keys from one text.
@@ -28,7 +28,7 @@ macro_rules! table {
         impl Default for $name {
             fn default() -> $name { $name { $($field: $default),+ } }
         }
-        impl Field for $name { const KIND: Kind = Kind::Table(Self::KEYS); }
+        impl Field for $name { const KIND: KeyKind = KeyKind::Table(Self::KEYS); }
     };
 }
 
@@ -130,7 +130,7 @@ Continual {
     scenario: Scenario = Scenario::Class,
     /// Number of tasks, learned one after the other; of a stream: parts, after which the network is tested.
     num_tasks: usize = 10,
-    /// Classes of every task; only scenario `class` reads it.
+    /// Classes of every task in scenario `class`; in the other scenarios the data or the schedule decides.
     num_classes_per_task: usize = 10,
     /// Width of a class in time in the Gaussian scenarios, in tasks.
     gaussian_sigma: f64 = 50.0,

@@ -607,9 +607,11 @@ impl Run {
         let scores = scores?;
         if let Some(bad) = scores.iter().position(|s| !s.loss.is_finite()) {
             return Err(Error::failed(format!(
-                "after task {} the loss on the test images of task {bad} is {}: the last steps diverged; a smaller \
+                "after task {} the loss on the test images of task {} is {}: the last steps diverged; a smaller \
                  optim.learning_rate may help; the last checkpoint is intact",
-                task.index, scores[bad].loss
+                task.index + 1,
+                bad + 1,
+                scores[bad].loss
             )));
         }
         self.at.eval_seconds += clock.elapsed().as_secs_f64();
