@@ -15,6 +15,7 @@ pub struct Eval {
     /// A work directory that `train` wrote.
     #[arg(long, value_name = "DIR", default_value = "runs/default")]
     workdir: PathBuf,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
     /// Images per batch; the results do not depend on it.

@@ -14,6 +14,7 @@ pub struct LeakCheck {
     /// A work directory that `train` wrote.
     #[arg(long, value_name = "DIR", default_value = "runs/default")]
     workdir: PathBuf,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
     /// Images per vote; otherwise as the run was configured.

@@ -3,13 +3,16 @@
 
 mod devices;
 mod eval;
+mod examples;
 mod inspect;
 mod leakcheck;
 mod predict;
 mod pretrain;
 mod report;
+mod shell;
 mod train;
 
+use crate::config::LoadedConfig;
 use crate::device::{Choice, Device};
 use crate::error::Result;
 use clap::{Args, Parser, Subcommand};
@@ -17,7 +20,7 @@ use std::path::PathBuf;
 
 /// Learning to Prompt for continual learning.
 #[derive(Debug, Parser)]
-#[command(name = "l2p-engine", version, about, max_term_width = 100)]
+#[command(name = "l2p-engine", version, about, max_term_width = 100, after_help = examples::MAIN)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -26,22 +29,35 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Learn a sequence of tasks; without flags, Split-MNIST on the bundled backbone.
+    #[command(after_help = examples::TRAIN)]
     Train(train::Train),
     /// Evaluate what a run has learned.
+    #[command(after_help = examples::EVAL)]
     Eval(eval::Eval),
     /// Show what the composition of test batches does to the accuracy.
-    #[command(name = "leakcheck")]
+    #[command(name = "leakcheck", after_help = examples::LEAKCHECK)]
     LeakCheck(leakcheck::LeakCheck),
     /// Name the class of image files.
+    #[command(after_help = examples::PREDICT)]
     Predict(predict::Predict),
     /// Show what a checkpoint, a weight file or a work directory holds.
+    #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Inspect),
-    /// Write finished runs into one page: accuracies, forgetting, prompts, comparisons.
+    /// Compare runs: one page of accuracies, forgetting and prompts, or their numbers as CSV, JSON or LaTeX.
+    #[command(after_help = examples::REPORT)]
     Report(report::Report),
-    /// Say what this program and this machine can compute on.
+    /// List the devices that this program and this machine can compute on.
+    #[command(after_help = examples::DEVICES)]
     Devices(devices::Devices),
     /// Train a backbone from scratch.
+    #[command(after_help = examples::PRETRAIN)]
     Pretrain(pretrain::Pretrain),
+    /// Print a script that completes commands and options in a shell.
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(shell::Completions),
+    /// Print the manual page, or write a page per command into a folder.
+    #[command(after_help = examples::MAN)]
+    Man(shell::Man),
 }
 
 /// Where the configuration comes from; later flags win.
@@ -65,9 +81,9 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    fn load(&self) -> Result<crate::config::load::Loaded> {
+    fn load(&self) -> Result<LoadedConfig> {
         let (checkpoint, data) = (self.init_checkpoint.as_deref(), self.data_dir.as_deref());
-        crate::config::load::load_with_notes(self.config.as_deref(), &self.set, self.seed, checkpoint, data)
+        crate::config::load_with_notes(self.config.as_deref(), &self.set, self.seed, checkpoint, data)
     }
 }
 
@@ -76,7 +92,7 @@ pub fn main() -> i32 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            // Help and version are no errors; clap knows where each belongs.
+            // Help and version are not errors and go to standard output.
             let code = if e.use_stderr() { 2 } else { 0 };
             let _ = e.print();
             return code;
@@ -91,6 +107,8 @@ pub fn main() -> i32 {
         Command::Devices(args) => args.run(),
         Command::Report(args) => args.run(),
         Command::Pretrain(args) => args.run(),
+        Command::Completions(args) => args.run(),
+        Command::Man(args) => args.run(),
     };
     match done {
         Ok(()) => 0,
@@ -101,10 +119,10 @@ pub fn main() -> i32 {
     }
 }
 
-/// Whether the words after the program's name are a command that it knows. For documents.
+/// Checks that the words after the program's name parse as a command; the tests of the documents use it.
 ///
 /// # Errors
-/// What is wrong, in clap's words.
+/// The message of the parser.
 pub fn check_command_line(args: &[&str]) -> std::result::Result<(), String> {
     let words = std::iter::once("l2p-engine").chain(args.iter().copied());
     Cli::try_parse_from(words).map(|_| ()).map_err(|e| e.to_string())

@@ -19,6 +19,7 @@ pub struct Predict {
     /// A work directory that `train` wrote.
     #[arg(long, value_name = "DIR", default_value = "runs/default")]
     workdir: PathBuf,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
     /// Print one JSON object per image.

@@ -23,6 +23,7 @@ pub struct Pretrain {
     /// Go on with the training in the work directory.
     #[arg(long)]
     resume: bool,
+    /// Print the final line only.
     #[arg(long)]
     quiet: bool,
 }

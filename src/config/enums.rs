@@ -1,6 +1,6 @@
 //! The words a configuration value can be: one enum per key that takes a word.
 
-use super::keys::{Field, Kind};
+use super::kinds::{Field, KeyKind};
 use serde::{Deserialize, Serialize};
 
 /// Defines an enum whose values are written in lower case in TOML.
@@ -20,7 +20,7 @@ macro_rules! words {
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result { f.write_str(self.word()) }
         }
-        impl Field for $name { const KIND: Kind = Kind::Word(Self::WORDS); }
+        impl Field for $name { const KIND: KeyKind = KeyKind::Word(Self::WORDS); }
     };
 }
 

@@ -1,88 +1,36 @@
-//! What is known about each key: its name, comment and kind, and which key somebody meant who wrote
-//! another.
+//! Every key by its dotted path, the names that keys had in earlier versions, and a suggestion for a key
+//! that does not exist.
 
+use super::kinds::{Key, KeyKind, quoted};
 use super::schema::Config;
-
-/// What a value has to be.
-#[derive(Debug, Clone, Copy)]
-pub enum Kind {
-    Bool,
-    /// A whole number from 0.
-    Size,
-    /// A whole number from 0 to 2^63 - 1, the largest that TOML has.
-    Seed,
-    Number,
-    Text,
-    /// One of these words.
-    Word(&'static [&'static str]),
-    Texts,
-    Sizes,
-    Table(&'static [Key]),
-}
-
-impl Kind {
-    /// What an error message says was wanted.
-    pub fn wanted(self) -> String {
-        match self {
-            Kind::Bool => "true or false".into(),
-            Kind::Size => "a whole number, 0 or more".into(),
-            Kind::Seed => format!("a whole number from 0 to {}", i64::MAX),
-            Kind::Number => "a finite number".into(),
-            Kind::Text => "text in quotes".into(),
-            Kind::Word(words) => format!("one of {}", quoted(words)),
-            Kind::Texts => "a list of texts such as [\"encoder\", \"cls\"]".into(),
-            Kind::Sizes => "a list of whole numbers such as [0, 1]".into(),
-            Kind::Table(_) => "a table".into(),
-        }
-    }
-}
-
-/// One key of a table.
-#[derive(Debug, Clone, Copy)]
-pub struct Key {
-    pub name: &'static str,
-    /// The lines of its comment, each with its leading space.
-    pub doc: &'static [&'static str],
-    pub kind: Kind,
-}
-
-/// Types that can be the value of a key.
-pub trait Field {
-    const KIND: Kind;
-}
-
-macro_rules! fields {
-    ($($ty:ty => $kind:ident),+ $(,)?) => { $(impl Field for $ty { const KIND: Kind = Kind::$kind; })+ };
-}
-fields!(bool => Bool, usize => Size, u64 => Seed, f64 => Number, String => Text,
-        Vec<String> => Texts, Vec<usize> => Sizes);
 
 /// Every key that takes a value, by its full dotted path, in the order of the file.
 pub fn paths() -> Vec<(String, &'static Key)> {
     let mut all = Vec::new();
     for key in Config::KEYS {
         match key.kind {
-            Kind::Table(keys) => all.extend(keys.iter().map(|k| (format!("{}.{}", key.name, k.name), k))),
+            KeyKind::Table(keys) => all.extend(keys.iter().map(|k| (format!("{}.{}", key.name, k.name), k))),
             _ => all.push((key.name.to_string(), key)),
         }
     }
     all
 }
 
-/// Keys that had another name once: the old name, and the one of today.
+/// Tables and keys that had another name in an earlier version: the old name, and the one of today.
+/// Old names are read with a note for one version.
 const RENAMED: [(&str, &str); 3] = [
     ("floors.pool_of_one", "baselines.single_prompt"),
     ("baselines.pool_of_one", "baselines.single_prompt"),
     ("floors", "baselines"),
 ];
 
-/// Today's name of a key that may be written with the name of an earlier version.
-pub fn current(path: &str) -> String {
-    let renamed = RENAMED.iter().find_map(|(old, new)| {
+/// Today's name of a table or key that may be written with the name of an earlier version; `None`: it is
+/// written with today's name.
+pub fn renamed(path: &str) -> Option<String> {
+    RENAMED.iter().find_map(|(old, new)| {
         let rest = path.strip_prefix(old)?;
         (rest.is_empty() || rest.starts_with('.')).then(|| format!("{new}{rest}"))
-    });
-    renamed.unwrap_or_else(|| path.to_string())
+    })
 }
 
 /// The key or table at a dotted path.
@@ -92,7 +40,7 @@ pub fn find(path: &str) -> Option<&'static Key> {
     for part in path.split('.') {
         found = keys.iter().find(|k| k.name == part);
         keys = match found?.kind {
-            Kind::Table(keys) => keys,
+            KeyKind::Table(keys) => keys,
             _ => &[],
         };
     }
@@ -156,7 +104,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
 pub fn hint(path: &str) -> String {
     let path = start(path);
     let (table, last) = path.rsplit_once('.').unwrap_or(("", path));
-    if let Some(Key { kind: Kind::Table(_), .. }) = find(path) {
+    if let Some(Key { kind: KeyKind::Table(_), .. }) = find(path) {
         return format!("`{path}` is a table: give its keys one by one");
     }
     let all = paths();
@@ -179,7 +127,7 @@ pub fn hint(path: &str) -> String {
     match nearest {
         Some((distance, p)) if distance <= 2.max(last.chars().count() / 3) => format!("did you mean `{p}`?"),
         _ => match find(table) {
-            Some(Key { kind: Kind::Table(keys), .. }) => {
+            Some(Key { kind: KeyKind::Table(keys), .. }) => {
                 let names: Vec<&str> = keys.iter().map(|k| k.name).collect();
                 format!("`{table}` has {}", quoted(&names))
             }
@@ -205,8 +153,4 @@ fn start(text: &str) -> &str {
 
 fn or(names: &[&str]) -> String {
     names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or ")
-}
-
-fn quoted(names: &[&str]) -> String {
-    names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
 }

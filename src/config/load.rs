@@ -1,7 +1,8 @@
 //! TOML text and `--set` to a [`Config`]: each key is looked up, each value checked against its kind,
 //! and everything that is wrong is reported at once.
 
-use super::keys::{self, Kind};
+use super::keys;
+use super::kinds::KeyKind;
 use super::schema::Config;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -18,9 +19,9 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// At most so many complaints are listed.
 const MAX_COMPLAINTS: usize = 10;
 
-/// A checked configuration and what was adjusted or is worth knowing about it, as sentences.
+/// A checked configuration, and a sentence for each adjusted value, old name or likely mistake.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct LoadedConfig {
     pub config: Config,
     pub notes: Vec<String>,
 }
@@ -41,20 +42,21 @@ pub fn load(
     load_with_notes(config_path, sets, seed, init_checkpoint, data_dir).map(|loaded| loaded.config)
 }
 
-/// [`load`], with the notes of [`Config::resolve`].
+/// [`load`], with a note for each key in the name of an earlier version and those of [`Config::resolve`].
 pub fn load_with_notes(
     config_path: Option<&Path>,
     sets: &[String],
     seed: Option<u64>,
     init_checkpoint: Option<&str>,
     data_dir: Option<&str>,
-) -> Result<Loaded> {
+) -> Result<LoadedConfig> {
+    let mut notes = Vec::new();
     let mut config = match config_path {
-        Some(path) => Config::from_toml(&read(path)?, &path.display().to_string())?,
-        None => Config::from_toml(DEFAULT_TOML, DEFAULT_ORIGIN)?,
+        Some(path) => parse(&read(path)?, &path.display().to_string(), &mut notes)?,
+        None => parse(DEFAULT_TOML, DEFAULT_ORIGIN, &mut notes)?,
     };
     for set in sets {
-        config.set(set)?;
+        assign(&mut config, set, &mut notes)?;
     }
     if let Some(seed) = seed {
         config.seed = seed;
@@ -65,9 +67,9 @@ pub fn load_with_notes(
     if let Some(dir) = data_dir {
         config.data.dir = dir.to_string();
     }
-    let notes = config.resolve();
+    notes.extend(config.resolve());
     config.check()?;
-    Ok(Loaded { config, notes })
+    Ok(LoadedConfig { config, notes })
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -96,14 +98,7 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] with one line per complaint: `origin`, line, full key, wanted, found.
     pub fn from_toml(text: &str, origin: &str) -> Result<Config> {
-        let document = DeTable::parse(text).map_err(|e| {
-            let line = e.span().map_or(1, |s| line_of(text, s.start));
-            Error::config(format!("{origin}, line {line}: this is not TOML: {}", e.message().trim()))
-        })?;
-        let mut builder =
-            Builder { text, origin, values: as_map(&Config::default()), complaints: Vec::new() };
-        builder.table(document.get_ref(), "");
-        builder.finish()
+        parse(text, origin, &mut Vec::new())
     }
 
     /// Applies one `--set KEY=VALUE`. The value is TOML; words and paths may go without quotes.
@@ -111,40 +106,58 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] as for a file; `self` is then unchanged.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
-        let origin = "--set";
-        let Some((path, value)) = assignment.split_once('=') else {
-            return Err(Error::config(format!(
-                "{origin} wants KEY=VALUE such as `prompt_pool.length=5`, found `{}`",
-                short(assignment)
-            )));
-        };
-        let (path, value) = (&*keys::current(path.trim()), value.trim());
-        let Some(key) = keys::find(path) else {
-            return Err(Error::config(format!(
-                "{origin}: unknown key `{}`; {}",
-                short(path),
-                keys::hint(path)
-            )));
-        };
-        let quoted = value.starts_with(['"', '\'']);
-        let found = match key.kind {
-            Kind::Table(_) => Err(keys::hint(path)),
-            // A word or a path: as it stands, whatever TOML would make of it.
-            Kind::Text | Kind::Word(_) if !quoted => convert(key.kind, &DeValue::String(value.into())),
-            kind => match DeValue::parse(value) {
-                Ok(parsed) => convert(kind, parsed.get_ref()),
-                Err(_) => match DeValue::parse(&quote_items(value)) {
-                    Ok(parsed) if matches!(kind, Kind::Texts) => convert(kind, parsed.get_ref()),
-                    _ => Err(format!("must be {}, found `{}`", kind.wanted(), short(value))),
-                },
-            },
-        };
-        let found = found.map_err(|what| Error::config(format!("{origin}: `{path}` {what}")))?;
-        let mut values = as_map(self);
-        insert(&mut values, path, found);
-        *self = from_map(values).map_err(|e| Error::config(format!("{origin}: {e}")))?;
-        Ok(())
+        assign(self, assignment, &mut Vec::new())
     }
+}
+
+/// [`Config::from_toml`]; `notes` gets a sentence for each name of an earlier version.
+fn parse(text: &str, origin: &str, notes: &mut Vec<String>) -> Result<Config> {
+    let document = DeTable::parse(text).map_err(|e| {
+        let line = e.span().map_or(1, |s| line_of(text, s.start));
+        Error::config(format!("{origin}, line {line}: this is not TOML: {}", e.message().trim()))
+    })?;
+    let mut builder =
+        Builder { text, origin, values: as_map(&Config::default()), complaints: Vec::new(), notes };
+    builder.table(document.get_ref(), "");
+    builder.finish()
+}
+
+/// [`Config::set`]; `notes` gets a sentence where the key is written with the name of an earlier version.
+fn assign(config: &mut Config, assignment: &str, notes: &mut Vec<String>) -> Result<()> {
+    let origin = "--set";
+    let Some((path, value)) = assignment.split_once('=') else {
+        return Err(Error::config(format!(
+            "{origin} wants KEY=VALUE such as `prompt_pool.length=5`, found `{}`",
+            short(assignment)
+        )));
+    };
+    let (written, value) = (path.trim(), value.trim());
+    let renamed = keys::renamed(written);
+    let path = renamed.as_deref().unwrap_or(written);
+    let Some(key) = keys::find(path) else {
+        return Err(Error::config(format!("{origin}: unknown key `{}`; {}", short(path), keys::hint(path))));
+    };
+    let quoted = value.starts_with(['"', '\'']);
+    let found = match key.kind {
+        KeyKind::Table(_) => Err(keys::hint(path)),
+        // A word or a path: as it stands, whatever TOML would make of it.
+        KeyKind::Text | KeyKind::Word(_) if !quoted => convert(key.kind, &DeValue::String(value.into())),
+        kind => match DeValue::parse(value) {
+            Ok(parsed) => convert(kind, parsed.get_ref()),
+            Err(_) => match DeValue::parse(&quote_items(value)) {
+                Ok(parsed) if matches!(kind, KeyKind::Texts) => convert(kind, parsed.get_ref()),
+                _ => Err(format!("must be {}, found `{}`", kind.wanted(), short(value))),
+            },
+        },
+    };
+    let found = found.map_err(|what| Error::config(format!("{origin}: `{path}` {what}")))?;
+    if renamed.is_some() {
+        notes.push(format!("{origin}: `{written}` is now `{path}`"));
+    }
+    let mut values = as_map(config);
+    insert(&mut values, path, found);
+    *config = from_map(values).map_err(|e| Error::config(format!("{origin}: {e}")))?;
+    Ok(())
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -162,6 +175,7 @@ struct Builder<'a> {
     origin: &'a str,
     values: Map<String, Value>,
     complaints: Vec<Complaint>,
+    notes: &'a mut Vec<String>,
 }
 
 impl Builder<'_> {
@@ -172,14 +186,31 @@ impl Builder<'_> {
                 "" => name.get_ref().to_string(),
                 _ => format!("{prefix}.{}", name.get_ref()),
             };
-            let path = keys::current(&path);
             // A quoted name with a dot in it is not the path it reads like.
             if name.get_ref().contains('.') {
                 let what = format!("unknown key `\"{}\"`; write it without quotes", short(name.get_ref()));
                 self.complain(at, what);
                 continue;
             }
-            self.value(&path, at, value);
+            let Some(today) = keys::renamed(&path) else {
+                self.value(&path, at, value);
+                continue;
+            };
+            let shown = |path: &str| match keys::find(&today).map(|key| key.kind) {
+                Some(KeyKind::Table(_)) => format!("`[{path}]`"),
+                _ => format!("`{path}`"),
+            };
+            let (old, new) = (shown(&path), shown(&today));
+            let name = today.rsplit('.').next().unwrap_or_default();
+            if table.iter().any(|(other, _)| other.get_ref() == name) {
+                self.complain(
+                    at,
+                    format!("{old} is the earlier name of {new}, which is here as well; leave it out"),
+                );
+                continue;
+            }
+            self.notes.push(format!("{}, line {}: {old} is now {new}", self.origin, line_of(self.text, at)));
+            self.value(&today, at, value);
         }
     }
 
@@ -192,8 +223,8 @@ impl Builder<'_> {
                 let what = format!("unknown key `{}`", short(path));
                 self.complaints.push(Complaint { at, what, unknown: Some(path.to_string()) });
             }
-            (Some(Kind::Table(_)), DeValue::Table(inner)) => self.table(inner, path),
-            (Some(Kind::Table(_)), other) => {
+            (Some(KeyKind::Table(_)), DeValue::Table(inner)) => self.table(inner, path),
+            (Some(KeyKind::Table(_)), other) => {
                 let what = format!(
                     "`{path}` must be a table, found {}: write `[{path}]` and its keys below",
                     describe(other)
@@ -233,37 +264,37 @@ impl Builder<'_> {
 }
 
 /// The value of a key of `kind`, or what was wanted and found.
-fn convert(kind: Kind, found: &DeValue) -> std::result::Result<Value, String> {
+fn convert(kind: KeyKind, found: &DeValue) -> std::result::Result<Value, String> {
     let wrong = || format!("must be {}, found {}", kind.wanted(), describe(found));
     match (kind, found) {
-        (Kind::Bool, DeValue::Boolean(b)) => Ok(json!(b)),
-        (Kind::Size | Kind::Seed, DeValue::Integer(i)) => {
+        (KeyKind::Bool, DeValue::Boolean(b)) => Ok(json!(b)),
+        (KeyKind::Size | KeyKind::Seed, DeValue::Integer(i)) => {
             let number = i64::from_str_radix(i.as_str(), i.radix()).map_err(|_| wrong())?;
             u64::try_from(number).map(|n| json!(n)).map_err(|_| wrong())
         }
-        (Kind::Number, DeValue::Integer(i)) => {
+        (KeyKind::Number, DeValue::Integer(i)) => {
             let number = i64::from_str_radix(i.as_str(), i.radix()).map_err(|_| wrong())?;
             Ok(json!(number as f64))
         }
-        (Kind::Number, DeValue::Float(f)) => {
+        (KeyKind::Number, DeValue::Float(f)) => {
             let number: f64 = f.as_str().parse().map_err(|_| wrong())?;
             if number.is_finite() { Ok(json!(number)) } else { Err(wrong()) }
         }
-        (Kind::Text, DeValue::String(s)) => Ok(json!(s)),
-        (Kind::Word(words), DeValue::String(s)) => {
+        (KeyKind::Text, DeValue::String(s)) => Ok(json!(s)),
+        (KeyKind::Word(words), DeValue::String(s)) => {
             if words.contains(&s.as_ref()) {
                 return Ok(json!(s));
             }
             let near = keys::nearest_word(s, words);
             Err(format!("{}{}", wrong(), near.map_or(String::new(), |w| format!("; did you mean `{w}`?"))))
         }
-        (Kind::Texts, DeValue::Array(items)) => list(items, Kind::Text).ok_or_else(wrong),
-        (Kind::Sizes, DeValue::Array(items)) => list(items, Kind::Size).ok_or_else(wrong),
+        (KeyKind::Texts, DeValue::Array(items)) => list(items, KeyKind::Text).ok_or_else(wrong),
+        (KeyKind::Sizes, DeValue::Array(items)) => list(items, KeyKind::Size).ok_or_else(wrong),
         _ => Err(wrong()),
     }
 }
 
-fn list(items: &[Spanned<DeValue>], kind: Kind) -> Option<Value> {
+fn list(items: &[Spanned<DeValue>], kind: KeyKind) -> Option<Value> {
     items.iter().map(|item| convert(kind, item.get_ref()).ok()).collect::<Option<Vec<_>>>().map(Value::Array)
 }
 

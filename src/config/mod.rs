@@ -1,16 +1,20 @@
 //! Configuration: TOML text to a checked [`Config`].
 //!
-//! [`schema`] says which keys exist, [`load()`] reads layers (file, `--set`, options) on top of the
-//! defaults, [`Config::resolve`] sets what the method implies, [`Config::check`] refuses what cannot
-//! work, [`Config::to_toml`] writes everything back.
+//! [`schema`] defines the tables and keys, [`load()`] reads the file, `--set` and options on top of the
+//! defaults, [`Config::resolve`] sets the keys that follow from the method, [`Config::check`] refuses
+//! values that cannot work, [`Config::to_toml`] writes every key back.
 
 mod check;
+mod check_data;
+mod complaints;
 mod enums;
 pub mod keys;
+pub mod kinds;
 pub mod load;
 pub mod published;
+mod resolve;
 pub mod schema;
 mod write;
 
-pub use load::{Loaded, load, load_with_notes};
+pub use load::{LoadedConfig, load, load_with_notes};
 pub use schema::Config;

@@ -7,7 +7,7 @@
 
 pub use super::enums::*;
 
-use super::keys::{Field, Key, Kind};
+use super::kinds::{Field, Key, KeyKind};
 use serde::{Deserialize, Serialize};
 
 /// Defines a table of the configuration: the struct, its defaults and its list of keys from one text.
@@ -28,7 +28,7 @@ macro_rules! table {
         impl Default for $name {
             fn default() -> $name { $name { $($field: $default),+ } }
         }
-        impl Field for $name { const KIND: Kind = Kind::Table(Self::KEYS); }
+        impl Field for $name { const KIND: KeyKind = KeyKind::Table(Self::KEYS); }
     };
 }
 

@@ -1,6 +1,7 @@
 //! A [`Config`] back to TOML, its hash, and the difference of two.
 
-use super::keys::{self, Key, Kind};
+use super::keys;
+use super::kinds::{Key, KeyKind};
 use super::load::as_map;
 use super::schema::Config;
 use serde_json::{Map, Value};
@@ -47,10 +48,11 @@ impl Config {
     fn write(&self, comments: bool) -> String {
         let values = as_map(self);
         let mut out = String::new();
-        let scalars: Vec<&Key> = Config::KEYS.iter().filter(|k| !matches!(k.kind, Kind::Table(_))).collect();
+        let scalars: Vec<&Key> =
+            Config::KEYS.iter().filter(|k| !matches!(k.kind, KeyKind::Table(_))).collect();
         write_keys(&mut out, scalars.into_iter(), &values, comments);
         for key in Config::KEYS {
-            let (Kind::Table(keys), Some(Value::Object(inner))) = (key.kind, values.get(key.name)) else {
+            let (KeyKind::Table(keys), Some(Value::Object(inner))) = (key.kind, values.get(key.name)) else {
                 continue;
             };
             out.push('\n');
@@ -85,7 +87,7 @@ fn write_comment(out: &mut String, key: &Key) {
     for line in key.doc {
         let _ = writeln!(out, "#{line}");
     }
-    if let Kind::Word(words) = key.kind {
+    if let KeyKind::Word(words) = key.kind {
         let _ = writeln!(out, "# One of: {}.", words.join(", "));
     }
 }

@@ -113,8 +113,9 @@ pub fn label_sets(classes: usize, tasks: usize, sigma: f64, seed: u64) -> Result
         .map(|t| {
             draw(t).ok_or_else(|| {
                 Error::config(format!(
-                    "continual.gaussian_sigma = {sigma} is so narrow that task {t} of {tasks} has no class in \
+                    "continual.gaussian_sigma = {sigma} is so narrow that task {} of {tasks} has no class in \
                      {DRAWS_MAX} draws; the peaks of {classes} classes are {} tasks apart",
+                    t + 1,
                     tasks as f64 / classes as f64
                 ))
             })
@@ -135,7 +136,8 @@ fn gaussian(data: &DataSet, continual: &Continual, seed: u64, numbering: &Number
             .collect();
         if train.is_empty() {
             return Err(Error::config(format!(
-                "no class of task {index} of {} has training images",
+                "no class of task {} of {} has training images",
+                index + 1,
                 data.name
             )));
         }

@@ -198,9 +198,11 @@ impl Gradient {
             return Ok(());
         }
         Err(crate::error::Error::failed(format!(
-            "the loss of task {task} is {} with gradient norm {}; a smaller optim.learning_rate (now {lr}) or \
+            "the loss of task {} is {} with gradient norm {}; a smaller optim.learning_rate (now {lr}) or \
              other data may help; the last checkpoint is intact",
-            stats.loss, stats.grad_norm
+            task + 1,
+            stats.loss,
+            stats.grad_norm
         )))
     }
 }

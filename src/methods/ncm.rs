@@ -1,6 +1,6 @@
 //! Nearest class mean: each class is the mean of its frozen features, an image belongs to the class
 //! whose mean has the largest cosine to its own. Source: Mensink et al. 2013, "Distance-based image
-//! classification"; as a floor for prompt methods: Janson et al. 2022, arXiv:2210.04428.
+//! classification"; as a baseline for prompt methods: Janson et al. 2022, arXiv:2210.04428.
 
 use super::{Method, Ranks, Tensors, take};
 use crate::device::Device;

@@ -1,4 +1,5 @@
-//! `log.jsonl`: one JSON object per line with `event` and `step`.
+//! `log.jsonl`: one JSON object per line with `event` and `step`. It is read by programs: `task` counts
+//! from 0, as the arrays of `results.json` do, while everything printed for people counts from 1.
 
 use super::atomic;
 use crate::error::{Error, Result};

@@ -2,10 +2,14 @@
 
 use super::atomic;
 use super::metrics::Metrics;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::path::Path;
+
+/// What `baselines` was called in `results.json` of earlier versions.
+const EARLIER_NAME: &str = "floors";
+const WHAT: &str = "a results.json";
 
 /// Everything that a run found. Accuracies are fractions; what is not finite is `null` in the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
@@ -30,7 +34,6 @@ pub struct Results {
     pub per_image: Score,
     /// The test images of a vote group select together, as the official evaluation does.
     pub per_batch: Score,
-    #[serde(alias = "floors")]
     pub baselines: Baselines,
     pub images_per_second: Speed,
     /// Wall time of the run so far, resumed parts included.
@@ -42,7 +45,8 @@ pub struct Results {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default)]
 pub struct Score {
-    /// Row: after task t; column: task i <= t. One column: a test set that all tasks share.
+    /// Row: after task t; column: task i <= t, both in the order of training. One column: a test set that all
+    /// tasks share.
     #[serde(with = "nullable_matrix")]
     pub accuracy_matrix: Vec<Vec<f64>>,
     /// The metrics after the last row.
@@ -72,7 +76,7 @@ impl Score {
     }
 }
 
-/// What needs no prompts, from the same features in the same run. `None`: not computed.
+/// The baselines of a run, from the same data in the same run. `None`: not computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default)]
 pub struct Baselines {
@@ -108,22 +112,34 @@ pub struct Speed {
 }
 
 impl Results {
-    /// Replaces `path` with these results.
+    /// Replaces `path` with these results. The object `baselines` is written a second time under the name
+    /// that it had in earlier versions, `floors`; the next version drops it.
     ///
     /// # Errors
     /// [`Error::File`] if it cannot be written; the old file is then untouched.
     pub fn write(&self, path: &Path) -> Result<()> {
-        atomic::write_json(path, self)
+        let mut value = serde_json::to_value(self).map_err(|e| Error::file(path, e))?;
+        value[EARLIER_NAME] = value["baselines"].clone();
+        atomic::write_json(path, &value)
     }
 
+    /// Reads the baselines from `baselines`, or from `floors` in a file of an earlier version.
+    ///
     /// # Errors
     /// [`Error::File`] if the file cannot be read or is not a `results.json`.
     pub fn read(path: &Path) -> Result<Results> {
-        atomic::read_json(path, "a results.json")
+        let mut value: serde_json::Value = atomic::read_json(path, WHAT)?;
+        if let Some(object) = value.as_object_mut()
+            && let Some(baselines) = object.remove(EARLIER_NAME)
+        {
+            object.entry("baselines").or_insert(baselines);
+        }
+        serde_json::from_value(value)
+            .map_err(|e| Error::file(path, format!("is not {WHAT} of this engine: {e}")))
     }
 
-    /// Replaces `path` with both accuracy matrices as CSV: `selection,after_task,task_0,…`, one row
-    /// per selection and task; tasks not yet learned are empty.
+    /// Replaces `path` with both accuracy matrices as CSV: `selection,after_task,task_1,…`, one row
+    /// per selection and task, tasks numbered from 1; tasks not yet learned are empty.
     ///
     /// # Errors
     /// [`Error::File`] if it cannot be written.
@@ -135,13 +151,13 @@ impl Results {
         let widest = |score: &Score| score.accuracy_matrix.iter().map(Vec::len).max().unwrap_or(0);
         let tasks = self.num_tasks.max(widest(&self.per_image)).max(widest(&self.per_batch));
         let mut out = String::from("selection,after_task");
-        for task in 0..tasks {
+        for task in 1..=tasks {
             let _ = write!(out, ",task_{task}");
         }
         out.push('\n');
         for (selection, score) in [("per_image", &self.per_image), ("per_batch", &self.per_batch)] {
             for (after, row) in score.accuracy_matrix.iter().enumerate() {
-                let _ = write!(out, "{selection},{after}");
+                let _ = write!(out, "{selection},{}", after + 1);
                 for task in 0..tasks {
                     out.push(',');
                     if let Some(value) = row.get(task).filter(|v| v.is_finite()) {

@@ -45,8 +45,8 @@ fn percent_or_dash(fraction: Option<f64>) -> String {
     fraction.map_or("-".into(), percent)
 }
 
-/// The accuracy matrices of both selections in percent, row after task t, column task, each with its
-/// average and forgetting; side by side if they fit.
+/// The accuracy matrices of both selections in percent: rows after task t, columns task i, numbered from 1,
+/// each row with its average and forgetting; side by side if they fit.
 pub fn accuracy(per_image: &Score, per_batch: Option<&Score>, style: Style) -> String {
     let left = matrix("each image selects", per_image, style);
     match per_batch {
@@ -58,11 +58,11 @@ pub fn accuracy(per_image: &Score, per_batch: Option<&Score>, style: Style) -> S
 fn matrix(title: &str, score: &Score, style: Style) -> String {
     let tasks = score.accuracy_matrix.iter().map(Vec::len).max().unwrap_or(0);
     let mut header = vec!["after task".to_string()];
-    header.extend((0..tasks).map(|t| t.to_string()));
+    header.extend((1..=tasks).map(|t| t.to_string()));
     header.extend(["avg".to_string(), "forgetting".to_string()]);
     let rows = score.accuracy_matrix.iter().enumerate().map(|(t, row)| {
         let metrics = score.after_each_task.get(t);
-        let mut cells = vec![t.to_string()];
+        let mut cells = vec![(t + 1).to_string()];
         cells.extend((0..tasks).map(|i| row.get(i).map_or(String::new(), |a| percent(*a))));
         cells.push(metrics.map_or("-".into(), |m| percent(m.avg_acc)));
         cells.push(percent_or_dash(metrics.and_then(|m| m.forgetting)));

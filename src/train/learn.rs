@@ -203,9 +203,11 @@ impl Learning {
         let scores = self.scores(task, cache, true)?;
         if let Some(bad) = scores.iter().position(|s| !s.loss.is_finite()) {
             return Err(Error::failed(format!(
-                "after task {} the loss on the test images of task {bad} is {}: the last steps diverged; a smaller \
+                "after task {} the loss on the test images of task {} is {}: the last steps diverged; a smaller \
                  optim.learning_rate may help; the last checkpoint is intact",
-                task.index, scores[bad].loss
+                task.index + 1,
+                bad + 1,
+                scores[bad].loss
             )));
         }
         // Learned all at once: after any number of tasks the same network answers.

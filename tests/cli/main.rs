@@ -187,8 +187,8 @@ fn a_run_leaves_what_is_promised_and_eval_agrees_for_any_batch() {
         }
         assert_eq!(results[selection]["accuracy_matrix"].as_array().expect("rows").len(), 5);
     }
-    for floor in ["ncm", "linear_probe", "naive_head", "single_prompt"] {
-        assert!(results["baselines"][floor]["avg_acc"].is_number(), "no floor `{floor}`");
+    for baseline in ["ncm", "linear_probe", "naive_head", "single_prompt"] {
+        assert!(results["baselines"][baseline]["avg_acc"].is_number(), "no baseline `{baseline}`");
     }
     for file in ["config.toml", "accuracy_matrix.csv", "log.jsonl"] {
         assert!(workdir.join(file).is_file(), "no {file}");

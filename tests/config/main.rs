@@ -1,6 +1,7 @@
 //! The configuration: what is read, refused, hinted at, written back.
 
-use l2p_engine::config::keys::{self, Kind};
+use l2p_engine::config::keys;
+use l2p_engine::config::kinds::KeyKind;
 use l2p_engine::config::schema::Scenario;
 use l2p_engine::config::{Config, load, load_with_notes};
 use l2p_engine::data;
@@ -17,16 +18,16 @@ fn set_error(assignment: &str) -> String {
 }
 
 /// Another valid-looking TOML value for a key, different from `now`.
-fn other_value(kind: Kind, now: &str) -> String {
+fn other_value(kind: KeyKind, now: &str) -> String {
     match kind {
-        Kind::Bool => if now == "true" { "false" } else { "true" }.into(),
-        Kind::Size | Kind::Seed => (now.parse::<u64>().unwrap() + 1).to_string(),
-        Kind::Number => format!("{:?}", now.parse::<f64>().unwrap() + 0.25),
-        Kind::Text => "\"another \\\"text\\\" \\\\ \\u0007 ü\"".into(),
-        Kind::Word(words) => format!("{:?}", words.iter().find(|w| format!("{w:?}") != now).unwrap()),
-        Kind::Texts => "[\"x\", \"y\"]".into(),
-        Kind::Sizes => "[3, 5]".into(),
-        Kind::Table(_) => unreachable!(),
+        KeyKind::Bool => if now == "true" { "false" } else { "true" }.into(),
+        KeyKind::Size | KeyKind::Seed => (now.parse::<u64>().unwrap() + 1).to_string(),
+        KeyKind::Number => format!("{:?}", now.parse::<f64>().unwrap() + 0.25),
+        KeyKind::Text => "\"another \\\"text\\\" \\\\ \\u0007 ü\"".into(),
+        KeyKind::Word(words) => format!("{:?}", words.iter().find(|w| format!("{w:?}") != now).unwrap()),
+        KeyKind::Texts => "[\"x\", \"y\"]".into(),
+        KeyKind::Sizes => "[3, 5]".into(),
+        KeyKind::Table(_) => unreachable!(),
     }
 }
 
@@ -302,6 +303,50 @@ fn methods_imply_values_and_say_so() {
     }
     let loaded = load_with_notes(None, &["train.per_device_batch_size=24".into()], None, None, None).unwrap();
     assert!(loaded.notes[0].contains("among 8 images"), "{:?}", loaded.notes);
+}
+
+/// Names of an earlier version are read for one more version, each with a note.
+#[test]
+fn earlier_names_are_read_with_a_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("old.toml");
+    std::fs::write(&file, "seed = 1\n[floors]\nncm = false\npool_of_one = true\n").unwrap();
+    let sets = ["floors.linear_probe=false", "floors.pool_of_one=false", "baselines.naive_head=false"];
+    let loaded = load_with_notes(Some(&file), &sets.map(String::from), None, None, None).unwrap();
+    let b = &loaded.config.baselines;
+    assert_eq!((b.ncm, b.linear_probe, b.naive_head, b.single_prompt), (false, false, false, false));
+    let name = file.display();
+    assert_eq!(
+        loaded.notes,
+        [
+            format!("{name}, line 2: `[floors]` is now `[baselines]`"),
+            format!("{name}, line 4: `baselines.pool_of_one` is now `baselines.single_prompt`"),
+            "--set: `floors.linear_probe` is now `baselines.linear_probe`".into(),
+            "--set: `floors.pool_of_one` is now `baselines.single_prompt`".into(),
+        ]
+    );
+    let file_alone = load_with_notes(Some(&file), &[], None, None, None).unwrap();
+    assert!(file_alone.config.baselines.single_prompt && !file_alone.config.baselines.ncm);
+    // Today's names have no note, and what is written back has today's names.
+    assert!(
+        load_with_notes(None, &["baselines.ncm=false".into()], None, None, None).unwrap().notes.is_empty()
+    );
+    assert!(!loaded.config.to_toml().contains("floor"));
+    for (text, wanted) in [
+        (
+            "[floors]\nncm = true\n[baselines]\nncm = false",
+            "a.toml, line 1: `[floors]` is the earlier name of `[baselines]`, which is here as well; leave it out",
+        ),
+        (
+            "[baselines]\nsingle_prompt = true\npool_of_one = true",
+            "a.toml, line 3: `baselines.pool_of_one` is the earlier name of `baselines.single_prompt`",
+        ),
+        ("[floors]\nncn = true", "unknown key `baselines.ncn`; did you mean `baselines.ncm`?"),
+        ("floors = 1", "`baselines` must be a table"),
+    ] {
+        assert!(error(text).contains(wanted), "{text}: {}", error(text));
+    }
+    assert!(set_error("floors=1").contains("`baselines` is a table"), "{}", set_error("floors=1"));
 }
 
 #[test]

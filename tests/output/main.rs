@@ -55,6 +55,17 @@ fn results_survive_and_hide_what_is_not_finite() {
     assert_eq!(raw["per_batch"]["accuracy_matrix"], json!([[1.0 / 3.0], [0.0, null]]));
     assert_eq!(raw["per_batch"]["avg_acc"], Value::Null);
     assert_eq!(raw["images_per_second"]["eval"], Value::Null);
+    // For one version the baselines are there under their earlier name, too; either name is read.
+    assert_eq!(raw["floors"], raw["baselines"]);
+    assert!(raw["baselines"]["ncm"]["avg_acc"].is_number());
+    for name in ["floors", "baselines"] {
+        let mut older = raw.clone();
+        let gone = if name == "floors" { "baselines" } else { "floors" };
+        older.as_object_mut().unwrap().remove(gone);
+        let older_path = dir.path().join(format!("{name}.json"));
+        std::fs::write(&older_path, older.to_string()).unwrap();
+        assert_eq!(Results::read(&older_path).unwrap().baselines, results.baselines, "{name}");
+    }
     let again = Results::read(&path).unwrap();
     assert_eq!(again.per_image, results.per_image);
     assert!(again.per_batch.accuracy_matrix[1][1].is_nan());
@@ -64,8 +75,8 @@ fn results_survive_and_hide_what_is_not_finite() {
     assert_eq!(Results::read(&path).unwrap(), results);
     assert_eq!(
         results.csv(),
-        "selection,after_task,task_0,task_1,task_2\nper_image,0,0.9,,\nper_image,1,0.75,0.5,\n\
-         per_batch,0,0.9,,\nper_batch,1,0.75,0.5,\n"
+        "selection,after_task,task_1,task_2,task_3\nper_image,1,0.9,,\nper_image,2,0.75,0.5,\n\
+         per_batch,1,0.9,,\nper_batch,2,0.75,0.5,\n"
     );
     results.write_csv(&dir.path().join("accuracy_matrix.csv")).unwrap();
     std::fs::write(&path, "{\"seed\": \"x\"}").unwrap();
@@ -79,6 +90,10 @@ fn tables_are_ascii_when_asked_and_stand_side_by_side() {
     assert!(ascii.lines().next().unwrap().contains("each image selects"));
     assert!(ascii.lines().next().unwrap().contains("batch vote"));
     assert!(ascii.contains("62.50") && ascii.contains("15.00"), "{ascii}");
+    // Tasks are numbered from 1.
+    let first: Vec<&str> = ascii.lines().nth(2).unwrap().split('|').map(str::trim).collect();
+    assert_eq!(first[1..5], ["after task", "1", "2", "avg"], "{ascii}");
+    assert!(ascii.lines().nth(4).unwrap().starts_with("| 1 "), "{ascii}");
     let narrow = table::accuracy(&score(), Some(&score()), Style { unicode: true, width: 50 });
     assert!(narrow.lines().count() > ascii.lines().count());
     assert!(!narrow.is_ascii());

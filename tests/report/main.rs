@@ -199,6 +199,7 @@ fn a_page_says_what_the_runs_found() {
         };
         assert!(text.contains(&sentence), "{seed}: no `{sentence}`");
     }
+    numbers_are_those_of_the_runs(dir.path(), &first, &second);
     let files: Vec<PathBuf> =
         std::fs::read_dir(&drawings).expect("drawings").map(|e| e.expect("an entry").path()).collect();
     assert!(files.len() > 10, "{files:?}");
@@ -207,6 +208,67 @@ fn a_page_says_what_the_runs_found() {
         assert_well_formed(&text, &file.display().to_string());
         assert!(text.contains("xmlns=") && !text.contains("var("), "{}", file.display());
     }
+}
+
+/// `report --csv | --json | --latex` of a folder above two configurations, beside the files of the runs.
+fn numbers_are_those_of_the_runs(parent: &Path, first: &Path, second: &Path) {
+    // An unfinished run and a folder without any are passed over; a folder without any run is an error.
+    std::fs::create_dir_all(parent.join("empty/deeper")).expect("folders");
+    std::fs::create_dir_all(parent.join("begun")).expect("a folder");
+    std::fs::copy(second.join("config.toml"), parent.join("begun/config.toml")).expect("a copy");
+    let report = |workdirs: &[&Path], more: &[&str]| expect(command("report", workdirs, more), 0);
+    let told: Value = serde_json::from_str(&report(&[parent], &["--json"])).expect("JSON");
+    let below: Value = serde_json::from_str(&report(&[first, second], &["--json"])).expect("JSON");
+    assert_eq!(told, below);
+    let configurations = told.as_array().expect("configurations");
+    assert_eq!(configurations.len(), 2);
+    let seeds = json(&first.join("seeds.json"));
+    assert_eq!(configurations[0]["seeds"], serde_json::json!([0, 1]));
+    let of = |c: &Value, result: &str| -> Value {
+        let all = c["results"].as_array().expect("results");
+        all.iter().find(|r| r["result"] == result).unwrap_or_else(|| panic!("no {result} in {c}")).clone()
+    };
+    for (result, selection) in [("each image selects", "per_image"), ("batch vote", "per_batch")] {
+        let entry = of(&configurations[0], result);
+        for metric in ["avg_acc", "forgetting", "backward", "learning_acc"] {
+            for part in ["mean", "deviation", "n"] {
+                assert_eq!(entry[metric][part], seeds[selection][metric][part], "{result} {metric} {part}");
+            }
+            let each: Vec<&Value> =
+                seeds["runs"].as_array().expect("runs").iter().map(|r| &r[selection][metric]).collect();
+            assert_eq!(entry[metric]["values"], serde_json::json!(each), "{result} {metric}");
+        }
+    }
+    let alone = json(&second.join("results.json"));
+    let entry = of(&configurations[1], "nearest class mean");
+    assert_eq!(entry["avg_acc"]["mean"], alone["baselines"]["ncm"]["avg_acc"]);
+    assert_eq!(entry["avg_acc"]["deviation"], Value::Null);
+
+    let text = report(&[parent], &["--csv"]);
+    let mut rows = csv::Reader::from_reader(text.as_bytes());
+    let header = rows.headers().expect("a header").clone();
+    let column = |name: &str| header.iter().position(|h| h == name).unwrap_or_else(|| panic!("no {name}"));
+    let rows: Vec<csv::StringRecord> = rows.records().map(|row| row.expect("a row")).collect();
+    let entries: usize = configurations.iter().map(|c| c["results"].as_array().expect("results").len()).sum();
+    assert_eq!(rows.len(), entries);
+    assert_eq!((&rows[0][column("seeds")], &rows[0][column("runs")]), ("0 1", "2"));
+    for (name, part) in [("avg_acc_mean", "mean"), ("avg_acc_deviation", "deviation")] {
+        let written: f64 = rows[0][column(name)].parse().expect("a number");
+        assert_eq!(written, number(&seeds["per_image"]["avg_acc"][part]), "{name}");
+    }
+    assert_eq!(&rows[rows.len() - 1][column("avg_acc_deviation")], "");
+
+    let latex = report(&[parent], &["--latex"]);
+    let spread = &seeds["per_image"]["avg_acc"];
+    let percent = |value: &Value| format!("{:.2}", 100.0 * number(value));
+    let cell = format!("${} \\pm {}$", percent(&spread["mean"]), percent(&spread["deviation"]));
+    assert!(latex.contains(&cell), "no {cell} in {latex}");
+    assert_eq!(latex.lines().filter(|l| l.ends_with("\\\\")).count(), entries + 1, "{latex}");
+
+    assert!(expect(command("report", &[&parent.join("empty")], &[]), 1).contains("holds no run"));
+    let both = expect(command("report", &[parent], &["--csv", "--json"]), 2);
+    assert!(both.contains("cannot be used with"), "{both}");
+    assert!(!Path::new("report.html").exists(), "numbers alone write no page");
 }
 
 /// Changes one file of a copied run and reads it.

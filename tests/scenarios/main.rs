@@ -52,7 +52,7 @@ fn without_boundaries_there_is_one_accuracy() {
         }
         assert_eq!(results["per_image"]["avg_acc"].as_f64(), Some(last));
         // The baselines know every class at the end.
-        let ncm = results["baselines"]["ncm"]["avg_acc"].as_f64().expect("a floor");
+        let ncm = results["baselines"]["ncm"]["avg_acc"].as_f64().expect("a baseline");
         assert!(ncm > 0.5, "{name}: nearest class mean {ncm}");
         let mut eval = engine();
         eval.args(["eval", "--json", "--workdir"]).arg(&workdir);

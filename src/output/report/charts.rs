@@ -211,10 +211,10 @@ fn apart(
     (top, bottom): (f64, f64),
 ) -> Vec<(f64, String, String)> {
     ends.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut floor = top;
+    let mut lowest = top;
     for end in &mut ends {
-        end.0 = end.0.max(floor);
-        floor = end.0 + gap;
+        end.0 = end.0.max(lowest);
+        lowest = end.0 + gap;
     }
     let mut ceiling = bottom;
     for end in ends.iter_mut().rev() {

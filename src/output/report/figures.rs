@@ -149,7 +149,7 @@ fn standing_caption(groups: &[Group]) -> String {
         parts.push("Bar: deviation over seeds; pale dots: the seeds.");
     }
     if !shared_baselines(groups).is_empty() {
-        parts.push("Grey: baselines that need no prompts learned in order.");
+        parts.push("Grey: baselines, computed from the same data in the same run.");
     }
     if groups.iter().any(|g| !g.published().is_empty()) {
         parts.push("Ring without colour: published.");

@@ -1,11 +1,13 @@
-//! Runs as one page that needs nothing but itself, and its drawings as files.
+//! Runs as one page that needs nothing but itself, its drawings as files, and its numbers for other programs.
 
 mod charts;
+mod export;
 mod figures;
 mod page;
 mod runs;
 mod svg;
 
+pub use export::{csv, json, latex};
 pub use figures::{Figure, all as figures};
 pub use page::html;
 pub use runs::{Choices, Group, History, Run, entropy, read};

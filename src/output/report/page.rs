@@ -4,6 +4,7 @@ use super::figures::{self, Figure, colour};
 use super::runs::{Group, Run, SINGLE_PROMPT, entropy, together, with_baselines};
 use super::svg::{escape, page_style};
 use crate::config::published::Number;
+use crate::config::schema::Scenario;
 use crate::output::results::{Results, Score};
 use crate::output::spread::Spread;
 use crate::output::table;
@@ -76,9 +77,14 @@ fn header(groups: &[Group], title: &str) -> String {
     shared("method", &|r| r.results.method.clone());
     shared("rule set", &|r| r.results.rule_set.clone());
     shared("backbone", &|r| r.results.checkpoint.clone());
-    shared("classes", &|r| {
-        (r.config.continual.num_tasks * r.config.continual.num_classes_per_task).to_string()
+    // In the other scenarios the data or the schedule decides the classes of a task.
+    shared("classes", &|r| match r.config.continual.scenario {
+        Scenario::Class => {
+            (r.config.continual.num_tasks * r.config.continual.num_classes_per_task).to_string()
+        }
+        _ => String::new(),
     });
+    shared("scenario", &|r| r.config.continual.scenario.to_string());
     shared("class order", &|r| r.config.continual.class_order.clone());
     shared("precision", &|r| r.results.precision.clone());
     shared("device", &|r| r.results.device.clone());

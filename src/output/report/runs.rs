@@ -90,7 +90,8 @@ impl Run {
         let Some(config) = Workdir::saved_config(workdir)? else {
             return Err(Error::file(
                 workdir,
-                "holds no run (neither config.toml nor seeds.json); wanted a --workdir of `train`",
+                "holds no run (neither config.toml nor seeds.json, nor a folder with one); wanted a --workdir of `train` or \
+                 a folder above some",
             ));
         };
         let file = workdir.join("results.json");
@@ -178,7 +179,8 @@ impl Group {
     }
 }
 
-/// The runs in `dirs`, each a work directory of a run or of several seeds, grouped in the order given.
+/// The runs in `dirs`, grouped in the order given. Each of `dirs` is a work directory of a run or of several
+/// seeds, or a folder with such folders at any depth below it.
 ///
 /// # Errors
 /// Those of [`Run::read`].
@@ -206,11 +208,51 @@ pub fn read(dirs: &[PathBuf]) -> Result<Vec<Group>> {
 
 /// The folders of the runs in `dir`.
 fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
-    let file = dir.join(seeds::FILE);
-    if !file.exists() {
+    if let Some(folders) = of_seeds(dir)? {
+        return Ok(folders);
+    }
+    if dir.join("config.toml").exists() {
         return Ok(vec![dir.to_path_buf()]);
     }
-    Ok(Seeds::read(&file)?.runs.iter().map(|run| dir.join(&run.workdir)).collect())
+    let mut found = Vec::new();
+    below(dir, 0, &mut found)?;
+    // Without any run below, the folder itself is named as what holds none.
+    Ok(if found.is_empty() { vec![dir.to_path_buf()] } else { found })
+}
+
+/// The folders that a `seeds.json` in `dir` lists.
+fn of_seeds(dir: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let file = dir.join(seeds::FILE);
+    if !file.exists() {
+        return Ok(None);
+    }
+    Ok(Some(Seeds::read(&file)?.runs.iter().map(|run| dir.join(&run.workdir)).collect()))
+}
+
+/// Folders of runs are looked for this far below a folder that was named.
+const MAX_DEPTH: usize = 8;
+
+/// Collects the runs below `dir` that have a finished task, in the order of their names. Links are not followed.
+fn below(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+    let unreadable = |e: std::io::Error| Error::file(dir, atomic::explain(&e, "read"));
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        if entry.file_type().map_err(unreadable)?.is_dir() {
+            folders.push(entry.path());
+        }
+    }
+    folders.sort();
+    for folder in folders {
+        if let Some(runs) = of_seeds(&folder)? {
+            found.extend(runs);
+        } else if folder.join("results.json").exists() && folder.join("config.toml").exists() {
+            found.push(folder);
+        } else if depth < MAX_DEPTH && !folder.join("config.toml").exists() {
+            below(&folder, depth + 1, found)?;
+        }
+    }
+    Ok(())
 }
 
 /// The method, and where that does not tell the groups apart, the folder.

@@ -1,0 +1,62 @@
+//! The examples at the end of each command's `--help`.
+
+pub const MAIN: &str = "\
+Examples:
+  l2p-engine train
+  l2p-engine eval --workdir runs/default
+  l2p-engine help train
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted after saving.";
+
+pub const TRAIN: &str = "\
+Examples:
+  l2p-engine train
+  l2p-engine train --config configs/cifar100_l2p.toml --init-checkpoint ViT-B_16.npz --data-dir data
+  l2p-engine train --config configs/cifar100_l2p.toml --dry-run
+  l2p-engine train --set prompt_pool.length=5 --seeds 0..4 --workdir runs/short_prompts
+  l2p-engine train --workdir runs/short_prompts --set prompt_pool.length=5 --seeds 0..4 --resume";
+
+pub const EVAL: &str = "\
+Examples:
+  l2p-engine eval --workdir runs/default
+  l2p-engine eval --workdir runs/default --batch-size 128 --json";
+
+pub const LEAKCHECK: &str = "\
+Examples:
+  l2p-engine leakcheck --workdir runs/default
+  l2p-engine leakcheck --workdir runs/default --vote-group 64 --shuffles 10 --json";
+
+pub const PREDICT: &str = "\
+Examples:
+  l2p-engine predict --workdir runs/default image.png
+  l2p-engine predict --workdir runs/default --json first.jpg second.jpg";
+
+pub const INSPECT: &str = "\
+Examples:
+  l2p-engine inspect ViT-B_16.npz
+  l2p-engine inspect runs/default";
+
+pub const REPORT: &str = "\
+Examples:
+  l2p-engine report --workdir runs/default --out report.html
+  l2p-engine report --workdir runs --csv
+  l2p-engine report --workdir runs/l2p runs/dualprompt --svg drawings";
+
+pub const DEVICES: &str = "\
+Example:
+  l2p-engine devices";
+
+pub const PRETRAIN: &str = "\
+Examples:
+  l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir data --out micro.safetensors
+  l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir data --resume";
+
+pub const COMPLETIONS: &str = "\
+Examples:
+  l2p-engine completions bash > ~/.local/share/bash-completion/completions/l2p-engine
+  l2p-engine completions fish > ~/.config/fish/completions/l2p-engine.fish";
+
+pub const MAN: &str = "\
+Examples:
+  l2p-engine man > l2p-engine.1
+  l2p-engine man ~/.local/share/man/man1";

@@ -1,0 +1,197 @@
+//! What is refused of `[data]` and `[continual]`: data sets, scenarios, replay, augmentation.
+
+use super::complaints::{Complaints, MAX_SIZE};
+use super::schema::{Config, DatasetName, Interpolation, Method, Scenario, Transforms};
+
+impl Config {
+    pub(super) fn check_data(&self, c: &mut Complaints) {
+        let (data, cl) = (&self.data, &self.continual);
+        c.unless(data.input_size <= data.resize_size, || {
+            format!(
+                "data.input_size = {} must not be above data.resize_size = {}: the input is cut out of the resized image",
+                data.input_size, data.resize_size
+            )
+        });
+        self.check_scenario(c);
+        c.unless(cl.num_classes_per_task > 0 || cl.scenario == Scenario::Joint, || {
+            "continual.num_classes_per_task must be at least 1, found 0".into()
+        });
+        let by_class = matches!(cl.scenario, Scenario::Class | Scenario::Joint);
+        let tasks = if by_class { cl.num_tasks } else { 0 };
+        let classes = tasks.saturating_mul(cl.num_classes_per_task);
+        let known = match data.dataset {
+            DatasetName::Joined => {
+                data.joined_names().ok().and_then(|names| names.into_iter().map(classes_of).sum())
+            }
+            name => classes_of(name),
+        };
+        if let Some(there_are) = known {
+            c.unless(classes <= there_are, || {
+                format!(
+                    "continual.num_tasks = {} times continual.num_classes_per_task = {} wants {classes} classes, \
+                     data.dataset = \"{}\" has {there_are}",
+                    cl.num_tasks, cl.num_classes_per_task, data.dataset
+                )
+            });
+        } else {
+            c.unless(classes <= MAX_SIZE, || {
+                format!("continual.num_tasks times continual.num_classes_per_task must be at most {MAX_SIZE}, found {classes}")
+            });
+        }
+        self.check_augment(c);
+        let order = cl.class_order.as_str();
+        c.unless(!order.is_empty(), || {
+            "continual.class_order must be \"natural\", \"seed:N\" or the path of a file, found \"\"".into()
+        });
+        if let Some(number) = order.strip_prefix("seed:") {
+            c.unless(number.parse::<u64>().is_ok(), || {
+                format!("continual.class_order = \"seed:N\" wants a whole number for N, found `{number}`")
+            });
+        }
+        c.unless(!self.model.init_checkpoint.is_empty(), || {
+            "model.init_checkpoint must be `bundled:micro` or the path of a .npz or .safetensors file, found \"\"".into()
+        });
+        c.unless(self.model.freeze_part.iter().all(|part| !part.is_empty()), || {
+            "model.freeze_part must not hold an empty text: it would match every parameter; \
+             method = \"linear\" trains the head only"
+                .into()
+        });
+    }
+
+    fn check_scenario(&self, c: &mut Complaints) {
+        let (cl, scenario) = (&self.continual, self.continual.scenario);
+        if self.data.dataset == DatasetName::Joined
+            && let Err(what) = self.data.joined_names()
+        {
+            c.add(what);
+        }
+        c.float("continual.gaussian_sigma", cl.gaussian_sigma, "a finite number above 0", |v| v > 0.0);
+        let by_class = matches!(scenario, Scenario::Class | Scenario::Joint);
+        c.unless(cl.eval_every_tasks == 1 || !by_class, || {
+            format!(
+                "continual.eval_every_tasks = {} leaves rows of the accuracy matrix empty; it needs a scenario in which \
+                 tasks share a test set, found scenario = \"{scenario}\"",
+                cl.eval_every_tasks
+            )
+        });
+        self.check_replay(c);
+        c.unless(!cl.weights_transfer || scenario == Scenario::Class && self.method != Method::Ncm, || {
+            format!("continual.weights_transfer = true needs scenario = \"class\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
+        });
+        c.unless(!cl.transfer_kernel_only || cl.weights_transfer, || {
+            "continual.transfer_kernel_only = true needs continual.weights_transfer = true, found false"
+                .into()
+        });
+        c.unless(!cl.eval_task_inc || by_class, || {
+            format!("continual.eval_task_inc = true needs scenario = \"class\", in which tasks have classes of their own, found \"{scenario}\"")
+        });
+        if !matches!(scenario, Scenario::GaussianOnce | Scenario::Stream) {
+            return;
+        }
+        let because = format!("continual.scenario = \"{scenario}\" is one pass without boundaries and needs");
+        c.unless(self.train.num_epochs == 1, || {
+            format!("{because} train.num_epochs = 1, found {}", self.train.num_epochs)
+        });
+        for (key, value) in [
+            ("optim.reinit_optimizer", self.optim.reinit_optimizer),
+            ("prompt_pool.use_prompt_mask", self.prompt_pool.use_prompt_mask),
+            ("prompt_pool.diversified_selection", self.prompt_pool.diversified_selection),
+            ("prompt_pool.shared_prompt_pool", self.prompt_pool.shared_prompt_pool),
+            ("prompt_pool.shared_prompt_key", self.prompt_pool.shared_prompt_key),
+        ] {
+            c.unless(!value, || format!("{because} {key} = false, found true"));
+        }
+    }
+
+    fn check_replay(&self, c: &mut Complaints) {
+        let (cl, scenario) = (&self.continual, self.continual.scenario);
+        let (kept, review, replayed) = (cl.replay_per_class, cl.num_review_epochs, cl.replay_batch_size);
+        c.unless((kept > 0) == (review > 0 || replayed > 0), || {
+            format!("continual.replay_per_class = {kept} keeps images for continual.replay_batch_size = {replayed} or continual.num_review_epochs = {review}: wanted it above 0 where one of them is, and 0 otherwise")
+        });
+        let by_task = !matches!(scenario, Scenario::Joint | Scenario::GaussianOnce | Scenario::Stream);
+        c.unless(kept == 0 || by_task && self.method != Method::Ncm, || {
+            format!("continual.replay_per_class above 0 needs scenario = \"class\", \"domain\" or \"gaussian\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
+        });
+        c.unless(!cl.replay_reverse_mask || cl.replay_no_mask && !cl.replay_include_new_task, || {
+            format!("continual.replay_reverse_mask = true masks the task's own classes and needs replay_no_mask = true and replay_include_new_task = false, found {} and {}", cl.replay_no_mask, cl.replay_include_new_task)
+        });
+        if replayed == 0 || !cl.train_mask || scenario == Scenario::Domain {
+            c.unless(!cl.replay_reverse_mask, || {
+                "continual.replay_reverse_mask = true needs replay_batch_size above 0, train_mask = true and tasks of some classes".into()
+            });
+            return;
+        }
+        c.unless(cl.replay_no_mask, || {
+            "continual.replay_no_mask = false with train_mask = true masks the classes of replayed images, and their loss would be infinite; set one of them the other way".into()
+        });
+        c.unless(!self.data.is_mixed(), || {
+            format!("data.mixup_alpha and data.cutmix_alpha mix images that continual.replay_batch_size = {replayed} brings with images under another class mask; set them to 0, or continual.train_mask = false")
+        });
+    }
+
+    fn check_augment(&self, c: &mut Complaints) {
+        let data = &self.data;
+        for (key, filter) in [
+            ("train_interpolation", data.train_interpolation),
+            ("eval_interpolation", data.eval_interpolation),
+        ] {
+            c.unless(data.transforms == Transforms::Torchvision || filter == Interpolation::Bilinear, || {
+                format!(
+                    "data.{key} = \"{filter}\" needs data.transforms = \"torchvision\", found \"{}\"",
+                    data.transforms
+                )
+            });
+        }
+        c.unless(!data.jpeg_reencode || data.transforms == Transforms::TensorFlow, || {
+            format!(
+                "data.jpeg_reencode = true needs data.transforms = \"tensorflow\", found \"{}\"",
+                data.transforms
+            )
+        });
+        c.unless(!data.jpeg_reencode || data.resize_size.is_multiple_of(16), || {
+            format!(
+                "data.jpeg_reencode = true needs a data.resize_size that is a multiple of 16, found {}",
+                data.resize_size
+            )
+        });
+        let probability = "a probability, 0 to 1";
+        for (key, value) in [
+            ("data.rand_augment_probability", data.rand_augment_probability),
+            ("data.erase_probability", data.erase_probability),
+            ("data.mix_probability", data.mix_probability),
+        ] {
+            c.float(key, value, probability, |v| (0.0..=1.0).contains(&v));
+        }
+        c.float("data.color_jitter", data.color_jitter, "0 to 1.25", |v| (0.0..=1.25).contains(&v));
+        let (magnitude, levels) = (data.rand_augment_magnitude, data.rand_augment_levels);
+        if data.rand_augment_deviation > 0.0 {
+            c.unless(levels > 0, || {
+                "data.rand_augment_deviation above 0 needs data.rand_augment_levels of at least 1, found 0"
+                    .into()
+            });
+            c.float(
+                "data.rand_augment_magnitude",
+                magnitude,
+                "0 to data.rand_augment_levels with a deviation",
+                |v| (0.0..=levels as f64).contains(&v),
+            );
+        } else {
+            c.float("data.rand_augment_magnitude", magnitude, "at most 1", |v| v <= 1.0);
+        }
+        c.unless(!data.is_mixed() || self.method != Method::Ncm, || {
+            "data.mixup_alpha and data.cutmix_alpha must be 0 with method = \"ncm\", which takes means of classes".into()
+        });
+    }
+}
+
+/// Classes of a data set; `None`: known once it is loaded.
+fn classes_of(dataset: DatasetName) -> Option<usize> {
+    use DatasetName::*;
+    match dataset {
+        MnistSubset | Mnist | FashionMnist | Cifar10 | Svhn | NotMnist => Some(10),
+        Core50 => Some(50),
+        Cifar100 => Some(100),
+        _ => None,
+    }
+}
