@@ -62,9 +62,9 @@ impl Predict {
             let model_type = method.model().dtype();
             let images = batch::ready(model_type, preprocess.input_size(), &input);
             let features = method.query(&dev, images.view().into())?;
-            let ids = method.select(&dev, features.view(), Select::PerImage)?;
+            let choice = method.select(&dev, features.view(), Select::PerImage)?;
             let logits =
-                method.logits(&dev, images.view().into(), features.view(), &ids)?.view().read_f64()?;
+                method.logits(&dev, images.view().into(), features.view(), &choice)?.view().read_f64()?;
             let seen = config.continual.num_classes_per_task * at.per_image.len();
             let ranked = rank(&logits, &at.class_names, seen);
             if self.json {
@@ -72,7 +72,9 @@ impl Predict {
                     .iter()
                     .map(|(name, p)| serde_json::json!({ "class": name, "probability": p }))
                     .collect();
-                print(&serde_json::json!({ "image": path, "prompts": ids, "classes": classes }).to_string());
+                print(
+                    &serde_json::json!({ "image": path, "prompts": choice, "classes": classes }).to_string(),
+                );
             } else {
                 let best: Vec<String> =
                     ranked.iter().take(SHOWN).map(|(name, p)| format!("{name} {:.1} %", 100.0 * p)).collect();

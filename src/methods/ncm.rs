@@ -1,6 +1,6 @@
 //! Nearest class mean: each class is the mean of its frozen features, an image belongs to the class
 //! whose mean has the largest cosine to its own. Source: Mensink et al. 2013, "Distance-based image
-//! classification"; as a floor for prompt methods: Janson et al. 2022, arXiv:2210.04428.
+//! classification"; as a baseline for prompt methods: Janson et al. 2022, arXiv:2210.04428.
 
 use super::{Method, Ranks, Tensors, take};
 use crate::device::Device;
@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::output::checkpoint::TensorData;
+use crate::prompts::PromptChoice;
 use crate::tensor::{Tensor, View};
 
 /// Sums of features by class, in f64.
@@ -99,11 +100,11 @@ impl Method for Ncm {
         self.model.features(dev, images)
     }
 
-    fn select(&mut self, _: &Device, _: View, _: Select) -> Result<Vec<u32>> {
-        Ok(Vec::new())
+    fn select(&mut self, _: &Device, _: View, _: Select) -> Result<PromptChoice> {
+        Ok(PromptChoice::nothing())
     }
 
-    fn logits(&mut self, _: &Device, _: Pixels, features: View, _: &[u32]) -> Result<Tensor> {
+    fn logits(&mut self, _: &Device, _: Pixels, features: View, _: &PromptChoice) -> Result<Tensor> {
         let (b, c) = (features.dims()[0], features.dims()[1]);
         let scores: Vec<f64> =
             features.read_f64()?.chunks_exact(c).flat_map(|features| self.means.scores(features)).collect();

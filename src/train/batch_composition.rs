@@ -7,6 +7,7 @@ use crate::data::Loader;
 use crate::error::{Error, Result};
 use crate::ops::match_prompts::Select;
 use crate::output::spread::Spread;
+use crate::prompts::PromptChoice;
 use crate::rng::{Rng, Stream};
 use crate::tensor::Tensor;
 use serde::Serialize;
@@ -163,8 +164,9 @@ impl TestImages {
             return Ok(Vec::new());
         }
         let features = self.rows(session, order);
-        let (ids, _) = evaluate::select_all(session, &features, how, order.len())?;
-        Ok(ids.chunks_exact(ids.len() / order.len()).map(<[u32]>::to_vec).collect())
+        let (choice, _) = evaluate::select_all(session, &features, how, order.len())?;
+        let (ids, width) = choice.as_ids().ok_or_else(|| Error::failed("only ids can be voted on"))?;
+        Ok(ids.chunks_exact(width).map(<[u32]>::to_vec).collect())
     }
 
     /// Evaluates with batches that stay within each of `parts`, whose images are shuffled by a seed.
@@ -210,7 +212,8 @@ impl TestImages {
             let features = self.rows(session, &which);
             let ids: Vec<u32> = batch.iter().flat_map(|(_, ids)| ids).copied().collect();
             let some = Batch { loader: &self.loader, indices: &indices, features: features.view() };
-            let (right, _) = evaluate::answer(session, &some, &ids)?;
+            let (width, among) = (ids.len() / batch.len(), session.method.model().prompts.keys());
+            let (right, _) = evaluate::answer(session, &some, &PromptChoice::ids(ids, width, among))?;
             self.known.extend(batch.iter().map(|&q| q.clone()).zip(right));
         }
         Ok(())

@@ -21,6 +21,7 @@ use crate::output::checkpoint::{State, Store};
 use crate::output::progress::Progress;
 use crate::output::workdir::Workdir;
 use crate::output::{signal, table};
+use crate::prompts::PromptChoice;
 use crate::rng::{Rng, Stream};
 use crate::tensor::Tensor;
 use crate::tensor::plan::Plan;
@@ -217,7 +218,7 @@ fn test(
         change(config, turns, 3 << 62 | all, &mut pixels, &mut labels);
         let images = batch::ready(method.model().dtype(), side, &pixels);
         let none = Tensor::zeros([chunk.len(), 1], method.model().dtype());
-        let logits = method.logits(dev, images.view().into(), none.view(), &[])?;
+        let logits = method.logits(dev, images.view().into(), none.view(), &PromptChoice::nothing())?;
         let classes = logits.dims()[1];
         let answers = logits.view().read_f64()?;
         right +=
