@@ -64,7 +64,7 @@ impl Eval {
         };
         let own = matrix(at.per_image.clone(), scores.iter().map(|s| s.per_image).collect())?;
         let voted = matrix(at.per_batch.clone(), scores.iter().map(|s| s.per_batch).collect())?;
-        let vote = session.learner.method.model().setup.pool.is_some().then_some(&voted);
+        let vote = session.learner.method.model().prompts.vote_group().map(|_| &voted);
         if self.json {
             let value = serde_json::json!({
                 "per_image": own, "per_batch": voted, "step": at.step, "config_hash": hash,

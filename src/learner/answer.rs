@@ -4,6 +4,7 @@ use super::assemble::Learner;
 use crate::data::{ImageView, Preprocess, image_file};
 use crate::error::{Error, Result};
 use crate::ops::match_prompts::Select;
+use crate::prompts::PromptChoice;
 use crate::tensor::{DType, Tensor};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// The prompts that the image chose; empty without a pool.
-    pub prompts: Vec<u32>,
+    pub prompts: PromptChoice,
     /// Engine class ids and softmax probabilities over the classes that learning has met, best first.
     pub classes: Vec<(u32, f64)>,
 }
@@ -37,16 +38,13 @@ impl Learner {
         let (dev, method) = (&self.dev, &mut self.method);
         let images = ready(method.model().dtype(), self.preprocess.input_size(), pixels);
         let features = method.query(dev, images.view().into())?;
-        let ids = method.select(dev, features.view(), Select::PerImage)?;
-        let logits = method.logits(dev, images.view().into(), features.view(), &ids)?;
-        let (n, width) = (images.dims()[0], logits.dims()[1]);
+        let choice = method.select(dev, features.view(), Select::PerImage)?;
+        let logits = method.logits(dev, images.view().into(), features.view(), &choice)?;
+        let width = logits.dims()[1];
         let logits = logits.view().read_f64()?;
-        let per_image = ids.len() / n.max(1);
         let rows = logits.chunks_exact(width).enumerate();
-        let answers = rows.map(|(i, logits)| Answer {
-            prompts: ids[i * per_image..][..per_image].to_vec(),
-            classes: self.rank(logits),
-        });
+        let answers =
+            rows.map(|(i, logits)| Answer { prompts: choice.part(i..i + 1), classes: self.rank(logits) });
         Ok(answers.collect())
     }
 

@@ -9,6 +9,7 @@ use crate::network::report::{Pending, Report};
 use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::optim::Optimizer;
+use crate::prompts::PromptChoice;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Shape, Tensor, View, all_reduce};
 use std::collections::VecDeque;
@@ -47,7 +48,7 @@ impl Gradient {
         let mut optimizer = optimizer(plan, &model.params, &config.optim);
         optimizer.unscale = 1.0 / model.setup.loss_scale();
         let pending = Pending::new(plan);
-        let uses = model.matching().used.len() / 2;
+        let uses = model.prompts.uses().map_or(0, |used| used.len() / 2);
         let later = plan.device().gpu().is_some() && !ranks.is_alone();
         let finished = later.then(|| Report::new(plan));
         Gradient {
@@ -94,10 +95,9 @@ impl Gradient {
 
     /// Adds to the uses of prompts in this task, which each rank counts for itself, those of the other ranks.
     fn agree_on_uses(&mut self) -> Result<()> {
-        let used = self.model.prompts_used();
-        if self.ranks.is_alone() || used.is_empty() {
+        let Some(used) = self.model.prompts.uses_mut().filter(|_| !self.ranks.is_alone()) else {
             return Ok(());
-        }
+        };
         let mut counts = used.view().read::<u32>()?;
         let now = &mut counts[self.agreed_uses.len()..];
         let fresh: Vec<u32> = now.iter().zip(&self.agreed_uses).map(|(now, agreed)| now - agreed).collect();
@@ -139,7 +139,7 @@ impl Gradient {
         if !ends && !self.ranks.is_alone() {
             return self.queue(dev, labels, task);
         }
-        let how = self.model.train_select(task.index, batch);
+        let how = self.model.prompts.how_to_learn(task.index, batch);
         let key = (labels.shape(), task.mask.len(), how, ends, task.share.to_bits());
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {
@@ -277,23 +277,24 @@ impl Method for Gradient {
         Ok(self.model.query(dev, images)?.clone())
     }
 
-    fn select(&mut self, dev: &Device, features: View, how: Select) -> Result<Vec<u32>> {
-        if self.model.setup.pool.is_none() {
-            return Ok(Vec::new());
-        }
-        let ids = self.model.select(dev, features, how)?;
-        ids.view().read::<u32>()
+    fn select(&mut self, dev: &Device, features: View, how: Select) -> Result<PromptChoice> {
+        self.model.choose(dev, features, how)
     }
 
-    fn logits(&mut self, dev: &Device, images: Pixels, _features: View, ids: &[u32]) -> Result<Tensor> {
-        Ok(self.model.logits_with(dev, images, ids)?.clone())
+    fn logits(
+        &mut self,
+        dev: &Device,
+        images: Pixels,
+        _features: View,
+        choice: &PromptChoice,
+    ) -> Result<Tensor> {
+        Ok(self.model.logits_with(dev, images, choice)?.clone())
     }
 
     fn state(&self) -> Result<Tensors> {
         let (p, m, v) = (&self.model.params.trainable, &self.optimizer.m, &self.optimizer.v);
         let mut all = vec![saved("trainable", p)?, saved("first moment", m)?, saved("second moment", v)?];
-        let used = &self.model.matching().used;
-        if !used.is_empty() {
+        if let Some(used) = self.model.prompts.uses() {
             all.push(saved("uses of prompts", used)?);
         }
         Ok(all)
@@ -318,8 +319,7 @@ impl Method for Gradient {
             let len = tensor.len();
             put_back(tensor, take(tensors, name, len)?, name)?;
         }
-        let used = self.model.prompts_used();
-        if !used.is_empty() {
+        if let Some(used) = self.model.prompts.uses_mut() {
             let (name, len) = ("uses of prompts", used.len());
             put_back(used, take(tensors, name, len)?, name)?;
             self.agreed_uses = used.view().read::<u32>()?.split_off(len / 2);

@@ -15,20 +15,12 @@ use crate::error::Result;
 use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::output::checkpoint::TensorData;
+use crate::prompts::PromptChoice;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View};
 
 /// Tensors of a method's state by name, for checkpoints.
 pub type Tensors = Vec<(String, Vec<usize>, TensorData)>;
-
-/// What a batch of test images got.
-#[derive(Debug)]
-pub struct Answer {
-    /// (B, K)
-    pub logits: Tensor,
-    /// (B, N), row by row: the prompts each image used; empty without a pool.
-    pub ids: Vec<u32>,
-}
 
 /// Something that learns a sequence of tasks.
 pub trait Method {
@@ -69,12 +61,18 @@ pub trait Method {
         self.features(dev, images)
     }
 
-    /// Chooses prompts for (B, C) queries; (B, N) ids row by row, empty without a pool.
-    fn select(&mut self, dev: &Device, features: View, how: Select) -> Result<Vec<u32>>;
+    /// Chooses prompts for (B, C) queries; nothing where there is nothing to choose from.
+    fn select(&mut self, dev: &Device, features: View, how: Select) -> Result<PromptChoice>;
 
-    /// Logits (B, K) over all classes. `ids`: what `select` said; `features`: what `query` said of these
+    /// Logits (B, K) over all classes. `choice`: what `select` said; `features`: what `query` said of these
     /// images.
-    fn logits(&mut self, dev: &Device, images: Pixels, features: View, ids: &[u32]) -> Result<Tensor>;
+    fn logits(
+        &mut self,
+        dev: &Device,
+        images: Pixels,
+        features: View,
+        choice: &PromptChoice,
+    ) -> Result<Tensor>;
 
     /// Everything that learning has changed.
     fn state(&self) -> Result<Tensors>;

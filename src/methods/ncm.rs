@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::output::checkpoint::TensorData;
+use crate::prompts::PromptChoice;
 use crate::tensor::{Tensor, View};
 
 /// Sums of features by class, in f64.
@@ -99,11 +100,11 @@ impl Method for Ncm {
         self.model.features(dev, images)
     }
 
-    fn select(&mut self, _: &Device, _: View, _: Select) -> Result<Vec<u32>> {
-        Ok(Vec::new())
+    fn select(&mut self, _: &Device, _: View, _: Select) -> Result<PromptChoice> {
+        Ok(PromptChoice::nothing())
     }
 
-    fn logits(&mut self, _: &Device, _: Pixels, features: View, _: &[u32]) -> Result<Tensor> {
+    fn logits(&mut self, _: &Device, _: Pixels, features: View, _: &PromptChoice) -> Result<Tensor> {
         let (b, c) = (features.dims()[0], features.dims()[1]);
         let scores: Vec<f64> =
             features.read_f64()?.chunks_exact(c).flat_map(|features| self.means.scores(features)).collect();

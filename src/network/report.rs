@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// What a training step reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct StepStats {
-    /// ce_loss - λ · pull + l2 penalty.
+    /// ce_loss + weight · the prompt method's term (L2P: -λ · pull) + l2 penalty.
     pub loss: f64,
     pub ce_loss: f64,
     pub pull: f64,
@@ -73,10 +73,10 @@ impl Report {
 
 impl StepStats {
     /// From the numbers of a [`Report`].
-    pub fn of(values: &[f64], pull_weight: f64, decay: f64, loss_scale: f64) -> StepStats {
+    pub fn of(values: &[f64], term_weight: f64, decay: f64, loss_scale: f64) -> StepStats {
         let (ce_loss, pull, penalty) = (values[0], values[2], 0.5 * decay * values[3]);
         StepStats {
-            loss: ce_loss - pull_weight * pull + penalty,
+            loss: ce_loss + term_weight * pull + penalty,
             ce_loss,
             pull,
             grad_norm: values[4].sqrt() / loss_scale,

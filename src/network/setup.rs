@@ -1,9 +1,14 @@
 //! What a model needs to know of a configuration, checked against the backbone it will get.
 
-use crate::config::schema::{Classifier, ClipScope, Config, GPrompt, PromptPool, Shortcuts, TokenOrder};
+use super::layout::Layout;
+use crate::config::schema::{Classifier, ClipScope, Config, Shortcuts, TokenOrder};
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::nn::params::Declare;
 use crate::nn::vit::Dims;
+use crate::prompts::{PromptMethod, Room, Settings};
 use crate::tensor::DType;
+use crate::tensor::plan::Plan;
 
 /// Everything that decides the shapes and formulas of a [`super::Model`].
 #[derive(Debug, Clone)]
@@ -16,10 +21,8 @@ pub struct Setup {
     pub temperature: f64,
     pub token_order: TokenOrder,
     pub freeze_part: Vec<String>,
-    /// `None`: no pool.
-    pub pool: Option<PromptPool>,
-    /// `None`: no general prompt.
-    pub general: Option<GPrompt>,
+    /// What prompt methods read.
+    pub prompts: Settings,
     pub clip_scope: ClipScope,
     /// l2 penalty in the loss: 0.5 · decay · Σ p² (0 for AdamW, which decays in the optimizer).
     pub weight_decay: f64,
@@ -47,8 +50,6 @@ impl Setup {
     /// `Error::Config` naming the key, what the backbone allows and what was found.
     pub fn new(config: &Config, dims: Dims, classes: usize, max_batch: usize) -> Result<Setup> {
         use crate::config::schema::{OptimizerName, Precision};
-        let pool = (config.prompt_pool.pool_size > 0).then(|| config.prompt_pool.clone());
-        let general = (config.g_prompt.g_prompt_length > 0).then(|| config.g_prompt.clone());
         let setup = Setup {
             dims,
             classes,
@@ -57,8 +58,7 @@ impl Setup {
             temperature: config.model.temperature,
             token_order: config.model.token_order,
             freeze_part: config.model.freeze_part.clone(),
-            pool,
-            general,
+            prompts: Settings::of(config),
             clip_scope: config.optim.clip_scope,
             weight_decay: match config.optim.optim {
                 OptimizerName::AdamW => 0.0,
@@ -95,28 +95,17 @@ impl Setup {
         if self.dtype == DType::F16 { 1024.0 } else { 1.0 }
     }
 
+    /// What prompt methods know of the network.
+    pub fn room(&self) -> Room {
+        let Setup { dims, max_batch: batch, training, dtype, .. } = *self;
+        Room { dims, batch, training, dtype: dtype.accum_dtype() }
+    }
+
     fn check(&self) -> Result<()> {
-        let layers = self.dims.layers;
-        if let Some(pool) = &self.pool {
-            check_layers("prompt_pool.e_prompt_layer_idx", &pool.e_prompt_layer_idx, layers)?;
-            if pool.top_k == 0 || pool.top_k > pool.pool_size {
-                let wanted = format!("between 1 and prompt_pool.pool_size = {}", pool.pool_size);
-                return Err(Error::config(format!(
-                    "prompt_pool.top_k: wanted {wanted}, found {}",
-                    pool.top_k
-                )));
-            }
-            if !pool.prompt_key && pool.use_prefix_tune_for_e_prompt {
-                return Err(Error::config(
-                    "prompt_pool.prompt_key: wanted true with use_prefix_tune_for_e_prompt, because the mean of \
-                     key and value prefixes is no query-sized vector; found false",
-                ));
-            }
-        }
-        if let Some(general) = &self.general {
-            check_layers("g_prompt.g_prompt_layer_idx", &general.g_prompt_layer_idx, layers)?;
-        }
-        let layout = crate::prompts::layout::Layout::new(self);
+        self.prompts.check(self.dims.layers)?;
+        let (mut declare, mut plan) = (Declare::default(), Plan::dry(&Device::Cpu));
+        let prompts = PromptMethod::new(&mut declare, &mut plan, &self.prompts, self.room());
+        let layout = Layout::new(&self.dims, self.classifier, &prompts);
         let needs_prompts = matches!(self.classifier, Classifier::Prompt | Classifier::TokenPrompt);
         if needs_prompts && layout.prompt_tokens == 0 {
             return Err(Error::config(format!(
@@ -132,15 +121,5 @@ impl Setup {
             ));
         }
         Ok(())
-    }
-}
-
-fn check_layers(key: &str, wanted: &[usize], layers: usize) -> Result<()> {
-    match wanted.iter().find(|&&l| l >= layers) {
-        Some(l) => Err(Error::config(format!(
-            "{key}: the backbone has {layers} layers (0 to {}), found layer {l}",
-            layers - 1
-        ))),
-        None => Ok(()),
     }
 }

@@ -1,10 +1,9 @@
 //! All memory of a model beside its parameters, allocated once from the plan.
 
+use super::layout::Layout;
 use super::setup::Setup;
 use crate::nn::block::{BlockActs, BlockTemp, Keep};
 use crate::nn::vit::Embedded;
-use crate::prompts::layout::Layout;
-use crate::prompts::pool::Matching;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor};
 
@@ -12,7 +11,6 @@ use crate::tensor::{DType, Tensor};
 #[derive(Debug)]
 pub struct Workspace {
     pub embedded: Embedded,
-    pub matching: Matching,
 
     /// The query pass: one block's activations, the residual stream twice, the class rows.
     pub query_acts: BlockActs,
@@ -22,6 +20,8 @@ pub struct Workspace {
     pub query_cls: Tensor,
     /// (B, 2)
     pub query_stats: Tensor,
+    /// (B, C): what prompts are chosen by.
+    pub query: Tensor,
 
     /// Input of every block: (B, T_l, C).
     pub xs: Vec<Tensor>,
@@ -70,6 +70,8 @@ pub struct Workspace {
 pub struct Needs {
     /// The last block computes only the rows that are read.
     pub limit_last: bool,
+    /// Rows of the largest table of prompts.
+    pub table_rows: usize,
     /// Blocks learn (or their gradients are asked for).
     pub blocks_learn: bool,
     pub embed_learns: bool,
@@ -93,8 +95,6 @@ impl Workspace {
         let (t, r) = (layout.max_tokens(), layout.read.len());
         let read = if needs.limit_last { r } else { t };
         let back = if setup.training { b } else { 0 };
-        plan.group("selection");
-        let matching = Matching::new(plan, setup, wide);
         plan.group("query pass");
         let embedded = Embedded::new(plan, dims, b, dtype);
         // With shortcuts the last query block computes one row, but the others need all of them.
@@ -106,6 +106,7 @@ impl Workspace {
         ];
         let query_cls = plan.tensor("query class rows", [if wide == dtype { 0 } else { b }, c], wide);
         let query_stats = plan.tensor("query norm statistics", [b, 2], wide);
+        let query = plan.tensor("query", [b, c], wide);
         plan.group("kept activations");
         let mut xs = Vec::new();
         let mut acts = Vec::new();
@@ -127,29 +128,28 @@ impl Workspace {
         let logits = plan.tensor("logits", [b, setup.classes], wide);
         plan.group("gradients of activations");
         let prefix_rows = layout.layers.iter().map(|l| l.prefix_rows).max().unwrap_or(0);
-        let table_rows = table_rows(setup);
         let dprefix = ["dkey prefix", "dvalue prefix"].map(|n| plan.tensor(n, [back, prefix_rows, c], dtype));
         let learn = if needs.embed_learns { back } else { 0 };
         let prompt_rows =
             if needs.embed_learns { layout.layers.iter().map(|l| l.tokens_in).max().unwrap_or(0) } else { 0 };
         Workspace {
             embedded,
-            matching,
             query_acts,
             query_x,
             query_cls,
             query_stats,
+            query,
             xs,
             acts,
             stage: plan.tensor("stage", [b, t, c], dtype),
             prefixes,
             dprefix,
-            table: plan.tensor("prompt table", [table_rows, c], wide),
-            table_normed: plan.tensor("prompt table, normalised", [table_rows, c], wide),
-            table_stats: plan.tensor("prompt table statistics", [table_rows, 2], wide),
-            table_qkv: plan.tensor("prompt table qkv", [table_rows, 3 * c], wide),
-            dtable: plan.tensor("prompt table gradient", [table_rows, c], wide),
-            dtable_qkv: plan.tensor("prompt table qkv gradient", [table_rows, 3 * c], wide),
+            table: plan.tensor("prompt table", [needs.table_rows, c], wide),
+            table_normed: plan.tensor("prompt table, normalised", [needs.table_rows, c], wide),
+            table_stats: plan.tensor("prompt table statistics", [needs.table_rows, 2], wide),
+            table_qkv: plan.tensor("prompt table qkv", [needs.table_rows, 3 * c], wide),
+            dtable: plan.tensor("prompt table gradient", [needs.table_rows, c], wide),
+            dtable_qkv: plan.tensor("prompt table qkv gradient", [needs.table_rows, 3 * c], wide),
             last,
             normed,
             norm_stats,
@@ -168,9 +168,4 @@ impl Workspace {
             temp: BlockTemp::new(plan, block, (b, t), setup.training, needs.blocks_learn, dtype),
         }
     }
-}
-
-fn table_rows(setup: &Setup) -> usize {
-    let pool = setup.pool.as_ref().map_or(0, |p| p.pool_size * p.length);
-    pool.max(setup.general.as_ref().map_or(0, |g| g.g_prompt_length))
 }

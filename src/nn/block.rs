@@ -13,7 +13,7 @@ use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View};
 use std::ops::Range;
 
-/// BlockShape of one call: B images of T tokens, of which the rows `read` are asked of the block.
+/// Shape of one call: B images of T tokens, of which the rows `read` are asked of the block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockShape {
     pub batch: usize,
@@ -76,6 +76,30 @@ pub struct BlockTemp {
     pub dq: Tensor,
     /// (B·T, M), when the MLP learns.
     pub gelu: Option<Tensor>,
+}
+
+/// What every pass through a block works with.
+pub struct Tools<'a> {
+    pub dev: &'a Device,
+    pub p: &'a Params,
+    pub temp: &'a mut BlockTemp,
+}
+
+/// What a backward pass reads of the forward pass: its input x (B, T, C), its activations and its prefix.
+pub struct Saved<'a> {
+    pub x: &'a Tensor,
+    pub acts: &'a BlockActs,
+    pub prefix: Option<Prefix<'a>>,
+}
+
+/// Gradients that a backward pass writes.
+pub struct BlockGrads<'a> {
+    /// Of parameters: added to, where they are wanted.
+    pub params: &'a mut Grads,
+    /// On entry dL/dy (B, R, C); on return what was needed of dL/dx.
+    pub d: &'a mut Tensor,
+    /// Of the prefix: overwritten.
+    pub prefix: Option<PrefixMut<'a>>,
 }
 
 /// What a forward pass keeps.
@@ -237,34 +261,12 @@ impl Block {
         }
     }
 
-    /// y = block(x), the rows `e.read` of it. x: (B, T, C), y: (B, R, C).
-    #[allow(clippy::too_many_arguments)]
-    pub fn forward(
-        &self,
-        dev: &Device,
-        p: &Params,
-        y: &mut Tensor,
-        acts: &mut BlockActs,
-        x: &Tensor,
-        prefix: Option<&Prefix>,
-        e: &BlockShape,
-        t: &mut BlockTemp,
-    ) -> Result<()> {
-        self.project(dev, p, acts, x, e, t)?;
-        self.attend(dev, p, y, acts, x, prefix, t)
-    }
+    // y = block(x), the rows `read` of it: lines 1 to 10 are `project`, then `attend`.
 
     /// Lines 1 and 2: everything up to q, k and v, into `acts`.
-    pub fn project(
-        &self,
-        dev: &Device,
-        p: &Params,
-        acts: &mut BlockActs,
-        x: &Tensor,
-        e: &BlockShape,
-        t: &mut BlockTemp,
-    ) -> Result<()> {
-        let c = self.dims.embed_dim;
+    /// x: (B, T, C).
+    pub fn project(&self, tools: Tools, acts: &mut BlockActs, x: &Tensor, e: &BlockShape) -> Result<()> {
+        let (Tools { dev, p, temp: t }, c) = (tools, self.dims.embed_dim);
         acts.shape(e, &self.dims);
         t.a.reshape([e.rows(), c]);
         let rows = x.view().reshaped([e.rows(), c]);
@@ -286,18 +288,16 @@ impl Block {
         self.qkv.forward_columns(dev, p, q, self.images(t.b.view(), e.batch), 0..c)
     }
 
-    /// Lines 3 to 10, from the q, k and v in `acts`.
-    #[allow(clippy::too_many_arguments)]
+    /// Lines 3 to 10, from the q, k and v in `acts`. x: (B, T, C), y: (B, R, C).
     pub fn attend(
         &self,
-        dev: &Device,
-        p: &Params,
+        tools: Tools,
         y: &mut Tensor,
         acts: &mut BlockActs,
         x: &Tensor,
         prefix: Option<&Prefix>,
-        t: &mut BlockTemp,
     ) -> Result<()> {
+        let Tools { dev, p, temp: t } = tools;
         let (c, e) = (self.dims.embed_dim, acts.extents.clone());
         let (b, r, rows) = (e.batch, e.read.len(), e.read_rows());
         y.reshape([b, r, c]);
@@ -332,22 +332,24 @@ impl Block {
         self.fc2.forward(dev, p, y, self.images(t.wide.view(), b), Epilogue::Residual(acts.mid.view()))
     }
 
-    /// On entry d = dL/dy (B, R, C); on return what `need` says. Parameter gradients are added where
-    /// they are wanted; `dprefix` is overwritten.
-    #[allow(clippy::too_many_arguments)]
-    pub fn backward(
+    /// From dL/dy (B, R, C) to what `need` says of dL/dx, both in `out.d`, and to the other gradients.
+    pub fn backward(&self, mut tools: Tools, saved: &Saved, out: BlockGrads, need: Need) -> Result<()> {
+        let BlockGrads { params: grads, d, prefix: dprefix } = out;
+        self.backward_attend(&mut tools, saved, grads, d, dprefix, &need)?;
+        if need == Need::All { self.backward_project(tools, saved, grads, d) } else { Ok(()) }
+    }
+
+    /// Lines 10 to 3: from dL/dy in `d` to dL/dmid in `d` and the gradients of q, k and v in the scratch.
+    fn backward_attend(
         &self,
-        dev: &Device,
-        p: &Params,
+        tools: &mut Tools,
+        saved: &Saved,
         grads: &mut Grads,
         d: &mut Tensor,
-        acts: &BlockActs,
-        x: &Tensor,
-        prefix: Option<&Prefix>,
         dprefix: Option<PrefixMut>,
-        need: Need,
-        t: &mut BlockTemp,
+        need: &Need,
     ) -> Result<()> {
+        let (Tools { dev, p, temp: t }, acts) = (tools, saved.acts);
         let (c, e) = (self.dims.embed_dim, &acts.extents);
         let (b, r, rows) = (e.batch, e.read.len(), e.read_rows());
         d.reshape([rows, c]);
@@ -385,12 +387,12 @@ impl Block {
         self.proj.backward_input(dev, p, t.a.view_mut(), self.images(d.view(), b), None, Write::Set)?;
         /* 3 */
         let dout = t.a.view().reshaped([b, r, c]);
-        let (q_rows, kv_rows) = match &need {
+        let (q_rows, kv_rows) = match need {
             Need::All => (0..r, 0..e.tokens),
             Need::Rows(rows) => (rows.clone(), rows.clone()),
             Need::Nothing => (0..0, 0..0),
         };
-        let gradients = match (&need, e.is_all()) {
+        let gradients = match (need, e.is_all()) {
             (Need::Nothing, _) => None,
             (_, true) => {
                 t.dqkv.reshape([b, kv_rows.len(), 3 * c]);
@@ -405,23 +407,13 @@ impl Block {
         };
         let qkv = layout(e, &acts.qkv, &acts.q);
         let (lse, heads) = (acts.lse.view(), self.dims.heads);
-        attention::backward_input(dev, gradients, dprefix, dout, lse, &qkv, prefix, heads)?;
-        if need == Need::All { self.backward_project(dev, p, grads, d, acts, x, t) } else { Ok(()) }
+        attention::backward_input(dev, gradients, dprefix, dout, lse, &qkv, saved.prefix.as_ref(), heads)
     }
 
     /// Lines 2 and 1: from dL/dmid (B, R, C) in `d` and the gradients of q, k, v in `t` to dL/dx
     /// (B·T, C) in `d`.
-    #[allow(clippy::too_many_arguments)]
-    fn backward_project(
-        &self,
-        dev: &Device,
-        p: &Params,
-        grads: &mut Grads,
-        d: &mut Tensor,
-        acts: &BlockActs,
-        x: &Tensor,
-        t: &mut BlockTemp,
-    ) -> Result<()> {
+    fn backward_project(&self, tools: Tools, saved: &Saved, grads: &mut Grads, d: &mut Tensor) -> Result<()> {
+        let (Tools { dev, p, temp: t }, Saved { x, acts, .. }) = (tools, saved);
         let (c, e) = (self.dims.embed_dim, &acts.extents);
         let (b, r, rows) = (e.batch, e.read.len(), e.rows());
         let (x, stats) = (x.view().reshaped([rows, c]), acts.ln1_stats.view());

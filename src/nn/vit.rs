@@ -11,7 +11,7 @@ use crate::ops::{gelu, tokens};
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View, ViewMut};
 
-/// BlockShape of a Vision Transformer.
+/// Widths of a Vision Transformer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dims {
     pub image_size: usize,
@@ -94,6 +94,17 @@ impl Embedded {
     }
 }
 
+/// What `backward_embed` starts from: gradients of the output of `embed`, and what it read.
+pub struct EmbedBackward<'a> {
+    /// (B, 1+N, C)
+    pub dx: View<'a>,
+    /// A further gradient of the embedded patches, (B, N, C).
+    pub extra: Option<View<'a>>,
+    pub embedded: &'a Embedded,
+    /// Scratch of (B, N, C).
+    pub dpatches: &'a mut Tensor,
+}
+
 impl Vit {
     pub fn declare(declare: &mut Declare, dims: Dims) -> Vit {
         let (c, t, p) = (dims.embed_dim, dims.tokens(), dims.patch_size);
@@ -128,19 +139,15 @@ impl Vit {
         self.embedding.wanted(p, grads) || grads.wants(p, self.cls) || grads.wants(p, self.positions)
     }
 
-    /// The parameter gradients of `embed`. dx: (B, 1+N, C); `dpatches` is scratch of (B, N, C), to
-    /// which `extra`, a further gradient of the embedded patches (B, N, C), is added.
-    #[allow(clippy::too_many_arguments)]
+    /// Adds the parameter gradients of `embed`.
     pub fn backward_embed(
         &self,
         dev: &Device,
         p: &Params,
         grads: &mut Grads,
-        dx: View,
-        dpatches: &mut Tensor,
-        extra: Option<View>,
-        embedded: &Embedded,
+        of: EmbedBackward,
     ) -> Result<()> {
+        let EmbedBackward { dx, extra, embedded, dpatches } = of;
         let (b, t, c) = (dx.dims()[0], dx.dims()[1], dx.dims()[2]);
         /* 3 */
         if let Some(dcls) = grads.get_mut(p, self.cls) {

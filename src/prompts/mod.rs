@@ -1,6 +1,16 @@
-//! Prompts: their parameters, how an image chooses them, where they enter a layer, and how gradients return.
+//! Prompt methods: their parameters, how an image chooses prompts, where these enter a layer, the terms they add to
+//! the loss, and how gradients return. `docs/adding.md` says how to add one.
 
-pub mod layout;
-pub mod pool;
-#[allow(clippy::module_inception)]
-pub mod prompts;
+mod choice;
+mod general;
+mod method;
+mod pool;
+mod settings;
+mod stack;
+
+pub use choice::{PromptChoice, Rows};
+pub use general::General;
+pub use method::{PromptMethod, Query};
+pub use pool::Pool;
+pub use settings::{Room, Settings};
+pub use stack::{Place, Slots, TokenRows};

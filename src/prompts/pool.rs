@@ -1,30 +1,34 @@
-//! Queries against keys: similarity, selection, the pull term and its gradients.
-//! Source: google-research/l2p `models/prompt.py`.
+//! The prompt pool of L2P: queries against keys, selection, the pull term and its gradients.
+//! Source: Wang et al. 2022, arXiv:2112.08654; google-research/l2p `models/prompt.py`.
 
-use super::prompts::Prompts;
+use super::choice::PromptChoice;
+use super::settings::Room;
+use super::stack::{Entering, Place, Stack};
+use crate::config::schema::PromptPool;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::network::setup::Setup;
-use crate::nn::params::{Grads, Params};
+use crate::nn::params::{Declare, Grads, ParamId, Params};
 use crate::ops::axpy::axpy;
 use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::{self, Layout, Write};
 use crate::ops::pool_tokens;
 use crate::ops::row_norm::{self, Normalization};
 use crate::tensor::plan::Plan;
-use crate::tensor::{DType, Tensor, View, ViewMut};
+use crate::tensor::{DType, Shape, Tensor, View, ViewMut};
 
-/// What selection writes and the pull term's backward reads. M prompts, N of them selected.
+/// `prompt_pool/prompt` [E, M, L_p, C], or [E, 2, M, L_p, H, D] as prefixes, of which each image uses N prompts;
+/// `prompt_pool/key` [M, C], if keys are learned. What selection writes is read by the pull term's backward pass.
 #[derive(Debug)]
-pub struct Matching {
-    /// (B, C), as the network made it.
-    pub query: Tensor,
+pub struct Pool {
+    pub(super) config: PromptPool,
+    pub(super) stack: Stack,
+    pub(super) key: Option<ParamId>,
     /// (B, C), rows of unit length.
     pub query_unit: Tensor,
     /// (M, C), learned or means of the prompts.
-    pub keys: Tensor,
+    keys: Tensor,
     /// (M, C), rows of unit length.
-    pub keys_unit: Tensor,
+    keys_unit: Tensor,
     /// (B, M)
     pub similarity: Tensor,
     /// (B, N)
@@ -33,9 +37,7 @@ pub struct Matching {
     pub own_ids: Tensor,
     /// (2, M): how often each prompt was used, by the tasks before this one and by this one; empty unless the
     /// selection looks at it.
-    pub used: Tensor,
-    /// (B, 1) zeros: every image uses the one general prompt.
-    only: Tensor,
+    pub(super) used: Tensor,
     temp: Temp,
 }
 
@@ -56,16 +58,44 @@ struct Temp {
     dquery_unit: Tensor,
 }
 
-impl Matching {
-    pub fn new(plan: &mut Plan, setup: &Setup, dtype: DType) -> Matching {
-        let (b, c) = (setup.max_batch, setup.dims.embed_dim);
-        let pool = setup.pool.as_ref();
-        let (m, n, length) = pool.map_or((0, 0, 0), |p| (p.pool_size, p.top_k, p.length));
-        let learned = pool.is_none_or(|p| p.prompt_key);
-        let counted = if pool.is_some_and(|p| p.diversified_selection) { m } else { 0 };
-        let back = if setup.training { b } else { 0 };
-        Matching {
-            query: plan.tensor("query", [b, c], dtype),
+/// The gradient of the pull term, times `weight`, is asked for.
+#[derive(Debug)]
+pub struct PullBackward<'a> {
+    /// The factor of the pull term in the loss.
+    pub weight: f64,
+    /// (B, C): the queries of the selection.
+    pub query: View<'a>,
+    /// (B, C): where the gradient of the queries goes, if it is wanted.
+    pub dquery: Option<&'a mut Tensor>,
+}
+
+impl Pool {
+    pub(super) fn new(declare: &mut Declare, plan: &mut Plan, config: &PromptPool, room: Room) -> Pool {
+        let Room { dims, batch: b, training, dtype } = room;
+        let (c, heads) = (dims.embed_dim, dims.heads);
+        let (e, m, length) = (config.e_prompt_layer_idx.len(), config.pool_size, config.length);
+        let (n, learned, prefix) = (config.top_k, config.prompt_key, config.use_prefix_tune_for_e_prompt);
+        let shape = match prefix {
+            true => Shape::new(&[e, 2, m, length, heads, c / heads]),
+            false => Shape::new(&[e, m, length, c]),
+        };
+        let stack = Stack {
+            id: declare.add("prompt_pool/prompt", shape),
+            place: if prefix { Place::Prefix } else { Place::Tokens },
+            layers: config.e_prompt_layer_idx.iter().enumerate().map(|(slice, &l)| (l, slice)).collect(),
+            sides: if prefix { 2 } else { 1 },
+            rows: m * length,
+            channels: c,
+            chosen: n,
+            length,
+        };
+        let key = learned.then(|| declare.add("prompt_pool/key", [m, c]));
+        let counted = if config.diversified_selection { m } else { 0 };
+        let (back, of_means) = (if training { b } else { 0 }, if learned { 0 } else { m });
+        Pool {
+            config: config.clone(),
+            stack,
+            key,
             query_unit: plan.tensor("unit query", [b, c], dtype),
             keys: plan.tensor("keys", [m, c], dtype),
             keys_unit: plan.tensor("unit keys", [m, c], dtype),
@@ -73,77 +103,44 @@ impl Matching {
             ids: plan.tensor("prompt ids", [b, n], DType::U32),
             own_ids: plan.tensor("own prompt ids", [b, n], DType::U32),
             used: plan.tensor("uses of prompts", [2, counted], DType::U32),
-            only: plan.tensor("general prompt ids", [b, 1], DType::U32),
             temp: Temp {
-                mean: plan.tensor("mean prompts", [if learned { 0 } else { m }, c], dtype),
+                mean: plan.tensor("mean prompts", [of_means, c], dtype),
                 scores: plan.tensor("scores", [b, counted], dtype),
                 dsimilarity: plan.tensor("dsimilarity", [back, m], dtype),
-                dkeys_unit: plan.tensor("dunit keys", [if setup.training { m } else { 0 }, c], dtype),
-                drows: plan.tensor("dprompt rows", [if learned { 0 } else { m }, length, c], dtype),
+                dkeys_unit: plan.tensor("dunit keys", [if training { m } else { 0 }, c], dtype),
+                drows: plan.tensor("dprompt rows", [of_means, length, c], dtype),
                 dquery_unit: plan.tensor("dunit query", [back, c], dtype),
             },
         }
     }
 
-    /// (B, 1) zeros.
-    pub fn only(&self, batch: usize) -> View<'_> {
-        self.only.view().part(0, [batch, 1])
+    pub(super) fn entering(&self) -> Entering<'_> {
+        Entering { stack: &self.stack, ids: self.ids.view() }
     }
 
-    /// [`Matching::select`] for a batch that is learned from: prompts that earlier tasks used often are passed over,
-    /// where the configuration says so, and what is used is counted.
-    pub fn select_and_count(
-        &mut self,
-        dev: &Device,
-        p: &Params,
-        prompts: &Prompts,
-        setup: &Setup,
-        how: Select,
-    ) -> Result<()> {
-        self.select(dev, p, prompts, setup, how)?;
-        let Some(pool) = setup.pool.as_ref().filter(|p| p.diversified_selection) else { return Ok(()) };
-        let (b, m) = (self.query.dims()[0], pool.pool_size);
-        let scores = &mut self.temp.scores;
-        scores.reshape([b, m]);
-        let earlier = self.used.view().part(0, [m]);
-        match_prompts::penalise(dev, scores.view_mut(), self.similarity.view(), earlier)?;
-        match_prompts::select(dev, self.ids.view_mut(), scores.view(), how)?;
-        match_prompts::count_acc(dev, self.used.view_mut().part(m, [m]), self.ids.view())
-    }
-
-    /// A new task: what was used belongs to the earlier ones.
-    pub fn begin_task(&mut self) -> Result<()> {
-        if self.used.is_empty() {
-            return Ok(());
+    /// How the images of a training step choose their prompts.
+    pub(super) fn how_to_learn(&self, task: usize, batch: usize) -> Select {
+        let config = &self.config;
+        if config.use_prompt_mask && (task + 1) * config.top_k <= config.pool_size {
+            return Select::Fixed { start: task * config.top_k };
         }
-        let counts = self.used.view().read::<u32>()?;
-        let (earlier, last) = counts.split_at(counts.len() / 2);
-        let mut all: Vec<u32> = earlier.iter().zip(last).map(|(a, b)| a.saturating_add(*b)).collect();
-        all.resize(counts.len(), 0);
-        self.used.view_mut().write(&all)
+        let group = if config.vote_group == 0 { batch } else { config.vote_group };
+        if config.batchwise_prompt { Select::Vote { group } } else { Select::PerImage }
     }
 
-    /// Fills everything after `query` for its current batch.
-    pub fn select(
-        &mut self,
-        dev: &Device,
-        p: &Params,
-        prompts: &Prompts,
-        setup: &Setup,
-        how: Select,
-    ) -> Result<()> {
-        let Some(pool) = &setup.pool else { return Ok(()) };
-        let (b, m, c) = (self.query.dims()[0], pool.pool_size, setup.dims.embed_dim);
+    /// Similarities and ids for queries (B, C).
+    pub(super) fn choose(&mut self, dev: &Device, p: &Params, query: View, how: Select) -> Result<()> {
+        let (b, m, c) = (query.dims()[0], self.config.pool_size, self.stack.channels);
+        let n = self.config.top_k;
         for (tensor, width) in
-            [(&mut self.query_unit, c), (&mut self.similarity, m), (&mut self.ids, pool.top_k)]
+            [(&mut self.query_unit, c), (&mut self.similarity, m), (&mut self.ids, n), (&mut self.own_ids, n)]
         {
             tensor.reshape([b, width]);
         }
-        self.own_ids.reshape([b, pool.top_k]);
         /* 1 */
-        self.fill_keys(dev, p, prompts, setup)?;
+        self.fill_keys(dev, p)?;
         /* 2 */
-        row_norm::forward(dev, self.query_unit.view_mut(), self.query.view(), Normalization::Rsqrt)?;
+        row_norm::forward(dev, self.query_unit.view_mut(), query, Normalization::Rsqrt)?;
         row_norm::forward(dev, self.keys_unit.view_mut(), self.keys.view(), Normalization::Rsqrt)?;
         /* 3 */
         let query = (self.query_unit.view(), Layout::dense(b, c));
@@ -155,19 +152,39 @@ impl Matching {
         match_prompts::select(dev, self.ids.view_mut(), similarity, how)
     }
 
-    fn fill_keys(&mut self, dev: &Device, p: &Params, prompts: &Prompts, setup: &Setup) -> Result<()> {
-        let Some(pool) = &setup.pool else { return Ok(()) };
+    /// [`Pool::choose`] for a batch that is learned from: prompts that earlier tasks used often are passed over,
+    /// where the configuration says so, and what is used is counted.
+    pub(super) fn choose_to_learn(
+        &mut self,
+        dev: &Device,
+        p: &Params,
+        query: View,
+        how: Select,
+    ) -> Result<()> {
+        self.choose(dev, p, query, how)?;
+        if !self.config.diversified_selection {
+            return Ok(());
+        }
+        let (b, m) = (query.dims()[0], self.config.pool_size);
+        let scores = &mut self.temp.scores;
+        scores.reshape([b, m]);
+        let earlier = self.used.view().part(0, [m]);
+        match_prompts::penalise(dev, scores.view_mut(), self.similarity.view(), earlier)?;
+        match_prompts::select(dev, self.ids.view_mut(), scores.view(), how)?;
+        match_prompts::count_acc(dev, self.used.view_mut().part(m, [m]), self.ids.view())
+    }
+
+    fn fill_keys(&mut self, dev: &Device, p: &Params) -> Result<()> {
         self.keys.fill(0.0);
-        if let Some(key) = prompts.key {
+        if let Some(key) = self.key {
             return axpy(dev, self.keys.view_mut(), p.get(key), 1.0);
         }
         // The mean over slices and positions of each prompt.
-        let Some(prompt) = prompts.prompt else { return Ok(()) };
-        let (slices, m, n) = (pool.e_prompt_layer_idx.len(), pool.pool_size, pool.length);
-        let c = setup.dims.embed_dim;
+        let (slices, m, n) = (self.stack.layers.len(), self.config.pool_size, self.stack.length);
+        let c = self.stack.channels;
         let mean = &mut self.temp.mean;
         for slice in 0..slices {
-            let rows = p.get(prompt).part(slice * m * n * c, [m, n, c]);
+            let rows = p.get(self.stack.id).part(slice * m * n * c, [m, n, c]);
             pool_tokens::forward(dev, mean.view_mut(), rows, 0..n, pool_tokens::Kind::Mean)?;
             axpy(dev, self.keys.view_mut(), mean.view(), 1.0 / slices as f64)?;
         }
@@ -175,91 +192,117 @@ impl Matching {
     }
 
     /// Overwrites `out` (1): Σ of the selected similarities / B.
-    pub fn pull(&self, dev: &Device, out: ViewMut) -> Result<()> {
+    pub(super) fn pull(&self, dev: &Device, out: ViewMut) -> Result<()> {
         match_prompts::pull(dev, out, self.similarity.view(), self.ids.view())
     }
 
-    /// Adds the gradient of `weight` · pull to the keys (or prompts); overwrites `dquery` (B, C) with
-    /// that of the query if it is asked for.
-    #[allow(clippy::too_many_arguments)]
-    pub fn backward_pull(
+    /// Adds the gradient of the weighted pull term to the keys (or prompts), and overwrites that of the queries.
+    pub(super) fn backward_pull(
         &mut self,
         dev: &Device,
         p: &Params,
         grads: &mut Grads,
-        prompts: &Prompts,
-        setup: &Setup,
-        weight: f64,
-        dquery: Option<&mut Tensor>,
+        of: PullBackward,
     ) -> Result<()> {
-        let Some(pool) = &setup.pool else { return Ok(()) };
-        let (b, m, c) = (self.query.dims()[0], pool.pool_size, setup.dims.embed_dim);
+        let (b, m, c) = (of.query.dims()[0], self.config.pool_size, self.stack.channels);
         let Temp { mean: dkeys, dsimilarity, dkeys_unit: dunit, drows, dquery_unit, .. } = &mut self.temp;
         dsimilarity.reshape([b, m]);
-        match_prompts::backward_pull(dev, dsimilarity.view_mut(), self.ids.view(), weight)?;
+        match_prompts::backward_pull(dev, dsimilarity.view_mut(), self.ids.view(), of.weight)?;
         let ds = (dsimilarity.view(), Layout::dense(b, m));
         /* 3, keys */
         dunit.fill(0.0);
         let query = (self.query_unit.view(), Layout::dense(b, c));
         matmul::backward_weight_acc(dev, (dunit.view_mut(), Layout::dense(m, c)), ds, query)?;
-        if let Some(key) = prompts.key {
+        let keys = self.keys.view();
+        if let Some(key) = self.key {
             /* 2, 1 */
             if let Some(dkey) = grads.get_mut(p, key) {
-                row_norm::backward_acc(dev, dkey, dunit.view(), self.keys.view(), Normalization::Rsqrt)?;
+                row_norm::backward_acc(dev, dkey, dunit.view(), keys, Normalization::Rsqrt)?;
             }
-        } else if let Some(prompt) = prompts.prompt
-            && let Some(mut dprompt) = grads.get_mut(p, prompt)
-        {
+        } else if let Some(mut dprompt) = grads.get_mut(p, self.stack.id) {
             dkeys.fill(0.0);
             /* 2 */
-            row_norm::backward_acc(
-                dev,
-                dkeys.view_mut(),
-                dunit.view(),
-                self.keys.view(),
-                Normalization::Rsqrt,
-            )?;
+            row_norm::backward_acc(dev, dkeys.view_mut(), dunit.view(), keys, Normalization::Rsqrt)?;
             /* 1 */
-            let (slices, n) = (pool.e_prompt_layer_idx.len(), pool.length);
+            let (slices, n) = (self.stack.layers.len(), self.stack.length);
             for slice in 0..slices {
                 let start = slice * m * n * c;
-                let rows = p.get(prompt).part(start, [m, n, c]);
+                let rows = p.get(self.stack.id).part(start, [m, n, c]);
                 let kind = pool_tokens::Kind::Mean;
                 pool_tokens::backward(dev, drows.view_mut(), dkeys.view(), rows, 0..n, kind)?;
                 let target = dprompt.reborrow().part(start, [m * n * c]);
                 axpy(dev, target, drows.view(), 1.0 / slices as f64)?;
             }
         }
-        let Some(dquery) = dquery else { return Ok(()) };
+        let Some(dquery) = of.dquery else { return Ok(()) };
         /* 3, 2, query */
         dquery_unit.reshape([b, c]);
         let keys = (self.keys_unit.view(), Layout::dense(m, c));
         matmul::forward(dev, (dquery_unit.view_mut(), Layout::dense(b, c)), ds, keys, Write::Set)?;
         dquery.reshape([b, c]);
         dquery.fill(0.0);
-        row_norm::backward_acc(
-            dev,
-            dquery.view_mut(),
-            dquery_unit.view(),
-            self.query.view(),
-            Normalization::Rsqrt,
-        )
+        let (dy, form) = (dquery_unit.view(), Normalization::Rsqrt);
+        row_norm::backward_acc(dev, dquery.view_mut(), dy, of.query, form)
     }
 
-    /// Prompts chosen earlier, N per image, instead of a selection.
-    pub fn set_ids(&mut self, batch: usize, ids: &[u32]) -> Result<()> {
-        let n = self.ids.dims()[1];
+    /// The ids of the last selection, on the host.
+    pub(super) fn choice(&self) -> Result<PromptChoice> {
+        Ok(PromptChoice::ids(self.ids.view().read::<u32>()?, self.config.top_k, self.config.pool_size))
+    }
+
+    /// Ids chosen earlier, N for each of `batch` images, instead of a selection.
+    pub(super) fn set_choice(&mut self, batch: usize, choice: &PromptChoice) -> Result<()> {
+        let n = self.config.top_k;
+        let (wanted, arg) = (format!("{batch} x {n} ids"), "choice");
+        let Some((ids, _)) = choice.as_ids() else {
+            return Err(Error::Shape { op: "match_prompts", arg, wanted, got: "weights".into() });
+        };
         if ids.len() != batch * n {
-            let (wanted, got) = (format!("{batch} x {n} ids"), ids.len().to_string());
-            return Err(Error::Shape { op: "match_prompts", arg: "ids", wanted, got });
+            return Err(Error::Shape { op: "match_prompts", arg, wanted, got: ids.len().to_string() });
         }
         self.ids.reshape([batch, n]);
         self.ids.view_mut().write(ids)
     }
 
-    /// Query features computed earlier, instead of a query pass.
-    pub fn set_query(&mut self, query: View) -> Result<()> {
-        self.query.reshape(query.shape());
-        self.query.view_mut().copy_from(query)
+    pub(super) fn begin_task(&mut self, p: &mut Params, task: usize) -> Result<()> {
+        self.shift_uses()?;
+        self.transfer(p, task)
+    }
+
+    /// What was used belongs to the earlier tasks.
+    fn shift_uses(&mut self) -> Result<()> {
+        if self.used.is_empty() {
+            return Ok(());
+        }
+        let counts = self.used.view().read::<u32>()?;
+        let (earlier, last) = counts.split_at(counts.len() / 2);
+        let mut all: Vec<u32> = earlier.iter().zip(last).map(|(a, b)| a.saturating_add(*b)).collect();
+        all.resize(counts.len(), 0);
+        self.used.view_mut().write(&all)
+    }
+
+    /// At the start of task t > 0: prompts [t N, (t+1) N) start as a copy of [(t-1) N, t N), while
+    /// they exist; the same for the keys, where the configuration shares them.
+    /// Source: google-research/l2p `train_continual.py:551-570`.
+    fn transfer(&self, p: &mut Params, task: usize) -> Result<()> {
+        let (n, m, c) = (self.config.top_k, self.config.pool_size, self.stack.channels);
+        if task == 0 || (task + 1) * n > m {
+            return Ok(());
+        }
+        let shared = [
+            (self.config.shared_prompt_pool.then_some(self.stack.id), self.stack.rows * c),
+            (self.key.filter(|_| self.config.shared_prompt_key), m * c),
+        ];
+        for (id, slice) in shared {
+            let Some(id) = id else { continue };
+            let mut values = p.get(id).read_f64()?;
+            // Values per prompt within one slice of the pool axis.
+            let each = slice / m;
+            for slice in values.chunks_exact_mut(slice) {
+                slice.copy_within((task - 1) * n * each..task * n * each, task * n * each);
+            }
+            p.set(id, &values)?;
+        }
+        Ok(())
     }
 }

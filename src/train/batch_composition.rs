@@ -6,6 +6,7 @@ use super::session::Session;
 use crate::error::{Error, Result};
 use crate::ops::match_prompts::Select;
 use crate::output::spread::Spread;
+use crate::prompts::PromptChoice;
 use crate::rng::{Rng, Stream};
 use crate::tensor::Tensor;
 use serde::Serialize;
@@ -160,8 +161,9 @@ impl TestImages {
             return Ok(Vec::new());
         }
         let features = self.rows(session, order);
-        let (ids, _) = evaluate::select_all(session, &features, how, order.len())?;
-        Ok(ids.chunks_exact(ids.len() / order.len()).map(<[u32]>::to_vec).collect())
+        let (choice, _) = evaluate::select_all(session, &features, how, order.len())?;
+        let (ids, width) = choice.as_ids().ok_or_else(|| Error::failed("only ids can be voted on"))?;
+        Ok(ids.chunks_exact(width).map(<[u32]>::to_vec).collect())
     }
 
     /// Evaluates with batches that stay within each of `parts`, whose images are shuffled by a seed.
@@ -207,7 +209,8 @@ impl TestImages {
             let features = self.rows(session, &which);
             let ids: Vec<u32> = batch.iter().flat_map(|(_, ids)| ids).copied().collect();
             let some = Batch { indices: &indices, features: features.view() };
-            let (right, _) = evaluate::answer(session, &some, &ids)?;
+            let (width, among) = (ids.len() / batch.len(), session.learner.method.model().prompts.keys());
+            let (right, _) = evaluate::answer(session, &some, &PromptChoice::ids(ids, width, among))?;
             self.known.extend(batch.iter().map(|&q| q.clone()).zip(right));
         }
         Ok(())

@@ -6,6 +6,7 @@ use crate::data::Images;
 use crate::error::Result;
 use crate::ops::cross_entropy;
 use crate::ops::match_prompts::Select;
+use crate::prompts::PromptChoice;
 use crate::tensor::Tensor;
 
 /// Queries of a rank's test images of every task, (n, C) each, in task order.
@@ -62,11 +63,9 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
     let (own, similarity) = select_all(session, &features, Select::PerImage, all)?;
     let voted = match vote_group(session) {
         Some(group) => select_all(session, &features, Select::Vote { group }, all)?.0,
-        None => Vec::new(),
+        None => own.clone(),
     };
-    let width = own.len() / n.max(1);
-    let pool = similarity.len();
-    let (usage, vote_usage) = (count(&own, pool), count(&voted, pool));
+    let (usage, vote_usage) = (own.usage(), voted.usage());
     let mut score = TaskScore { images: n, usage, vote_usage, similarity, ..TaskScore::default() };
     let (mut right, mut right_voted) = (0, 0);
     for (chunk, from) in indices
@@ -77,15 +76,11 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
         let rows = from..from + chunk.len();
         let features = features.view().part(from * c, [chunk.len(), c]);
         let batch = Batch { indices: chunk, features };
-        let (ids, votes) =
-            (&own[rows.start * width..rows.end * width], voted.get(rows.start * width..rows.end * width));
-        let (correct, loss) = answer(session, &batch, ids)?;
+        let choice = own.part(rows.clone());
+        let (correct, loss) = answer(session, &batch, &choice)?;
         score.loss += loss * chunk.len() as f64 / all as f64;
         right += correct.iter().filter(|&&c| c).count();
-        right_voted += match votes {
-            Some(votes) => with_votes(session, &batch, ids, votes, &correct, width)?,
-            None => correct.iter().filter(|&&c| c).count(),
-        };
+        right_voted += with_votes(session, &batch, &choice, &voted.part(rows), &correct)?;
     }
     if !session.ranks.is_alone() {
         // All are counts or shares of a mean.
@@ -93,9 +88,10 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
         sums.extend(score.usage.iter().chain(&score.vote_usage).map(|&count| count as f64));
         sums.extend(&score.similarity);
         session.ranks.comm.sum_f64("answers of a test", &mut sums)?;
-        let counts = |from: usize| sums[from..from + pool].iter().map(|&x| x as u64).collect();
-        (score.usage, score.vote_usage) = (counts(4), counts(4 + pool));
-        score.similarity = sums[4 + 2 * pool..].to_vec();
+        let counted = score.usage.len();
+        let counts = |from: usize| sums[from..from + counted].iter().map(|&x| x as u64).collect();
+        (score.usage, score.vote_usage) = (counts(4), counts(4 + counted));
+        score.similarity = sums[4 + 2 * counted..].to_vec();
         score.loss = sums[3];
         [score.images, right, right_voted] = [0, 1, 2].map(|i| sums[i] as usize);
     }
@@ -104,21 +100,10 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
     Ok(score)
 }
 
-/// Images per vote; `None` without a pool.
+/// Images per vote; `None` where images cannot vote.
 pub fn vote_group(session: &Session) -> Option<usize> {
-    let pool = session.learner.method.model().setup.pool.as_ref()?;
-    Some(if pool.vote_group == 0 {
-        session.learner.config.train.per_device_batch_size
-    } else {
-        pool.vote_group
-    })
-}
-
-/// How often each of `pool` prompts is among `ids`.
-fn count(ids: &[u32], pool: usize) -> Vec<u64> {
-    let mut counts = vec![0; pool];
-    ids.iter().for_each(|&id| counts[id as usize] += 1);
-    counts
+    let group = session.learner.method.model().prompts.vote_group()?;
+    Some(if group == 0 { session.learner.config.train.per_device_batch_size } else { group })
 }
 
 /// Test images with their features, (n, C).
@@ -129,9 +114,14 @@ pub(super) struct Batch<'a> {
 
 /// Whether each image is answered right, and the mean loss: over all classes, the latter in any case, or where
 /// the task is told (`continual.eval_task_inc`) over those of the image's task.
-pub(super) fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Result<(Vec<bool>, f64)> {
+pub(super) fn answer(
+    session: &mut Session,
+    batch: &Batch,
+    choice: &PromptChoice,
+) -> Result<(Vec<bool>, f64)> {
     let images = session.eval_batch(Images::Test, batch.indices)?;
-    let logits = session.learner.method.logits(&session.learner.dev, images.pixels(), batch.features, ids)?;
+    let logits =
+        session.learner.method.logits(&session.learner.dev, images.pixels(), batch.features, choice)?;
     let (logits, labels) = (logits.view().to_host()?, &images.labels);
     let (classes, cl) = (session.classes(), &session.learner.config.continual);
     // No number of classes: one task has all of them.
@@ -156,13 +146,11 @@ pub(super) fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Resul
 fn with_votes(
     session: &mut Session,
     batch: &Batch,
-    own: &[u32],
-    votes: &[u32],
+    own: &PromptChoice,
+    votes: &PromptChoice,
     correct: &[bool],
-    width: usize,
 ) -> Result<usize> {
-    let differs = |i: usize| own[i * width..][..width] != votes[i * width..][..width];
-    let changed: Vec<usize> = (0..batch.indices.len()).filter(|&i| width > 0 && differs(i)).collect();
+    let changed = own.differing(votes);
     let kept = (0..correct.len()).filter(|i| correct[*i] && !changed.contains(i)).count();
     if changed.is_empty() {
         return Ok(kept);
@@ -172,40 +160,38 @@ fn with_votes(
     let rows: Vec<f64> = changed.iter().flat_map(|&i| features[i * c..][..c].to_vec()).collect();
     let rows = Tensor::from_f64(&rows, [changed.len(), c], session.dtype());
     let indices: Vec<u32> = changed.iter().map(|&i| batch.indices[i]).collect();
-    let votes: Vec<u32> = changed.iter().flat_map(|&i| votes[i * width..][..width].to_vec()).collect();
     let some = Batch { indices: &indices, features: rows.view() };
-    let (right, _) = answer(session, &some, &votes)?;
+    let (right, _) = answer(session, &some, &votes.of(&changed))?;
     Ok(kept + right.iter().filter(|&&r| r).count())
 }
 
-/// Ids of images, in chunks of whole vote groups, and their part in the mean over `all` images of the cosine of a
-/// query to each key; both are empty without a pool.
+/// What images choose, in chunks of whole vote groups, and their part in the mean over `all` images of the cosine of a
+/// query to each key, which is empty without keys.
 pub(super) fn select_all(
     session: &mut Session,
     features: &Tensor,
     how: Select,
     all: usize,
-) -> Result<(Vec<u32>, Vec<f64>)> {
+) -> Result<(PromptChoice, Vec<f64>)> {
     let (n, c) = (features.dims()[0], features.dims()[1]);
     let room = session.learner.method.model().setup.max_batch;
     let chunk = match how {
         Select::Vote { group } => room / group * group,
         _ => room,
     };
-    let pool = session.learner.method.model().setup.pool.as_ref().map_or(0, |p| p.pool_size);
-    let (mut ids, mut similarity) = (Vec::new(), vec![0.0; pool]);
+    let prompts = &session.learner.method.model().prompts;
+    let (mut choice, mut similarity) = (prompts.empty_choice(), vec![0.0; prompts.keys()]);
     for start in (0..n).step_by(chunk.max(1)) {
         let rows = chunk.min(n - start);
         let part = features.view().part(start * c, [rows, c]);
-        ids.extend(session.learner.method.select(&session.learner.dev, part, how)?);
-        if pool > 0 {
-            let cosines = session.learner.method.model().matching().similarity.view().read_f64()?;
-            for row in cosines.chunks_exact(pool) {
+        choice.append(session.learner.method.select(&session.learner.dev, part, how)?)?;
+        if let Some(cosines) = session.learner.method.model().prompts.similarity() {
+            for row in cosines.read_f64()?.chunks_exact(similarity.len()) {
                 similarity.iter_mut().zip(row).for_each(|(sum, cosine)| *sum += cosine / all as f64);
             }
         }
     }
-    Ok((ids, similarity))
+    Ok((choice, similarity))
 }
 
 /// The largest value's place; ties to the lower.

@@ -3,7 +3,7 @@
 
 use super::session;
 use crate::config::Config;
-use crate::config::schema::{EmbeddingKey, Method as Name, Precision, Scenario};
+use crate::config::schema::{Method as Name, Precision, Scenario};
 use crate::data::{self, DataSet, Split, Task, loader, published, scenario};
 use crate::device::{Choice, Device};
 use crate::error::Result;
@@ -13,6 +13,7 @@ use crate::network::Model;
 use crate::nn::vit::Dims;
 use crate::ops::gelu::GeluForm;
 use crate::ops::matmul::{self, Layout, Write};
+use crate::prompts::Query;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor};
 use std::path::Path;
@@ -153,7 +154,7 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
         (Name::Ncm, _) | (_, false) => 0.0,
         _ => dense + 2.0 * mixed + if whole { dense + embed } else { 0.0 },
     };
-    let by_query = model.setup.pool.as_ref().is_some_and(|pool| pool.embedding_key == EmbeddingKey::Cls);
+    let by_query = model.prompts.query() == Query::Cls;
     let query = if by_query { plain } else { 0.0 };
     let train_image = query + forward + backward;
     let cl = &config.continual;

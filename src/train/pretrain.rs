@@ -19,6 +19,7 @@ use crate::methods::Ranks;
 use crate::nn::vit::CHANNELS;
 use crate::output::progress::Progress;
 use crate::output::{say, signal, table};
+use crate::prompts::PromptChoice;
 use crate::rng::{Rng, Stream};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
@@ -203,7 +204,12 @@ fn test(session: &mut Session) -> Result<f64> {
         let dtype = learner.method.model().dtype();
         let images = learner::ready(dtype, side, &pixels);
         let none = Tensor::zeros([chunk.len(), 1], dtype);
-        let logits = learner.method.logits(&learner.dev, images.view().into(), none.view(), &[])?;
+        let logits = learner.method.logits(
+            &learner.dev,
+            images.view().into(),
+            none.view(),
+            &PromptChoice::nothing(),
+        )?;
         let classes = logits.dims()[1];
         let answers = logits.view().read_f64()?;
         right +=

@@ -73,18 +73,17 @@ fn step(
     }
     // The evaluation pass: another selection, other kernels where shortcuts end.
     let query = model.last_query().clone();
-    let ids =
-        model.select(dev, query.view(), Select::PerImage).expect("ids").view().read::<u32>().expect("ids");
-    let logits = model.logits_with(dev, x.view(), &ids).expect("logits");
+    let choice = model.choose(dev, query.view(), Select::PerImage).expect("a choice");
+    let logits = model.logits_with(dev, x.view(), &choice).expect("logits");
     found.push(("evaluation".into(), values(logits)));
     found
 }
 
 fn arrays(model: &Model) -> Vec<(&'static str, &Tensor)> {
-    let matching = model.matching();
+    let pool = model.prompts.pool().expect("a pool");
     vec![
-        ("ids", &matching.ids),
-        ("similarity", &matching.similarity),
+        ("ids", &pool.ids),
+        ("similarity", &pool.similarity),
         ("query", model.last_query()),
         ("logits", model.logits()),
         ("pre-logits", model.pre_logits()),

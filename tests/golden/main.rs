@@ -122,13 +122,13 @@ fn run_case(name: &str, case: &Value, models: &Value) {
     scalar(&mut report, "out/reduce_sim", stats.pull);
     scalar(&mut report, "out/grad_norm_all", stats.grad_norm);
     scalar(&mut report, "out/train_accuracy", stats.correct as f64 / batch as f64);
-    let matching = model.matching();
-    report.array("out/sim", &matching.similarity.to_f64(), &npz);
-    report.array("out/topk_idx", &matching.own_ids.to_f64(), &npz);
-    report.array("out/prompt_idx", &matching.ids.to_f64(), &npz);
-    report.array("out/x_embed_norm", &matching.query_unit.to_f64(), &npz);
+    let pool = model.prompts.pool().expect("a pool");
+    report.array("out/sim", &pool.similarity.to_f64(), &npz);
+    report.array("out/topk_idx", &pool.own_ids.to_f64(), &npz);
+    report.array("out/prompt_idx", &pool.ids.to_f64(), &npz);
+    report.array("out/x_embed_norm", &pool.query_unit.to_f64(), &npz);
     if npz.has("out/query") {
-        report.array("out/query", &matching.query.to_f64(), &npz);
+        report.array("out/query", &model.last_query().to_f64(), &npz);
     }
     report.array("out/logits", &model.logits().to_f64(), &npz);
     report.array("out/pre_logits", &model.pre_logits().to_f64(), &npz);
@@ -140,9 +140,9 @@ fn run_case(name: &str, case: &Value, models: &Value) {
         true => Select::Vote { group: config.prompt_pool.vote_group },
         false => Select::PerImage,
     };
-    let ids: Vec<u32> = model.select(&DEV, query.view(), how).expect("ids").as_slice().expect("u32").to_vec();
-    let logits = model.logits_with(&DEV, x.view(), &ids).expect("logits").clone();
-    let ids: Vec<f64> = ids.iter().map(|&i| f64::from(i)).collect();
+    let choice = model.choose(&DEV, query.view(), how).expect("a choice");
+    let logits = model.logits_with(&DEV, x.view(), &choice).expect("logits").clone();
+    let ids: Vec<f64> = choice.as_ids().expect("ids").0.iter().map(|&i| f64::from(i)).collect();
     report.array("eval/prompt_idx", &ids, &npz);
     report.array("eval/logits", &logits.to_f64(), &npz);
     report.array("eval/pre_logits", &model.pre_logits().to_f64(), &npz);
@@ -391,14 +391,17 @@ fn evaluate(run: &mut Run, set: usize, mut report: Option<&mut Report>) -> f64 {
     for batch in 0..y.shape[0] {
         let (x, y) = (images(&x.at(batch)), labels(&y.at(batch)));
         let query = run.model.query(&DEV, x.view()).expect("a query").clone();
-        let ids = run.model.select(&DEV, query.view(), how).expect("ids");
-        let ids: Vec<u32> = ids.as_slice().expect("u32").to_vec();
+        let choice = run.model.choose(&DEV, query.view(), how).expect("a choice");
         let stored = format!("out/final_eval{set}/prompt_idx");
         if let Some(report) = report.as_deref_mut().filter(|_| run.npz.has(&stored)) {
             let wanted = run.npz.get(&stored).at(batch).u32s();
-            report.check(&format!("final ids of set {set}"), f64::from(u8::from(ids != wanted)), 0.0);
+            report.check(
+                &format!("final ids of set {set}"),
+                f64::from(u8::from(choice.as_ids().expect("ids").0 != wanted)),
+                0.0,
+            );
         }
-        let logits = run.model.logits_with(&DEV, x.view(), &ids).expect("logits");
+        let logits = run.model.logits_with(&DEV, x.view(), &choice).expect("logits");
         let answers = logits.to_f64();
         let labels = y.as_slice::<u32>().expect("labels");
         correct += answers.chunks_exact(10).zip(labels).filter(|(z, y)| argmax(z) == **y as usize).count();

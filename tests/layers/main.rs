@@ -18,9 +18,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("import", &[]),
     ("output", &["config", "tensor"]),
     ("nn", &["ops", "device", "tensor"]),
-    ("l2p", &["nn", "ops", "device", "tensor", "config", "rng"]),
+    ("prompts", &["nn", "ops", "device", "tensor", "config", "rng"]),
+    ("network", &["prompts", "nn", "ops", "device", "tensor", "config"]),
     ("optim", &["nn", "ops", "device", "tensor", "config"]),
-    ("methods", &["l2p", "optim", "ops", "device", "tensor", "comm", "config", "output"]),
+    ("methods", &["network", "prompts", "optim", "ops", "device", "tensor", "comm", "config", "output"]),
     (
         "train",
         &[

@@ -3,7 +3,7 @@
 
 use super::support::{DEV, Kind, images, kinds, labels};
 use l2p_engine::rng::{Rng, Stream};
-use l2p_engine::tensor::{DType, Tensor};
+use l2p_engine::tensor::DType;
 use l2p_engine::testing::gradcheck::derivative;
 use std::io::Write as _;
 
@@ -18,7 +18,7 @@ fn check(kind: &Kind) -> (usize, f64) {
     let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
     let stats = kind.step(&mut model, &x, &y);
     assert!(stats.loss.is_finite() && stats.grad_norm > 0.0, "{}: {stats:?}", kind.name);
-    let ids: Vec<u32> = model.matching().ids.as_slice().expect("u32").to_vec();
+    let choice = model.prompts.choice().expect("a choice");
     // Copied, because every step below overwrites the model's own.
     let all = model.grads.trainable.to_f64();
     let largest_of_all = all.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
@@ -47,8 +47,8 @@ fn check(kind: &Kind) -> (usize, f64) {
                 changed[entry] = moved;
                 model.params.set(id, &changed).expect("a parameter");
                 let loss = kind.step(&mut model, &x, &y).loss;
-                let now: &[u32] = model.matching().ids.as_slice().expect("u32");
-                assert_eq!(now, ids, "{}: a step in {} changed the selection", kind.name, spec.name);
+                let now = model.prompts.choice().expect("a choice");
+                assert_eq!(now, choice, "{}: a step in {} changed the selection", kind.name, spec.name);
                 loss
             });
             let scale = largest.max(1e-3 * largest_of_all);
@@ -129,29 +129,35 @@ fn diversified_selection_takes_other_prompts() {
         let mut model = kind.model(BATCH);
         let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
         kind.step(&mut model, &x, &y);
-        let first = model.matching().ids.to_f64();
-        assert_eq!(first, kind_without(&kind).matching().ids.to_f64(), "the first task");
+        let first = ids(&model);
+        assert_eq!(first, ids(&kind_without(&kind)), "the first task");
         let count = |ids: &[f64]| -> Vec<f64> {
             (0..6).map(|j| ids.iter().filter(|&&i| i == f64::from(j)).count() as f64).collect()
         };
         let used = count(&first);
-        assert_eq!(model.prompts_used().to_f64(), [vec![0.0; 6], used.clone()].concat());
+        assert_eq!(model.prompts.uses().expect("counts").to_f64(), [vec![0.0; 6], used.clone()].concat());
         // Still the same task: nothing is passed over.
         kind.step(&mut model, &x, &y);
-        assert_eq!(model.matching().ids.to_f64(), first);
+        assert_eq!(ids(&model), first);
         model.begin_task(1).expect("a task");
         let before: Vec<f64> = used.iter().map(|n| 2.0 * n).collect();
-        assert_eq!(model.prompts_used().to_f64(), [before.clone(), vec![0.0; 6]].concat());
+        assert_eq!(model.prompts.uses().expect("counts").to_f64(), [before.clone(), vec![0.0; 6]].concat());
         kind.step(&mut model, &x, &y);
-        let second = model.matching().ids.to_f64();
+        let second = ids(&model);
         let fresh = used.iter().filter(|n| **n == 0.0).count();
         assert!(fresh >= 2 && second.iter().all(|id| used[*id as usize] == 0.0), "{used:?} {second:?}");
         let now = count(&second);
-        assert_eq!(model.prompts_used().to_f64(), [before, now].concat());
+        assert_eq!(model.prompts.uses().expect("counts").to_f64(), [before, now].concat());
         let query = model.last_query().clone();
-        let how = model.train_select(0, BATCH);
-        assert_eq!(model.select(&DEV, query.view(), how).expect("ids").to_f64(), first, "evaluation");
+        let how = model.prompts.how_to_learn(0, BATCH);
+        model.choose(&DEV, query.view(), how).expect("a choice");
+        assert_eq!(ids(&model), first, "evaluation");
     }
+}
+
+/// The ids of the last choice.
+fn ids(model: &l2p_engine::network::Model) -> Vec<f64> {
+    model.prompts.pool().expect("a pool").ids.to_f64()
 }
 
 fn kind_without(kind: &Kind) -> l2p_engine::network::Model {
@@ -169,12 +175,12 @@ fn prompt_mask_chooses_by_task() {
     let mut model = kind.model(BATCH);
     let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
     kind.step(&mut model, &x, &y);
-    assert_eq!(model.matching().ids.to_f64(), [2., 3., 2., 3., 2., 3.]);
+    assert_eq!(ids(&model), [2., 3., 2., 3., 2., 3.]);
     kind.task = 3;
     kind.step(&mut model, &x, &y);
-    let beyond: Tensor = model.matching().ids.clone();
+    let beyond = ids(&model);
     let query = model.last_query().clone();
     let how = l2p_engine::ops::match_prompts::Select::Vote { group: 3 };
-    let vote = model.select(&DEV, query.view(), how).expect("a vote");
-    assert_eq!(beyond.to_f64(), vote.to_f64());
+    model.choose(&DEV, query.view(), how).expect("a vote");
+    assert_eq!(beyond, ids(&model));
 }

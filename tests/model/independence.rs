@@ -4,6 +4,7 @@ use super::support::{DEV, Kind, images, kinds, labels};
 use l2p_engine::config::schema::Precision;
 use l2p_engine::network::Model;
 use l2p_engine::ops::match_prompts::Select;
+use l2p_engine::prompts::PromptChoice;
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::close::same_bits;
 
@@ -18,14 +19,15 @@ fn some(images: &Tensor, from: usize, n: usize) -> Tensor {
 
 /// Queries, ids and logits of an evaluation with per-image selection, row by row of one image.
 fn evaluate(kind: &Kind, model: &mut Model, x: &Tensor) -> [Vec<f64>; 3] {
-    let (mut query, mut ids) = (Vec::new(), Vec::new());
+    let (mut query, mut choice) = (Vec::new(), PromptChoice::nothing());
     if kind.config.prompt_pool.pool_size > 0 {
         let q = model.query(&DEV, x.view()).expect("a query").clone();
-        ids = model.select(&DEV, q.view(), Select::PerImage).expect("ids").as_slice().expect("u32").to_vec();
+        choice = model.choose(&DEV, q.view(), Select::PerImage).expect("a choice");
         query = q.to_f64();
     }
-    let logits = model.logits_with(&DEV, x.view(), &ids).expect("logits").to_f64();
-    [query, ids.iter().map(|&id| f64::from(id)).collect(), logits]
+    let logits = model.logits_with(&DEV, x.view(), &choice).expect("logits").to_f64();
+    let ids = choice.as_ids().expect("ids").0.iter().map(|&id| f64::from(id)).collect();
+    [query, ids, logits]
 }
 
 #[test]

@@ -2,10 +2,11 @@
 //! the order they are named: a list of rows per image, one image at a time, no shared memory.
 
 use super::support::{CLASSES, Kind, images, kinds, labels};
-use l2p_engine::config::schema::{EmbeddingKey, TokenOrder};
+use l2p_engine::config::schema::TokenOrder;
 use l2p_engine::network::Model;
 use l2p_engine::nn::params::Params;
 use l2p_engine::ops::gelu::GeluForm;
+use l2p_engine::prompts::Query;
 use l2p_engine::tensor::DType;
 use l2p_engine::testing::close::relative_error;
 use l2p_engine::testing::plain;
@@ -103,7 +104,7 @@ fn logits(p: &Params, order: TokenOrder, image: &[f64], ids: &[u32]) -> Vec<f64>
 /// Ids of one image's two most similar keys, and the similarities of all.
 fn select(p: &Params, model: &Model, image: &[f64]) -> (Vec<u32>, Vec<f64>) {
     let positions: Rows = get(p, "pos_embedding").chunks_exact(C).map(<[f64]>::to_vec).collect();
-    assert_eq!(model.setup.pool.as_ref().map(|p| p.embedding_key), Some(EmbeddingKey::Cls));
+    assert_eq!(model.prompts.query(), Query::Cls);
     let mut x = sum(&[vec![get(p, "cls")], patches(p, image)].concat(), &positions);
     for l in 0..3 {
         x = block(p, l, &x);
@@ -129,7 +130,9 @@ fn compare(kind: &Kind, order: TokenOrder) {
     for (i, image) in pixels.chunks_exact(8 * 8 * 3).enumerate() {
         let frozen = model.query_params.as_ref().unwrap_or(&model.params);
         let (ids, similarity) = select(frozen, &model, image);
-        let got: Vec<u32> = model.matching().ids.as_slice::<u32>().expect("u32")[2 * i..2 * i + 2].to_vec();
+        let got: Vec<u32> = model.prompts.pool().expect("a pool").ids.as_slice::<u32>().expect("u32")
+            [2 * i..2 * i + 2]
+            .to_vec();
         assert_eq!(got, ids, "{order}: ids of image {i}");
         let z = logits(&model.params, order, image, &ids);
         let allowed = || (0..CLASSES).filter(|&k| k != 3);

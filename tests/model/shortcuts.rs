@@ -32,7 +32,8 @@ fn results(kind: &Kind, shortcuts: &[String]) -> Vec<(String, Vec<f64>)> {
     all.push(("logits".into(), model.logits().to_f64()));
     all.push(("pre_logits".into(), model.pre_logits().to_f64()));
     all.push(("query".into(), model.last_query().to_f64()));
-    all.push(("ids".into(), model.matching().ids.to_f64()));
+    let ids = model.prompts.pool().map(|pool| pool.ids.to_f64());
+    all.push(("ids".into(), ids.unwrap_or_default()));
     for id in model.params.ids() {
         let spec = model.params.spec(id);
         if let Some(grad) = model.grads.get(&model.params, id) {
@@ -41,9 +42,8 @@ fn results(kind: &Kind, shortcuts: &[String]) -> Vec<(String, Vec<f64>)> {
     }
     if kind.config.prompt_pool.pool_size > 0 {
         let query = model.last_query().clone();
-        let ids = model.select(&DEV, query.view(), Select::PerImage).expect("ids");
-        let ids = ids.as_slice::<u32>().expect("u32").to_vec();
-        let logits = model.logits_with(&DEV, x.view(), &ids).expect("logits");
+        let choice = model.choose(&DEV, query.view(), Select::PerImage).expect("a choice");
+        let logits = model.logits_with(&DEV, x.view(), &choice).expect("logits");
         all.push(("evaluation logits".into(), logits.to_f64()));
     }
     all

@@ -1,5 +1,6 @@
 //! The prompted network backwards: from the gradient of the logits to those of everything that learns.
 
+use super::forward::fill_table;
 use super::*;
 
 impl Model {
@@ -40,8 +41,8 @@ impl Model {
     fn need(&self, l: usize, shared: bool) -> Option<Need> {
         let (p, grads) = (&self.params, &self.grads);
         let layer = &self.layout.layers[l];
-        let tokens = |l: usize| self.prompts.wanted(p, grads, &self.layout.layers[l].token_parts);
-        let prefix = |l: usize| self.prompts.wanted(p, grads, &self.layout.layers[l].prefix_parts);
+        let tokens = |l: usize| self.prompts.learns(p, grads, l, Place::Tokens);
+        let prefix = |l: usize| self.prompts.learns(p, grads, l, Place::Prefix);
         let block = |l: usize| block_wanted(&self.vit.blocks[l], p, grads);
         let below = self.vit.embed_wanted(p, grads) || (0..l).any(|l| tokens(l) || prefix(l) || block(l));
         if below || block(l) {
@@ -55,8 +56,8 @@ impl Model {
         }
     }
 
-    /// All gradients, from `dlogits` on. `weight`: λ of the pull term.
-    pub(super) fn backward(&mut self, dev: &Device, batch: usize, shared: bool, weight: f64) -> Result<()> {
+    /// All gradients, from `dlogits` on.
+    pub(super) fn backward(&mut self, dev: &Device, batch: usize, shared: bool) -> Result<()> {
         let c = self.setup.dims.embed_dim;
         self.head_backward(dev, batch, c)?;
         let mut reached_embedding = true;
@@ -76,26 +77,22 @@ impl Model {
                 break;
             }
         }
-        let patch_query = self.patch_query();
-        let learns = self.vit.embedding.wanted(&self.params, &self.grads);
+        let from_query = self.patch_query().filter(|_| self.vit.embedding.wanted(&self.params, &self.grads));
         let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
         let [dpatches, dpatches_query] = &mut ws.dpatches;
-        let from_query = patch_query.filter(|_| learns);
+        let dquery = from_query.map(|_| &mut ws.dquery);
+        self.prompts.backward_loss_term(dev, p, grads, self.setup.loss_scale(), ws.query.view(), dquery)?;
         let mut extra = None;
         if let Some(kind) = from_query {
-            let (prompts, setup) = (&self.prompts, &self.setup);
-            let dquery = &mut ws.dquery;
-            ws.matching.backward_pull(dev, p, grads, prompts, setup, -weight, Some(dquery))?;
             let (patches, n) = (ws.embedded.patches.view(), self.setup.dims.patches());
             dpatches_query.reshape([batch, n, c]);
             pool_tokens::backward(dev, dpatches_query.view_mut(), ws.dquery.view(), patches, 0..n, kind)?;
             extra = Some(dpatches_query.view());
-        } else {
-            ws.matching.backward_pull(dev, p, grads, &self.prompts, &self.setup, -weight, None)?;
         }
         if reached_embedding && self.vit.embed_wanted(p, grads) {
             let dx = ws.d.view().reshaped([batch, self.setup.dims.tokens(), c]);
-            self.vit.backward_embed(dev, p, grads, dx, dpatches, extra, &ws.embedded)?;
+            let of = EmbedBackward { dx, extra, embedded: &ws.embedded, dpatches };
+            self.vit.backward_embed(dev, p, grads, of)?;
         }
         Ok(())
     }
@@ -112,16 +109,10 @@ impl Model {
         let [k, v] = &ws.prefixes[l];
         let prefix = has_prefix.then(|| Prefix { k: k.view(), v: v.view() });
         let dprefix = has_prefix.then(|| PrefixMut { k: dk.view_mut(), v: dv.view_mut() });
-        let (acts, x) = (&ws.acts[l], &ws.xs[l]);
-        let (d, temp, block) = (&mut ws.d, &mut ws.temp, &self.vit.blocks[l]);
-        block.backward(dev, p, grads, d, acts, x, prefix.as_ref(), dprefix, need, temp)?;
-        if has_prefix {
-            for (side, d) in [(Side::Key, &ws.dprefix[0]), (Side::Value, &ws.dprefix[1])] {
-                let (parts, matching) = (&layer.prefix_parts, &ws.matching);
-                self.prompts.backward_prefix(dev, p, grads, d, l, parts, side, matching)?;
-            }
-        }
-        Ok(())
+        let saved = Saved { x: &ws.xs[l], acts: &ws.acts[l], prefix };
+        let out = BlockGrads { params: grads, d: &mut ws.d, prefix: dprefix };
+        self.vit.blocks[l].backward(Tools { dev, p, temp: &mut ws.temp }, &saved, out, need)?;
+        if has_prefix { self.prompts.backward_prefix(dev, p, grads, l, &ws.dprefix) } else { Ok(()) }
     }
 
     /// From dL/dx of layer `l` in `d` to the gradients of its prompts, leaving in `d` the gradient
@@ -133,10 +124,9 @@ impl Model {
         }
         let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
         let d = ws.d.view().reshaped([batch, layer.tokens, c]);
-        for part in &layer.token_parts {
-            if let Some(dtable) = self.prompts.rows_grad(p, grads, l, part, Side::Key) {
-                let (ids, length) = self.prompts.chosen(part, &ws.matching, batch);
-                gather::backward_acc(dev, dtable, d, part.at, ids, length)?;
+        for (i, rows) in self.prompts.token_rows(p, l, batch).into_iter().enumerate() {
+            if let Some(dtable) = self.prompts.token_rows_grad(p, grads, l, i) {
+                gather::backward_acc(dev, dtable, d, rows.at, rows.ids, rows.length)?;
             }
         }
         if self.setup.token_order == TokenOrder::ClsFirst
@@ -162,21 +152,20 @@ impl Model {
         let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
         let block = &self.vit.blocks[l];
         let d = ws.d.view().reshaped([batch, layer.tokens, c]);
-        for part in &layer.token_parts {
-            let Some(rows) = self.prompts.rows(p, l, part, Side::Key) else { continue };
-            let n = rows.dims()[0];
-            let (ids, length) = self.prompts.chosen(part, &ws.matching, batch);
+        for (i, rows) in self.prompts.token_rows(p, l, batch).into_iter().enumerate() {
+            let TokenRows { table, at, ids, length } = rows;
+            let n = table.dims()[0];
             for (tensor, width) in [(&mut ws.dtable, c), (&mut ws.dtable_qkv, 3 * c)] {
                 tensor.reshape([n, width]);
                 tensor.fill(0.0);
             }
-            gather::backward_acc(dev, ws.dtable.view_mut(), d, part.at, ids, length)?;
+            gather::backward_acc(dev, ws.dtable.view_mut(), d, at, ids, length)?;
             let dqkv = ws.temp.dqkv.view();
-            gather::backward_acc(dev, ws.dtable_qkv.view_mut(), dqkv, part.at, ids, length)?;
+            gather::backward_acc(dev, ws.dtable_qkv.view_mut(), dqkv, at, ids, length)?;
             // The table and its statistics again: the forward pass may have used them for more parts.
             let cls_first = self.setup.token_order == TokenOrder::ClsFirst;
             let position = cls_first.then(|| p.get(self.vit.positions).part(0, [c]));
-            fill_table(dev, &mut ws.table, rows, position)?;
+            fill_table(dev, &mut ws.table, table, position)?;
             ws.table_stats.reshape([n, 2]);
             ws.table_normed.reshape([n, c]);
             let (normed, stats) = (&mut ws.table_normed, ws.table_stats.view_mut());
@@ -193,7 +182,7 @@ impl Model {
                 stats,
                 scale,
             )?;
-            if let Some(grad) = self.prompts.rows_grad(p, grads, l, part, Side::Key) {
+            if let Some(grad) = self.prompts.token_rows_grad(p, grads, l, i) {
                 axpy(dev, grad, ws.dtable.view(), 1.0)?;
             }
         }

@@ -1,0 +1,293 @@
+//! The closed set of prompt methods, and all that the network asks of one.
+
+use super::choice::PromptChoice;
+use super::general::General;
+use super::pool::{Pool, PullBackward};
+use super::settings::{Room, Settings};
+use super::stack::{self, Entering, Place, Side, Slots, Stack, TokenRows};
+use crate::config::schema::{EmbeddingKey, Initializer};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::nn::params::{Declare, Grads, ParamId, Params};
+use crate::ops::match_prompts::Select;
+use crate::ops::pool_tokens;
+use crate::rng::{Rng, Stream};
+use crate::tensor::plan::Plan;
+use crate::tensor::{Tensor, View, ViewMut};
+
+/// What the network puts in front of its layers.
+#[derive(Debug)]
+pub enum PromptMethod {
+    /// Nothing: the plain network.
+    None,
+    /// A pool, of which each image or vote uses the prompts whose keys are nearest to its query.
+    L2p(Pool),
+    /// A prompt for all images, with a pool or without.
+    DualPrompt { general: General, pool: Option<Pool> },
+}
+
+/// Which features of an image its prompts are chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Query {
+    /// None: nothing is chosen.
+    Nothing,
+    /// The class token of the pre-trained network without prompts.
+    Cls,
+    /// The embedded patches, pooled.
+    Patches(pool_tokens::Kind),
+}
+
+impl PromptMethod {
+    /// Declares the parameters and takes the memory.
+    pub fn new(declare: &mut Declare, plan: &mut Plan, settings: &Settings, room: Room) -> PromptMethod {
+        plan.group("selection");
+        let general = settings.general.as_ref();
+        let general = general.map(|config| General::new(declare, plan, config, settings, room));
+        let pool = settings.pool.as_ref().map(|config| Pool::new(declare, plan, config, room));
+        match (general, pool) {
+            (None, None) => PromptMethod::None,
+            (None, Some(pool)) => PromptMethod::L2p(pool),
+            (Some(general), pool) => PromptMethod::DualPrompt { general, pool },
+        }
+    }
+
+    /// The pool, if the method has one.
+    pub fn pool(&self) -> Option<&Pool> {
+        match self {
+            PromptMethod::None => None,
+            PromptMethod::L2p(pool) => Some(pool),
+            PromptMethod::DualPrompt { pool, .. } => pool.as_ref(),
+        }
+    }
+
+    fn pool_mut(&mut self) -> Option<&mut Pool> {
+        match self {
+            PromptMethod::None => None,
+            PromptMethod::L2p(pool) => Some(pool),
+            PromptMethod::DualPrompt { pool, .. } => pool.as_mut(),
+        }
+    }
+
+    /// General prompt and pool, in the order in which they stand in front of a layer.
+    fn parts(&self) -> (Option<&General>, Option<&Pool>) {
+        match self {
+            PromptMethod::None => (None, None),
+            PromptMethod::L2p(pool) => (None, Some(pool)),
+            PromptMethod::DualPrompt { general, pool } => (Some(general), pool.as_ref()),
+        }
+    }
+
+    /// The parameters whose rows enter layers by number.
+    fn stacks(&self) -> impl Iterator<Item = &Stack> {
+        let (general, pool) = self.parts();
+        general.map(|general| &general.stack).into_iter().chain(pool.map(|pool| &pool.stack))
+    }
+
+    /// The same with the ids of the `batch` images of the last choice.
+    fn entering(&self, batch: usize) -> impl Iterator<Item = Entering<'_>> + Clone {
+        let (general, pool) = self.parts();
+        general.map(|general| general.entering(batch)).into_iter().chain(pool.map(Pool::entering))
+    }
+
+    /// Rows per image that enter layer `l`.
+    pub fn slots(&self, l: usize) -> Slots {
+        let rows = |place| self.stacks().map(|stack| stack.rows_in(l, place)).sum();
+        Slots { tokens: rows(Place::Tokens), prefix: rows(Place::Prefix) }
+    }
+
+    /// Rows of the largest table that enters layers.
+    pub fn table_rows(&self) -> usize {
+        self.stacks().map(|stack| stack.rows).max().unwrap_or(0)
+    }
+
+    /// What images choose by.
+    pub fn query(&self) -> Query {
+        let Some(pool) = self.pool() else { return Query::Nothing };
+        match pool.config.embedding_key {
+            EmbeddingKey::Cls => Query::Cls,
+            EmbeddingKey::Mean => Query::Patches(pool_tokens::Kind::Mean),
+            EmbeddingKey::Max => Query::Patches(pool_tokens::Kind::Max),
+            EmbeddingKey::MeanMax => Query::Patches(pool_tokens::Kind::MeanMax),
+        }
+    }
+
+    /// Images of a vote, 0: as many as a batch of training has; `None` where each image can only choose for itself.
+    pub fn vote_group(&self) -> Option<usize> {
+        self.pool().map(|pool| pool.config.vote_group)
+    }
+
+    /// How the images of a training step choose.
+    pub fn how_to_learn(&self, task: usize, batch: usize) -> Select {
+        self.pool().map_or(Select::PerImage, |pool| pool.how_to_learn(task, batch))
+    }
+
+    /// Chooses prompts for queries (B, C), for an evaluation.
+    pub fn choose(&mut self, dev: &Device, p: &Params, query: View, how: Select) -> Result<()> {
+        self.pool_mut().map_or(Ok(()), |pool| pool.choose(dev, p, query, how))
+    }
+
+    /// Chooses prompts for the queries (B, C) of a training step.
+    pub fn choose_to_learn(&mut self, dev: &Device, p: &Params, query: View, how: Select) -> Result<()> {
+        self.pool_mut().map_or(Ok(()), |pool| pool.choose_to_learn(dev, p, query, how))
+    }
+
+    /// What was chosen last.
+    pub fn choice(&self) -> Result<PromptChoice> {
+        self.pool().map_or(Ok(PromptChoice::nothing()), Pool::choice)
+    }
+
+    /// The choice of no images, to which those of images can be added.
+    pub fn empty_choice(&self) -> PromptChoice {
+        let pool = self.pool().map(|pool| &pool.config);
+        pool.map_or_else(PromptChoice::nothing, |pool| {
+            PromptChoice::ids(Vec::new(), pool.top_k, pool.pool_size)
+        })
+    }
+
+    /// What `batch` images chose earlier, instead of choosing.
+    ///
+    /// # Errors
+    /// `Error::Shape` for the choice of another number of images or of another kind.
+    pub fn set_choice(&mut self, batch: usize, choice: &PromptChoice) -> Result<()> {
+        let nothing = choice.as_ids().is_some_and(|(ids, _)| ids.is_empty());
+        match self.pool_mut() {
+            Some(pool) => pool.set_choice(batch, choice),
+            None if nothing => Ok(()),
+            None => {
+                let (wanted, got) = ("nothing: there is nothing to choose from".into(), "a choice".into());
+                Err(Error::Shape { op: "prompts", arg: "choice", wanted, got })
+            }
+        }
+    }
+
+    /// M: keys that queries are compared with; 0 without keys.
+    pub fn keys(&self) -> usize {
+        self.pool().map_or(0, |pool| pool.config.pool_size)
+    }
+
+    /// The cosine of each query to each key at the last choice, (B, M); `None` without keys.
+    pub fn similarity(&self) -> Option<View<'_>> {
+        self.pool().map(|pool| pool.similarity.view())
+    }
+
+    /// Whether anything that enters layer `l` at `place` learns.
+    pub fn learns(&self, p: &Params, grads: &Grads, l: usize, place: Place) -> bool {
+        self.stacks().any(|stack| stack.rows_in(l, place) > 0 && grads.wants(p, stack.id))
+    }
+
+    /// The tables whose rows are put in front of the tokens of layer `l`. They are tables, not tokens, because
+    /// the network projects each row once for all images where it can.
+    pub fn token_rows<'a>(&'a self, p: &'a Params, l: usize, batch: usize) -> Vec<TokenRows<'a>> {
+        let placed = stack::placed(self.entering(batch), l, Place::Tokens);
+        let rows = placed.filter_map(|(at, Entering { stack, ids })| {
+            let table = stack.table(p, l, Side::Key)?;
+            Some(TokenRows { table, at, ids, length: stack.length })
+        });
+        rows.collect()
+    }
+
+    /// The gradient of table `i` of [`PromptMethod::token_rows`], if it is wanted.
+    pub fn token_rows_grad<'a>(
+        &self,
+        p: &Params,
+        grads: &'a mut Grads,
+        l: usize,
+        i: usize,
+    ) -> Option<ViewMut<'a>> {
+        let mut entering = self.stacks().filter(|stack| stack.rows_in(l, Place::Tokens) > 0);
+        entering.nth(i)?.table_grad(p, grads, l, Side::Key)
+    }
+
+    /// Overwrites what is put in front of the keys and values of layer `l`, (B, n, C) each.
+    pub fn write_prefix(&self, dev: &Device, p: &Params, l: usize, prefix: &mut [Tensor; 2]) -> Result<()> {
+        let batch = prefix[0].dims()[0];
+        stack::write_prefix(dev, p, self.entering(batch), l, prefix)
+    }
+
+    /// Adds what the gradient of the prefixes of layer `l`, (B, n, C) each, says of the parameters.
+    pub fn backward_prefix(
+        &self,
+        dev: &Device,
+        p: &Params,
+        grads: &mut Grads,
+        l: usize,
+        dprefix: &[Tensor; 2],
+    ) -> Result<()> {
+        let batch = dprefix[0].dims()[0];
+        stack::backward_prefix(dev, p, grads, self.entering(batch), l, dprefix)
+    }
+
+    /// The factor by which [`PromptMethod::loss_term`] enters the loss.
+    pub fn loss_weight(&self) -> f64 {
+        self.pool().map_or(0.0, |pool| -pool.config.pull_constraint_coeff)
+    }
+
+    /// Overwrites `out` (1) with the term that the method adds to the loss, before its weight; leaves it alone
+    /// where there is none. Of L2P: the pull term, Σ of the selected similarities / B.
+    pub fn loss_term(&self, dev: &Device, out: ViewMut) -> Result<()> {
+        self.pool().map_or(Ok(()), |pool| pool.pull(dev, out))
+    }
+
+    /// Adds the gradient of `scale` times the weighted term to the parameters, and overwrites `dquery` (B, C),
+    /// where it is asked for, with that of the queries (B, C) of the last choice.
+    pub fn backward_loss_term(
+        &mut self,
+        dev: &Device,
+        p: &Params,
+        grads: &mut Grads,
+        scale: f64,
+        query: View,
+        dquery: Option<&mut Tensor>,
+    ) -> Result<()> {
+        let weight = self.loss_weight() * scale;
+        match self.pool_mut() {
+            Some(pool) => pool.backward_pull(dev, p, grads, PullBackward { weight, query, dquery }),
+            None => Ok(()),
+        }
+    }
+
+    /// Fills the parameters as the configuration's initialisers say.
+    pub fn init(&self, p: &mut Params, seed: u64) -> Result<()> {
+        let (general, pool) = self.parts();
+        // Each parameter has a stream of its own.
+        let prompt = pool.map(|pool| (pool.stack.id, pool.config.initializer));
+        let key = pool.and_then(|pool| Some((pool.key?, pool.config.prompt_key_init)));
+        let general = general.map(|general| (general.stack.id, general.initializer));
+        for (stream, parameter) in [prompt, key, general].into_iter().enumerate() {
+            if let Some((id, how)) = parameter {
+                fill(p, id, how, Rng::new(seed, Stream::Init, stream as u64))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What happens to prompts and counts when task `task` begins.
+    pub fn begin_task(&mut self, p: &mut Params, task: usize) -> Result<()> {
+        self.pool_mut().map_or(Ok(()), |pool| pool.begin_task(p, task))
+    }
+
+    /// How often each prompt was used, (2, M) u32: by the tasks before this one, and by this one. It learns without
+    /// gradients: ranks add up the second row, checkpoints keep both. `None` where the selection does not look.
+    pub fn uses(&self) -> Option<&Tensor> {
+        self.pool().map(|pool| &pool.used).filter(|used| !used.is_empty())
+    }
+
+    pub fn uses_mut(&mut self) -> Option<&mut Tensor> {
+        self.pool_mut().map(|pool| &mut pool.used).filter(|used| !used.is_empty())
+    }
+}
+
+fn fill(p: &mut Params, id: ParamId, how: Initializer, mut rng: Rng) -> Result<()> {
+    let n = p.spec(id).shape.len();
+    let values: Vec<f64> = (0..n).map(|_| draw(&mut rng, how)).collect();
+    p.set(id, &values)
+}
+
+fn draw(rng: &mut Rng, how: Initializer) -> f64 {
+    match how {
+        Initializer::Uniform => 0.01 * f64::from(rng.uniform()),
+        Initializer::UniformSymmetric => 2.0 * f64::from(rng.uniform()) - 1.0,
+        Initializer::Normal => 0.01 * rng.normal(),
+        Initializer::Zero => 0.0,
+    }
+}

@@ -1,0 +1,70 @@
+//! What prompt methods read of a configuration, and the memory that they may ask for.
+
+use crate::config::schema::{Config, GPrompt, PromptPool};
+use crate::error::{Error, Result};
+use crate::nn::vit::Dims;
+use crate::tensor::DType;
+
+/// The sections of a configuration that prompt methods read.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// `[prompt_pool]`; `None`: no pool.
+    pub pool: Option<PromptPool>,
+    /// `[g_prompt]`; `None`: no general prompt.
+    pub general: Option<GPrompt>,
+}
+
+/// The network that prompts enter, and its largest batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    pub dims: Dims,
+    /// Images of the largest batch.
+    pub batch: usize,
+    /// Whether gradients will be asked for.
+    pub training: bool,
+    /// Type of queries, keys and similarities.
+    pub dtype: DType,
+}
+
+impl Settings {
+    pub fn of(config: &Config) -> Settings {
+        Settings {
+            pool: (config.prompt_pool.pool_size > 0).then(|| config.prompt_pool.clone()),
+            general: (config.g_prompt.g_prompt_length > 0).then(|| config.g_prompt.clone()),
+        }
+    }
+
+    /// # Errors
+    /// `Error::Config` naming the key, what a backbone of `layers` layers allows and what was found.
+    pub fn check(&self, layers: usize) -> Result<()> {
+        if let Some(pool) = &self.pool {
+            check_layers("prompt_pool.e_prompt_layer_idx", &pool.e_prompt_layer_idx, layers)?;
+            if pool.top_k == 0 || pool.top_k > pool.pool_size {
+                return Err(Error::config(format!(
+                    "prompt_pool.top_k: wanted between 1 and prompt_pool.pool_size = {}, found {}",
+                    pool.pool_size, pool.top_k
+                )));
+            }
+            if !pool.prompt_key && pool.use_prefix_tune_for_e_prompt {
+                return Err(Error::config(
+                    "prompt_pool.prompt_key: wanted true with use_prefix_tune_for_e_prompt, because the mean of \
+                     key and value prefixes is no query-sized vector; found false",
+                ));
+            }
+        }
+        if let Some(general) = &self.general {
+            check_layers("g_prompt.g_prompt_layer_idx", &general.g_prompt_layer_idx, layers)?;
+        }
+        Ok(())
+    }
+}
+
+fn check_layers(key: &str, wanted: &[usize], layers: usize) -> Result<()> {
+    match wanted.iter().find(|&&l| l >= layers) {
+        Some(l) => Err(Error::config(format!(
+            "{key}: the backbone has {layers} layers (0 to {}), found layer {l}",
+            layers - 1
+        ))),
+        None => Ok(()),
+    }
+}
