@@ -1,6 +1,7 @@
 //! Shared by the integration tests: NumPy archives, and the official implementation's names.
 #![allow(dead_code)]
 
+pub mod lanes;
 pub mod npz;
 pub mod official;
 pub mod process;
@@ -13,6 +14,11 @@ pub fn golden_dir() -> PathBuf {
         Some(dir) => PathBuf::from(dir),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden"),
     }
+}
+
+/// Whether the golden cases are the copies in this project, of which the tests also know how many there are.
+pub fn own_golden() -> bool {
+    std::env::var_os("L2P_GOLDEN_DIR").is_none()
 }
 
 pub fn json(name: &str) -> serde_json::Value {

@@ -1,6 +1,6 @@
 //! Between the official implementation's names and configuration and the engine's.
 
-use super::npz::Npz;
+use super::npz::{Array, Npz};
 use l2p_engine::config::schema::*;
 use l2p_engine::device::Device;
 use l2p_engine::network::{Model, Setup};
@@ -64,6 +64,8 @@ pub fn load(model: &mut Model, npz: &Npz, prefix: &str, query: bool) {
         let Some(params) = params else { continue };
         let id = params.find(&place.name).unwrap_or_else(|| panic!("no parameter {} for {path}", place.name));
         let mut values = params.get(id).to_f64();
+        let (held, stored) = (values.len() / place.stride * place.width, array.data.len());
+        assert_eq!(held, stored, "{path}: the model's part of {} has another length", place.name);
         for (row, source) in values.chunks_exact_mut(place.stride).zip(array.data.chunks_exact(place.width)) {
             row[place.column..][..place.width].copy_from_slice(source);
         }
@@ -87,6 +89,37 @@ fn number(v: &Value, key: &str, default: f64) -> f64 {
 fn list(v: &Value, key: &str) -> Vec<usize> {
     let items = v.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     items.iter().map(|i| i.as_u64().expect("an index") as usize).collect()
+}
+
+/// Images of a step on one device.
+pub fn device_batch(official: &Value) -> usize {
+    official["per_device_batch_size"].as_u64().expect("per_device_batch_size") as usize
+}
+
+/// Classes of every head: `num_classes` of `cases.json`.
+pub fn num_classes(all: &Value) -> usize {
+    all["num_classes"].as_u64().expect("num_classes") as usize
+}
+
+/// Which classes a loss is over: `class_mask` if the configuration masks, or all.
+pub fn class_mask(classes: usize, class_mask: &[u32], official: &Value) -> Vec<bool> {
+    let masked = official["continual"]["train_mask"].as_bool().expect("train_mask");
+    assert!(class_mask.iter().all(|&k| (k as usize) < classes), "{class_mask:?} of {classes} classes");
+    (0..classes as u32).map(|k| !masked || class_mask.contains(&k)).collect()
+}
+
+/// Devices of a case: arrays of several have their number in front. `axes`: those of one device.
+pub fn devices(array: &Array, axes: usize) -> usize {
+    if array.shape.len() > axes { array.shape[0] } else { 1 }
+}
+
+/// The arrays of several devices as one batch.
+pub fn one_batch(mut array: Array, axes: usize) -> Array {
+    if array.shape.len() > axes {
+        let images = array.shape[0] * array.shape[1];
+        array.shape.splice(0..2, [images]);
+    }
+    array
 }
 
 /// The engine's configuration for an official one.
@@ -121,7 +154,7 @@ pub fn config(official: &Value) -> Config {
     pool.use_prompt_mask = flag(param, "use_prompt_mask");
     pool.shared_prompt_pool = flag(param, "shared_prompt_pool");
     pool.shared_prompt_key = flag(param, "shared_prompt_key");
-    pool.vote_group = number(official, "per_device_batch_size", 8.0) as usize;
+    pool.vote_group = device_batch(official);
     pool.e_prompt_layer_idx = list(official, "e_prompt_layer_idx");
     pool.use_prefix_tune_for_e_prompt = flag(official, "use_prefix_tune_for_e_prompt");
     let pull = flag(official, "pull_constraint");
@@ -146,7 +179,7 @@ pub fn config(official: &Value) -> Config {
     optim.reinit_optimizer = flag(official, "reinit_optimizer");
     optim.clip_scope = ClipScope::All;
     config.train.num_epochs = number(official, "num_epochs", 1.0) as usize;
-    config.train.per_device_batch_size = number(official, "per_device_batch_size", 8.0) as usize;
+    config.train.per_device_batch_size = device_batch(official);
     config
 }
 
@@ -165,21 +198,13 @@ pub fn dims(models: &Value, key: &str) -> Dims {
     }
 }
 
-/// A model with the backbones of the case loaded, on the CPU.
-pub fn model(config: &Config, dims: Dims, backbone: &str, query: Option<&str>, max_batch: usize) -> Model {
-    model_on(&Device::Cpu, config, dims, backbone, query, max_batch)
-}
-
-/// The same on any device.
-pub fn model_on(
-    dev: &Device,
-    config: &Config,
-    dims: Dims,
-    backbone: &str,
-    query: Option<&str>,
-    max_batch: usize,
-) -> Model {
-    let setup = Setup::new(config, dims, 10, max_batch).expect("a valid setup");
+/// A model with the backbones of a case or trajectory loaded. `all`: `cases.json`; `about`: the entry of the case
+/// or trajectory, whose query's backbone is the model's unless it names another.
+pub fn model(dev: &Device, config: &Config, all: &Value, about: &Value, max_batch: usize) -> Model {
+    let dims = dims(&all["models"], about["model"].as_str().expect("a model"));
+    let backbone = about["backbone"].as_str().expect("a backbone");
+    let query = about.get("query_backbone").and_then(Value::as_str);
+    let setup = Setup::new(config, dims, num_classes(all), max_batch).expect("a valid setup");
     let mut plan = Plan::on(dev);
     let mut model = Model::new(setup, &mut plan);
     plan.check().expect("memory");

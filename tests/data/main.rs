@@ -15,6 +15,9 @@ use l2p_engine::data::{
 use l2p_engine::rng::{Rng, Stream};
 use proptest::prelude::*;
 
+#[path = "../common/mod.rs"]
+mod common;
+
 #[path = "bad_input.rs"]
 mod bad_input_tests;
 #[path = "cache.rs"]
@@ -31,7 +34,7 @@ mod sets_tests;
 mod tasks_tests;
 
 fn tests_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
 fn config(dataset: DatasetName, dir: &Path) -> Data {

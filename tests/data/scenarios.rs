@@ -1,6 +1,8 @@
 //! Scenarios: domains, data sets one after the other, Gaussian schedules, streams; labels without images.
 
+use super::common::golden_dir;
 use super::*;
+use approx::assert_abs_diff_eq;
 use l2p_engine::config::schema::Scenario;
 use l2p_engine::data::{Split, published, scenario};
 
@@ -18,7 +20,7 @@ fn published_labels(dataset: DatasetName) -> DataSet {
 
 #[test]
 fn gaussian_label_sets_have_the_official_statistics() {
-    let text = std::fs::read_to_string(tests_dir().join("golden/gaussian.json")).unwrap();
+    let text = std::fs::read_to_string(golden_dir().join("gaussian.json")).unwrap();
     let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
     let numbers = |key: &str| -> Vec<f64> {
         let list = golden["statistics"][key].as_array().unwrap();
@@ -26,30 +28,36 @@ fn gaussian_label_sets_have_the_official_statistics() {
     };
     let (expected, official) =
         (numbers("expected_label_set_size_per_task"), numbers("mean_label_set_size_over_12_seeds"));
-    assert_eq!(expected.len(), 200);
+    let size = |key: &str| golden["real"][0][key].as_u64().unwrap() as usize;
+    let (tasks, classes) = (size("num_tasks"), size("num_classes"));
+    assert_eq!((expected.len(), official.len()), (tasks, tasks));
     let seeds = 12;
-    let mut means = vec![0.0; 200];
-    let mut spread = vec![0.0; 200];
+    let mut means = vec![0.0; tasks];
+    let mut spread = vec![0.0; tasks];
     for seed in 100..100 + seeds {
-        let sets = scenario::label_sets(100, 200, 50.0, seed).unwrap();
+        let sets = scenario::label_sets(classes, tasks, 50.0, seed).unwrap();
         for (t, set) in sets.iter().enumerate() {
-            assert!(set.is_sorted_by(|a, b| a < b) && set.iter().all(|&c| c < 100));
+            assert!(set.is_sorted_by(|a, b| a < b) && set.iter().all(|&c| (c as usize) < classes));
             means[t] += set.len() as f64 / seeds as f64;
         }
     }
-    // Variance of a size: the sum of p (1 - p), p = exp(-(t - (2j + 1))^2 / 5000), as the fixtures' README states it.
+    // Variance of a size: the sum of p (1 - p), p = exp(-(e s - peak)^2 / 5000) with s = -1 step per task and the
+    // peaks of the fixtures' README.
+    let peak_every = (-(tasks as i64)).div_euclid(classes as i64);
     for (t, spread) in spread.iter_mut().enumerate() {
-        let p = |j: usize| (-(t as f64 - (2 * j + 1) as f64).powi(2) / 5000.0).exp();
-        assert!(((0..100).map(p).sum::<f64>() - expected[t]).abs() < 1e-5, "task {t}");
-        *spread = ((0..100).map(|j| p(j) * (1.0 - p(j))).sum::<f64>() / seeds as f64).sqrt();
+        let peak = |j: usize| (peak_every.div_euclid(2) + j as i64 * peak_every) as f64;
+        let p = |j: usize| (-(-(t as f64) - peak(j)).powi(2) / 5000.0).exp();
+        assert_abs_diff_eq!((0..classes).map(p).sum::<f64>(), expected[t], epsilon = 1e-5);
+        *spread = ((0..classes).map(|j| p(j) * (1.0 - p(j))).sum::<f64>() / seeds as f64).sqrt();
     }
     for (whose, means) in [("ours", &means), ("official", &official)] {
-        let z: Vec<f64> = (0..200).map(|t| (means[t] - expected[t]) / spread[t]).collect();
-        let mean = z.iter().sum::<f64>() / 200.0;
-        let deviation = (z.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 200.0).sqrt();
-        // Three standard errors of 200 independent scores.
-        assert!(mean.abs() < 3.0 / 200f64.sqrt(), "{whose}: mean {mean}");
-        assert!((deviation - 1.0).abs() < 3.0 / 400f64.sqrt(), "{whose}: deviation {deviation}");
+        let z: Vec<f64> = (0..tasks).map(|t| (means[t] - expected[t]) / spread[t]).collect();
+        let n = tasks as f64;
+        let mean = z.iter().sum::<f64>() / n;
+        let deviation = (z.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
+        // Three standard errors of as many independent scores.
+        assert!(mean.abs() < 3.0 / n.sqrt(), "{whose}: mean {mean}");
+        assert_abs_diff_eq!(deviation, 1.0, epsilon = 3.0 / (2.0 * n).sqrt());
     }
     assert!(scenario::label_sets(2, 200, 1e-9, 0).unwrap_err().to_string().contains("gaussian_sigma"));
 }

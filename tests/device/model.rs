@@ -1,7 +1,7 @@
 //! The whole network on a device: a training step of every official case, forwards and backwards, beside the
 //! CPU in f64.
 
-use super::common::npz::{Array, Npz};
+use super::common::npz::Npz;
 use super::common::{json, official, relative_error};
 use super::device;
 use l2p_engine::config::schema::{ClipScope, Precision};
@@ -36,30 +36,22 @@ fn step(
     let all = json("cases.json");
     let mut config = official::config(&case["config"]);
     (config.precision, config.optim.clip_scope) = (precision, scope);
-    let dims = official::dims(&all["models"], case["model"].as_str().expect("a model"));
-    let files = ["backbone", "query_backbone"].map(|key| case[key].as_str());
-    let one_batch = |array: &Array, axes: usize| {
-        let mut shape = array.shape.clone();
-        if shape.len() > axes {
-            let b = shape[0] * shape[1];
-            shape.splice(0..2, [b]);
-        }
-        shape
-    };
-    let (image, label) = (npz.get("in/image_u8"), npz.get("in/label"));
+    let devices = official::devices(npz.get("in/image_u8"), 4);
+    let image = official::one_batch(npz.get("in/image_u8").clone(), 4);
+    let label = official::one_batch(npz.get("in/label").clone(), 1);
+    config.prompt_pool.vote_group = label.shape[0] / devices;
     let pixels: Vec<f64> = image.data.iter().map(|v| v / 256.0).collect();
     let wide = if precision == Precision::F64 { DType::F64 } else { DType::F32 };
-    let x = Tensor::from_f64(&pixels, one_batch(image, 4).as_slice(), wide);
-    let y = Tensor::from_vec(label.u32s(), one_batch(label, 1).as_slice());
-    let masked = case["config"]["continual"]["train_mask"].as_bool().expect("train_mask");
+    let x = Tensor::from_f64(&pixels, image.shape.as_slice(), wide);
+    let y = Tensor::from_vec(label.u32s(), label.shape.as_slice());
     let classes = npz.get("in/class_mask").u32s();
     let task = TaskView {
         index: case["cur_task_id"].as_u64().expect("a task") as usize,
-        mask: (0..10).map(|k| !masked || classes.contains(&k)).collect(),
+        mask: official::class_mask(official::num_classes(&all), &classes, &case["config"]),
         share: 1.0,
     };
     let batch = x.dims()[0];
-    let mut model = official::model_on(dev, &config, dims, files[0].expect("a backbone"), files[1], batch);
+    let mut model = official::model(dev, &config, &all, case, batch);
     official::load(&mut model, npz, "param/", false);
     let stats = model.step(dev, x.view(), y.view(), &task).expect("a step");
     let mut found = vec![("loss".into(), vec![stats.loss]), ("norm".into(), vec![stats.grad_norm])];
@@ -99,22 +91,21 @@ fn trajectory(
     graph: bool,
 ) -> (Vec<f64>, Vec<f64>) {
     let about = json("trajectories.json")[name].clone();
-    let models = json("cases.json")["models"].clone();
+    let all = json("cases.json");
     let npz = Npz::golden(&format!("{name}.npz"));
     let mut config = official::config(&about["config"]);
     config.optim.clip_scope = ClipScope::Trainable;
     (config.precision, config.train.graph) = (precision, graph);
-    let dims = official::dims(&models, about["model"].as_str().expect("a model"));
-    let backbone = about["backbone"].as_str().expect("a backbone");
-    let mut model = official::model_on(dev, &config, dims, backbone, None, 8);
+    let batch = npz.get("in/label").shape[1];
+    config.prompt_pool.vote_group = batch;
+    let mut model = official::model(dev, &config, &all, &about, batch);
     official::load(&mut model, &npz, "param0/", false);
     let dtype = model.dtype();
-    let mut method = Gradient::new(&config, model, &mut Plan::on(dev), &Ranks::alone(8));
+    let mut method = Gradient::new(&config, model, &mut Plan::on(dev), &Ranks::alone(batch));
     let lr = about["learning_rate_used"].as_f64().expect("a learning rate");
-    let masked = about["config"]["continual"]["train_mask"].as_bool().expect("train_mask");
     let classes = npz.get("in/class_mask").u32s();
-    let task =
-        TaskView { index: 0, mask: (0..10).map(|k| !masked || classes.contains(&k)).collect(), share: 1.0 };
+    let mask = official::class_mask(official::num_classes(&all), &classes, &about["config"]);
+    let task = TaskView { index: 0, mask, share: 1.0 };
     let (images, labels) = (npz.get("in/image_u8"), npz.get("in/label"));
     let mut stats = Vec::new();
     for s in 0..steps {

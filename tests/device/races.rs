@@ -1,5 +1,6 @@
 //! Every kernel under ThreadSanitizer: launches of the cases, recorded and replayed.
 
+use super::common::lanes::deep;
 use super::{DType, On, SEED, cases, device, edges, emulation, races, tensors};
 use l2p_engine::device::Device;
 use std::process::Command;
@@ -7,10 +8,10 @@ use std::process::Command;
 /// Between equal types a cast is a copy, which needs no kernel.
 const NOT_LAUNCHED: [&str; 2] = ["axpy_from_f32_f32", "axpy_to_f32_f32"];
 
-/// Started by `no_kernel_has_a_race`, with a folder for the launches: of each kernel the first few that differ in
+/// Started by `deep_no_kernel_has_a_race`, with a folder for the launches: of each kernel the first few that differ in
 /// their extents, those of the largest small cases.
 #[test]
-#[ignore = "started by no_kernel_has_a_race"]
+#[ignore = "started by deep_no_kernel_has_a_race"]
 fn launches_are_recorded() {
     let Some(gpu) = device() else { return };
     let dev = Device::Cuda(gpu);
@@ -33,7 +34,10 @@ fn launches_are_recorded() {
 }
 
 #[test]
-fn no_kernel_has_a_race() {
+fn deep_no_kernel_has_a_race() {
+    if !deep("races within every kernel") {
+        return;
+    }
     if std::env::var_os("L2P_REQUIRE_GPU").is_some_and(|v| v == "1") {
         return eprintln!("skipped: 1 test of races: it is for emulated kernels");
     }

@@ -15,7 +15,7 @@ mod support;
 
 use common::npz::Npz;
 use common::official::{self, extract, place};
-use common::{absolute_error, golden_dir, json, relative_error};
+use common::{absolute_error, golden_dir, json, own_golden, relative_error};
 use l2p_engine::config::schema::{ClipScope, Config, OptimizerName};
 use l2p_engine::device::Device;
 use l2p_engine::network::{Model, TaskView};
@@ -48,10 +48,6 @@ fn labels(array: &common::npz::Array) -> Tensor {
     Tensor::from_vec(array.u32s(), array.shape.as_slice())
 }
 
-fn mask(classes: &[u32], train_mask: bool) -> Vec<bool> {
-    (0..10).map(|k| !train_mask || classes.contains(&k)).collect()
-}
-
 /// Collects the worst error of a case and fails with everything that is beyond its limit.
 #[derive(Default)]
 struct Report {
@@ -80,33 +76,24 @@ impl Report {
     }
 }
 
-/// Two devices' arrays as one batch.
-fn flatten(mut array: common::npz::Array, devices: usize) -> common::npz::Array {
-    if devices > 1 {
-        let b = array.shape[0] * array.shape[1];
-        array.shape.splice(0..2, [b]);
-    }
-    array
-}
-
-fn run_case(name: &str, case: &Value, models: &Value) {
+fn run_case(name: &str, case: &Value, all: &Value) {
     let npz = Npz::golden(&format!("case_{name}.npz"));
     let mut config = official::config(&case["config"]);
-    let dims = official::dims(models, case["model"].as_str().expect("a model"));
-    let files = ["backbone", "query_backbone"].map(|key| case[key].as_str());
-    let devices = if npz.get("in/image_u8").shape.len() == 5 { 2 } else { 1 };
-    let x = images(&flatten(npz.get("in/image_u8").clone(), devices));
-    let y = labels(&flatten(npz.get("in/label").clone(), devices));
+    let (image, label) = (npz.get("in/image_u8"), npz.get("in/label"));
+    let x = images(&official::one_batch(image.clone(), 4));
+    let y = labels(&official::one_batch(label.clone(), 1));
     let batch = x.dims()[0];
-    let train_mask = case["config"]["continual"]["train_mask"].as_bool().expect("train_mask");
+    // The vote is per device.
+    config.prompt_pool.vote_group = batch / official::devices(image, 4);
+    let classes = npz.get("in/class_mask").u32s();
     let task = TaskView {
         index: case["cur_task_id"].as_u64().expect("a task") as usize,
-        mask: mask(&npz.get("in/class_mask").u32s(), train_mask),
+        mask: official::class_mask(official::num_classes(all), &classes, &case["config"]),
         share: 1.0,
     };
 
     let mut report = Report::default();
-    let mut model = official::model(&config, dims, files[0].expect("a backbone"), files[1], batch);
+    let mut model = official::model(&DEV, &config, all, case, batch);
     official::load(&mut model, &npz, "param/", false);
     let stats = model.step(&DEV, x.view(), y.view(), &task).expect("a step");
 
@@ -151,7 +138,7 @@ fn run_case(name: &str, case: &Value, models: &Value) {
 
     // The same with the fast path: clip norm over what learns, exact shortcuts on.
     config.optim.clip_scope = ClipScope::Trainable;
-    let mut fast = official::model(&config, dims, files[0].expect("a backbone"), files[1], batch);
+    let mut fast = official::model(&DEV, &config, all, case, batch);
     official::load(&mut fast, &npz, "param/", false);
     let stats = fast.step(&DEV, x.view(), y.view(), &task).expect("a step");
     scalar(&mut report, "out/grad_norm_trainable", stats.grad_norm);
@@ -204,7 +191,7 @@ fn cases() {
     let cases = all["cases"].as_object().expect("cases");
     assert!(!cases.is_empty());
     for (name, case) in cases {
-        run_case(name, case, &all["models"]);
+        run_case(name, case, &all);
     }
     println!("golden: {} cases", cases.len());
 }
@@ -212,6 +199,7 @@ fn cases() {
 struct Run {
     npz: Npz,
     about: Value,
+    classes: usize,
     config: Config,
     model: Model,
     optimizer: Optimizer,
@@ -220,20 +208,24 @@ struct Run {
 impl Run {
     fn new(name: &str, scope: ClipScope) -> Run {
         let about = json("trajectories.json")[name].clone();
-        let models = json("cases.json")["models"].clone();
+        let all = json("cases.json");
         let npz = Npz::golden(&format!("{name}.npz"));
         let mut config = official::config(&about["config"]);
         config.optim.clip_scope = scope;
-        let dims = official::dims(&models, about["model"].as_str().expect("a model"));
-        let backbone = about["backbone"].as_str().expect("a backbone");
-        let mut model = official::model(&config, dims, backbone, None, 8);
+        let of_steps = if npz.has("in/label") { "in/label" } else { "in/task0/label" };
+        config.prompt_pool.vote_group = npz.get(of_steps).shape[1];
+        let labels =
+            npz.arrays.iter().filter(|(name, _)| name.starts_with("in/") && name.ends_with("/label"));
+        let largest = labels.map(|(_, array)| array.shape[1]).max().expect("labels");
+        let mut model = official::model(&DEV, &config, &all, &about, largest);
         official::load(&mut model, &npz, "param0/", false);
         let optimizer = Optimizer::new(&mut Plan::new(), &model.params, &config.optim);
-        Run { npz, about, config, model, optimizer }
+        Run { npz, about, classes: official::num_classes(&all), config, model, optimizer }
     }
 
-    fn train_mask(&self) -> bool {
-        self.about["config"]["continual"]["train_mask"].as_bool().expect("train_mask")
+    fn task(&self, index: usize, classes: &[u32]) -> TaskView {
+        let mask = official::class_mask(self.classes, classes, &self.about["config"]);
+        TaskView { index, mask, share: 1.0 }
     }
 
     fn step(&mut self, x: &Tensor, y: &Tensor, task: &TaskView, lr: f64) -> l2p_engine::network::StepStats {
@@ -258,10 +250,11 @@ fn trajectory(name: &str, scope: ClipScope) {
         ClipScope::Trainable => ("clip_trainable", "grad_norm_trainable"),
     };
     let lr = run.about["learning_rate_used"].as_f64().expect("a learning rate");
-    assert_eq!(schedule::base(&run.config.optim, 8), lr, "learning rate from the batch");
-    let mask = mask(&run.npz.get("in/class_mask").u32s(), run.train_mask());
-    let task = TaskView { index: 0, mask, share: 1.0 };
-    let steps = run.npz.get("in/label").shape[0];
+    let [steps, batch] = run.npz.get("in/label").shape[..] else {
+        panic!("{name}: labels are [steps, batch]")
+    };
+    assert_eq!(schedule::base(&run.config.optim, batch), lr, "learning rate from the batch");
+    let task = run.task(0, &run.npz.get("in/class_mask").u32s());
     let mut report = Report::default();
     for s in 0..steps {
         let x = images(&run.npz.get("in/image_u8").at(s));
@@ -274,7 +267,7 @@ fn trajectory(name: &str, scope: ClipScope) {
         scalar(&mut report, "loss", stats.loss);
         scalar(&mut report, norm, stats.grad_norm);
         if scope == ClipScope::All {
-            scalar(&mut report, "train_accuracy", stats.correct as f64 / 8.0);
+            scalar(&mut report, "train_accuracy", stats.correct as f64 / batch as f64);
             scalar(&mut report, "optimizer_step_after", run.optimizer.step as f64);
         }
         for (full, array) in &run.npz.arrays {
@@ -311,6 +304,9 @@ fn trajectories_core50_sgd() {
     trajectory("traj_core50_sgd", ClipScope::All);
 }
 
+/// The official code evaluates a Gaussian schedule after every tenth task, however many there are.
+const GAUSSIAN_EVALUATES_EVERY: usize = 10;
+
 /// A whole run: task switches, prompt transfer, training, the accuracy matrix.
 fn whole_run(name: &str) {
     let mut run = Run::new(name, ClipScope::All);
@@ -320,11 +316,14 @@ fn whole_run(name: &str) {
     let steps: Vec<usize> = serde_json::from_value(run.about["steps_per_task"].clone()).expect("steps");
     let n_train = run.about["n_train_per_task"].as_u64().expect("a count") as usize;
     let gaussian = run.about["config"]["gaussian_schedule"].as_bool().unwrap_or(false);
+    let evaluated = |t: usize| !gaussian || (t + 1).is_multiple_of(GAUSSIAN_EVALUATES_EVERY);
+    let last = (0..masks.len()).rfind(|&t| evaluated(t)).expect("an evaluation");
     let shared_eval = !run.npz.has("in/eval1/label");
     let mut report = Report::default();
     let mut done = 0;
     for (t, classes) in masks.iter().enumerate() {
-        let (batch, epochs) = (8, run.config.train.num_epochs);
+        let (batch, epochs) =
+            (run.npz.get(&format!("in/task{t}/label")).shape[1], run.config.train.num_epochs);
         assert_eq!(
             l2p_engine::data::loader::steps_per_task(n_train, epochs, batch).expect("steps"),
             steps[t],
@@ -335,7 +334,7 @@ fn whole_run(name: &str) {
         }
         run.model.begin_task(t).expect("a task");
         check_parameters(&mut report, &run, &format!("out/task{t}/start/"));
-        let task = TaskView { index: t, mask: mask(classes, run.train_mask()), share: 1.0 };
+        let task = run.task(t, classes);
         for s in 0..steps[t] {
             let x = images(&run.npz.get(&format!("in/task{t}/image_u8")).at(s));
             let y = labels(&run.npz.get(&format!("in/task{t}/label")).at(s));
@@ -343,7 +342,7 @@ fn whole_run(name: &str) {
             for (what, got) in [
                 ("loss", stats.loss),
                 ("grad_norm_all", stats.grad_norm),
-                ("train_accuracy", stats.correct as f64 / 8.0),
+                ("train_accuracy", stats.correct as f64 / batch as f64),
                 ("optimizer_step_after", run.optimizer.step as f64),
             ] {
                 let wanted = run.npz.get(&format!("out/{what}")).data[done];
@@ -352,13 +351,12 @@ fn whole_run(name: &str) {
             done += 1;
         }
         check_parameters(&mut report, &run, &format!("out/task{t}/end/"));
-        if gaussian && (t + 1) % 10 != 0 {
+        if !evaluated(t) {
             continue;
         }
         let sets = if shared_eval { 1 } else { t + 1 };
         for e in 0..sets {
-            let last = t + 1 == masks.len();
-            let accuracy = evaluate(&mut run, e, last.then_some(&mut report));
+            let accuracy = evaluate(&mut run, e, (t == last).then_some(&mut report));
             report.check(
                 &format!("accuracy of set {e} after task {t}"),
                 (accuracy - wanted[e][t]).abs(),
@@ -384,7 +382,7 @@ fn evaluate(run: &mut Run, set: usize, mut report: Option<&mut Report>) -> f64 {
         run.npz.get(&format!("in/eval{set}/label")).clone(),
     );
     let how = match run.config.prompt_pool.batchwise_prompt {
-        true => Select::Vote { group: 8 },
+        true => Select::Vote { group: y.shape[1] },
         false => Select::PerImage,
     };
     let (mut correct, mut total) = (0, 0);
@@ -404,7 +402,8 @@ fn evaluate(run: &mut Run, set: usize, mut report: Option<&mut Report>) -> f64 {
         let logits = run.model.logits_with(&DEV, x.view(), &choice).expect("logits");
         let answers = logits.to_f64();
         let labels = y.as_slice::<u32>().expect("labels");
-        correct += answers.chunks_exact(10).zip(labels).filter(|(z, y)| argmax(z) == **y as usize).count();
+        correct +=
+            answers.chunks_exact(run.classes).zip(labels).filter(|(z, y)| argmax(z) == **y as usize).count();
         total += y.len();
     }
     correct as f64 / total as f64

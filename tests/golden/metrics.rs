@@ -1,12 +1,14 @@
 //! Accuracy, forgetting, backward transfer and learning accuracy as the official code computes them.
 
 use super::*;
+use approx::assert_abs_diff_eq;
 use l2p_engine::output::Metrics;
 
 fn close(found: Option<f64>, wanted: &Value, what: &str) {
     match (found, wanted.as_f64()) {
         (Some(found), Some(wanted)) => {
-            assert!((found - wanted).abs() <= 1e-12, "{what}: {found} for {wanted}")
+            println!("{what}: {found} for {wanted}");
+            assert_abs_diff_eq!(found, wanted, epsilon = 1e-12);
         }
         (found, wanted) => assert_eq!(found, wanted, "{what}"),
     }
@@ -15,7 +17,7 @@ fn close(found: Option<f64>, wanted: &Value, what: &str) {
 #[test]
 fn metrics_agree_with_the_golden_ones() {
     let golden: Vec<Value> = serde_json::from_value(json("metrics.json")).unwrap();
-    let mut kinds = [0, 0];
+    let mut kinds = [0usize; 2];
     for case in &golden {
         // Golden matrices: row evaluation set, column after task. Ours: row after task.
         let m: Vec<Vec<f64>> = serde_json::from_value(case["acc_matrix"].clone()).unwrap();
@@ -37,7 +39,8 @@ fn metrics_agree_with_the_golden_ones() {
             close(found.backward, &wanted["backward"], "backward");
         }
     }
-    assert!(kinds[0] >= 3 && kinds[1] >= 1, "{kinds:?}");
+    assert!(!own_golden() || kinds[0] >= 3 && kinds[1] >= 1, "{kinds:?}");
+    assert!(kinds.iter().sum::<usize>() > 0);
     assert!(Metrics::from_matrix(&[vec![0.5, 0.5]]).unwrap_err().to_string().contains("row 0"));
     assert!(Metrics::from_matrix(&[]).unwrap().is_empty());
 }

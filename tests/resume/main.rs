@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use common::lanes::deep;
 use common::process::{expect, same, stderr, train};
 use l2p_engine::rng::{Rng, Stream};
 use std::path::Path;
@@ -23,6 +24,17 @@ fn reference(workdir: &Path, more: &[&str]) -> Duration {
 
 #[test]
 fn killed_at_random_moments() {
+    killed(3);
+}
+
+#[test]
+fn deep_killed_at_many_random_moments() {
+    if deep("12 kills at random moments") {
+        killed(12);
+    }
+}
+
+fn killed(wanted: usize) {
     let dir = tempfile::tempdir().expect("a folder");
     let (left_alone, killed) = (dir.path().join("a"), dir.path().join("b"));
     let whole = reference(&left_alone, &[]);
@@ -30,7 +42,7 @@ fn killed_at_random_moments() {
     let mut kills = 0;
     let mut finished = 0;
     // Each kill comes later than a run needs to start, so that the run advances now and then.
-    while kills < 12 {
+    while kills < wanted {
         let delay = whole.mul_f32(0.1 + 0.6 * rng.uniform());
         let mut child = start(&killed, &["--resume"]);
         std::thread::sleep(delay);
@@ -82,87 +94,81 @@ fn signals_save_and_other_thread_counts_give_the_same_bits() {
     same(&left_alone, &stopped, "after signals, with one thread");
 }
 
+/// Methods and what else is kept between steps, each with its settings.
+type Kind = (&'static str, &'static [&'static str]);
+
+const COMMON_KINDS: &[Kind] = &[
+    (
+        "dualprompt",
+        &[
+            "prompt_pool.e_prompt_layer_idx=[2]",
+            "prompt_pool.top_k=1",
+            "g_prompt.g_prompt_length=2",
+            "continual.replay_per_class=4",
+            "continual.replay_batch_size=3",
+        ],
+    ),
+    (
+        "l2p",
+        &[
+            "data.augment=crop",
+            "data.rand_augment_layers=2",
+            "data.color_jitter=0.5",
+            "data.erase_probability=0.5",
+            "data.mixup_alpha=0.8",
+            "data.cutmix_alpha=1",
+            "data.mix_probability=0.8",
+        ],
+    ),
+];
+
+const OTHER_KINDS: &[Kind] = &[
+    ("finetune", &[]),
+    ("linear", &["continual.replay_per_class=8", "continual.num_review_epochs=4"]),
+    (
+        "l2p",
+        &[
+            "prompt_pool.diversified_selection=true",
+            "model.weight_norm=true",
+            "continual.weights_transfer=true",
+            "train.num_epochs=3",
+            "train.eval_per_epochs=1",
+        ],
+    ),
+    ("l2p", &["continual.replay_per_class=8", "continual.replay_batch_size=5"]),
+    (
+        "finetune",
+        &[
+            "continual.replay_per_class=9",
+            "continual.replay_batch_size=7",
+            "continual.num_review_epochs=2",
+            "continual.replay_include_new_task=false",
+            "continual.replay_reverse_mask=true",
+        ],
+    ),
+    ("ncm", &[]),
+    ("joint", &[]),
+];
+
 #[test]
-fn every_method_resumes() {
+fn dualprompt_with_kept_images_and_l2p_with_augmentation_resume() {
+    resume_each(COMMON_KINDS);
+}
+
+#[test]
+fn deep_every_method_resumes() {
+    if deep("resuming 7 other methods and settings") {
+        resume_each(OTHER_KINDS);
+    }
+}
+
+fn resume_each(kinds: &[Kind]) {
     let dir = tempfile::tempdir().expect("a folder");
-    for (i, (method, more)) in [
-        (
-            "dualprompt",
-            &[
-                "--set",
-                "prompt_pool.e_prompt_layer_idx=[2]",
-                "--set",
-                "prompt_pool.top_k=1",
-                "--set",
-                "g_prompt.g_prompt_length=2",
-                "--set",
-                "continual.replay_per_class=4",
-                "--set",
-                "continual.replay_batch_size=3",
-            ][..],
-        ),
-        (
-            "l2p",
-            &[
-                "--set",
-                "data.augment=crop",
-                "--set",
-                "data.rand_augment_layers=2",
-                "--set",
-                "data.color_jitter=0.5",
-                "--set",
-                "data.erase_probability=0.5",
-                "--set",
-                "data.mixup_alpha=0.8",
-                "--set",
-                "data.cutmix_alpha=1",
-                "--set",
-                "data.mix_probability=0.8",
-            ],
-        ),
-        ("finetune", &[]),
-        ("linear", &["--set", "continual.replay_per_class=8", "--set", "continual.num_review_epochs=4"]),
-        (
-            "l2p",
-            &[
-                "--set",
-                "prompt_pool.diversified_selection=true",
-                "--set",
-                "model.weight_norm=true",
-                "--set",
-                "continual.weights_transfer=true",
-                "--set",
-                "train.num_epochs=3",
-                "--set",
-                "train.eval_per_epochs=1",
-            ],
-        ),
-        ("l2p", &["--set", "continual.replay_per_class=8", "--set", "continual.replay_batch_size=5"]),
-        (
-            "finetune",
-            &[
-                "--set",
-                "continual.replay_per_class=9",
-                "--set",
-                "continual.replay_batch_size=7",
-                "--set",
-                "continual.num_review_epochs=2",
-                "--set",
-                "continual.replay_include_new_task=false",
-                "--set",
-                "continual.replay_reverse_mask=true",
-            ],
-        ),
-        ("ncm", &[]),
-        ("joint", &[]),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    for (i, (method, more)) in kinds.iter().enumerate() {
         let (left_alone, killed) = (dir.path().join(format!("{i}-a")), dir.path().join(format!("{i}-b")));
         let method_set = format!("method={method}");
         let mut args = vec!["--set", method_set.as_str(), "--set", "train.num_epochs=1"];
-        args.extend(more);
+        args.extend(more.iter().flat_map(|set| ["--set", *set]));
         let whole = reference(&left_alone, &args);
         args.push("--resume");
         let mut child = start(&killed, &args);
