@@ -4,6 +4,7 @@ use super::figures::{self, Figure, colour};
 use super::runs::{Group, Run, SINGLE_PROMPT, entropy, together, with_baselines};
 use super::svg::{escape, page_style};
 use crate::config::published::Number;
+use crate::config::schema::Scenario;
 use crate::output::results::{Results, Score};
 use crate::output::spread::Spread;
 use crate::output::table;
@@ -76,9 +77,7 @@ fn header(groups: &[Group], title: &str) -> String {
     shared("method", &|r| r.results.method.clone());
     shared("rule set", &|r| r.results.rule_set.clone());
     shared("backbone", &|r| r.results.checkpoint.clone());
-    shared("classes", &|r| {
-        (r.config.continual.num_tasks * r.config.continual.num_classes_per_task).to_string()
-    });
+    shared("classes", &classes);
     shared("class order", &|r| r.config.continual.class_order.clone());
     shared("precision", &|r| r.results.precision.clone());
     shared("device", &|r| r.results.device.clone());
@@ -400,4 +399,15 @@ fn differences(groups: &[Group]) -> String {
     format!(
         "<h3>What differs</h3><div class=\"card\"><table><tr><th>key</th>{heads}</tr>{rows}</table></div>"
     )
+}
+
+/// How many classes a run has met. Earlier versions did not write it: then those of its tasks, where tasks bring new
+/// classes, and otherwise all.
+fn classes(run: &Run) -> String {
+    let cl = &run.config.continual;
+    match run.results.classes_seen {
+        0 if cl.scenario == Scenario::Class => (cl.num_classes_per_task * run.tasks()).to_string(),
+        0 => "all of the data set".into(),
+        seen => seen.to_string(),
+    }
 }
