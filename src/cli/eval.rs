@@ -56,27 +56,48 @@ impl Eval {
         let scores: Result<Vec<_>> =
             (0..tests).map(|i| evaluate::task(&mut session, &mut cache, i)).collect();
         let scores = scores?;
-        // Rows of earlier moments are history: they come from the run, the last one from now.
-        let matrix = |mut rows: Vec<Vec<f64>>, now: Vec<f64>| {
-            rows.pop();
-            rows.push(now);
+        let now_own: Vec<f64> = scores.iter().map(|s| s.per_image).collect();
+        let now_voted: Vec<f64> = scores.iter().map(|s| s.per_batch).collect();
+        // Rows of earlier moments are history: they come from the run, the last one from now, unless the network has
+        // learned on since then.
+        let within = at.task_step > 0;
+        let matrix = |mut rows: Vec<Vec<f64>>, now: &Vec<f64>| {
+            if !within {
+                rows.pop();
+                rows.push(now.clone());
+            }
             Score::from_matrix(rows)
         };
-        let own = matrix(at.per_image.clone(), scores.iter().map(|s| s.per_image).collect())?;
-        let voted = matrix(at.per_batch.clone(), scores.iter().map(|s| s.per_batch).collect())?;
+        let own = matrix(at.per_image.clone(), &now_own)?;
+        let voted = matrix(at.per_batch.clone(), &now_voted)?;
         let vote = session.learner.method.model().prompts.vote_group().map(|_| &voted);
         if self.json {
-            let value = serde_json::json!({
+            let mut value = serde_json::json!({
                 "per_image": own, "per_batch": voted, "step": at.step, "config_hash": hash,
                 "checkpoint_sha256": at.checkpoint_sha256,
                 "images": scores.iter().map(|s| s.images).collect::<Vec<_>>(),
                 "loss": scores.iter().map(|s| s.loss).collect::<Vec<_>>(),
                 "prompt_usage": scores.iter().map(|s| &s.usage).collect::<Vec<_>>(),
             });
+            if within {
+                value["within_task"] = serde_json::json!({
+                    "task": at.task, "task_step": at.task_step, "per_image": now_own, "per_batch": now_voted,
+                });
+            }
             print(&format!("{value:#}"));
         } else {
             print(&table::accuracy(&own, vote, Style::detect()));
             print(&table::summary(&own, vote, Style::detect()));
+            if within {
+                let each: Vec<String> = now_own.iter().map(|a| table::percent(*a)).collect();
+                print(&format!(
+                    "the tables end with the last finished task; the network is {} steps into task {} and answers {} % \
+                     by task",
+                    at.task_step,
+                    at.task + 1,
+                    each.join(" ")
+                ));
+            }
         }
         Ok(())
     }

@@ -47,6 +47,13 @@ impl LeakCheck {
                 self.workdir.display()
             )));
         }
+        if saved.at.task_step > 0 {
+            crate::output::say(&format!(
+                "note: the network is {} steps into task {}; the test images are those of the {tasks} finished before",
+                saved.at.task_step,
+                saved.at.task + 1
+            ));
+        }
         let found = batch_composition::check(&mut session, tasks, self.vote_group, self.shuffles.into())?;
         if self.json {
             print(&format!("{:#}", serde_json::json!(found)));

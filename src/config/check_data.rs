@@ -75,7 +75,7 @@ impl Config {
             )
         });
         self.check_replay(c);
-        c.unless(!cl.weights_transfer || scenario == Scenario::Class && self.method != Method::Ncm, || {
+        c.unless(!cl.weights_transfer || scenario == Scenario::Class && !matches!(self.method, Method::Joint | Method::Ncm), || {
             format!("continual.weights_transfer = true needs scenario = \"class\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
         });
         c.unless(!cl.transfer_kernel_only || cl.weights_transfer, || {
@@ -110,7 +110,7 @@ impl Config {
             format!("continual.replay_per_class = {kept} keeps images for continual.replay_batch_size = {replayed} or continual.num_review_epochs = {review}: wanted it above 0 where one of them is, and 0 otherwise")
         });
         let by_task = !matches!(scenario, Scenario::Joint | Scenario::GaussianOnce | Scenario::Stream);
-        c.unless(kept == 0 || by_task && self.method != Method::Ncm, || {
+        c.unless(kept == 0 || by_task && !matches!(self.method, Method::Joint | Method::Ncm), || {
             format!("continual.replay_per_class above 0 needs scenario = \"class\", \"domain\" or \"gaussian\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
         });
         c.unless(!cl.replay_reverse_mask || cl.replay_no_mask && !cl.replay_include_new_task, || {

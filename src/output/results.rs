@@ -28,6 +28,9 @@ pub struct Results {
     pub checkpoint: String,
     pub checkpoint_sha256: String,
     pub num_tasks: usize,
+    /// How many classes learning has met; 0 in the results of earlier versions.
+    #[serde(default)]
+    pub classes_seen: usize,
     /// All tasks are done.
     pub complete: bool,
     /// Each test image selects its own prompts: the headline.

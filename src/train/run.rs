@@ -199,6 +199,7 @@ fn results(run: &Learning, complete: bool) -> Result<Results> {
         checkpoint: config.model.init_checkpoint.clone(),
         checkpoint_sha256: at.checkpoint_sha256.clone(),
         num_tasks: session.split.tasks.len(),
+        classes_seen: session.learner.classes_seen.len(),
         complete,
         per_image: Score::from_matrix(at.per_image.clone())?,
         per_batch: Score::from_matrix(at.per_batch.clone())?,

@@ -71,6 +71,7 @@ fn usage_errors_exit_2_and_name_the_thing() {
         (&["train", "--set", "train.per_device_batch_size=60000"], "60000"),
         (&["train", "--device", "tpu"], "tpu"),
         (&["predict"], "IMAGE"),
+        (&["pretrain", "--init-checkpoint", "bundled:micro"], "random weights"),
     ] {
         let dir = tempfile::tempdir().expect("a folder");
         let mut command = with(args);
@@ -243,6 +244,145 @@ fn predict_names_classes_and_survives_a_broken_image() {
     }
     let said = expect(with(&["predict", "--workdir", path(&workdir), path(&good)]), 0);
     assert!(said.contains("digit.png") && said.contains('%'), "{said}");
+}
+
+fn answers(output: &std::process::Output) -> Vec<serde_json::Value> {
+    stdout(output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Folders with all images below them, paths from standard input, and a name that is no UTF-8; the order is that of
+/// the command line, and within a folder that of the paths. Any batch size gives the same answers.
+#[test]
+fn predict_takes_folders_lists_and_any_name() {
+    let (dir, workdir) = finished(&["--set", "train.eval_batch_size=3"]);
+    let images = dir.path().join("images");
+    std::fs::create_dir_all(images.join("a/b")).expect("a folder");
+    let mut names: Vec<std::ffi::OsString> =
+        ["0.png", "1.PNG", "a/2.jpg", "a/b/3.jpeg"].map(Into::into).to_vec();
+    #[cfg(unix)]
+    names.push(std::os::unix::ffi::OsStringExt::from_vec(b"caf\xe9.png".to_vec()));
+    for (i, name) in names.iter().enumerate() {
+        let pixel =
+            |x: u32, y: u32| image::Rgb([(x * 6) as u8, (y * 8) as u8 ^ (i as u8 * 50), i as u8 * 40]);
+        let format = if name.to_string_lossy().contains("jp") {
+            image::ImageFormat::Jpeg
+        } else {
+            image::ImageFormat::Png
+        };
+        let image = image::RgbImage::from_fn(30, 28, pixel);
+        image.save_with_format(images.join(name), format).expect("an image");
+    }
+    std::fs::write(images.join("notes.txt"), "no image").expect("a file");
+    let output = with(&["predict", "--json", "--workdir", path(&workdir), path(&images)]).output();
+    let output = output.expect("a run");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let all = answers(&output);
+    let mut sorted: Vec<PathBuf> = names.iter().map(|name| images.join(name)).collect();
+    sorted.sort();
+    let said: Vec<&str> = all.iter().map(|answer| answer["image"].as_str().expect("a name")).collect();
+    assert_eq!(said, sorted.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>());
+    for (answer, path) in all.iter().zip(&sorted) {
+        let hex: String = path.as_os_str().as_encoded_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        let bytes = answer.get("image_bytes").and_then(|bytes| bytes.as_str());
+        assert_eq!(bytes, path.to_str().is_none().then_some(hex.as_str()));
+    }
+    // One at a time, from standard input, ended by lines and by zeros.
+    for (flag, end) in [(None, b"\n"), (Some("-0"), b"\0")] {
+        let list: Vec<u8> =
+            sorted.iter().rev().flat_map(|p| [p.as_os_str().as_encoded_bytes(), end].concat()).collect();
+        let mut child = with(&["predict", "--json", "--workdir", path(&workdir)])
+            .args(flag)
+            .arg("-")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("a start");
+        std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), &list).expect("paths");
+        let output = child.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(answers(&output), all.iter().rev().cloned().collect::<Vec<_>>());
+    }
+    let mut one = with(&["predict", "--json", "--workdir", path(&workdir)]);
+    let output = one.arg(&sorted[4]).output().expect("a run");
+    assert_eq!(answers(&output), all[4..]);
+    std::fs::create_dir(dir.path().join("empty")).expect("a folder");
+    let said = expect(with(&["predict", "--workdir", path(&workdir), path(&dir.path().join("empty"))]), 1);
+    assert!(said.contains("holds no image file"), "{said}");
+}
+
+/// Peak of resident memory of the command in bytes.
+#[cfg(target_os = "linux")]
+fn peak(mut command: Command) -> f64 {
+    use std::io::Read;
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("a start");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    let (mut peak, mut said) = (0.0f64, String::new());
+    let status = format!("/proc/{}/status", child.id());
+    while child.try_wait().expect("a child").is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kb = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+        peak = peak.max(1024.0 * kb.unwrap_or(0.0));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    stdout.read_to_string(&mut said).expect("an answer");
+    assert!(said.contains('%'), "no answer: {said}");
+    peak
+}
+
+/// One image on a backbone of 86 MB takes little more memory than its weights: they are there once, and nothing is
+/// planned for training. (On ViT-B/16, 343 MB: 1.28 times the weights.)
+#[cfg(target_os = "linux")]
+#[test]
+fn predict_holds_the_weights_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let backbone = dir.path().join("wide.safetensors");
+    let sets = |command: &mut Command, sets: &[&str]| {
+        sets.iter().for_each(|set| {
+            command.args(["--set", set]);
+        });
+    };
+    let mut pretrain = with(&["pretrain", "--quiet", "--workdir", path(&dir.path().join("pretrain"))]);
+    pretrain.args(["--out", path(&backbone)]);
+    sets(
+        &mut pretrain,
+        &[
+            "data.train_per_class=1",
+            "data.test_per_class=1",
+            "train.per_device_batch_size=2",
+            "train.num_epochs=1",
+            "pretrain.embed_dim=768",
+            "pretrain.heads=12",
+            "pretrain.mlp_dim=3072",
+            "pretrain.layers=3",
+            "pretrain.patch_size=14",
+        ],
+    );
+    expect(pretrain, 0);
+    let weights = std::fs::metadata(&backbone).expect("a backbone").len() as f64;
+    assert!(weights > 80e6, "{weights}");
+    let workdir = dir.path().join("run");
+    let mut train = train(&workdir, &["--init-checkpoint", path(&backbone)]);
+    sets(
+        &mut train,
+        &[
+            "data.train_per_class=2",
+            "data.test_per_class=1",
+            "train.per_device_batch_size=4",
+            "train.num_epochs=1",
+        ],
+    );
+    sets(&mut train, &["baselines.ncm=false", "baselines.linear_probe=false", "baselines.naive_head=false"]);
+    sets(&mut train, &["baselines.single_prompt=false", "prompt_pool.vote_group=4"]);
+    expect(train, 0);
+    let image = dir.path().join("image.png");
+    image::RgbImage::from_pixel(28, 28, image::Rgb([9, 200, 90])).save(&image).expect("a PNG");
+    let measured = peak(with(&["predict", "--workdir", path(&workdir), path(&image)]));
+    // The program itself and its threads are 25 MB, whatever the backbone.
+    let bound = 1.35 * weights + 25e6;
+    println!("{measured} bytes for {weights} bytes of weights");
+    assert!(measured < bound, "{measured} bytes for {weights} bytes of weights, wanted below {bound}");
 }
 
 #[test]

@@ -286,7 +286,7 @@ fn checks_name_keys_wanted_and_found() {
 #[test]
 fn methods_imply_values_and_say_so() {
     for (method, notes) in
-        [("finetune", 3), ("linear", 2), ("ncm", 2), ("dualprompt", 2), ("l2p", 0), ("joint", 0)]
+        [("finetune", 3), ("linear", 2), ("ncm", 2), ("dualprompt", 2), ("l2p", 0), ("joint", 1)]
     {
         let loaded = load_with_notes(
             None,

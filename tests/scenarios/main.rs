@@ -63,6 +63,50 @@ fn without_boundaries_there_is_one_accuracy() {
     }
 }
 
+/// `predict` answers among the classes that learning has met, whatever the tasks are, and the earlier word for learning
+/// all at once is the scenario.
+#[test]
+fn predict_answers_among_the_classes_met() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("image.png");
+    image::RgbImage::from_fn(28, 28, |x, y| image::Rgb([x as u8 * 9, y as u8 * 9, 7]))
+        .save(&file)
+        .expect("a PNG");
+    let classes = |workdir: &Path| -> usize {
+        let mut predict = engine();
+        predict.args(["predict", "--json", "--workdir"]).arg(workdir).arg(&file);
+        let said = expect(predict, 0);
+        let answer: serde_json::Value = serde_json::from_str(said.trim()).expect("JSON");
+        answer["classes"].as_array().expect("classes").len()
+    };
+    let few = ["continual.num_tasks=3", "continual.num_classes_per_task=2"];
+    for (i, (more, wanted)) in [
+        (&[][..], 6),
+        (&["continual.scenario=stream", "continual.eval_every_tasks=2"], 10),
+        (&["continual.scenario=joint"], 6),
+        (&["method=joint"], 6),
+        (&["method=joint", "continual.scenario=stream"], 10),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let workdir = dir.path().join(format!("run{i}"));
+        let (_, results) = run(&workdir, &[&few[..], more].concat());
+        assert_eq!(classes(&workdir), *wanted, "{more:?}");
+        assert_eq!(results["classes_seen"].as_u64(), Some(*wanted as u64), "{more:?}");
+    }
+    let checkpoint = |run: &str| {
+        let mut files: Vec<_> = std::fs::read_dir(dir.path().join(run).join("checkpoints"))
+            .expect("checkpoints")
+            .map(|e| e.expect("an entry").path())
+            .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+            .collect();
+        files.sort();
+        std::fs::read(files.last().expect("a checkpoint")).expect("its bytes")
+    };
+    assert!(checkpoint("run2") == checkpoint("run3"), "both words train the same network");
+}
+
 /// Told its task, an image is answered right at least as often as before, here more often.
 #[test]
 fn task_incremental_evaluation_chooses_among_the_classes_of_the_task() {

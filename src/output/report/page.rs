@@ -77,13 +77,7 @@ fn header(groups: &[Group], title: &str) -> String {
     shared("method", &|r| r.results.method.clone());
     shared("rule set", &|r| r.results.rule_set.clone());
     shared("backbone", &|r| r.results.checkpoint.clone());
-    // In the other scenarios the data or the schedule decides the classes of a task.
-    shared("classes", &|r| match r.config.continual.scenario {
-        Scenario::Class => {
-            (r.config.continual.num_tasks * r.config.continual.num_classes_per_task).to_string()
-        }
-        _ => String::new(),
-    });
+    shared("classes", &classes);
     shared("scenario", &|r| r.config.continual.scenario.to_string());
     shared("class order", &|r| r.config.continual.class_order.clone());
     shared("precision", &|r| r.results.precision.clone());
@@ -406,4 +400,15 @@ fn differences(groups: &[Group]) -> String {
     format!(
         "<h3>What differs</h3><div class=\"card\"><table><tr><th>key</th>{heads}</tr>{rows}</table></div>"
     )
+}
+
+/// How many classes a run has met. Earlier versions did not write it: then those of its tasks, where tasks bring new
+/// classes, and otherwise all.
+fn classes(run: &Run) -> String {
+    let cl = &run.config.continual;
+    match run.results.classes_seen {
+        0 if cl.scenario == Scenario::Class => (cl.num_classes_per_task * run.tasks()).to_string(),
+        0 => "all of the data set".into(),
+        seen => seen.to_string(),
+    }
 }
