@@ -92,6 +92,8 @@ Data {
     cache_dir: String = String::new(),
     /// Larger sets are decoded image by image when needed; in 10^9 bytes of decoded pixels (0: no cache).
     cache_gb: usize = 8,
+    /// Leave out image files that are damaged, with a note and a list in the work directory, instead of stopping.
+    skip_damaged: bool = false,
     /// Training images pass through JPEG (quality 95, 4:2:0) between resize and crop, as in the official code.
     jpeg_reencode: bool = false,
     /// RandAugment: operations per training image; 0: none. The official code has 2 where it is on.

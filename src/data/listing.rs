@@ -10,7 +10,7 @@ use md5::{Digest, Md5};
 
 use super::folder;
 use super::image_set::{DataSet, ImageSet, Sample};
-use super::source::{Source, Tree};
+use super::source::{FileSource, Tree};
 use crate::error::{Error, Result};
 
 /// Endings of the files that are read.
@@ -25,7 +25,7 @@ const TRAIN_SHARE: f64 = 0.8;
 pub struct Row {
     /// The path as the list or the tree has it.
     pub name: String,
-    pub source: Source,
+    pub source: FileSource,
     pub label: String,
     pub domain: Option<String>,
     /// Line in the list, from 1; 0 without a list.
@@ -85,7 +85,7 @@ pub fn of_list(text: &str, base: &Path, path: &Path) -> Result<Vec<Row>> {
                 return Err(Error::file(path, what));
             }
         };
-        let source = Source::File(base.join(file));
+        let source = FileSource::File(base.join(file));
         rows.push(Row { name: file.into(), source, label: label.into(), domain, line: number });
     }
     Ok(rows)
@@ -121,7 +121,7 @@ pub fn of_csv(bytes: &[u8], base: &Path, path: &Path) -> Result<Vec<(Row, Option
         if record[file].is_empty() || record[label].is_empty() {
             return Err(Error::file(path, format!("line {line}: path and label must not be empty")));
         }
-        let source = Source::File(base.join(&record[file]));
+        let source = FileSource::File(base.join(&record[file]));
         let row = Row { name: text(file), source, label: text(label), domain: domain.map(text), line };
         rows.push((row, split.map(text)));
     }

@@ -17,9 +17,9 @@ const FILES_MAX: usize = 20_000_000;
 
 /// The bytes of one file.
 #[derive(Debug, Clone)]
-pub enum Source {
+pub enum FileSource {
     File(PathBuf),
-    Part(Arc<Archive>, Part),
+    Archived(Arc<Archive>, ArchiveEntry),
 }
 
 /// An open archive.
@@ -31,7 +31,7 @@ pub struct Archive {
 
 /// A range of an archive.
 #[derive(Debug, Clone)]
-pub struct Part {
+pub struct ArchiveEntry {
     name: String,
     start: u64,
     len: u64,
@@ -42,15 +42,15 @@ pub struct Part {
 /// The files below a folder or in an archive, by relative path with `/`, sorted.
 #[derive(Debug, Default)]
 pub struct Tree {
-    pub files: Vec<(String, Source)>,
+    pub files: Vec<(String, FileSource)>,
 }
 
-impl Source {
+impl FileSource {
     /// For messages: the file's path, or the archive's with the name inside.
     pub fn path(&self) -> PathBuf {
         match self {
-            Source::File(path) => path.clone(),
-            Source::Part(archive, part) => archive.path.join(&part.name),
+            FileSource::File(path) => path.clone(),
+            FileSource::Archived(archive, part) => archive.path.join(&part.name),
         }
     }
 
@@ -59,7 +59,7 @@ impl Source {
     /// # Errors
     /// `Error::File` when it cannot be read, is larger than any image, or is damaged in the archive.
     pub fn read(&self) -> Result<Vec<u8>> {
-        let Source::Part(archive, part) = self else { return folder::read(&self.path(), FILE_BYTES_MAX) };
+        let FileSource::Archived(archive, part) = self else { return folder::read(&self.path(), FILE_BYTES_MAX) };
         let fail = |what: String| Error::file(self.path(), format!("offset {}: {what}", part.start));
         if part.len.max(part.unpacked.unwrap_or(0)) > FILE_BYTES_MAX {
             return Err(fail(format!("at most {FILE_BYTES_MAX} bytes are read, the file has {}", part.len)));
@@ -135,7 +135,7 @@ impl Tree {
         Ok(tree.sorted())
     }
 
-    fn push(&mut self, name: String, source: Source, path: &Path) -> Result<()> {
+    fn push(&mut self, name: String, source: FileSource, path: &Path) -> Result<()> {
         if self.files.len() == FILES_MAX {
             return Err(Error::file(path, format!("more than {FILES_MAX} files")));
         }
@@ -159,7 +159,7 @@ impl Tree {
             if kind.is_dir() || kind.is_symlink() && path.is_dir() {
                 self.walk(&path, &format!("{prefix}{name}/"), depth + 1)?;
             } else {
-                self.push(format!("{prefix}{name}"), Source::File(path), dir)?;
+                self.push(format!("{prefix}{name}"), FileSource::File(path), dir)?;
             }
         }
         Ok(())
@@ -187,7 +187,7 @@ impl Tree {
             if start.checked_add(len).is_none_or(|end| end > length) {
                 return Err(wanted(&format!("ends behind the file of {length} bytes")));
             }
-            let source = Source::Part(archive.clone(), Part { name: name.clone(), start, len, unpacked });
+            let source = FileSource::Archived(archive.clone(), ArchiveEntry { name: name.clone(), start, len, unpacked });
             drop(entry);
             self.push(name, source, path)?;
         }
@@ -223,15 +223,15 @@ impl Tree {
                     format!("offset {start}: {len} bytes were wanted, the archive has {length} in all");
                 return Err(Error::file(path.join(shown(&name)), what));
             }
-            let part = Part { name: name.clone(), start, len, unpacked: None };
-            self.push(name, Source::Part(archive.clone(), part), path)?;
+            let part = ArchiveEntry { name: name.clone(), start, len, unpacked: None };
+            self.push(name, FileSource::Archived(archive.clone(), part), path)?;
         }
         Ok(())
     }
 
     /// The tree below `prefix`, which ends with `/`; paths lose it.
     pub fn below(&self, prefix: &str) -> Tree {
-        let inside = |(name, source): &(String, Source)| {
+        let inside = |(name, source): &(String, FileSource)| {
             name.strip_prefix(prefix).map(|rest| (rest.to_string(), source.clone()))
         };
         Tree { files: self.files.iter().filter_map(inside).collect() }
@@ -258,7 +258,7 @@ impl Tree {
     }
 
     /// The file of this path.
-    pub fn get(&self, name: &str) -> Option<&Source> {
+    pub fn get(&self, name: &str) -> Option<&FileSource> {
         let i = self.files.binary_search_by(|(n, _)| n.as_str().cmp(name)).ok()?;
         Some(&self.files[i].1)
     }

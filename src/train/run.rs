@@ -202,6 +202,9 @@ fn rank(
         if session.data.split_here {
             workdir.keep_split(&session.data.lists())?;
         }
+        if let Some(list) = session.data.damaged_list() {
+            workdir.keep_damaged(&list)?;
+        }
     }
     if at.complete && at.task >= session.train_tasks.len() {
         let written = place.as_ref().and_then(|(workdir, _)| Results::read(&workdir.results_json()).ok());

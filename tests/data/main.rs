@@ -31,7 +31,7 @@ mod sets_tests;
 mod tasks_tests;
 
 fn tests_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
 fn config(dataset: DatasetName, dir: &Path) -> Data {
