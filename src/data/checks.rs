@@ -39,9 +39,12 @@ pub fn files(data: &mut DataSet, skip: bool, cache: &mut Cache) -> Result<()> {
     let skipping = "`data.skip_damaged = true` leaves such files out";
     match damaged.as_slice() {
         [] => Ok(()),
-        [Damage { error: Error::File { path, what }, .. }] => Err(Error::file(path, format!("{what}; {skipping}"))),
+        [Damage { error: Error::File { path, what }, .. }] => {
+            Err(Error::file(path, format!("{what}; {skipping}")))
+        }
         several => {
-            let mut text = format!("{} of {all} image files of {} cannot be used:\n", several.len(), data.name);
+            let mut text =
+                format!("{} of {all} image files of {} cannot be used:\n", several.len(), data.name);
             several.iter().take(DAMAGED_SHOWN).for_each(|d| text += &format!("  {}\n", d.error));
             if several.len() > DAMAGED_SHOWN {
                 text += &format!("  and {} more\n", several.len() - DAMAGED_SHOWN);
@@ -86,46 +89,39 @@ impl Place<'_> {
 /// # Errors
 /// `Error::File` for a file that is gone.
 pub fn overlap(data: &DataSet) -> Result<Vec<String>> {
-    let mut trained: HashMap<Print, Vec<Place>> = HashMap::new();
+    // By print: different images, or one with different labels, and whether it is trained on.
+    let mut seen: HashMap<Print, Vec<(Place, bool)>> = HashMap::new();
     let (mut notes, mut two_labels) = (Vec::new(), Vec::new());
     for (part, set) in [("training", &data.train), ("test", &data.test), ("validation", &data.val)] {
-        let mut shared = Vec::new();
+        let (trains, mut shared) = (part == "training", Vec::new());
         for index in 0..set.len() {
             let (place, Some(print)) = (Place { set, index }, set.print(index)) else { continue };
-            let like = trained.entry(print).or_default();
-            let (mut known, mut other_label) = (None, None);
-            for earlier in like.iter() {
-                if place.equals(*earlier)? {
-                    known.get_or_insert(*earlier);
-                    if earlier.label() != place.label() {
-                        other_label.get_or_insert(*earlier);
-                    }
+            let mut equal = Vec::new();
+            let candidates = seen.entry(print).or_default();
+            for &(earlier, trained) in candidates.iter() {
+                if place.equals(earlier)? {
+                    equal.push((earlier, trained));
                 }
             }
-            if let Some(earlier) = known
-                && part != "training"
-            {
+            if let Some((earlier, _)) = equal.iter().find(|(_, trained)| *trained && !trains) {
                 shared.push(format!("{} (training: {})", place.shown(), earlier.shown()));
             }
-            if let Some(earlier) = other_label {
-                let name = |place: Place| &data.class_names[place.label() as usize];
-                two_labels.push(format!(
-                    "{} ({}) and {} ({})",
-                    earlier.shown(),
-                    name(earlier),
-                    place.shown(),
-                    name(place)
-                ));
+            let same_label = equal.iter().any(|(earlier, _)| earlier.label() == place.label());
+            if let [(earlier, _), ..] = *equal
+                && !same_label
+            {
+                let named = |place: Place| {
+                    format!("{} ({})", place.shown(), data.class_names[place.label() as usize])
+                };
+                two_labels.push(format!("{} and {}", named(earlier), named(place)));
             }
-            // One image of each label is enough for every later one.
-            let is_new = part == "training" && !(known.is_some() && other_label.is_none() && known_label(like, place));
-            if is_new {
-                like.push(place);
+            if !same_label {
+                candidates.push((place, trains));
             }
         }
         if !shared.is_empty() {
             notes.push(format!(
-                "{} of {} {part} images are training images as well, so that their accuracy does not count: {}",
+                "{} of {} {part} images have the pixels of a training image: {}",
                 shared.len(),
                 set.len(),
                 first(&shared)
@@ -133,13 +129,9 @@ pub fn overlap(data: &DataSet) -> Result<Vec<String>> {
         }
     }
     if !two_labels.is_empty() {
-        notes.push(format!("{} images have two labels: {}", two_labels.len(), first(&two_labels)));
+        notes.push(format!("{} images stand under two labels: {}", two_labels.len(), first(&two_labels)));
     }
     Ok(notes)
-}
-
-fn known_label(like: &[Place], place: Place) -> bool {
-    like.iter().any(|earlier| earlier.label() == place.label())
 }
 
 /// The first of `items`, and how many more there are.

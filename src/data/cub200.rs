@@ -10,6 +10,7 @@ use super::cache::Cache;
 use super::folder::{self, Layout};
 use super::image_set::{DataSet, ImageSet, Sample};
 use super::images;
+use super::listing::Owner;
 use super::source::{self, FileSource};
 use super::tar_gz;
 use crate::error::{Error, Result};
@@ -34,7 +35,7 @@ pub fn load(dir: &str, cache: &mut Cache) -> Result<DataSet> {
     for sub in FOLDERS {
         let path = dir.join(sub);
         if path.is_dir()
-            && let Some(data) = images::load_named(&path, NAME, false)?
+            && let Some(data) = images::load_named(&path, NAME, Owner::Published)?
         {
             return Ok(data);
         }

@@ -116,6 +116,21 @@ pub fn text(bytes: Vec<u8>, path: &Path) -> Result<String> {
         .map_err(|e| Error::file(path, format!("offset {}: not UTF-8 text", e.utf8_error().valid_up_to())))
 }
 
+/// UTF-16 with its mark (Excel's "Unicode text") as UTF-8; other bytes as they are. `path` is only for messages.
+///
+/// # Errors
+/// `Error::File` for UTF-16 that is none.
+pub fn of_utf16(bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>> {
+    let unit: fn([u8; 2]) -> u16 = match bytes.as_slice() {
+        [0xff, 0xfe, ..] => u16::from_le_bytes,
+        [0xfe, 0xff, ..] => u16::from_be_bytes,
+        _ => return Ok(bytes),
+    };
+    let units = bytes[2..].as_chunks::<2>().0.iter().map(|pair| unit(*pair));
+    let text: std::result::Result<String, _> = char::decode_utf16(units).collect();
+    text.map(String::into_bytes).map_err(|_| Error::file(path, "damaged UTF-16 text; save it as UTF-8"))
+}
+
 /// The whole of a regular file.
 ///
 /// # Errors

@@ -165,7 +165,11 @@ impl ImageSet {
         let labels = samples.iter().map(|sample| sample.label).collect();
         let domains = samples.iter().map(|sample| sample.domain).collect();
         let sources = samples.into_iter().map(|sample| sample.source).collect();
-        ImageSet { labels, domains, blocks: vec![Block::Files(Files { sources, orientation, pack: None, prints: Vec::new() })] }
+        ImageSet {
+            labels,
+            domains,
+            blocks: vec![Block::Files(Files { sources, orientation, pack: None, prints: Vec::new() })],
+        }
     }
 
     /// Adds the images of `other` behind its own; labels and domains are kept as they are.

@@ -23,6 +23,7 @@ pub mod loader;
 pub mod mat;
 pub mod mix;
 mod notmnist;
+pub mod parts;
 mod pickle;
 pub mod prefetch;
 pub mod preprocess;

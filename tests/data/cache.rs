@@ -108,11 +108,14 @@ fn too_large_and_unwritable_caches_stream() {
         (0..plain.train.len()).map(|i| source::FileSource::File(plain.train.path(i).unwrap())).collect();
     let mut small = data::cache::Cache::of(&config);
     small.limit = 1000;
-    let pack = small.pack(&sources).unwrap().unwrap();
+    let check = |cache: &mut data::cache::Cache| {
+        cache.check(&sources, image_file::Orientation::Ignored).unwrap().pack.unwrap()
+    };
+    let pack = check(&mut small);
     assert_eq!(pack.read(0), None);
     assert!(packs(&config)[0].metadata().unwrap().len() < 1000);
     // It is found, and the images come from their files.
-    small.pack(&sources).unwrap().unwrap();
+    check(&mut small);
     assert_eq!(packs(&config).len(), 1);
     same(&plain, &data::load(&config, 0).unwrap());
 

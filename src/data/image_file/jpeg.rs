@@ -183,7 +183,8 @@ impl<'a> Walk<'a> {
             let n: usize = counts.iter().map(|&c| usize::from(c)).sum();
             let values = rest.get(16..16 + n).ok_or("the JPEG data end early, within a code table")?;
             let place = self.huffman.get_mut(class).and_then(|tables| tables.get_mut(number));
-            *place.ok_or("a JPEG code table has a wrong number")? = Some(Huffman::new(counts, values)?.into());
+            *place.ok_or("a JPEG code table has a wrong number")? =
+                Some(Huffman::new(counts, values)?.into());
             segment = &rest[16 + n..];
         }
         Ok(())
@@ -241,7 +242,9 @@ impl<'a> Walk<'a> {
         let left = &self.bytes[self.at..];
         let next = left.windows(2).position(|pair| pair[0] == 0xff && pair[1] != 0).unwrap_or(left.len());
         if run > 0 || left[..next].iter().filter(|b| ![0, 0xff].contains(b)).count() > LEFT_OVER_MAX {
-            return Err(format!("the JPEG data are damaged: {next} bytes are left after the last block of a scan"));
+            return Err(format!(
+                "the JPEG data are damaged: {next} bytes are left after the last block of a scan"
+            ));
         }
         for &(part, ..) in &scan.parts {
             let component = &mut self.components[part];
@@ -254,14 +257,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The codes of one MCU. `None`: there are no more bits, or a code that is none.
-    fn mcu(
-        &mut self,
-        scan: &Scan,
-        mcu: usize,
-        columns: usize,
-        bits: &mut Bits,
-        run: &mut u32,
-    ) -> Option<()> {
+    fn mcu(&mut self, scan: &Scan, mcu: usize, columns: usize, bits: &mut Bits, run: &mut u32) -> Option<()> {
         let (row, column) = (mcu / columns, mcu % columns);
         let alone = scan.parts.len() == 1;
         for &(part, dc, ac) in &scan.parts {
@@ -420,12 +416,8 @@ struct Huffman {
 
 impl Huffman {
     fn new(counts: &[u8], values: &[u8]) -> Checked<Huffman> {
-        let mut table = Huffman {
-            fast: [(0, 0); 1 << FAST],
-            end: [0; 17],
-            offset: [0; 17],
-            values: values.to_vec(),
-        };
+        let mut table =
+            Huffman { fast: [(0, 0); 1 << FAST], end: [0; 17], offset: [0; 17], values: values.to_vec() };
         let (mut code, mut place) = (0u32, 0usize);
         for length in 1..=16u32 {
             let n = usize::from(counts[length as usize - 1]);
@@ -490,7 +482,8 @@ impl Bits<'_> {
         if self.n < 16 {
             self.fill();
         }
-        let next = if self.n >= 16 { self.held >> (self.n - 16) } else { self.held << (16 - self.n) } as u32 & 0xffff;
+        let next = if self.n >= 16 { self.held >> (self.n - 16) } else { self.held << (16 - self.n) } as u32
+            & 0xffff;
         let (mut length, mut value) = table.fast[(next >> (16 - FAST)) as usize];
         if length == 0 {
             let found = (FAST + 1..=16).find(|&l| next < table.end[l as usize])?;

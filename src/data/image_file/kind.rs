@@ -28,7 +28,9 @@ impl FileKind {
             [0xff, 0xd8, 0xff, ..] => return Image(Jpeg),
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => return Image(Png),
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => return Image(Gif),
-            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] if !at(8, b"CR") => return Image(Tiff),
+            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] if !at(8, b"CR") => {
+                return Image(Tiff);
+            }
             [b'I', b'I', 42, 0, ..] => return OtherImage("Canon raw"),
             [b'I', b'I', b'R', ..] | [b'I', b'I', b'U', 0, ..] => return OtherImage("camera raw"),
             [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => return OtherImage("JPEG XL"),
@@ -119,7 +121,8 @@ fn of_text(head: &[u8]) -> FileKind {
     let is_markup = text.starts_with('<');
     if is_markup && text.contains("<svg") {
         FileKind::OtherImage("SVG")
-    } else if is_markup && ["<html", "<!doctype html", "<head", "<body"].iter().any(|tag| text.contains(tag)) {
+    } else if is_markup && ["<html", "<!doctype html", "<head", "<body"].iter().any(|tag| text.contains(tag))
+    {
         FileKind::Other("an HTML page")
     } else if is_markup && text.starts_with("<?xml") {
         FileKind::Other("an XML file")
