@@ -65,7 +65,7 @@ impl Predict {
             let ids = method.select(&dev, features.view(), Select::PerImage)?;
             let logits =
                 method.logits(&dev, images.view().into(), features.view(), &ids)?.view().read_f64()?;
-            let seen = config.continual.num_classes_per_task * at.per_image.len();
+            let seen = config.continual.num_classes_per_task.upto(at.per_image.len());
             let ranked = rank(&logits, &at.class_names, seen);
             if self.json {
                 let classes: Vec<_> = ranked

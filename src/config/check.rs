@@ -1,7 +1,9 @@
 //! What a method implies, and what does not fit together.
 
 use super::published::Published;
-use super::schema::{Classifier, Config, DatasetName, Interpolation, Method, Scenario, Transforms};
+use super::schema::{
+    Classifier, Config, DatasetName, Interpolation, Method, Scenario, TaskSizes, Transforms,
+};
 use crate::error::{Error, Result};
 
 /// Sizes beyond this are a slip of the pen, not a model.
@@ -154,7 +156,7 @@ impl Config {
             ("data.input_size", data.input_size),
             ("data.resize_size", data.resize_size),
             ("continual.num_tasks", self.continual.num_tasks),
-            ("continual.num_classes_per_task", self.continual.num_classes_per_task),
+            ("continual.num_classes_per_task", self.continual.num_classes_per_task.smallest()),
             ("continual.eval_every_tasks", self.continual.eval_every_tasks),
             ("train.per_device_batch_size", train.per_device_batch_size),
             ("train.num_epochs", train.num_epochs),
@@ -245,8 +247,23 @@ impl Config {
         });
         self.check_scenario(c);
         let tasks = if cl.scenario == Scenario::Class { cl.num_tasks } else { 0 };
-        let classes = tasks.saturating_mul(cl.num_classes_per_task);
+        let classes = cl.num_classes_per_task.upto(tasks);
+        if let TaskSizes::Each(sizes) = &cl.num_classes_per_task {
+            c.unless(cl.scenario != Scenario::Class || sizes.len() == cl.num_tasks, || {
+                format!(
+                    "continual.num_classes_per_task = {sizes:?} has the sizes of {} tasks, continual.num_tasks is {}: \
+                     set continual.num_tasks = {}",
+                    sizes.len(),
+                    cl.num_tasks,
+                    sizes.len()
+                )
+            });
+            c.unless(!cl.weights_transfer || cl.num_classes_per_task.same().is_some(), || {
+                "continual.weights_transfer wants tasks of one size in continual.num_classes_per_task".into()
+            });
+        }
         let known = match data.dataset {
+            _ if !data.classes.0.is_empty() => None,
             DatasetName::Joined => {
                 data.joined_names().ok().and_then(|names| names.into_iter().map(classes_of).sum())
             }

@@ -17,6 +17,10 @@ pub enum Kind {
     Word(&'static [&'static str]),
     Texts,
     Sizes,
+    /// One whole number, or a list of them.
+    SizeOrSizes,
+    /// A list of names and whole numbers, or one of them.
+    Names,
     Table(&'static [Key]),
 }
 
@@ -32,6 +36,8 @@ impl Kind {
             Kind::Word(words) => format!("one of {}", quoted(words)),
             Kind::Texts => "a list of texts such as [\"encoder\", \"cls\"]".into(),
             Kind::Sizes => "a list of whole numbers such as [0, 1]".into(),
+            Kind::SizeOrSizes => "a whole number or a list of them such as [50, 10, 10]".into(),
+            Kind::Names => "a list of names or numbers such as [\"cat\", 7], or the path of a file".into(),
             Kind::Table(_) => "a table".into(),
         }
     }

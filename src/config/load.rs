@@ -134,7 +134,9 @@ impl Config {
             kind => match DeValue::parse(value) {
                 Ok(parsed) => convert(kind, parsed.get_ref()),
                 Err(_) => match DeValue::parse(&quote_items(value)) {
-                    Ok(parsed) if matches!(kind, Kind::Texts) => convert(kind, parsed.get_ref()),
+                    Ok(parsed) if matches!(kind, Kind::Texts | Kind::Names) => {
+                        convert(kind, parsed.get_ref())
+                    }
                     _ => Err(format!("must be {}, found `{}`", kind.wanted(), short(value))),
                 },
             },
@@ -258,7 +260,19 @@ fn convert(kind: Kind, found: &DeValue) -> std::result::Result<Value, String> {
             Err(format!("{}{}", wrong(), near.map_or(String::new(), |w| format!("; did you mean `{w}`?"))))
         }
         (Kind::Texts, DeValue::Array(items)) => list(items, Kind::Text).ok_or_else(wrong),
-        (Kind::Sizes, DeValue::Array(items)) => list(items, Kind::Size).ok_or_else(wrong),
+        (Kind::Sizes | Kind::SizeOrSizes, DeValue::Array(items)) => list(items, Kind::Size).ok_or_else(wrong),
+        (Kind::SizeOrSizes, DeValue::Integer(_)) => convert(Kind::Size, found).map_err(|_| wrong()),
+        (Kind::Names, DeValue::Array(items)) => {
+            let name = |item: &Spanned<DeValue>| match item.get_ref() {
+                DeValue::String(s) => Some(json!(s)),
+                other => convert(Kind::Size, other).ok().map(|number| json!(number.to_string())),
+            };
+            items.iter().map(name).collect::<Option<Vec<_>>>().map(Value::Array).ok_or_else(wrong)
+        }
+        (Kind::Names, DeValue::String(s)) => Ok(json!([s])),
+        (Kind::Names, DeValue::Integer(_)) => {
+            convert(Kind::Size, found).map(|number| json!([number.to_string()])).map_err(|_| wrong())
+        }
         _ => Err(wrong()),
     }
 }

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod load;
 pub mod published;
 pub mod schema;
+pub mod task_sizes;
 mod write;
 
 pub use load::{Loaded, load, load_with_notes};

@@ -8,6 +8,7 @@
 pub use super::enums::*;
 
 use super::keys::{Field, Key, Kind};
+pub use super::task_sizes::{Names, TaskSizes};
 use serde::{Deserialize, Serialize};
 
 /// Defines a table of the configuration: the struct, its defaults and its list of keys from one text.
@@ -118,6 +119,10 @@ Data {
     cutmix_alpha: f64 = 0.0,
     /// Probability that a batch is mixed, by mixup or CutMix with equal chance where both are on.
     mix_probability: f64 = 1.0,
+    /// The classes that are used: names, numbers, or a file with one of them per line; empty: all.
+    classes: Names = Names::default(),
+    /// A task with fewer training images than a batch is trained in one smaller batch per epoch; false: it is refused.
+    partial_batch: bool = true,
     /// Use at most this many training images per class (0: all).
     train_per_class: usize = 0,
     /// Use at most this many test images per class (0: all).
@@ -132,8 +137,8 @@ Continual {
     scenario: Scenario = Scenario::Class,
     /// Number of tasks, learned one after the other; of a stream: parts, after which the network is tested.
     num_tasks: usize = 10,
-    /// Classes of every task; only scenario `class` reads it.
-    num_classes_per_task: usize = 10,
+    /// Classes of every task, or a list with those of each task: `[50, 10, 10]`; only scenario `class` reads it.
+    num_classes_per_task: TaskSizes = TaskSizes::Same(10),
     /// Width of a class in time in the Gaussian scenarios, in tasks.
     gaussian_sigma: f64 = 50.0,
     /// A test image is told its task: only the classes of that task can be the answer. Losses and baselines stay over

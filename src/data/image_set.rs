@@ -372,6 +372,27 @@ impl DataSet {
         self.val.check(&format!("{}, validation images", self.name), classes, domains)
     }
 
+    /// [`DataSet::select_labels`] for a set with images.
+    ///
+    /// # Errors
+    /// As [`DataSet::check`].
+    pub fn select_classes(&mut self, labels: &[u32]) -> Result<()> {
+        self.select_labels(labels);
+        self.check()
+    }
+
+    /// Keeps the classes with these labels, which are numbered anew in the order given.
+    pub fn select_labels(&mut self, labels: &[u32]) {
+        let mut new = vec![None; self.class_names.len()];
+        labels.iter().enumerate().for_each(|(to, &label)| new[label as usize] = Some(to as u32));
+        for set in [&mut self.train, &mut self.test, &mut self.val] {
+            let keep: Vec<bool> = set.labels.iter().map(|&label| new[label as usize].is_some()).collect();
+            set.keep(&keep);
+            set.labels.iter_mut().for_each(|label| *label = new[*label as usize].unwrap_or_default());
+        }
+        self.class_names = labels.iter().map(|&label| self.class_names[label as usize].clone()).collect();
+    }
+
     /// File names and contents that describe the parts, where [`DataSet::split_here`]: lists of lines `path
     /// class [domain]` separated by tabs, and the classes. Data set `images` reads them, where the images are no
     /// parts of archives.

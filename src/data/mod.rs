@@ -55,6 +55,9 @@ use crate::error::Result;
 pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
     let mut cache = cache::Cache::of(config);
     let mut data = raw(config, seed, &mut cache)?;
+    if let Some(labels) = tasks::selected(&config.classes.0, &data.class_names)? {
+        data.select_classes(&labels)?;
+    }
     data.train.keep_per_class(config.train_per_class);
     data.test.keep_per_class(config.test_per_class);
     data.val.keep_per_class(config.test_per_class);

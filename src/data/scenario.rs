@@ -16,16 +16,16 @@ use crate::rng::{Rng, Stream};
 /// An empty label set is drawn again at most so often.
 const DRAWS_MAX: u32 = 100_000;
 
-/// The tasks of `continual`. `seed` draws the Gaussian schedules; streams are cut at multiples of `batch`
+/// The tasks of `continual`. `seed` draws the Gaussian schedules and the class order `seed`; streams are cut at multiples of `batch`
 /// images, so that no image is lost at a cut.
 ///
 /// # Errors
 /// Those of [`tasks::split`]; `Error::Config` for more tasks than there are domains or batches.
 pub fn split(data: &DataSet, continual: &Continual, seed: u64, batch: usize) -> Result<Split> {
     if continual.scenario == Scenario::Class {
-        return tasks::split(data, continual);
+        return tasks::split(data, continual, seed);
     }
-    let numbering = Numbering::new(data, continual)?;
+    let numbering = Numbering::new(data, continual, seed)?;
     let (tasks, shared_test) = match continual.scenario {
         Scenario::Domain => domains(data, continual, &numbering)?,
         Scenario::Gaussian => (gaussian(data, continual, seed, &numbering)?, true),

@@ -132,7 +132,7 @@ pub(super) fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Resul
     let logits = session.method.logits(&session.dev, images.pixels(), batch.features, ids)?;
     let (logits, labels) = (logits.view().to_host()?, &images.labels);
     let (classes, cl) = (session.classes(), &session.config.continual);
-    let told = cl.eval_task_inc.then_some(cl.num_classes_per_task);
+    let told = cl.eval_task_inc.then(|| cl.num_classes_per_task.clone());
     let labels_tensor = Tensor::from_vec(labels.clone(), [labels.len()]);
     let loss = cross_entropy::mean_loss(logits.view(), labels_tensor.view())?;
     let right = logits
@@ -141,7 +141,7 @@ pub(super) fn answer(session: &mut Session, batch: &Batch, ids: &[u32]) -> Resul
         .zip(labels)
         .map(|(z, &label)| {
             let label = label as usize;
-            let among = told.map_or(0..classes, |n| label / n * n..label / n * n + n);
+            let among = told.as_ref().map_or(0..classes, |sizes| sizes.range_with(label, classes));
             among.start + argmax(&z[among.clone()]) == label
         })
         .collect();

@@ -61,7 +61,7 @@ pub fn pretrain(
     signal::install()?;
     let workdir = Workdir::create(workdir, resume, config)?;
     let data = Arc::new(data::load(&config.data, config.seed)?);
-    let split = tasks::split(&data, &config.continual)?;
+    let split = tasks::split(&data, &config.continual, config.seed)?;
     let task = tasks::joint(&split);
     let normalize = Normalize::UNIT;
     let preprocess = Preprocess::new(&config.data, normalize)?;

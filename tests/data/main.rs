@@ -62,5 +62,6 @@ fn synthetic() -> Arc<DataSet> {
 }
 
 fn continual(num_tasks: usize, num_classes_per_task: usize, class_order: &str) -> Continual {
+    let num_classes_per_task = num_classes_per_task.into();
     Continual { num_tasks, num_classes_per_task, class_order: class_order.into(), ..Continual::default() }
 }

@@ -77,7 +77,7 @@ fn header(groups: &[Group], title: &str) -> String {
     shared("rule set", &|r| r.results.rule_set.clone());
     shared("backbone", &|r| r.results.checkpoint.clone());
     shared("classes", &|r| {
-        (r.config.continual.num_tasks * r.config.continual.num_classes_per_task).to_string()
+        r.config.continual.num_classes_per_task.upto(r.config.continual.num_tasks).to_string()
     });
     shared("class order", &|r| r.config.continual.class_order.clone());
     shared("precision", &|r| r.results.precision.clone());
