@@ -24,7 +24,7 @@ pub struct Predict {
     /// Print one JSON object per image.
     #[arg(long)]
     json: bool,
-    /// PNG or JPEG files.
+    /// Image files: JPEG, PNG, WebP, BMP, GIF or TIFF.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
 }

@@ -163,7 +163,7 @@ Continual {
     transfer_kernel_only: bool = false,
     /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
     eval_every_tasks: usize = 1,
-    /// `natural`, `seed:N`, or the path of a file with one class (name or number) per line.
+    /// `natural`, `seed:N`, `seed` (the seed of the run), or the path of a file with one class (name or number) per line.
     class_order: String = "natural".into(),
     /// Logits of classes outside the task are masked in the training loss.
     train_mask: bool = true,

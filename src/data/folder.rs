@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::image_file::kind::{self, FileKind};
+use super::file_kind::{self, FileKind};
 use crate::error::{Error, Result};
 
 /// No file of the supported data sets comes near this size.
@@ -72,7 +72,7 @@ pub fn folders_below(dir: &Path, avoid: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 
 /// Why a download cannot be what was wanted, where its content says so.
 pub fn not_a_download(bytes: &[u8]) -> Option<String> {
-    match FileKind::of(&bytes[..bytes.len().min(kind::HEAD)]) {
+    match FileKind::of(&bytes[..bytes.len().min(file_kind::HEAD)]) {
         FileKind::Other(what @ ("an HTML page" | "an empty file" | "an XML file")) => {
             Some(format!("the file is {what} and not the download; fetch it again"))
         }

@@ -1,7 +1,6 @@
 //! One image file: JPEG, PNG, WebP, BMP, GIF (its first frame) or TIFF, by its content.
 
 mod jpeg;
-pub mod kind;
 mod png;
 
 use std::borrow::Cow;
@@ -10,9 +9,9 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
+use super::file_kind::{self, FileKind};
 use super::folder;
 use crate::error::{Error, Result};
-use kind::FileKind;
 
 /// No image file comes near this size.
 pub const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -76,7 +75,7 @@ pub fn dimensions(bytes: &[u8], path: &Path) -> Result<(usize, usize)> {
 }
 
 fn format(bytes: &[u8]) -> std::result::Result<ImageFormat, String> {
-    match FileKind::of(&bytes[..bytes.len().min(kind::HEAD)]) {
+    match FileKind::of(&bytes[..bytes.len().min(file_kind::HEAD)]) {
         FileKind::Image(format) => Ok(format),
         found => {
             let wanted = "a JPEG, PNG, WebP, BMP, GIF or TIFF image was wanted";
@@ -150,7 +149,7 @@ fn decode_whole(bytes: &[u8], path: &Path, orientation: Orientation) -> Result<D
 }
 
 fn cannot(format: ImageFormat, error: &image::ImageError) -> String {
-    format!("the {} image cannot be decoded: {error}", kind::name(format))
+    format!("the {} image cannot be decoded: {error}", file_kind::name(format))
 }
 
 /// What decoders pass over: data that end before the image does.
@@ -167,6 +166,6 @@ fn whole(bytes: &[u8], format: ImageFormat) -> std::result::Result<(), String> {
     };
     match missing {
         None => Ok(()),
-        Some(what) => Err(format!("the {} image cannot be decoded: {what}", kind::name(format))),
+        Some(what) => Err(format!("the {} image cannot be decoded: {what}", file_kind::name(format))),
     }
 }

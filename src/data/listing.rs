@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use md5::{Digest, Md5};
 
 use super::checks;
+use super::file_kind::{self, FileKind};
 use super::folder;
 use super::image_file::Orientation;
-use super::image_file::kind::{self, FileKind};
 use super::image_set::{DataSet, ImageSet, Sample};
 use super::parts::Parts;
 use super::source::{FileSource, Tree, name_text};
@@ -139,10 +139,10 @@ fn left_out(name: &str, source: &FileSource, owner: Owner) -> Option<String> {
         "" => "files without an ending".to_string(),
         ending => format!(".{}", ending.chars().take(20).collect::<String>()),
     };
-    match FileKind::of(&source.head(kind::HEAD)) {
+    match FileKind::of(&source.head(file_kind::HEAD)) {
         _ if RAW_ENDINGS.contains(&ending.as_str()) => Some("camera raw".into()),
         FileKind::Image(_) if owner == Owner::User => None,
-        FileKind::Image(format) => Some(kind::name(format).into()),
+        FileKind::Image(format) => Some(file_kind::name(format).into()),
         FileKind::OtherImage(name) => Some(name.into()),
         FileKind::Other(_) | FileKind::Unknown => Some(by_ending()),
     }

@@ -4,6 +4,7 @@
 //! [`scenario`] makes tasks of them, [`preprocess`] turns an image into network input, [`loader`] makes
 //! batches.
 
+mod boxes;
 pub mod bundled;
 pub mod cache;
 mod checks;
@@ -11,6 +12,7 @@ pub mod cifar;
 mod core50;
 mod cub200;
 mod domainnet;
+pub mod file_kind;
 mod folder;
 pub mod idx;
 pub mod image_file;

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::cache::{self, Cache, Failure};
+use super::file_kind;
 use super::folder::{self, DEFLATE_RATIO_MAX};
-use super::image_file::kind;
 use super::source::{self, Tree};
 use crate::error::{Error, Result};
 
@@ -105,7 +105,7 @@ pub fn open(path: &Path, cache: &mut Cache) -> Result<Tree> {
     let cannot = |e: io::Error| Error::file(path, format!("cannot be read: {e}"));
     let packed = File::open(path).map_err(cannot)?;
     let mut head = Vec::new();
-    (&packed).take(kind::HEAD as u64).read_to_end(&mut head).map_err(cannot)?;
+    (&packed).take(file_kind::HEAD as u64).read_to_end(&mut head).map_err(cannot)?;
     if let Some(what) = folder::not_a_download(&head).filter(|_| !head.is_empty()) {
         return Err(Error::file(path, what));
     }

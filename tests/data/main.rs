@@ -21,6 +21,8 @@ mod bad_input_tests;
 mod cache_tests;
 #[path = "loader.rs"]
 mod loader_tests;
+#[path = "own_images.rs"]
+mod own_images_tests;
 #[path = "readers.rs"]
 mod readers_tests;
 #[path = "scenarios.rs"]
