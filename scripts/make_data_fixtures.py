@@ -25,7 +25,7 @@ import scipy.io
 from PIL import Image
 from tensorflow_datasets.core import shuffle
 
-OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data"
+OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "data"
 
 
 class Python2Pickler(pickle._Pickler):
@@ -150,6 +150,15 @@ def jpeg(seed, height, width):
     return encoded(Image.fromarray(colours(seed, height, width)), "JPEG", quality=90)
 
 
+def pickles():
+    """CIFAR-10's test batch as copies that were saved again have it: protocols 2 to 5, keys as bytes or text."""
+    batch = {b"labels": [3, 8], b"data": images(2, 11)}
+    for protocol in range(2, 6):
+        write("pickles", f"bytes_{protocol}", pickle.dumps(batch, protocol))
+        text = {key.decode(): value for key, value in batch.items()}
+        write("pickles", f"text_{protocol}", pickle.dumps(text, protocol))
+
+
 def pictures():
     """Each picture and, beside it, height, width and the RGB bytes that Pillow reads."""
     rgb = Image.fromarray(colours(1, 13, 17))
@@ -262,6 +271,7 @@ if __name__ == "__main__":
     cifar10()
     cifar100()
     cifar_archives()
+    pickles()
     pictures()
     svhn()
     imagenet_r()

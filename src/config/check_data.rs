@@ -1,7 +1,7 @@
 //! What is refused of `[data]` and `[continual]`: data sets, scenarios, replay, augmentation.
 
 use super::complaints::{Complaints, MAX_SIZE};
-use super::schema::{Config, DatasetName, Interpolation, Method, Scenario, Transforms};
+use super::schema::{Config, DatasetName, Interpolation, Method, Scenario, TaskSizes, Transforms};
 
 impl Config {
     pub(super) fn check_data(&self, c: &mut Complaints) {
@@ -13,13 +13,28 @@ impl Config {
             )
         });
         self.check_scenario(c);
-        c.unless(cl.num_classes_per_task > 0 || cl.scenario == Scenario::Joint, || {
-            "continual.num_classes_per_task must be at least 1, found 0".into()
+        c.unless(cl.num_classes_per_task.smallest() > 0 || cl.takes_all_classes(), || {
+            format!("continual.num_classes_per_task must be at least 1, found {}", cl.num_classes_per_task)
         });
         let by_class = matches!(cl.scenario, Scenario::Class | Scenario::Joint);
         let tasks = if by_class { cl.num_tasks } else { 0 };
-        let classes = tasks.saturating_mul(cl.num_classes_per_task);
+        let classes = cl.num_classes_per_task.upto(tasks);
+        if let TaskSizes::Each(sizes) = &cl.num_classes_per_task {
+            c.unless(!by_class || sizes.len() == cl.num_tasks, || {
+                format!(
+                    "continual.num_classes_per_task = {sizes:?} has the sizes of {} tasks, continual.num_tasks is {}: \
+                     set continual.num_tasks = {}",
+                    sizes.len(),
+                    cl.num_tasks,
+                    sizes.len()
+                )
+            });
+            c.unless(!cl.weights_transfer || cl.num_classes_per_task.same().is_some(), || {
+                "continual.weights_transfer wants tasks of one size in continual.num_classes_per_task".into()
+            });
+        }
         let known = match data.dataset {
+            _ if !data.classes.0.is_empty() => None,
             DatasetName::Joined => {
                 data.joined_names().ok().and_then(|names| names.into_iter().map(classes_of).sum())
             }

@@ -14,6 +14,10 @@ pub enum KeyKind {
     Word(&'static [&'static str]),
     Texts,
     Sizes,
+    /// One whole number, or a list of them.
+    SizeOrSizes,
+    /// A list of names and whole numbers, or one of them.
+    Names,
     Table(&'static [Key]),
 }
 
@@ -29,6 +33,8 @@ impl KeyKind {
             KeyKind::Word(words) => format!("one of {}", quoted(words)),
             KeyKind::Texts => "a list of texts such as [\"encoder\", \"cls\"]".into(),
             KeyKind::Sizes => "a list of whole numbers such as [0, 1]".into(),
+            KeyKind::SizeOrSizes => "a whole number or a list of them such as [50, 10, 10]".into(),
+            KeyKind::Names => "a list of names or numbers such as [\"cat\", 7], or the path of a file".into(),
             KeyKind::Table(_) => "a table".into(),
         }
     }

@@ -145,7 +145,9 @@ fn assign(config: &mut Config, assignment: &str, notes: &mut Vec<String>) -> Res
         kind => match DeValue::parse(value) {
             Ok(parsed) => convert(kind, parsed.get_ref()),
             Err(_) => match DeValue::parse(&quote_items(value)) {
-                Ok(parsed) if matches!(kind, KeyKind::Texts) => convert(kind, parsed.get_ref()),
+                Ok(parsed) if matches!(kind, KeyKind::Texts | KeyKind::Names) => {
+                    convert(kind, parsed.get_ref())
+                }
                 _ => Err(format!("must be {}, found `{}`", kind.wanted(), short(value))),
             },
         },
@@ -289,7 +291,21 @@ fn convert(kind: KeyKind, found: &DeValue) -> std::result::Result<Value, String>
             Err(format!("{}{}", wrong(), near.map_or(String::new(), |w| format!("; did you mean `{w}`?"))))
         }
         (KeyKind::Texts, DeValue::Array(items)) => list(items, KeyKind::Text).ok_or_else(wrong),
-        (KeyKind::Sizes, DeValue::Array(items)) => list(items, KeyKind::Size).ok_or_else(wrong),
+        (KeyKind::Sizes | KeyKind::SizeOrSizes, DeValue::Array(items)) => {
+            list(items, KeyKind::Size).ok_or_else(wrong)
+        }
+        (KeyKind::SizeOrSizes, DeValue::Integer(_)) => convert(KeyKind::Size, found).map_err(|_| wrong()),
+        (KeyKind::Names, DeValue::Array(items)) => {
+            let name = |item: &Spanned<DeValue>| match item.get_ref() {
+                DeValue::String(s) => Some(json!(s)),
+                other => convert(KeyKind::Size, other).ok().map(|number| json!(number.to_string())),
+            };
+            items.iter().map(name).collect::<Option<Vec<_>>>().map(Value::Array).ok_or_else(wrong)
+        }
+        (KeyKind::Names, DeValue::String(s)) => Ok(json!([s])),
+        (KeyKind::Names, DeValue::Integer(_)) => {
+            convert(KeyKind::Size, found).map(|number| json!([number.to_string()])).map_err(|_| wrong())
+        }
         _ => Err(wrong()),
     }
 }

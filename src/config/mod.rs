@@ -14,6 +14,7 @@ pub mod load;
 pub mod published;
 mod resolve;
 pub mod schema;
+pub mod task_sizes;
 mod write;
 
 pub use load::{LoadedConfig, load, load_with_notes};

@@ -1,6 +1,6 @@
 //! The keys whose value follows from the method, and the part of a configuration that makes a run what it is.
 
-use super::schema::{Baselines, Classifier, Config, Method, Scenario};
+use super::schema::{Baselines, Classifier, Config, Method, Scenario, TaskSizes};
 
 impl Config {
     /// Sets the keys whose value follows from `method`, and returns a sentence for each one changed
@@ -65,7 +65,7 @@ impl Config {
         };
         let cl = &mut self.continual;
         if !matches!(cl.scenario, Scenario::Class | Scenario::Joint) {
-            (cl.num_tasks, cl.num_classes_per_task, cl.eval_every_tasks) = (1, 0, 1);
+            (cl.num_tasks, cl.num_classes_per_task, cl.eval_every_tasks) = (1, TaskSizes::Same(0), 1);
         }
         cl.scenario = Scenario::Joint;
         Some(format!(

@@ -8,6 +8,7 @@
 pub use super::enums::*;
 
 use super::kinds::{Field, Key, KeyKind};
+pub use super::task_sizes::{Names, TaskSizes};
 use serde::{Deserialize, Serialize};
 
 /// Defines a table of the configuration: the struct, its defaults and its list of keys from one text.
@@ -92,6 +93,8 @@ Data {
     cache_dir: String = String::new(),
     /// Larger sets are decoded image by image when needed; in 10^9 bytes of decoded pixels (0: no cache).
     cache_gb: usize = 8,
+    /// Leave out image files that are damaged, with a note and a list in the work directory, instead of stopping.
+    skip_damaged: bool = false,
     /// Training images pass through JPEG (quality 95, 4:2:0) between resize and crop, as in the official code.
     jpeg_reencode: bool = false,
     /// RandAugment: operations per training image; 0: none. The official code has 2 where it is on.
@@ -116,6 +119,10 @@ Data {
     cutmix_alpha: f64 = 0.0,
     /// Probability that a batch is mixed, by mixup or CutMix with equal chance where both are on.
     mix_probability: f64 = 1.0,
+    /// The classes that are used: names, numbers, or a file with one of them per line; empty: all.
+    classes: Names = Names::default(),
+    /// A task with fewer training images than a batch is trained in one smaller batch per epoch; false: it is refused.
+    partial_batch: bool = true,
     /// Use at most this many training images per class (0: all).
     train_per_class: usize = 0,
     /// Use at most this many test images per class (0: all).
@@ -130,8 +137,9 @@ Continual {
     scenario: Scenario = Scenario::Class,
     /// Number of tasks, learned one after the other; of a stream: parts, after which the network is tested.
     num_tasks: usize = 10,
-    /// Classes of every task; only scenarios `class` and `joint` read it. 0 with `joint`: all classes, one task.
-    num_classes_per_task: usize = 10,
+    /// Classes of every task, or a list with those of each task: `[50, 10, 10]`; only scenarios `class` and `joint` read
+    /// it. 0 with `joint`: all classes, one task.
+    num_classes_per_task: TaskSizes = TaskSizes::Same(10),
     /// Width of a class in time in the Gaussian scenarios, in tasks.
     gaussian_sigma: f64 = 50.0,
     /// A test image is told its task: only the classes of that task can be the answer. Losses and baselines stay over
@@ -156,7 +164,7 @@ Continual {
     transfer_kernel_only: bool = false,
     /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
     eval_every_tasks: usize = 1,
-    /// `natural`, `seed:N`, or the path of a file with one class (name or number) per line.
+    /// `natural`, `seed:N`, `seed` (the seed of the run), or the path of a file with one class (name or number) per line.
     class_order: String = "natural".into(),
     /// Logits of classes outside the task are masked in the training loss.
     train_mask: bool = true,
@@ -343,6 +351,11 @@ Pretrain {
 }
 
 impl Continual {
+    /// Whether one task has all classes, however many the data have: `num_classes_per_task = 0` with scenario `joint`.
+    pub fn takes_all_classes(&self) -> bool {
+        self.scenario == Scenario::Joint && self.num_classes_per_task == TaskSizes::Same(0)
+    }
+
     /// The last task whose kept images come with the batches of task `t`; `None`: none do.
     pub fn replayed_upto(&self, t: usize) -> Option<usize> {
         let upto = if self.replay_include_new_task { t } else { t.saturating_sub(1) };

@@ -1,9 +1,10 @@
-//! Decoded images of earlier runs. The images of a set lie in one file, named by the SHA-256 of the
-//! image files' contents, so that a changed file or list is another name. It is written beside its
-//! place, flushed and renamed: two runs at once write the same file twice, and a killed one leaves
-//! nothing that would be read. Sets that are too large for the cache are checked once and then
-//! decoded when an image is needed; of them only the sizes are kept. [`super::tar_gz`] keeps its unpacked
-//! archives in the same folder.
+//! Checks image files, and keeps decoded images of earlier runs.
+//!
+//! The images of a set lie in one file, named by the SHA-256 of the image files' contents, so that a changed file
+//! or list is another name. It is written beside its place, flushed and renamed: two runs at once write the same
+//! file twice, and a killed one leaves nothing that would be read. Sets that are too large for the cache are
+//! checked once and then decoded when an image is needed; of them only the sizes are kept. Without a cache each
+//! start decodes every image once. [`super::tar_gz`] keeps its unpacked archives in the same folder.
 //!
 //! `L2PPACK1`, key (32 bytes), number of images, 1 where pixels follow (two 64-bit little-endian
 //! numbers); per image height, width and CRC-32C of its pixels (32 bits each); the CRC-32C of all
@@ -19,14 +20,14 @@ use std::time::Duration;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::image_file;
-use super::source::Source;
+use super::image_file::{self, Orientation};
+use super::source::FileSource;
 use crate::config::schema::Data;
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"L2PPACK1";
-/// Part of the key: another version may decode differently.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Part of the key: another version may decode differently, or refuse what this one takes.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", 2");
 const HEAD: usize = 8 + 32 + 8 + 8;
 const ENTRY: usize = 12;
 /// Decoded pixels held at once while a set is written.
@@ -69,6 +70,10 @@ impl Packed {
     fn bytes(&self) -> u64 {
         3 * u64::from(self.height) * u64::from(self.width)
     }
+
+    fn print(&self) -> Print {
+        Print { height: self.height, width: self.width, crc: self.crc }
+    }
 }
 
 impl Pack {
@@ -102,57 +107,144 @@ impl Cache {
         Cache { dir, limit: (config.cache_gb as u64).saturating_mul(1_000_000_000), notes: Vec::new() }
     }
 
-    /// Checks `sources` and gives their decoded images. Without a cache only the kinds and sizes of the
-    /// files are checked, and there is no pack.
+    /// Decodes all of `sources`, or finds them in a pack of files that were decoded.
     ///
     /// # Errors
-    /// `Error::File` naming the first file, in order, that cannot be read or decoded.
-    pub fn pack(&mut self, sources: &[Source]) -> Result<Option<Pack>> {
-        let look = |source: &Source| -> Result<([u8; 32], u64)> {
+    /// Every file that cannot be read or decoded, in order.
+    pub fn check(
+        &mut self,
+        sources: &[FileSource],
+        orientation: Orientation,
+    ) -> std::result::Result<Checked, Vec<Damage>> {
+        let digest = |source: &FileSource| -> Result<([u8; 32], u64)> {
             let bytes = source.read()?;
             let (height, width) = image_file::dimensions(&bytes, &source.path())?;
             Ok((Sha256::digest(&bytes).into(), 3 * height as u64 * width as u64))
         };
-        let looked = in_order(sources.par_iter().map(look).collect())?;
-        let Some(dir) = self.dir.clone() else { return Ok(None) };
-        let mut key = Sha256::new();
-        key.update(VERSION);
-        looked.iter().for_each(|(digest, _)| key.update(digest));
-        let key: [u8; 32] = key.finalize().into();
-        let path = dir.join(format!("{}.pack", hex(&key)));
-        if let Some(open) = open(&path, &key, sources.len()) {
-            return Ok(Some(Pack(Arc::new(open))));
-        }
-        let total: u64 = looked.iter().map(|(_, size)| size).sum();
-        let with_pixels = total <= self.limit;
-        let written = write(&dir, &path, (&key, sources.len(), with_pixels), |out| {
-            let mut first = 0;
-            while first < sources.len() {
-                let mut held = 0;
-                let fits = |(_, size): &&([u8; 32], u64)| {
-                    held += size;
-                    held <= CHUNK_BYTES
-                };
-                let last = first + looked[first..].iter().take_while(fits).count().max(1);
-                let decode = |i: usize| decode(&sources[i], &looked[i].0);
-                for image in in_order((first..last).into_par_iter().map(decode).collect())? {
-                    out.push(image)?;
+        let files = Files { sources, orientation, looked: sources.par_iter().map(digest).collect() };
+        let whole = files.looked.iter().all(Result::is_ok);
+        if let Some(dir) = self.dir.clone().filter(|_| whole) {
+            match files.pack(&dir, self.limit) {
+                Ok(open) => {
+                    let prints = open.images.iter().map(Packed::print).collect();
+                    return Ok(Checked { pack: Some(Pack(Arc::new(open))), prints });
                 }
-                first = last;
+                Err(PackFailure::Damaged(damages)) => return Err(damages),
+                Err(PackFailure::Disk(error)) => self.notes.push(format!(
+                    "decoded images are not kept, each is decoded when it is needed: {} cannot be written: {error}",
+                    dir.display()
+                )),
             }
+        }
+        let mut prints = Vec::with_capacity(sources.len());
+        let decoded = files.decode(|(pixels, height, width)| {
+            prints.push(Print { height: height as u32, width: width as u32, crc: crc32c::crc32c(&pixels) });
             Ok(())
         });
-        match written {
-            Ok(open) => Ok(Some(Pack(Arc::new(open)))),
-            Err(Failure::Input(error)) => Err(error),
-            Err(Failure::Disk(error)) => {
-                self.notes.push(format!(
-                    "decoded images are not kept, each is decoded when it is needed: {} cannot be written: {error}",
-                    path.display()
-                ));
-                Ok(None)
-            }
+        match decoded {
+            Ok(()) => Ok(Checked { pack: None, prints }),
+            Err(PackFailure::Damaged(damages)) => Err(damages),
+            Err(PackFailure::Disk(_)) => unreachable!("nothing is written"),
         }
+    }
+}
+
+/// Files that can be decoded.
+#[derive(Debug)]
+pub struct Checked {
+    /// Their images, where there is a cache.
+    pub pack: Option<Pack>,
+    /// By file.
+    pub prints: Vec<Print>,
+}
+
+/// What equal images have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Print {
+    height: u32,
+    width: u32,
+    /// CRC-32C of the pixels.
+    crc: u32,
+}
+
+/// A file that cannot be used.
+#[derive(Debug)]
+pub struct Damage {
+    /// Its place among the files.
+    pub index: usize,
+    pub error: Error,
+}
+
+/// Files with their digests and the bytes of their pixels.
+struct Files<'a> {
+    sources: &'a [FileSource],
+    orientation: Orientation,
+    looked: Vec<Result<([u8; 32], u64)>>,
+}
+
+/// What stops a pack.
+enum PackFailure {
+    Damaged(Vec<Damage>),
+    Disk(io::Error),
+}
+
+impl From<io::Error> for PackFailure {
+    fn from(error: io::Error) -> PackFailure {
+        PackFailure::Disk(error)
+    }
+}
+
+impl Files<'_> {
+    /// The pack of these files, all of which were looked at, in `dir`.
+    fn pack(&self, dir: &Path, limit: u64) -> std::result::Result<Open, PackFailure> {
+        let (mut key, mut total) = (Sha256::new(), 0);
+        key.update(VERSION);
+        if self.orientation == Orientation::Applied {
+            key.update("upright");
+        }
+        for (digest, size) in self.looked.iter().flatten() {
+            key.update(digest);
+            total += size;
+        }
+        let key: [u8; 32] = key.finalize().into();
+        let path = dir.join(format!("{}.pack", hex(&key)));
+        match open(&path, &key, self.sources.len()) {
+            Some(open) => Ok(open),
+            None => write(dir, &path, (&key, self.sources.len(), total <= limit), |out| {
+                self.decode(|image| out.push(image))
+            }),
+        }
+    }
+
+    /// Hands the images to `take` in order; after a damaged file the rest is only checked.
+    fn decode(
+        &self,
+        mut take: impl FnMut(Decoded) -> io::Result<()>,
+    ) -> std::result::Result<(), PackFailure> {
+        let (mut damages, mut first) = (Vec::new(), 0);
+        let size = |looked: &Result<([u8; 32], u64)>| looked.as_ref().map_or(0, |(_, size)| *size);
+        while first < self.sources.len() {
+            let mut held = 0;
+            let fits = |looked: &&Result<([u8; 32], u64)>| {
+                held += size(looked);
+                held <= CHUNK_BYTES
+            };
+            let last = first + self.looked[first..].iter().take_while(fits).count().max(1);
+            let one = |i: usize| match &self.looked[i] {
+                Ok((digest, _)) => decode(&self.sources[i], digest, self.orientation),
+                Err(error) => Err(error.clone()),
+            };
+            let decoded: Vec<Result<Decoded>> = (first..last).into_par_iter().map(one).collect();
+            for (index, image) in (first..last).zip(decoded) {
+                match image {
+                    Ok(image) if damages.is_empty() => take(image)?,
+                    Ok(_) => {}
+                    Err(error) => damages.push(Damage { index, error }),
+                }
+            }
+            first = last;
+        }
+        if damages.is_empty() { Ok(()) } else { Err(PackFailure::Damaged(damages)) }
     }
 }
 
@@ -161,22 +253,17 @@ pub(super) fn hex(key: &[u8; 32]) -> String {
     key.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// All values, or the first error.
-fn in_order<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
-    results.into_iter().collect()
-}
-
 type Decoded = (Vec<u8>, usize, usize);
 
-fn decode(source: &Source, digest: &[u8; 32]) -> Result<Decoded> {
+fn decode(source: &FileSource, digest: &[u8; 32], orientation: Orientation) -> Result<Decoded> {
     let bytes = source.read()?;
     if Sha256::digest(&bytes).as_slice() != digest {
         return Err(Error::file(source.path(), "the file changed while it was read; start again"));
     }
-    image_file::decode_rgb(&bytes, &source.path())
+    image_file::decode(&bytes, &source.path(), orientation)
 }
 
-/// What stops a file of the cache: its input is bad, or it cannot be written.
+/// What stops an unpacked archive: its input is bad, or it cannot be written.
 pub(super) enum Failure {
     Input(Error),
     Disk(io::Error),
@@ -202,7 +289,7 @@ struct Writing {
 }
 
 impl Writing {
-    fn push(&mut self, (pixels, height, width): Decoded) -> std::result::Result<(), Failure> {
+    fn push(&mut self, (pixels, height, width): Decoded) -> io::Result<()> {
         let crc = crc32c::crc32c(&pixels);
         self.images.push(Packed { height: height as u32, width: width as u32, crc, offset: 0 });
         if self.with_pixels {
@@ -217,8 +304,8 @@ fn write(
     dir: &Path,
     path: &Path,
     (key, count, with_pixels): (&[u8; 32], usize, bool),
-    fill: impl FnOnce(&mut Writing) -> std::result::Result<(), Failure>,
-) -> std::result::Result<Open, Failure> {
+    fill: impl FnOnce(&mut Writing) -> std::result::Result<(), PackFailure>,
+) -> std::result::Result<Open, PackFailure> {
     std::fs::create_dir_all(dir)?;
     remove_old(dir);
     let temporary = tempfile::Builder::new().suffix(TEMPORARY).tempfile_in(dir)?;

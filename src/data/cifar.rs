@@ -104,16 +104,31 @@ pub fn load(dir: &str, set: &Cifar) -> Result<DataSet> {
             return read_set(set, is_binary, paths.into_iter().map(|path| (path, None)).collect());
         }
     }
+    // Folders and archives that lie deeper, as other programs put them.
+    let folders = folder::folders_below(dir, |_| false);
+    for (sub, files, _, is_binary) in versions {
+        let mut named = folders.iter().filter(|folder| folder.file_name().is_some_and(|name| name == sub));
+        if let Some(paths) =
+            named.find_map(|folder| (Layout { folders: &[""], files, or_gz: false }).find(folder))
+        {
+            return read_set(set, is_binary, paths.into_iter().map(|path| (path, None)).collect());
+        }
+    }
     for (sub, files, archive, is_binary) in versions {
-        let path = dir.join(archive);
-        if path.is_file() {
+        let stem = archive.trim_end_matches(".tar.gz");
+        let names = [archive.to_string(), format!("{stem}.tgz"), format!("{stem}.tar")];
+        let paths = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+        if let Some(path) = paths.into_iter().find(|path| path.is_file()) {
             let contents = tar_gz::read(&path, sub, files)?.into_iter().map(Some);
             let paths = files.iter().map(|file| path.join(sub).join(file));
             return read_set(set, is_binary, paths.zip(contents).collect());
         }
     }
     let wanted = versions.map(|(sub, files, archive, _)| {
-        format!("{} or {archive}", Layout { folders: &[sub, ""], files, or_gz: false }.describe())
+        format!(
+            "{} or {archive} (or .tgz, .tar)",
+            Layout { folders: &[sub, ""], files, or_gz: false }.describe()
+        )
     });
     Err(folder::not_found(dir, set.name, &wanted))
 }

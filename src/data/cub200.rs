@@ -10,7 +10,8 @@ use super::cache::Cache;
 use super::folder::{self, Layout};
 use super::image_set::{DataSet, ImageSet, Sample};
 use super::images;
-use super::source::{self, Source};
+use super::listing::Owner;
+use super::source::{self, FileSource};
 use super::tar_gz;
 use crate::error::{Error, Result};
 
@@ -28,13 +29,13 @@ pub fn load(dir: &str, cache: &mut Cache) -> Result<DataSet> {
     let layout = Layout { folders: &FOLDERS, files: &FILES, or_gz: false };
     if let Some(paths) = layout.find(dir) {
         let pictures = paths[0].with_file_name("images");
-        let files: Vec<Source> = paths.into_iter().map(Source::File).collect();
-        return official(&files, |file| Some(Source::File(pictures.join(file))));
+        let files: Vec<FileSource> = paths.into_iter().map(FileSource::File).collect();
+        return official(&files, |file| Some(FileSource::File(pictures.join(file))));
     }
     for sub in FOLDERS {
         let path = dir.join(sub);
         if path.is_dir()
-            && let Some(data) = images::load_named(&path, NAME, false)?
+            && let Some(data) = images::load_named(&path, NAME, Owner::Published)?
         {
             return Ok(data);
         }
@@ -45,7 +46,7 @@ pub fn load(dir: &str, cache: &mut Cache) -> Result<DataSet> {
             let what = || format!("the archive has no {ARCHIVE}/{name}");
             tree.get(name).cloned().ok_or_else(|| Error::file(&path, what()))
         };
-        let files = FILES.iter().map(|name| file(name)).collect::<Result<Vec<Source>>>()?;
+        let files = FILES.iter().map(|name| file(name)).collect::<Result<Vec<FileSource>>>()?;
         return official(&files, |file| tree.get(&format!("images/{file}")).cloned());
     }
     let wanted = [
@@ -57,7 +58,7 @@ pub fn load(dir: &str, cache: &mut Cache) -> Result<DataSet> {
 }
 
 /// The lines `id word` of a file, with their numbers.
-fn table(source: &Source) -> Result<Vec<(usize, u32, String)>> {
+fn table(source: &FileSource) -> Result<Vec<(usize, u32, String)>> {
     let path = source.path();
     let text = folder::text(source.read()?, &path)?;
     let mut rows = Vec::new();
@@ -73,7 +74,7 @@ fn table(source: &Source) -> Result<Vec<(usize, u32, String)>> {
 }
 
 /// `table` with numbers, by id.
-fn numbers(source: &Source) -> Result<HashMap<u32, u32>> {
+fn numbers(source: &FileSource) -> Result<HashMap<u32, u32>> {
     let number = |(line, id, word): (usize, u32, String)| {
         let shown: String = word.chars().take(40).collect();
         let what = || format!("line {line}: a number was wanted after the id, found `{shown}`");
@@ -83,7 +84,7 @@ fn numbers(source: &Source) -> Result<HashMap<u32, u32>> {
 }
 
 /// `files`: those of [`FILES`]; `picture`: that of a path in `images/`, where it is there.
-fn official(files: &[Source], picture: impl Fn(&str) -> Option<Source>) -> Result<DataSet> {
+fn official(files: &[FileSource], picture: impl Fn(&str) -> Option<FileSource>) -> Result<DataSet> {
     let (labels, is_train) = (numbers(&files[1])?, numbers(&files[2])?);
     let classes = table(&files[3])?;
     let position: HashMap<u32, u32> =
@@ -91,7 +92,7 @@ fn official(files: &[Source], picture: impl Fn(&str) -> Option<Source>) -> Resul
     let (mut train, mut test) = (Vec::new(), Vec::new());
     for (line, id, file) in table(&files[0])? {
         let missing =
-            |list: &Source| Error::file(list.path(), format!("no line for image {id} of {}", FILES[0]));
+            |list: &FileSource| Error::file(list.path(), format!("no line for image {id} of {}", FILES[0]));
         let label = labels.get(&id).ok_or_else(|| missing(&files[1]))?;
         let label = *position.get(label).ok_or_else(|| {
             let what = format!("line {line}: class {label} of image {id} is not in {}", FILES[3]);

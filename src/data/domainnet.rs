@@ -6,7 +6,8 @@
 
 use super::folder;
 use super::image_set::DataSet;
-use super::listing::{self, Row};
+use super::listing::{self, Owner, Row};
+use super::parts::Parts;
 use super::source::Tree;
 use crate::error::{Error, Result};
 
@@ -39,7 +40,7 @@ pub fn load(dir: &str) -> Result<DataSet> {
         let packed = !root.join(domain).is_dir() && zip.is_file();
         let archive = if packed { Some(Tree::open(&zip)?) } else { None };
         for (part, path) in parts.iter_mut().zip(&paths) {
-            for row in listing::of_list(&folder::read_text(path)?, root, path)? {
+            for row in listing::of_list(&folder::read(path, folder::FILE_BYTES_MAX)?, root, path)? {
                 let source = match &archive {
                     None => row.source,
                     Some(tree) => tree.get(&row.name).cloned().ok_or_else(|| {
@@ -52,7 +53,8 @@ pub fn load(dir: &str) -> Result<DataSet> {
         }
     }
     let [train, test] = parts;
-    let mut data = listing::data_set(NAME, (train, test), None, root)?;
+    let parts = Parts { train, test, val: Vec::new() };
+    let mut data = listing::data_set(NAME, parts, None, root, Owner::Published)?;
     if !missing.is_empty() {
         data.notes.push(format!("{} has no lists of the domains {}", root.display(), missing.join(", ")));
     }

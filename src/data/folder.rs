@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::file_kind::{self, FileKind};
 use crate::error::{Error, Result};
 
 /// No file of the supported data sets comes near this size.
@@ -41,6 +42,50 @@ impl Layout<'_> {
             .collect();
         let gz = if self.or_gz { " (plain or .gz)" } else { "" };
         format!("{}{gz} in {}", self.files.join(", "), folders.join(" or "))
+    }
+}
+
+/// Folders that are looked through for the files of a data set.
+const SEARCHED_MAX: usize = 2000;
+const SEARCH_DEPTH: usize = 4;
+
+/// The folders below `dir`, itself first, then level by level; hidden ones and those of `avoid` are left out.
+pub fn folders_below(dir: &Path, avoid: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut all = vec![dir.to_path_buf()];
+    let mut level = 0..1;
+    for _ in 0..SEARCH_DEPTH {
+        for i in level.clone() {
+            let Ok(entries) = std::fs::read_dir(&all[i]) else { continue };
+            let mut below: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+            below.retain(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+                !name.starts_with('.') && !avoid(&name) && path.is_dir()
+            });
+            below.sort();
+            below.truncate(SEARCHED_MAX.saturating_sub(all.len()));
+            all.extend(below);
+        }
+        level = level.end..all.len();
+    }
+    all
+}
+
+/// Why a download cannot be what was wanted, where its content says so.
+pub fn not_a_download(bytes: &[u8]) -> Option<String> {
+    match FileKind::of(&bytes[..bytes.len().min(file_kind::HEAD)]) {
+        FileKind::Other(what @ ("an HTML page" | "an empty file" | "an XML file")) => {
+            Some(format!("the file is {what} and not the download; fetch it again"))
+        }
+        FileKind::Other(what) if what.contains("Git LFS") => Some(format!("the file is {what}")),
+        _ => None,
+    }
+}
+
+/// What an error of unpacking means.
+pub fn unpacking(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => "the file ends early: the download is truncated".into(),
+        _ => error.to_string(),
     }
 }
 
@@ -87,6 +132,16 @@ pub fn not_found(dir: &Path, data_set: &str, wanted: &[String]) -> Error {
         Err(_) => Vec::new(),
     };
     names.sort();
+    if let [only] = names.as_mut_slice()
+        && only.ends_with('/')
+        && let Ok(entries) = std::fs::read_dir(dir.join(&only))
+    {
+        let mut inside: Vec<String> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        inside.sort();
+        inside.truncate(SHOWN);
+        *only += &format!(" (with {})", inside.join(", "));
+    }
     let more = names.len().saturating_sub(SHOWN);
     names.truncate(SHOWN);
     let mut there = if names.is_empty() { "nothing".into() } else { names.join(", ") };
@@ -114,6 +169,21 @@ pub fn read_text(path: &Path) -> Result<String> {
 pub fn text(bytes: Vec<u8>, path: &Path) -> Result<String> {
     String::from_utf8(bytes)
         .map_err(|e| Error::file(path, format!("offset {}: not UTF-8 text", e.utf8_error().valid_up_to())))
+}
+
+/// UTF-16 with its mark (Excel's "Unicode text") as UTF-8; other bytes as they are. `path` is only for messages.
+///
+/// # Errors
+/// `Error::File` for UTF-16 that is none.
+pub fn of_utf16(bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>> {
+    let unit: fn([u8; 2]) -> u16 = match bytes.as_slice() {
+        [0xff, 0xfe, ..] => u16::from_le_bytes,
+        [0xfe, 0xff, ..] => u16::from_be_bytes,
+        _ => return Ok(bytes),
+    };
+    let units = bytes[2..].as_chunks::<2>().0.iter().map(|pair| unit(*pair));
+    let text: std::result::Result<String, _> = char::decode_utf16(units).collect();
+    text.map(String::into_bytes).map_err(|_| Error::file(path, "damaged UTF-16 text; save it as UTF-8"))
 }
 
 /// The whole of a regular file.

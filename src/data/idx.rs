@@ -51,11 +51,36 @@ pub fn digit_names() -> Vec<String> {
 fn load(dir: &str, name: &str, folders: &[&str], class_names: &[&str]) -> Result<DataSet> {
     let dir = folder::open(dir, name)?;
     let layout = Layout { folders, files: &FILES, or_gz: true };
-    let paths = layout.find(dir).ok_or_else(|| folder::not_found(dir, name, &[layout.describe()]))?;
+    let paths = layout
+        .find(dir)
+        .or_else(|| renamed(dir, name))
+        .ok_or_else(|| folder::not_found(dir, name, &[layout.describe()]))?;
     let read = |path: &PathBuf| Ok((folder::read(path, folder::FILE_BYTES_MAX)?, path.clone()));
     let files: Vec<(Vec<u8>, PathBuf)> = paths.iter().map(read).collect::<Result<_>>()?;
     let part = |i: usize| read_pair((&files[i].0, &files[i].1), (&files[i + 1].0, &files[i + 1].1));
     DataSet::new(name, part(0)?, part(2)?, class_names.iter().map(|&c| c.into()).collect())
+}
+
+/// The files under the names that other programs give them (`train-images.idx3-ubyte`), each also in a folder of
+/// its own, below `dir` but not in folders of a set with the same names.
+fn renamed(dir: &Path, set: &str) -> Option<Vec<PathBuf>> {
+    let is_fashion = |name: &str| name.contains("fashion");
+    let others = |name: &str| match set {
+        "mnist" => {
+            is_fashion(name) || ["kmnist", "emnist", "kuzushiji", "qmnist"].iter().any(|o| name.contains(o))
+        }
+        _ => name.contains("mnist") && !is_fashion(name),
+    };
+    let folders = folder::folders_below(dir, others);
+    let find = |wanted: &&str| {
+        let names = [wanted.to_string(), wanted.replace("-idx", ".idx")];
+        let names = names.iter().flat_map(|name| [name.clone(), format!("{name}.gz")]);
+        let names: Vec<String> = names.collect();
+        folders
+            .iter()
+            .find_map(|folder| names.iter().map(|name| folder.join(name)).find(|path| path.is_file()))
+    };
+    FILES.iter().map(find).collect()
 }
 
 /// Images and labels from the bytes of two files; paths are only for messages.
@@ -89,6 +114,9 @@ pub fn read_pair(images: (&[u8], &Path), labels: (&[u8], &Path)) -> Result<Image
 
 /// Axis lengths and elements of one IDX file of unsigned bytes with `axes` axes.
 fn elements(bytes: &[u8], path: &Path, axes: usize) -> Result<(Vec<usize>, Vec<u8>)> {
+    if let Some(what) = folder::not_a_download(bytes) {
+        return Err(Error::file(path, what));
+    }
     let gz = bytes.starts_with(&[0x1f, 0x8b]);
     let mut stream: Box<dyn Read + '_> =
         if gz { Box::new(flate2::read::GzDecoder::new(bytes)) } else { Box::new(bytes) };
@@ -98,7 +126,7 @@ fn elements(bytes: &[u8], path: &Path, axes: usize) -> Result<(Vec<usize>, Vec<u
     let header_len = 4 + 4 * axes;
     let mut header = Vec::with_capacity(header_len);
     if let Err(e) = stream.by_ref().take(header_len as u64).read_to_end(&mut header) {
-        return fail(format!("cannot be unpacked: {e}"));
+        return fail(format!("cannot be unpacked: {}", folder::unpacking(&e)));
     }
     if header.len() < header_len {
         return fail(format!(
@@ -129,7 +157,11 @@ fn elements(bytes: &[u8], path: &Path, axes: usize) -> Result<(Vec<usize>, Vec<u
     let mut data = Vec::with_capacity(wanted as usize + 1);
     // One byte more than announced: it shows too long a file and makes gzip check its sum.
     if let Err(e) = stream.take(wanted + 1).read_to_end(&mut data) {
-        return fail(format!("offset {}{inside}: cannot be unpacked: {e}", header_len + data.len()));
+        return fail(format!(
+            "offset {}{inside}: cannot be unpacked: {}",
+            header_len + data.len(),
+            folder::unpacking(&e)
+        ));
     }
     if data.len() as u64 != wanted {
         let found = if data.len() as u64 > wanted { "more".into() } else { data.len().to_string() };

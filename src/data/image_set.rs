@@ -2,11 +2,12 @@
 //! Images of one size lie in memory; image files are decoded when they are asked for.
 
 use std::borrow::Cow;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::cache::{Cache, Pack};
-use super::image_file;
-use super::source::Source;
+use super::cache::{Cache, Damage, Pack, Print};
+use super::image_file::{self, Orientation};
+use super::source::FileSource;
 use crate::error::{Error, Result};
 
 /// One part (training or test) of a data set.
@@ -43,14 +44,17 @@ pub struct Pixels {
 /// Image files, with their decoded images where the cache has them.
 #[derive(Debug, Clone)]
 struct Files {
-    sources: Vec<Source>,
+    sources: Vec<FileSource>,
+    orientation: Orientation,
     pack: Option<Pack>,
+    /// By file, once they are checked.
+    prints: Vec<Print>,
 }
 
 /// An image file with its label and domain, before it becomes part of a set.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    pub source: Source,
+    pub source: FileSource,
     pub label: u32,
     pub domain: u32,
 }
@@ -79,6 +83,8 @@ pub struct DataSet {
     pub name: String,
     pub train: ImageSet,
     pub test: ImageSet,
+    /// Images for validation, where the files have such a part: never trained on and never part of the test set.
+    pub val: ImageSet,
     /// By label.
     pub class_names: Vec<String>,
     /// By domain: sessions, styles, tasks of a list file. A set without domains has one.
@@ -87,6 +93,8 @@ pub struct DataSet {
     pub notes: Vec<String>,
     /// Training and test images were told apart here and not by the files; a run keeps the lists.
     pub split_here: bool,
+    /// Files that were left out because they are damaged, and why; a run keeps the list.
+    pub damaged: Vec<(PathBuf, String)>,
 }
 
 impl Image<'_> {
@@ -131,7 +139,7 @@ impl Files {
             return Ok(Image { pixels: Cow::Owned(pixels), height, width, channels: 3 });
         }
         let source = &self.sources[i];
-        let (pixels, height, width) = image_file::decode_rgb(&source.read()?, &source.path())?;
+        let (pixels, height, width) = image_file::decode(&source.read()?, &source.path(), self.orientation)?;
         Ok(Image { pixels: Cow::Owned(pixels), height, width, channels: 3 })
     }
 }
@@ -147,12 +155,21 @@ impl ImageSet {
         ImageSet { domains: vec![domain; labels.len()], labels, blocks: Vec::new() }
     }
 
-    /// Image files.
+    /// Image files, whose pixels are taken as they are stored.
     pub fn of_files(samples: Vec<Sample>) -> ImageSet {
+        ImageSet::of_files_with(samples, Orientation::Ignored)
+    }
+
+    /// Image files.
+    pub fn of_files_with(samples: Vec<Sample>, orientation: Orientation) -> ImageSet {
         let labels = samples.iter().map(|sample| sample.label).collect();
         let domains = samples.iter().map(|sample| sample.domain).collect();
         let sources = samples.into_iter().map(|sample| sample.source).collect();
-        ImageSet { labels, domains, blocks: vec![Block::Files(Files { sources, pack: None })] }
+        ImageSet {
+            labels,
+            domains,
+            blocks: vec![Block::Files(Files { sources, orientation, pack: None, prints: Vec::new() })],
+        }
     }
 
     /// Adds the images of `other` behind its own; labels and domains are kept as they are.
@@ -283,7 +300,7 @@ impl ImageSet {
                 }
                 Block::Files(files) => {
                     retain(&mut files.sources, part);
-                    files.pack = None;
+                    (files.pack, files.prints) = (None, Vec::new());
                 }
             }
         }
@@ -292,17 +309,31 @@ impl ImageSet {
         retain(&mut self.domains, keep);
     }
 
-    /// Checks all image files and finds their decoded images in `cache`, or puts them there.
-    ///
-    /// # Errors
-    /// `Error::File` naming the first file, in stored order, that is no whole PNG or JPEG image.
-    pub fn prepare(&mut self, cache: &mut Cache) -> Result<()> {
+    /// Checks all image files, and finds their decoded images in `cache` or puts them there. Files that cannot be
+    /// used, by position.
+    pub fn check_files(&mut self, cache: &mut Cache) -> Vec<Damage> {
+        let (mut damages, mut start) = (Vec::new(), 0);
         for block in &mut self.blocks {
+            let len = block.len();
             if let Block::Files(files) = block {
-                files.pack = cache.pack(&files.sources)?;
+                match cache.check(&files.sources, files.orientation) {
+                    Ok(checked) => (files.pack, files.prints) = (checked.pack, checked.prints),
+                    Err(found) => damages.extend(
+                        found.into_iter().map(|damage| Damage { index: start + damage.index, ..damage }),
+                    ),
+                }
             }
+            start += len;
         }
-        Ok(())
+        damages
+    }
+
+    /// What equal images have in common; `None` for images in memory and for files that were not checked.
+    pub fn print(&self, i: usize) -> Option<Print> {
+        match self.locate(i) {
+            (Block::Files(files), at) => files.prints.get(at).copied(),
+            (Block::Memory(_), _) => None,
+        }
     }
 }
 
@@ -327,34 +358,71 @@ impl DataSet {
         Ok(data)
     }
 
-    /// Checks both parts; see [`ImageSet::check`].
+    /// Checks all parts; see [`ImageSet::check`].
     ///
     /// # Errors
     /// As there.
     pub fn check(&self) -> Result<()> {
         let (classes, domains) = (self.class_names.len(), self.domain_names.len());
         self.train.check(&format!("{}, training images", self.name), classes, domains)?;
-        self.test.check(&format!("{}, test images", self.name), classes, domains)
+        self.test.check(&format!("{}, test images", self.name), classes, domains)?;
+        if self.val.is_empty() {
+            return Ok(());
+        }
+        self.val.check(&format!("{}, validation images", self.name), classes, domains)
+    }
+
+    /// [`DataSet::select_labels`] for a set with images.
+    ///
+    /// # Errors
+    /// As [`DataSet::check`].
+    pub fn select_classes(&mut self, labels: &[u32]) -> Result<()> {
+        self.select_labels(labels);
+        self.check()
+    }
+
+    /// Keeps the classes with these labels, which are numbered anew in the order given.
+    pub fn select_labels(&mut self, labels: &[u32]) {
+        let mut new = vec![None; self.class_names.len()];
+        labels.iter().enumerate().for_each(|(to, &label)| new[label as usize] = Some(to as u32));
+        for set in [&mut self.train, &mut self.test, &mut self.val] {
+            let keep: Vec<bool> = set.labels.iter().map(|&label| new[label as usize].is_some()).collect();
+            set.keep(&keep);
+            set.labels.iter_mut().for_each(|label| *label = new[*label as usize].unwrap_or_default());
+        }
+        self.class_names = labels.iter().map(|&label| self.class_names[label as usize].clone()).collect();
     }
 
     /// File names and contents that describe the parts, where [`DataSet::split_here`]: lists of lines `path
     /// class [domain]` separated by tabs, and the classes. Data set `images` reads them, where the images are no
     /// parts of archives.
-    pub fn lists(&self) -> Vec<(&'static str, String)> {
+    pub fn lists(&self) -> Vec<(&'static str, Vec<u8>)> {
         let list = |set: &ImageSet| {
-            let mut text = String::new();
+            let mut text = Vec::new();
             for i in 0..set.len() {
                 let Some(path) = set.path(i) else { continue };
                 let path = std::path::absolute(&path).unwrap_or(path);
-                text += &format!("{}\t{}", path.display(), self.class_names[set.labels[i] as usize]);
+                text.extend_from_slice(path.as_os_str().as_bytes());
+                text.push(b'\t');
+                text.extend_from_slice(self.class_names[set.labels[i] as usize].as_bytes());
                 if self.domain_names.len() > 1 {
-                    text += &format!("\t{}", self.domain_names[set.domains[i] as usize]);
+                    text.push(b'\t');
+                    text.extend_from_slice(self.domain_names[set.domains[i] as usize].as_bytes());
                 }
-                text.push('\n');
+                text.push(b'\n');
             }
             text
         };
         let classes: String = self.class_names.iter().map(|name| format!("{name}\n")).collect();
-        vec![("train.txt", list(&self.train)), ("test.txt", list(&self.test)), ("classes.txt", classes)]
+        let parts = [("train.txt", list(&self.train)), ("test.txt", list(&self.test))];
+        parts.into_iter().chain([("classes.txt", classes.into_bytes())]).collect()
+    }
+
+    /// The lines `path`, tab, reason of [`DataSet::damaged`]; `None` where nothing was left out.
+    pub fn damaged_list(&self) -> Option<Vec<u8>> {
+        let line = |(path, what): &(PathBuf, String)| {
+            [path.as_os_str().as_bytes(), b"\t", what.replace('\n', " ").as_bytes(), b"\n"].concat()
+        };
+        (!self.damaged.is_empty()).then(|| self.damaged.iter().flat_map(line).collect())
     }
 }

@@ -9,7 +9,8 @@
 use std::path::Path;
 
 use super::image_set::DataSet;
-use super::listing::{self, Row};
+use super::listing::{self, Owner, Row};
+use super::parts::Parts;
 use super::source::Tree;
 use super::{folder, images};
 use crate::error::Result;
@@ -27,7 +28,7 @@ pub fn load(dir: &str) -> Result<DataSet> {
         if !path.is_dir() {
             continue;
         }
-        if let Some(data) = images::load_named(&path, NAME, false)? {
+        if let Some(data) = images::load_named(&path, NAME, Owner::Published)? {
             return Ok(data);
         }
         if has_wordnet_folders(&path) {
@@ -62,8 +63,8 @@ fn has_wordnet_folders(path: &Path) -> bool {
 
 /// The first 80 % in the official order are for training. Both parts are kept in that order.
 fn official(tree: &Tree) -> Result<DataSet> {
-    let (rows, _) = listing::of_folders(tree);
-    let mut keyed: Vec<([u8; 16], Row)> = rows
+    let mut keyed: Vec<([u8; 16], Row)> = listing::of_folders(tree, Owner::Published)
+        .rows
         .into_iter()
         .filter(|row| is_wordnet_id(&row.label))
         .map(|row| {
@@ -77,7 +78,8 @@ fn official(tree: &Tree) -> Result<DataSet> {
     let n = (keyed.len() as f64 * 0.8).round() as usize;
     let mut train: Vec<Row> = keyed.into_iter().map(|(_, row)| row).collect();
     let test = train.split_off(n);
-    let mut data = listing::data_set(NAME, (train, test), None, Path::new(""))?;
+    let parts = Parts { train, test, val: Vec::new() };
+    let mut data = listing::data_set(NAME, parts, None, Path::new(""), Owner::Published)?;
     data.split_here = true;
     data.notes
         .push("the official rule splits imagenet_r: the first 80 % in TFDS order are for training".into());

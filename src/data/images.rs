@@ -2,74 +2,152 @@
 //!
 //! In `dir`, the first of: `train.txt` and `test.txt` (or `val.txt`) with lines `path label [task]`;
 //! `train.csv` and `test.csv` (or `val.csv`), or `images.csv` with a column `split`; folders `train/` and
-//! `test/` (or `val/`) with a folder per class; a folder per class. `images.txt`, an `images.csv` without
-//! `split` and a single folder have no parts: [`listing::split_each_class`] makes them. `dir` may also be a
-//! `.csv`, `.txt`, `.zip` or `.tar` file. Beside lists, `classes.txt` may name the classes in order.
+//! `test/` (or `val/`) with a folder per class; a folder per class. Parts go by the names of [`Subset::named`].
+//! `images.txt`, an `images.csv` without `split` and a single folder have no parts:
+//! [`listing::split_each_class`] makes them. `dir` may also be a `.csv`, `.txt`, `.zip` or `.tar` file, or a folder
+//! that holds nothing but such a folder. Beside lists, `classes.txt` may name the classes in order.
+//!
+//! Where a test part is there as well, a validation part is kept apart.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use super::folder;
 use super::image_set::DataSet;
-use super::listing::{self, Row};
-use super::source::Tree;
+use super::listing::{self, Found, Owner, Row};
+use super::parts::{Parts, Subset};
+use super::source::{Tree, name_text};
 use crate::error::{Error, Result};
 
-/// Names of the part that is not for training; the first that is there.
-const TESTS: [&str; 4] = ["test", "val", "validation", "valid"];
+/// Folders that hold one folder each.
+const DEPTH_MAX: usize = 8;
+const LISTS: [&str; 2] = ["txt", "csv"];
+/// Folders that are searched for a whole set.
+const TOPS_MAX: usize = 20;
 
 /// The set in `dir`.
 ///
 /// # Errors
 /// As [`super::load`].
 pub fn load(dir: &str) -> Result<DataSet> {
-    let path = folder::given(dir, "images")?;
-    load_named(path, "images", true)?.ok_or_else(|| {
-        folder::not_found(
-            path,
-            "images",
-            &["train.txt and test.txt (lines `path label [task]`), or images.txt".into(),
-              "train.csv and test.csv (columns path, label and, if you like, task), or images.csv (also split)".into(),
-              "train/ and test/ (or val/) with a folder of .jpg, .jpeg or .png files per class".into(),
-              "such folders without train/ and test/".into()],
-        )
-    })
+    let given = folder::given(dir, "images")?;
+    let mut path = given.to_path_buf();
+    for _ in 0..DEPTH_MAX {
+        if let Some(only) = only_folder(&path) {
+            path = only;
+            continue;
+        }
+        if let Some(mut data) = load_named(&path, "images", Owner::User)? {
+            if path != given {
+                data.notes.insert(0, format!("the images are those of {}", path.display()));
+            }
+            return Ok(data);
+        }
+        break;
+    }
+    Err(folder::not_found(
+        &path,
+        "images",
+        &[
+            "train.txt and test.txt (lines `path label [task]`), or images.txt".into(),
+            "train.csv and test.csv (columns path, label and, if you like, task), or images.csv (also split)"
+                .into(),
+            "train/ and test/ (or val/) with a folder of images (JPEG, PNG, WebP, BMP, GIF, TIFF) per class"
+                .into(),
+            "such folders without train/ and test/".into(),
+        ],
+    ))
 }
 
-/// The set in `path` in one of the layouts above, or `None`; sets without parts only where `split` says so.
+/// The one folder in `path`, where that holds neither images nor lists and the folder holds folders or lists.
+fn only_folder(path: &Path) -> Option<PathBuf> {
+    let entries = visible(path)?;
+    let is_list = |path: &PathBuf| list_of(path).is_some();
+    let mut folders = entries.iter().filter(|path| path.is_dir());
+    let (only, None) = (folders.next()?, folders.next()) else { return None };
+    if Subset::named(&only.file_name()?.to_string_lossy()).is_some() {
+        return None;
+    }
+    let is_image = |path: &PathBuf| listing::has_image_ending(&path.to_string_lossy());
+    let inside = visible(only)?;
+    let deeper = inside.iter().any(|path| path.is_dir() || is_list(path)) && !inside.iter().any(is_image);
+    (deeper && !entries.iter().any(|path| is_list(path) || is_image(path))).then(|| only.clone())
+}
+
+/// What is in a folder, sorted, without hidden files.
+fn visible(path: &Path) -> Option<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(path).ok()?.flatten();
+    let mut paths: Vec<PathBuf> = entries
+        .filter(|entry| !entry.file_name().as_bytes().starts_with(b".") && entry.file_name() != "__MACOSX")
+        .map(|entry| entry.path())
+        .collect();
+    paths.sort();
+    Some(paths)
+}
+
+/// The ending of a list of images, and its part or `None` for `images`.
+fn list_of(path: &Path) -> Option<(&'static str, Option<Subset>)> {
+    let ending = path.extension()?.to_str()?.to_ascii_lowercase();
+    let ending = LISTS.into_iter().find(|known| *known == ending)?;
+    let stem = path.file_stem()?.to_str()?;
+    match Subset::named(stem) {
+        Some(subset) => Some((ending, Some(subset))),
+        None => stem.eq_ignore_ascii_case("images").then_some((ending, None)),
+    }
+}
+
+/// The set in `path` in one of the layouts above, or `None`; for published sets only those with parts.
 ///
 /// # Errors
 /// `Error::File` for bad lists and folders that cannot be read.
-pub fn load_named(path: &Path, name: &str, split: bool) -> Result<Option<DataSet>> {
+pub fn load_named(path: &Path, name: &str, owner: Owner) -> Result<Option<DataSet>> {
+    let own = owner == Owner::User;
     if path.is_file() {
-        return match path.extension().and_then(|e| e.to_str()) {
-            Some("txt" | "csv") if split => one_list(path, name).map(Some),
-            Some("zip" | "tar") => of_tree(Tree::open(path)?.without_common_folder(), path, name, split),
+        let ending = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+        return match ending.as_str() {
+            "txt" | "csv" if own => one_list(path, name).map(Some),
+            "zip" | "tar" => Folders { path: path.into(), name, owner }.data_set(&Tree::open(path)?),
             _ => Err(Error::file(path, "a folder or a .csv, .txt, .zip or .tar file was wanted")),
         };
     }
-    for ending in ["txt", "csv"] {
-        let file = |part: &str| path.join(format!("{part}.{ending}"));
-        let test = TESTS.iter().map(|part| file(part)).find(|path| path.is_file());
-        if let Some(test) = test.filter(|_| file("train").is_file()) {
-            let rows = (rows(&file("train"))?, rows(&test)?);
+    let entries = visible(path).unwrap_or_default();
+    for ending in LISTS {
+        let of = |subset: Option<Subset>| {
+            let mut lists = entries.iter().filter(|path| list_of(path) == Some((ending, subset)));
+            lists.next().filter(|path| path.is_file())
+        };
+        let [train, test, val] = [Subset::Train, Subset::Test, Subset::Validation].map(|part| of(Some(part)));
+        if let Some(train) = train
+            && (test.is_some() || val.is_some())
+        {
+            let read = |list: Option<&PathBuf>| list.map_or(Ok(Vec::new()), |list| rows(list));
+            let parts = Parts { train: rows(train)?, test: read(test)?, val: read(val)? };
             let classes = listing::class_names(&path.join("classes.txt"))?;
-            return finish(listing::data_set(name, rows, classes, &file("train"))?).map(Some);
+            return finish(parts, name, classes, train, owner).map(Some);
         }
-        if split && file("train").is_file() {
+        if own && let Some(train) = train {
             let what = format!("there is no test.{ending} or val.{ending} beside it");
-            return Err(Error::file(file("train"), what));
+            return Err(Error::file(train, what));
         }
-        if split && file("images").is_file() {
-            return one_list(&file("images"), name).map(Some);
+        if own && let Some(images) = of(None) {
+            return one_list(images, name).map(Some);
         }
     }
-    let test = TESTS.iter().find(|part| path.join(part).is_dir());
-    let tree = match test.filter(|_| path.join("train").is_dir()) {
-        Some(test) => Tree::open_parts(path, &["train", test])?,
-        None if split => Tree::open(path)?,
-        None => return Ok(None),
-    };
-    of_tree(tree, path, name, split)
+    let folders = Folders { path: path.into(), name, owner };
+    let file_names = entries.iter().filter(|path| path.is_dir()).filter_map(|path| path.file_name());
+    let top: Vec<String> = file_names.map(|name| name_text(name.as_bytes())).collect();
+    let named = |subset: Subset| top.iter().filter(move |name| Subset::named(name) == Some(subset));
+    let tests = named(Subset::Test).chain(named(Subset::Validation));
+    let parts: Vec<&str> = named(Subset::Train).chain(tests).map(String::as_str).collect();
+    if parts.len() > 1 && named(Subset::Train).next().is_some() {
+        // What else lies beside the parts is not looked at.
+        let tree = Tree::open_parts(path, &parts)?;
+        if let Some(data) = folders.with_parts(&tree)? {
+            return Ok(Some(data));
+        }
+    }
+    if own { folders.data_set(&Tree::open(path)?) } else { Ok(None) }
 }
 
 /// A list without a second one: its column `split` says the part, else the parts are made.
@@ -79,24 +157,20 @@ fn one_list(path: &Path, name: &str) -> Result<DataSet> {
     let rows = rows_with_split(path)?;
     if rows.iter().all(|(_, split)| split.is_none()) {
         let rows = rows.into_iter().map(|(row, _)| row).collect();
-        let mut data = listing::data_set(name, listing::split_each_class(rows), classes, path)?;
+        let mut data = finish(listing::split_each_class(rows), name, classes, path, Owner::User)?;
         made_here(&mut data, path);
-        return finish(data);
+        return Ok(data);
     }
-    let (mut train, mut test) = (Vec::new(), Vec::new());
+    let mut parts: Parts<Vec<Row>> = Parts::default();
     for (row, split) in rows {
-        match split.as_deref().map(str::to_ascii_lowercase).as_deref() {
-            Some("train") => train.push(row),
-            Some(part) if TESTS.contains(&part) => test.push(row),
-            _ => {
-                let found: String = split.unwrap_or_default().chars().take(60).collect();
-                let what =
-                    format!("line {}: `train` or `test` was wanted as split, found `{found}`", row.line);
-                return Err(Error::file(path, what));
-            }
-        }
+        let Some(subset) = split.as_deref().and_then(Subset::named) else {
+            let found: String = split.unwrap_or_default().chars().take(60).collect();
+            let what = format!("line {}: `train` or `test` was wanted as split, found `{found}`", row.line);
+            return Err(Error::file(path, what));
+        };
+        parts.get_mut(subset).push(row);
     }
-    finish(listing::data_set(name, (train, test), classes, path)?)
+    finish(parts, name, classes, path, Owner::User)
 }
 
 fn rows(path: &Path) -> Result<Vec<Row>> {
@@ -105,45 +179,176 @@ fn rows(path: &Path) -> Result<Vec<Row>> {
 
 fn rows_with_split(path: &Path) -> Result<Vec<(Row, Option<String>)>> {
     let base = path.parent().unwrap_or(Path::new(""));
-    let text = folder::read_text(path)?;
+    let bytes = folder::of_utf16(folder::read(path, folder::FILE_BYTES_MAX)?, path)?;
     match path.extension().and_then(|e| e.to_str()) {
-        Some("csv") => listing::of_csv(text.as_bytes(), base, path),
-        _ => Ok(listing::of_list(&text, base, path)?.into_iter().map(|row| (row, None)).collect()),
+        Some(ending) if ending.eq_ignore_ascii_case("csv") => {
+            listing::of_csv(folder::text(bytes, path)?.as_bytes(), base, path)
+        }
+        _ => Ok(listing::of_list(&bytes, base, path)?.into_iter().map(|row| (row, None)).collect()),
     }
 }
 
-/// A folder per class, with or without `train/` and `test/` above.
-fn of_tree(tree: Tree, path: &Path, name: &str, split: bool) -> Result<Option<DataSet>> {
-    let top = tree.folders();
-    let test = TESTS.iter().find(|part| top.contains(*part)).filter(|_| top.contains(&"train"));
-    let (parts, left_out) = match test {
-        Some(test) => {
-            let part = |part: &str| listing::of_folders(&tree.below(&format!("{part}/")));
-            let ((train, a), (test, b)) = (part("train"), part(test));
-            let both = a.clone().map_or(b.clone(), |(n, path)| Some((n + b.map_or(0, |b| b.0), path)));
-            ((train, test), both)
+/// Folders of images, and what they are for.
+struct Folders<'a> {
+    path: PathBuf,
+    name: &'a str,
+    owner: Owner,
+}
+
+impl Folders<'_> {
+    /// A folder per class, with or without parts above; the folders that everything lies in are passed.
+    fn data_set(&self, tree: &Tree) -> Result<Option<DataSet>> {
+        if let Some(data) = self.with_parts(tree)? {
+            return Ok(Some(data));
         }
-        None if split && top.contains(&"train") => {
-            return Err(Error::file(path.join("train"), "there is no folder test or val beside it"));
+        if let Some(only) = only_top(tree) {
+            let path = self.path.join(&only);
+            return Folders { path, ..*self }.data_set(&tree.below(&format!("{only}/")));
         }
-        None if split => {
-            let (rows, left_out) = listing::of_folders(&tree);
-            (listing::split_each_class(rows), left_out)
+        if self.owner == Owner::Published {
+            return Ok(None);
         }
-        None => return Ok(None),
-    };
-    if parts.0.is_empty() && parts.1.is_empty() {
-        return Ok(None);
+        self.check_height(tree)?;
+        let mut found = listing::of_folders(tree, self.owner);
+        let rows = std::mem::take(&mut found.rows);
+        if rows.is_empty() {
+            return match found.notes(&self.path).as_slice() {
+                [] => Ok(None),
+                notes => Err(Error::file(&self.path, format!("there are no images; {}", notes.join("; ")))),
+            };
+        }
+        let mut data = finish(listing::split_each_class(rows), self.name, None, &self.path, self.owner)?;
+        made_here(&mut data, &self.path);
+        data.notes.extend(found.notes(&self.path));
+        Ok(Some(data))
     }
-    let mut data = listing::data_set(name, parts, None, path)?;
-    if test.is_none() {
-        made_here(&mut data, path);
+
+    /// Folders for training and for testing with a folder per class each. A folder that has images of its own is a
+    /// class, whatever its name.
+    fn with_parts(&self, tree: &Tree) -> Result<Option<DataSet>> {
+        let mut parts: Parts<Vec<&str>> = Parts::default();
+        for (folder, images) in tops(tree) {
+            if let Some(subset) = Subset::named(folder)
+                && images.only_deeper()
+            {
+                parts.get_mut(subset).push(folder);
+            }
+        }
+        for folders in [&parts.train, &parts.test, &parts.val] {
+            if let [a, b, ..] = folders.as_slice() {
+                let what = format!("`{a}` and `{b}` look like the same part; take one away");
+                return Err(Error::file(&self.path, what));
+            }
+        }
+        let [train, test, val] =
+            [&parts.train, &parts.test, &parts.val].map(|folders| folders.first().copied());
+        let tested = test.or(val);
+        let (train, tested) = match (train, tested) {
+            (Some(train), Some(_)) => (train, test),
+            (Some(train), None) if self.owner == Owner::User => {
+                return Err(Error::file(self.path.join(train), "there is no folder test or val beside it"));
+            }
+            (None, Some(tested)) if self.owner == Owner::User && tree.folders().len() < 3 => {
+                return Err(Error::file(self.path.join(tested), "there is no folder train beside it"));
+            }
+            _ => return Ok(None),
+        };
+        let (mut rows, mut all) = (Parts::default(), Found::default());
+        for (subset, part) in
+            [(Subset::Train, Some(train)), (Subset::Test, tested), (Subset::Validation, val)]
+        {
+            let Some(part) = part else { continue };
+            let mut below = tree.below(&format!("{part}/"));
+            while let Some(only) = only_top(&below) {
+                below = below.below(&format!("{only}/"));
+            }
+            let found = listing::of_folders(&below, self.owner);
+            all.add_left_out(part, &found);
+            *rows.get_mut(subset) = found.rows;
+        }
+        if rows.train.is_empty() && rows.test.is_empty() && rows.val.is_empty() {
+            return Ok(None);
+        }
+        let mut data = finish(rows, self.name, None, &self.path, self.owner)?;
+        data.notes.extend(all.notes(&self.path));
+        Ok(Some(data))
     }
-    if let Some((n, first)) = left_out {
-        data.notes
-            .push(format!("{n} images that are neither JPEG nor PNG are left out, as {}", first.display()));
+
+    /// Refuses a folder that is too high: with the set in one of its folders, beside others.
+    fn check_height(&self, tree: &Tree) -> Result<()> {
+        let (top, images) = (tree.folders(), tops(tree));
+        let holds_parts = |folder: &&str| {
+            let below = tree.below(&format!("{folder}/"));
+            let parts = tops(&below);
+            let named = |subset| {
+                parts.iter().any(|(part, images)| Subset::named(part) == Some(subset) && images.only_deeper())
+            };
+            named(Subset::Train) && (named(Subset::Test) || named(Subset::Validation))
+        };
+        let deeper = || images.iter().filter(|(_, images)| images.only_deeper()).map(|(folder, _)| *folder);
+        let only = deeper().next().filter(|_| images.values().filter(|images| images.any()).count() == 1);
+        // Whole sets below class folders are looked for where there are few.
+        let right = deeper().take(TOPS_MAX).find(holds_parts).or(only);
+        let Some(right) = right else { return Ok(()) };
+        let inside = tree.below(&format!("{right}/"));
+        let classes: Vec<String> = inside.folders().into_iter().map(String::from).collect();
+        Err(Error::file(
+            &self.path,
+            format!(
+                "the folders {} were found, which are no classes; `{right}` holds {}. Did you mean {}?",
+                super::checks::first(&top.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>()),
+                super::checks::first(&classes),
+                self.path.join(right).display()
+            ),
+        ))
     }
-    finish(data).map(Some)
+}
+
+/// The one folder at the top, where it is no class: nothing lies beside it but files that are no images, and its
+/// images lie in folders of their own.
+fn only_top(tree: &Tree) -> Option<String> {
+    let beside = tree.files.iter().any(|(name, _)| !name.contains('/') && listing::has_image_ending(name));
+    let tops = tops(tree);
+    let mut folders = tops.iter();
+    match (folders.next(), folders.next()) {
+        (Some((only, depth)), None) if !beside && tree.empty_folders().is_empty() && depth.only_deeper() => {
+            Some(only.to_string())
+        }
+        _ => None,
+    }
+}
+
+/// Where the images of a folder are.
+#[derive(Debug, Clone, Copy, Default)]
+struct Depth {
+    /// In the folder itself.
+    direct: bool,
+    /// In folders below it.
+    below: bool,
+}
+
+impl Depth {
+    fn any(self) -> bool {
+        self.direct || self.below
+    }
+
+    fn only_deeper(self) -> bool {
+        self.below && !self.direct
+    }
+}
+
+/// The folders at the top.
+fn tops(tree: &Tree) -> BTreeMap<&str, Depth> {
+    let mut tops: BTreeMap<&str, Depth> = BTreeMap::new();
+    for (name, _) in &tree.files {
+        let Some((top, rest)) = name.split_once('/') else { continue };
+        let depth = tops.entry(top).or_default();
+        if listing::has_image_ending(rest) {
+            depth.direct |= !rest.contains('/');
+            depth.below |= rest.contains('/');
+        }
+    }
+    tops
 }
 
 fn made_here(data: &mut DataSet, path: &Path) {
@@ -154,7 +359,31 @@ fn made_here(data: &mut DataSet, path: &Path) {
     ));
 }
 
-fn finish(data: DataSet) -> Result<DataSet> {
+/// The set of these parts. Without a test part the validation images are the test set.
+fn finish(
+    mut parts: Parts<Vec<Row>>,
+    name: &str,
+    classes: Option<Vec<String>>,
+    list: &Path,
+    owner: Owner,
+) -> Result<DataSet> {
+    let stand_in = parts.test.is_empty() && !parts.val.is_empty();
+    if stand_in {
+        parts.test = std::mem::take(&mut parts.val);
+    }
+    let mut data = listing::data_set(name, parts, classes, list, owner)?;
     data.check()?;
+    if owner == Owner::User && !data.val.is_empty() {
+        data.notes.push(format!(
+            "{} validation images are kept apart: they are neither trained on nor part of the test set",
+            data.val.len()
+        ));
+    }
+    if owner == Owner::User && stand_in {
+        data.notes.push(format!(
+            "there is no test part: the {} validation images are the test set",
+            data.test.len()
+        ));
+    }
     Ok(data)
 }

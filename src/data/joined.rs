@@ -40,6 +40,7 @@ pub fn join(parts: Vec<DataSet>) -> DataSet {
         };
         add(&mut all.train, part.train);
         add(&mut all.test, part.test);
+        add(&mut all.val, part.val);
         all.class_names.extend(part.class_names.iter().map(|class| format!("{}/{class}", part.name)));
         all.domain_names.push(part.name);
         all.notes.extend(part.notes);

@@ -38,11 +38,17 @@ pub fn steps_per_task(n_train: usize, epochs: usize, batch: usize) -> Result<usi
     let batches = n_train.checked_mul(epochs).map(|images| images / batch);
     match batches.map(|n| n / epochs * epochs) {
         Some(0) => Err(Error::config(format!(
-            "a task with {n_train} training images does not fill one batch of {batch} per epoch; use a smaller batch"
+            "a task with {n_train} training images does not fill one batch of {batch} per epoch; use a smaller train.per_device_batch_size or data.partial_batch = true"
         ))),
         Some(steps) => Ok(steps),
         None => Err(Error::config(format!("train.num_epochs = {epochs} is too large"))),
     }
+}
+
+/// Images of a step of a task with `n_train` images: `batch`, or all of them where `partial` (`data.partial_batch`)
+/// lets a smaller task have a smaller batch. The official code has no step then.
+pub fn task_batch(n_train: usize, batch: usize, partial: bool) -> usize {
+    if partial && n_train > 0 { batch.min(n_train) } else { batch }
 }
 
 /// The batches of one task.

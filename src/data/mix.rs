@@ -7,7 +7,7 @@
 //! mixup takes the larger of that and its complement. With the class mask of continual learning the loss
 //! there is NaN (0 times infinity); here classes with share 0 do not count.
 
-use super::preprocess::CropBox;
+use super::boxes::CropBox;
 use crate::config::schema::Data;
 use crate::rng::Rng;
 use rayon::prelude::*;

@@ -4,12 +4,15 @@
 //! [`scenario`] makes tasks of them, [`preprocess`] turns an image into network input, [`loader`] makes
 //! batches.
 
+mod boxes;
 pub mod bundled;
 pub mod cache;
+mod checks;
 pub mod cifar;
 mod core50;
 mod cub200;
 mod domainnet;
+pub mod file_kind;
 mod folder;
 pub mod idx;
 pub mod image_file;
@@ -22,6 +25,7 @@ pub mod loader;
 pub mod mat;
 pub mod mix;
 mod notmnist;
+pub mod parts;
 mod pickle;
 pub mod prefetch;
 pub mod preprocess;
@@ -45,20 +49,29 @@ use crate::config::schema::{Data, DatasetName};
 use crate::error::Result;
 
 /// Loads `config.dataset` from `config.dir` and keeps the first `train_per_class` and
-/// `test_per_class` images per class in stored order (0: all). Image files are checked, and decoded
+/// `test_per_class` images per class in stored order (0: all). Image files are all checked, and decoded
 /// into the cache where it has room. `seed` only matters for `synthetic`.
 ///
 /// # Errors
 /// `Error::Config` when the folder is needed and not set; `Error::File` for a folder without the
-/// data set (saying what was looked for and what is there) and for bad files.
+/// data set (saying what was looked for and what is there) and for a bad file; `Error::Failed` that names all bad
+/// image files where there are several.
 pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
     let mut cache = cache::Cache::of(config);
     let mut data = raw(config, seed, &mut cache)?;
+    if let Some(labels) = tasks::selected(&config.classes.0, &data.class_names)? {
+        data.select_classes(&labels)?;
+    }
     data.train.keep_per_class(config.train_per_class);
     data.test.keep_per_class(config.test_per_class);
-    data.train.prepare(&mut cache)?;
-    data.test.prepare(&mut cache)?;
+    data.val.keep_per_class(config.test_per_class);
+    checks::files(&mut data, config.skip_damaged, &mut cache)?;
     data.notes.extend(cache.notes);
+    if config.dataset == DatasetName::Images {
+        data.check()?;
+        let notes = checks::overlap(&data)?;
+        data.notes.extend(notes);
+    }
     Ok(data)
 }
 

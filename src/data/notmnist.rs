@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::cache::Cache;
 use super::image_set::{DataSet, ImageSet, Pixels};
-use super::listing::{self, Row};
+use super::listing::{self, Owner, Row};
 use super::source::Tree;
 use super::{folder, image_file, tar_gz};
 use crate::error::{Error, Result};
@@ -72,8 +72,8 @@ fn of_parts(tree: &Tree) -> Result<DataSet> {
 
 /// Folders A to J without parts.
 fn of_whole(tree: &Tree, path: &Path) -> Result<DataSet> {
-    let (train, test) = listing::split_each_class(rows(tree));
-    let mut data = of_rows(train, test)?;
+    let parts = listing::split_each_class(rows(tree));
+    let mut data = of_rows(parts.train, parts.test)?;
     data.notes.push(format!(
         "{} has no training and test part: of each class 80 % are for training, chosen by a hash of their paths",
         path.display()
@@ -82,7 +82,8 @@ fn of_whole(tree: &Tree, path: &Path) -> Result<DataSet> {
 }
 
 fn rows(tree: &Tree) -> Vec<Row> {
-    listing::of_folders(tree).0.into_iter().filter(|row| LETTERS.contains(&row.label.as_str())).collect()
+    let found = listing::of_folders(tree, Owner::Published);
+    found.rows.into_iter().filter(|row| LETTERS.contains(&row.label.as_str())).collect()
 }
 
 fn of_rows(train: Vec<Row>, test: Vec<Row>) -> Result<DataSet> {

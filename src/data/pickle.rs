@@ -1,4 +1,4 @@
-//! The part of Python's pickle format that CIFAR's files use. Source: CPython `Lib/pickletools.py`.
+//! The part of Python's pickle format, protocols 2 to 5, that CIFAR's files use. Source: CPython `Lib/pickletools.py`.
 //!
 //! Own code instead of a general crate, because the input is a download: values live in one arena and
 //! refer to each other by position, so shared, cyclic or deeply nested values cost neither copies nor
@@ -18,6 +18,8 @@ type Id = u32;
 enum Global {
     /// `numpy.core.multiarray._reconstruct`, an array to be filled by its state.
     Reconstruct,
+    /// `numpy.core.numeric._frombuffer`, an array of bytes, which protocol 5 writes.
+    FromBuffer,
     /// `numpy.dtype`.
     Dtype,
     /// `_codecs.encode`.
@@ -29,6 +31,7 @@ impl Global {
     fn named(module: &[u8], name: &[u8]) -> Global {
         match (module, name) {
             (b"numpy.core.multiarray" | b"numpy._core.multiarray", b"_reconstruct") => Global::Reconstruct,
+            (b"numpy.core.numeric" | b"numpy._core.numeric", b"_frombuffer") => Global::FromBuffer,
             (b"numpy", b"dtype") => Global::Dtype,
             (b"_codecs", b"encode") => Global::Encode,
             _ => Global::Other,
@@ -155,15 +158,24 @@ impl<'a> Pickle<'a> {
     pub fn byte_array(&self, id: Id, what: &str) -> Parsed<ByteArray> {
         let wanted =
             |part: &str| format!("`{what}`: a numpy array of uint8 with two axes was wanted, {part}");
-        let Node::Object { callable, state: Some(state), .. } = self.node(id) else {
+        let Node::Object { callable, args, state } = self.node(id) else {
             return Err(wanted("found another value"));
         };
-        match self.node(*callable) {
-            Node::Global(Global::Reconstruct) => {}
+        let (shape, dtype, fortran, data) = match (self.node(*callable), state) {
+            (Node::Global(Global::Reconstruct), Some(state)) => {
+                let &[_, shape, dtype, fortran, data] = self.sequence(*state, what)? else {
+                    return Err(wanted("found an array state without 5 parts"));
+                };
+                (shape, dtype, self.int(fortran, what)? != 0, data)
+            }
+            (Node::Global(Global::FromBuffer), _) => {
+                let &[data, dtype, shape, order] = self.sequence(*args, what)? else {
+                    return Err(wanted("found an array without 4 parts"));
+                };
+                let fortran = self.text(order).is_some_and(|(range, _)| &self.file[range.clone()] == b"F");
+                (shape, dtype, fortran, data)
+            }
             _ => return Err(wanted("found another object")),
-        }
-        let &[_, shape, dtype, fortran, data] = self.sequence(*state, what)? else {
-            return Err(wanted("found an array state without 5 parts"));
         };
         let Node::Object { callable, args, .. } = self.node(dtype) else {
             return Err(wanted("found no element type"));
@@ -184,7 +196,7 @@ impl<'a> Pickle<'a> {
         if rows.checked_mul(columns) != Some(data.len()) {
             return Err(wanted(&format!("found {} bytes for {rows}x{columns}", data.len())));
         }
-        if self.int(fortran, what)? != 0 {
+        if fortran {
             let stored = data;
             data = (0..stored.len()).map(|i| stored[i % columns * rows + i / columns]).collect();
         }
@@ -257,7 +269,7 @@ impl Machine<'_> {
             }
             b'U' | b'C' | 0x8c => self.push_bytes(1)?,
             b'T' | b'X' | b'B' => self.push_bytes(4)?,
-            0x8d | 0x8e => self.push_bytes(8)?,
+            0x8d | 0x8e | 0x96 => self.push_bytes(8)?,
             b']' | b')' => self.push(Node::Sequence(Vec::new())),
             b'}' => self.push(Node::Dict(Vec::new())),
             b'l' | b't' => {

@@ -13,7 +13,6 @@
 //! Then, for training images and where asked for: RandAugment and colour jitter on bytes, before / 255, and
 //! random erasing at the end.
 
-mod boxes;
 pub mod color;
 pub mod erase;
 pub mod jpeg;
@@ -21,7 +20,7 @@ pub mod pillow;
 pub mod rand_augment;
 mod tensorflow;
 
-pub use boxes::{CropBox, largest_centre, sample_crop, sample_crop_torchvision};
+pub use super::boxes::{CropBox, largest_centre, sample_crop, sample_crop_torchvision};
 pub use tensorflow::resize_u8;
 
 use super::image_set::ImageView;
@@ -86,9 +85,9 @@ pub struct Preprocess {
 /// Memory that one image of a thread leaves to the next.
 #[derive(Debug, Default)]
 struct Scratch {
-    pillow: pillow::Scratch,
-    tensorflow: tensorflow::Scratch,
-    jpeg: jpeg::Scratch,
+    pillow: pillow::PillowBuffers,
+    tensorflow: tensorflow::ResizeBuffers,
+    jpeg: jpeg::JpegBuffers,
     /// The image between its two resizes.
     crop: Vec<u8>,
     /// The image at its final size.

@@ -5,6 +5,7 @@
 
 use super::image_set::{DataSet, ImageSet};
 use super::joined;
+use super::tasks;
 use crate::config::schema::{Data, DatasetName};
 
 /// Images per class of MNIST (LeCun, Cortes & Burges) and of SVHN, cropped digits (Netzer et al. 2011).
@@ -32,6 +33,16 @@ const CORE50: ([u32; 8], [u32; 3]) = ([1, 2, 4, 5, 6, 8, 9, 11], [3, 7, 10]);
 /// published. A note says what is not exact. The images cannot be read.
 pub fn labels(config: &Data) -> Option<DataSet> {
     let mut data = of(config)?;
+    match tasks::selected(&config.classes.0, &data.class_names) {
+        Ok(None) => {}
+        Ok(Some(labels)) => data.select_labels(&labels),
+        // Names are those of the files, which are not here; a list of names has as many classes.
+        Err(_) => {
+            let n = config.classes.0.len().min(data.class_names.len()) as u32;
+            data.select_labels(&(0..n).collect::<Vec<u32>>());
+            data.notes.push(format!("data.classes names {n} classes, the first {n} stand for them"));
+        }
+    }
     data.train.keep_per_class(config.train_per_class);
     data.test.keep_per_class(config.test_per_class);
     Some(data)

@@ -9,28 +9,27 @@ use std::sync::Arc;
 
 use super::image_set::DataSet;
 use super::tasks::{self, Numbering, Split, Task};
-use crate::config::schema::{Continual, Scenario};
+use crate::config::schema::{Continual, Scenario, TaskSizes};
 use crate::error::{Error, Result};
 use crate::rng::{Rng, Stream};
 
 /// An empty label set is drawn again at most so often.
 const DRAWS_MAX: u32 = 100_000;
 
-/// The tasks of `continual`. `seed` draws the Gaussian schedules; streams are cut at multiples of `batch`
+/// The tasks of `continual`. `seed` draws the Gaussian schedules and the class order `seed`; streams are cut at multiples of `batch`
 /// images, so that no image is lost at a cut.
 ///
 /// # Errors
 /// Those of [`tasks::split`]; `Error::Config` for more tasks than there are domains or batches.
 pub fn split(data: &DataSet, continual: &Continual, seed: u64, batch: usize) -> Result<Split> {
-    match (continual.scenario, continual.num_classes_per_task) {
-        (Scenario::Joint, 0) => {
-            let (num_tasks, num_classes_per_task) = (1, data.class_names.len());
-            return tasks::split(data, &Continual { num_tasks, num_classes_per_task, ..continual.clone() });
-        }
-        (Scenario::Class | Scenario::Joint, _) => return tasks::split(data, continual),
-        _ => {}
+    if continual.takes_all_classes() {
+        let (num_tasks, num_classes_per_task) = (1, TaskSizes::Same(data.class_names.len()));
+        return tasks::split(data, &Continual { num_tasks, num_classes_per_task, ..continual.clone() }, seed);
     }
-    let numbering = Numbering::new(data, continual)?;
+    if matches!(continual.scenario, Scenario::Class | Scenario::Joint) {
+        return tasks::split(data, continual, seed);
+    }
+    let numbering = Numbering::new(data, continual, seed)?;
     let (tasks, shared_test) = match continual.scenario {
         Scenario::Domain => domains(data, continual, &numbering)?,
         Scenario::Gaussian => (gaussian(data, continual, seed, &numbering)?, true),

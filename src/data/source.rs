@@ -1,8 +1,13 @@
 //! Where the bytes of an image file are: a file of its own, or a part of a `.zip` or `.tar` archive,
 //! which is read where it lies; a `.tar.gz` is unpacked to a `.tar` before ([`super::tar_gz`]).
+//!
+//! Names are text: what is not UTF-8 in a name is written `\xE4` ([`name_text`]), so that different names stay
+//! different; the path itself keeps its bytes.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,9 +22,9 @@ const FILES_MAX: usize = 20_000_000;
 
 /// The bytes of one file.
 #[derive(Debug, Clone)]
-pub enum Source {
+pub enum FileSource {
     File(PathBuf),
-    Part(Arc<Archive>, Part),
+    Archived(Arc<Archive>, ArchiveEntry),
 }
 
 /// An open archive.
@@ -31,7 +36,7 @@ pub struct Archive {
 
 /// A range of an archive.
 #[derive(Debug, Clone)]
-pub struct Part {
+pub struct ArchiveEntry {
     name: String,
     start: u64,
     len: u64,
@@ -42,16 +47,57 @@ pub struct Part {
 /// The files below a folder or in an archive, by relative path with `/`, sorted.
 #[derive(Debug, Default)]
 pub struct Tree {
-    pub files: Vec<(String, Source)>,
+    pub files: Vec<(String, FileSource)>,
+    /// The names of all folders, also of those without a file.
+    all_folders: BTreeSet<String>,
 }
 
-impl Source {
+/// A file name as text.
+pub fn name_text(name: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in name.utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02X}")));
+    }
+    text
+}
+
+impl FileSource {
     /// For messages: the file's path, or the archive's with the name inside.
     pub fn path(&self) -> PathBuf {
         match self {
-            Source::File(path) => path.clone(),
-            Source::Part(archive, part) => archive.path.join(&part.name),
+            FileSource::File(path) => path.clone(),
+            FileSource::Archived(archive, part) => archive.path.join(&part.name),
         }
+    }
+
+    /// The first `most` bytes, or all where there are fewer; empty for what cannot be read.
+    pub fn head(&self, most: usize) -> Vec<u8> {
+        let mut head = Vec::new();
+        let read = match self {
+            FileSource::File(path) if path.is_file() => {
+                File::open(path).and_then(|file| file.take(most as u64).read_to_end(&mut head))
+            }
+            FileSource::File(_) => Ok(0),
+            FileSource::Archived(archive, part) => {
+                let mut bytes = vec![0; part.len.min(most as u64) as usize];
+                let read = archive.file.read_exact_at(&mut bytes, part.start);
+                match part.unpacked {
+                    _ if read.is_err() => Ok(0),
+                    None => {
+                        head = bytes;
+                        Ok(0)
+                    }
+                    // What was unpacked before the packed bytes ended stays.
+                    Some(_) => flate2::read::DeflateDecoder::new(bytes.as_slice())
+                        .take(most as u64)
+                        .read_to_end(&mut head),
+                }
+            }
+        };
+        // A file that cannot be read shows when all of it is wanted.
+        drop(read);
+        head
     }
 
     /// The whole content.
@@ -59,7 +105,9 @@ impl Source {
     /// # Errors
     /// `Error::File` when it cannot be read, is larger than any image, or is damaged in the archive.
     pub fn read(&self) -> Result<Vec<u8>> {
-        let Source::Part(archive, part) = self else { return folder::read(&self.path(), FILE_BYTES_MAX) };
+        let FileSource::Archived(archive, part) = self else {
+            return folder::read(&self.path(), FILE_BYTES_MAX);
+        };
         let fail = |what: String| Error::file(self.path(), format!("offset {}: {what}", part.start));
         if part.len.max(part.unpacked.unwrap_or(0)) > FILE_BYTES_MAX {
             return Err(fail(format!("at most {FILE_BYTES_MAX} bytes are read, the file has {}", part.len)));
@@ -135,7 +183,7 @@ impl Tree {
         Ok(tree.sorted())
     }
 
-    fn push(&mut self, name: String, source: Source, path: &Path) -> Result<()> {
+    fn push(&mut self, name: String, source: FileSource, path: &Path) -> Result<()> {
         if self.files.len() == FILES_MAX {
             return Err(Error::file(path, format!("more than {FILES_MAX} files")));
         }
@@ -150,16 +198,17 @@ impl Tree {
         }
         for entry in std::fs::read_dir(dir).map_err(fail)? {
             let entry = entry.map_err(fail)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = name_text(entry.file_name().as_bytes());
             if is_hidden(&name) {
                 continue;
             }
             let path = entry.path();
             let kind = entry.file_type().map_err(fail)?;
             if kind.is_dir() || kind.is_symlink() && path.is_dir() {
+                self.all_folders.insert(format!("{prefix}{name}"));
                 self.walk(&path, &format!("{prefix}{name}/"), depth + 1)?;
             } else {
-                self.push(format!("{prefix}{name}"), Source::File(path), dir)?;
+                self.push(format!("{prefix}{name}"), FileSource::File(path), dir)?;
             }
         }
         Ok(())
@@ -171,8 +220,12 @@ impl Tree {
         let mut zip = zip::ZipArchive::new(std::io::BufReader::new(&archive.file)).map_err(|e| fail(&e))?;
         for i in 0..zip.len() {
             let entry = zip.by_index_raw(i).map_err(|e| fail(&e))?;
-            let name = entry.name().map_err(|e| fail(&e))?.into_owned();
-            if entry.is_dir() || is_hidden(&name) {
+            let name = zip_name(&entry);
+            if is_hidden(&name) {
+                continue;
+            }
+            if let Some(folder) = name.strip_suffix('/') {
+                self.all_folders.insert(folder.to_string());
                 continue;
             }
             let wanted =
@@ -187,7 +240,10 @@ impl Tree {
             if start.checked_add(len).is_none_or(|end| end > length) {
                 return Err(wanted(&format!("ends behind the file of {length} bytes")));
             }
-            let source = Source::Part(archive.clone(), Part { name: name.clone(), start, len, unpacked });
+            let source = FileSource::Archived(
+                archive.clone(),
+                ArchiveEntry { name: name.clone(), start, len, unpacked },
+            );
             drop(entry);
             self.push(name, source, path)?;
         }
@@ -204,7 +260,7 @@ impl Tree {
         let mut last = String::new();
         for entry in tar.entries_with_seek().map_err(|e| fail(e, ""))? {
             let entry = entry.map_err(|e| fail(e, &last))?;
-            let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_string();
+            let name = name_text(&entry.path_bytes()).trim_start_matches("./").to_string();
             last.clone_from(&name);
             let kind = entry.header().entry_type();
             let refuse = |what| Error::file(path, format!("{} {what}", shown(&name)));
@@ -213,6 +269,9 @@ impl Tree {
             }
             if kind.is_symlink() || kind.is_hard_link() {
                 return Err(refuse("is a link; unpack the archive, links in it are not followed"));
+            }
+            if kind.is_dir() && !is_hidden(&name) {
+                self.all_folders.insert(name.trim_end_matches('/').to_string());
             }
             if !kind.is_file() || is_hidden(&name) {
                 continue;
@@ -223,18 +282,27 @@ impl Tree {
                     format!("offset {start}: {len} bytes were wanted, the archive has {length} in all");
                 return Err(Error::file(path.join(shown(&name)), what));
             }
-            let part = Part { name: name.clone(), start, len, unpacked: None };
-            self.push(name, Source::Part(archive.clone(), part), path)?;
+            let part = ArchiveEntry { name: name.clone(), start, len, unpacked: None };
+            self.push(name, FileSource::Archived(archive.clone(), part), path)?;
         }
         Ok(())
     }
 
     /// The tree below `prefix`, which ends with `/`; paths lose it.
     pub fn below(&self, prefix: &str) -> Tree {
-        let inside = |(name, source): &(String, Source)| {
+        let inside = |(name, source): &(String, FileSource)| {
             name.strip_prefix(prefix).map(|rest| (rest.to_string(), source.clone()))
         };
-        Tree { files: self.files.iter().filter_map(inside).collect() }
+        let folder = |name: &String| name.strip_prefix(prefix).map(String::from);
+        let all_folders = self.all_folders.iter().filter_map(folder).collect();
+        Tree { files: self.files.iter().filter_map(inside).collect(), all_folders }
+    }
+
+    /// The sorted names of the folders at the top in which there is no file, at any depth.
+    pub fn empty_folders(&self) -> Vec<String> {
+        let full = self.folders();
+        let top = self.all_folders.iter().filter(|name| !name.contains('/'));
+        top.filter(|name| !full.contains(&name.as_str())).cloned().collect()
     }
 
     /// The sorted names of the folders at the top.
@@ -258,10 +326,21 @@ impl Tree {
     }
 
     /// The file of this path.
-    pub fn get(&self, name: &str) -> Option<&Source> {
+    pub fn get(&self, name: &str) -> Option<&FileSource> {
         let i = self.files.binary_search_by(|(n, _)| n.as_str().cmp(name)).ok()?;
         Some(&self.files[i].1)
     }
+}
+
+/// The name of an entry with `/` between folders. Windows programs write `\\`, and names in the code page of the
+/// machine, which is taken for the one that the format says (437).
+fn zip_name<R: Read>(entry: &zip::read::ZipFile<R>) -> String {
+    let raw = entry.name_raw();
+    let name = match std::str::from_utf8(raw) {
+        Ok(name) => name.to_string(),
+        Err(_) => entry.name().map_or_else(|_| name_text(raw), |name| name.into_owned()),
+    };
+    name.replace('\\', "/")
 }
 
 fn open(path: &Path) -> Result<(Arc<Archive>, u64)> {

@@ -1,4 +1,4 @@
-//! Files straight out of a `.tar.gz`.
+//! Files straight out of a `.tar.gz`, or of a `.tar` that was unpacked already.
 //!
 //! A few large files are unpacked in memory ([`read`]). Many pictures have to be read at any place, which
 //! gzip does not allow: [`open`] unpacks the archive once, into the cache's folder, as a `.tar` named by the
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::cache::{self, Cache, Failure};
+use super::file_kind;
 use super::folder::{self, DEFLATE_RATIO_MAX};
 use super::source::{self, Tree};
 use crate::error::{Error, Result};
@@ -41,8 +42,18 @@ pub fn read(path: &Path, folder: &str, names: &[&str]) -> Result<Vec<Vec<u8>>> {
 pub fn unpack(bytes: &[u8], path: &Path, folder: &str, names: &[&str]) -> Result<Vec<Vec<u8>>> {
     const SHOWN: usize = 12;
     let limit = (bytes.len() as u64).saturating_mul(DEFLATE_RATIO_MAX).min(UNPACKED_MAX);
-    let fail = |e: io::Error| Error::file(path, format!("the archive cannot be unpacked: {e}"));
-    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(bytes).take(limit));
+    if let Some(what) = folder::not_a_download(bytes) {
+        return Err(Error::file(path, what));
+    }
+    let fail = |e: io::Error| {
+        Error::file(path, format!("the archive cannot be unpacked: {}", folder::unpacking(&e)))
+    };
+    let is_packed = !bytes.get(257..).is_some_and(|rest| rest.starts_with(b"ustar"));
+    let stream: Box<dyn Read + '_> = match is_packed {
+        true => Box::new(flate2::read::GzDecoder::new(bytes).take(limit)),
+        false => Box::new(bytes),
+    };
+    let mut tar = tar::Archive::new(stream);
     let mut found: Vec<Option<Vec<u8>>> = vec![None; names.len()];
     let mut others = Vec::new();
     for entry in tar.entries().map_err(fail)? {
@@ -93,6 +104,11 @@ pub fn find(dir: &Path, name: &str) -> Option<PathBuf> {
 pub fn open(path: &Path, cache: &mut Cache) -> Result<Tree> {
     let cannot = |e: io::Error| Error::file(path, format!("cannot be read: {e}"));
     let packed = File::open(path).map_err(cannot)?;
+    let mut head = Vec::new();
+    (&packed).take(file_kind::HEAD as u64).read_to_end(&mut head).map_err(cannot)?;
+    if let Some(what) = folder::not_a_download(&head).filter(|_| !head.is_empty()) {
+        return Err(Error::file(path, what));
+    }
     if let Some(dir) = cache.dir.clone() {
         match cached(&packed, path, &dir, cache.limit) {
             Ok((file, length)) => return Tree::of_tar(path, file, length),

@@ -1,7 +1,7 @@
 //! Tasks, and the split of a data set into tasks by class.
 //!
-//! The class order is a permutation of the labels; engine class k is label `class_order[k]`, and task
-//! t has the engine classes [t n, (t + 1) n), n = `num_classes_per_task`.
+//! The class order is a permutation of the labels; engine class k is label `class_order[k]`, and task t has the
+//! next n_t engine classes, n_t = `num_classes_per_task`, which is a number or a list.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -70,8 +70,8 @@ impl Numbering {
     ///
     /// # Errors
     /// Those of [`split`] that concern the class order.
-    pub fn new(data: &DataSet, continual: &Continual) -> Result<Numbering> {
-        let class_order = class_order(&continual.class_order, &data.class_names)?;
+    pub fn new(data: &DataSet, continual: &Continual, seed: u64) -> Result<Numbering> {
+        let class_order = class_order(&continual.class_order, seed, &data.class_names)?;
         let mut label_to_class = vec![0; data.class_names.len()];
         for (class, &label) in class_order.iter().enumerate() {
             label_to_class[label as usize] = class as u32;
@@ -101,37 +101,40 @@ impl Numbering {
     }
 }
 
-/// Tasks of new classes. The seed of the run is not used: a class order `seed:N` carries its own, so that the
-/// same tasks can be run with other seeds.
+/// Tasks of new classes. `seed`, that of the run, is used by the class order `seed` only: `seed:N` carries its own,
+/// so that the same tasks can be run with other seeds.
 ///
 /// # Errors
 /// `Error::Config` for zero or too many classes, a bad class order, or a class without images;
 /// `Error::File` for a bad class-order file, with the line.
-pub fn split(data: &DataSet, continual: &Continual) -> Result<Split> {
-    let (num_tasks, per_task) = (continual.num_tasks, continual.num_classes_per_task);
-    if num_tasks == 0 || per_task == 0 {
+pub fn split(data: &DataSet, continual: &Continual, seed: u64) -> Result<Split> {
+    let (num_tasks, per_task) = (continual.num_tasks, &continual.num_classes_per_task);
+    let sizes: Vec<usize> = (0..num_tasks).map(|task| per_task.of(task)).collect();
+    if num_tasks == 0 || sizes.contains(&0) {
         return Err(Error::config(format!(
             "continual.num_tasks and continual.num_classes_per_task must be at least 1, got {num_tasks} and {per_task}"
         )));
     }
     let classes = data.class_names.len();
-    if num_tasks.checked_mul(per_task).is_none_or(|wanted| wanted > classes) {
+    let used = per_task.upto(num_tasks);
+    if used > classes {
         return Err(Error::config(format!(
             "continual.num_tasks * continual.num_classes_per_task = {num_tasks} * {per_task} is more than the {classes} classes of {}",
             data.name
         )));
     }
-    let numbering = Numbering::new(data, continual)?;
+    let task_of: Vec<usize> = sizes.iter().enumerate().flat_map(|(task, &n)| vec![task; n]).collect();
+    let numbering = Numbering::new(data, continual, seed)?;
     let by_task = |set: &ImageSet, what: &str| {
         let (mut seen, mut lists) = (vec![false; classes], vec![Vec::new(); num_tasks]);
         for (i, &label) in set.labels.iter().enumerate() {
             let class = numbering.class(label) as usize;
             seen[class] = true;
-            if let Some(list) = lists.get_mut(class / per_task) {
-                list.push(i as u32);
+            if let Some(&task) = task_of.get(class) {
+                lists[task].push(i as u32);
             }
         }
-        match seen[..num_tasks * per_task].iter().position(|&has| !has) {
+        match seen[..used].iter().position(|&has| !has) {
             Some(class) => Err(Error::config(format!(
                 "class `{}` of {} has no {what} images",
                 numbering.class_names[class], data.name
@@ -141,12 +144,35 @@ pub fn split(data: &DataSet, continual: &Continual) -> Result<Split> {
     };
     let (train, test) = (by_task(&data.train, "training")?, by_task(&data.test, "test")?);
     let task = |(index, (train, test)): (usize, (Vec<u32>, Vec<u32>))| {
-        let classes: Vec<u32> = (index * per_task..(index + 1) * per_task).map(|c| c as u32).collect();
+        let classes: Vec<u32> = per_task.range(index).map(|class| class as u32).collect();
         let name = numbering.name(&classes);
         Task { index, name, classes, train, test: Arc::new(test), ordered: false }
     };
     let tasks = train.into_iter().zip(test).enumerate().map(task).collect();
     Ok(numbering.split(tasks, false))
+}
+
+/// A sentence about the classes of a set that no task has; `None` where every class is in one.
+pub fn unused(data: &DataSet, split: &Split) -> Option<String> {
+    const SHOWN: usize = 20;
+    let mut used = vec![false; split.class_names.len()];
+    split.tasks.iter().flat_map(|task| &task.classes).for_each(|&class| used[class as usize] = true);
+    let unused = split.class_names.iter().zip(&used).filter(|(_, used)| !**used);
+    let names: Vec<&str> = unused.map(|(name, _)| name.as_str()).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let more = match names.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "{} has {} classes, the tasks use {}; left out: {}{more}",
+        data.name,
+        used.len(),
+        used.len() - names.len(),
+        names[..names.len().min(SHOWN)].join(", ")
+    ))
 }
 
 /// One task with the classes and images of all, each image once.
@@ -176,9 +202,13 @@ fn name(classes: &[u32], class_names: &[String]) -> String {
 }
 
 /// Labels in the order in which they are learned.
-fn class_order(text: &str, class_names: &[String]) -> Result<Vec<u32>> {
+fn class_order(text: &str, seed: u64, class_names: &[String]) -> Result<Vec<u32>> {
     let mut order: Vec<u32> = (0..class_names.len() as u32).collect();
     if text == "natural" {
+        return Ok(order);
+    }
+    if text == "seed" {
+        Rng::new(seed, Stream::ClassOrder, 0).shuffle(&mut order);
         return Ok(order);
     }
     if let Some(number) = text.strip_prefix("seed:") {
@@ -193,7 +223,7 @@ fn class_order(text: &str, class_names: &[String]) -> Result<Vec<u32>> {
     let path = Path::new(text);
     if !path.exists() {
         return Err(Error::config(format!(
-            "continual.class_order: `natural`, `seed:N` or the path of a file was wanted, got `{text}`, which does not exist"
+            "continual.class_order: `natural`, `seed`, `seed:N` or the path of a file was wanted, got `{text}`, which does not exist"
         )));
     }
     parse_class_order(&folder::read_text(path)?, path, class_names)
@@ -205,29 +235,7 @@ fn class_order(text: &str, class_names: &[String]) -> Result<Vec<u32>> {
 /// # Errors
 /// `Error::File` with the line number for an unknown or repeated class; naming the missing ones.
 pub fn parse_class_order(text: &str, path: &Path, class_names: &[String]) -> Result<Vec<u32>> {
-    let mut order = Vec::new();
-    let mut line_of = vec![0; class_names.len()];
-    for (i, line) in text.lines().enumerate() {
-        let (number, word) = (i + 1, line.trim());
-        if word.is_empty() || word.starts_with('#') {
-            continue;
-        }
-        let label = class_names
-            .iter()
-            .position(|name| name == word)
-            .or_else(|| word.parse().ok().filter(|&label: &usize| label < class_names.len()));
-        let Some(label) = label else {
-            return Err(Error::file(path, format!("line {number}: {}", unknown(word, class_names))));
-        };
-        if line_of[label] != 0 {
-            return Err(Error::file(
-                path,
-                format!("line {number}: class `{word}` is already on line {}", line_of[label]),
-            ));
-        }
-        line_of[label] = number;
-        order.push(label as u32);
-    }
+    let (order, line_of) = parse_classes(text, path, class_names)?;
     let missing: Vec<&str> =
         class_names.iter().zip(&line_of).filter(|(_, line)| **line == 0).map(|(n, _)| n.as_str()).collect();
     if !missing.is_empty() {
@@ -243,6 +251,60 @@ pub fn parse_class_order(text: &str, path: &Path, class_names: &[String]) -> Res
         ));
     }
     Ok(order)
+}
+
+/// The labels that a file names, one class per line, and the line of each class or 0.
+fn parse_classes(text: &str, path: &Path, class_names: &[String]) -> Result<(Vec<u32>, Vec<usize>)> {
+    let mut order = Vec::new();
+    let mut line_of = vec![0; class_names.len()];
+    for (i, line) in text.lines().enumerate() {
+        let (number, word) = (i + 1, line.trim());
+        if word.is_empty() || word.starts_with('#') {
+            continue;
+        }
+        let Some(label) = label_of(word, class_names) else {
+            return Err(Error::file(path, format!("line {number}: {}", unknown(word, class_names))));
+        };
+        if line_of[label] != 0 {
+            return Err(Error::file(
+                path,
+                format!("line {number}: class `{word}` is already on line {}", line_of[label]),
+            ));
+        }
+        line_of[label] = number;
+        order.push(label as u32);
+    }
+    Ok((order, line_of))
+}
+
+/// A class by its name or else by its label.
+fn label_of(word: &str, class_names: &[String]) -> Option<usize> {
+    let by_name = class_names.iter().position(|name| name == word);
+    by_name.or_else(|| word.parse().ok().filter(|&label: &usize| label < class_names.len()))
+}
+
+/// The labels that `data.classes` selects, in the data set's order; `None` where it selects all.
+///
+/// # Errors
+/// `Error::Config` for a class that is not there; `Error::File` for a bad file, with the line.
+pub fn selected(classes: &[String], class_names: &[String]) -> Result<Option<Vec<u32>>> {
+    let mut labels: Vec<u32> = match classes {
+        [] => return Ok(None),
+        [file] if label_of(file, class_names).is_none() && Path::new(file).is_file() => {
+            let path = Path::new(file);
+            parse_classes(&folder::read_text(path)?, path, class_names)?.0
+        }
+        words => {
+            let label = |word: &String| {
+                let label = label_of(word, class_names).map(|label| label as u32);
+                label.ok_or_else(|| Error::config(format!("data.classes: {}", unknown(word, class_names))))
+            };
+            words.iter().map(label).collect::<Result<_>>()?
+        }
+    };
+    labels.sort_unstable();
+    labels.dedup();
+    Ok(Some(labels))
 }
 
 fn unknown(word: &str, class_names: &[String]) -> String {

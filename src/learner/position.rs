@@ -66,7 +66,7 @@ impl Position {
     fn classes_of_tasks(&self, config: &Config) -> Vec<u32> {
         let (cl, all) = (&config.continual, self.class_names.len());
         let in_order = cl.scenario == Scenario::Class && config.method != Method::Joint;
-        let met = if in_order { cl.num_classes_per_task * self.per_image.len() } else { all };
+        let met = if in_order { cl.num_classes_per_task.upto(self.per_image.len()) } else { all };
         (0..if met == 0 { all } else { met.min(all) } as u32).collect()
     }
 

@@ -81,7 +81,10 @@ impl Setup {
             weight_norm: config.model.weight_norm,
             transfer_head: {
                 let cl = &config.continual;
-                cl.weights_transfer.then_some((cl.num_classes_per_task, cl.transfer_kernel_only))
+                cl.num_classes_per_task
+                    .same()
+                    .filter(|_| cl.weights_transfer)
+                    .map(|classes| (classes, cl.transfer_kernel_only))
             },
             row_masks: config.continual.replay_batch_size > 0,
             mixed: config.data.is_mixed(),

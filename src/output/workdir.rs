@@ -106,15 +106,16 @@ impl Workdir {
     ///
     /// # Errors
     /// [`Error::File`] if they do not, or cannot be written.
-    pub fn keep_split(&self, lists: &[(&str, String)]) -> Result<()> {
+    pub fn keep_split(&self, lists: &[(&str, Vec<u8>)]) -> Result<()> {
         let folder = self.path.join("split");
         std::fs::create_dir_all(&folder).map_err(|e| Error::file(&folder, atomic::explain(&e, "made")))?;
         for (name, text) in lists {
             let path = folder.join(name);
-            let kept = if self.resumed { std::fs::read_to_string(&path).ok() } else { None };
+            let kept = if self.resumed { std::fs::read(&path).ok() } else { None };
             // The last part of the path, and what follows it.
-            let plain = |text: &str| -> Vec<String> {
-                text.lines()
+            let plain = |text: &[u8]| -> Vec<String> {
+                String::from_utf8_lossy(text)
+                    .lines()
                     .map(|line| line.rsplit_once('/').map_or(line, |(_, rest)| rest).to_string())
                     .collect()
             };
@@ -125,9 +126,17 @@ impl Workdir {
                      or start a new run",
                 ));
             }
-            atomic::write(&path, text.as_bytes())?;
+            atomic::write(&path, text)?;
         }
         Ok(())
+    }
+
+    /// Writes the list of the files that the run leaves out.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written.
+    pub fn keep_damaged(&self, list: &[u8]) -> Result<()> {
+        atomic::write(&self.path.join("damaged.txt"), list)
     }
 
     /// Whether a run was there already.

@@ -124,8 +124,7 @@ pub(super) fn answer(
         session.learner.method.logits(&session.learner.dev, images.pixels(), batch.features, choice)?;
     let (logits, labels) = (logits.view().to_host()?, &images.labels);
     let (classes, cl) = (session.classes(), &session.learner.config.continual);
-    // No number of classes: one task has all of them.
-    let told = Some(cl.num_classes_per_task).filter(|&n| cl.eval_task_inc && n > 0);
+    let told = (cl.eval_task_inc && !cl.takes_all_classes()).then(|| cl.num_classes_per_task.clone());
     let labels_tensor = Tensor::from_vec(labels.clone(), [labels.len()]);
     let loss = cross_entropy::mean_loss(logits.view(), labels_tensor.view())?;
     let right = logits
@@ -134,7 +133,7 @@ pub(super) fn answer(
         .zip(labels)
         .map(|(z, &label)| {
             let label = label as usize;
-            let among = told.map_or(0..classes, |n| label / n * n..label / n * n + n);
+            let among = told.as_ref().map_or(0..classes, |sizes| sizes.range_with(label, classes));
             among.start + argmax(&z[among.clone()]) == label
         })
         .collect();

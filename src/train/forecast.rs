@@ -96,8 +96,8 @@ pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Fore
         let cl = &config.continual;
         let review = scenario::kept(&data, &split, cl, config.seed, task.index)
             .filter(|_| cl.num_review_epochs > 0)
-            .map(|kept| loader::steps_per_task(kept.train.len(), cl.num_review_epochs, batch));
-        let own = loader::steps_per_task(task.train.len(), epochs, batch)?;
+            .map(|kept| steps(kept.train.len(), cl.num_review_epochs, batch, &config));
+        let own = steps(task.train.len(), epochs, batch, &config)?;
         Ok((own + review.transpose()?.unwrap_or(0), task))
     };
     let tasks: Result<Vec<(Task, usize)>> =
@@ -113,6 +113,11 @@ pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Fore
         Some(_) => None,
     };
     Ok(Forecast { config, data, split, tasks, source, plan, params, work, seconds, notes, ranks })
+}
+
+/// Steps of a task with `images` images.
+fn steps(images: usize, epochs: usize, batch: usize, config: &Config) -> Result<usize> {
+    loader::steps_per_task(images, epochs, loader::task_batch(images, batch, config.data.partial_batch))
 }
 
 /// ViT-B/16 at the input size of the configuration.
@@ -172,7 +177,7 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
     let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
     let with_replay = tasks.iter().filter(|(task, _)| cl.replayed_upto(task.index).is_some());
     let own = with_replay.map(|(task, steps)| {
-        loader::steps_per_task(task.train.len(), config.train.num_epochs, batch).unwrap_or(*steps)
+        self::steps(task.train.len(), config.train.num_epochs, batch, config).unwrap_or(*steps)
     });
     let kept = cl.replay_batch_size * batch / config.train.per_device_batch_size;
     let replayed = own.sum::<usize>() * kept;

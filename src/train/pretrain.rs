@@ -107,7 +107,7 @@ fn without_prompts(config: &Config) -> Config {
 
 /// All images of the data set as one task of its classes or exemplars, with their turns.
 fn session(config: &Config, data: Arc<DataSet>, choice: Choice) -> Result<Session> {
-    let mut split = tasks::split(&data, &config.continual)?;
+    let mut split = tasks::split(&data, &config.continual, config.seed)?;
     split.tasks = vec![tasks::joint(&split)];
     let batch = config.train.per_device_batch_size;
     let turns = turns(config);

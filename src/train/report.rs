@@ -4,7 +4,7 @@ use super::forecast::Forecast;
 use super::session::Session;
 use crate::config::Config;
 use crate::config::schema::Scenario;
-use crate::data::{DataSet, Task};
+use crate::data::{DataSet, Split, Task, tasks};
 use crate::optim::schedule;
 use crate::output::results::{Results, Score};
 use crate::output::table::{self, Style, percent};
@@ -14,7 +14,7 @@ use std::path::Path;
 pub struct Opening<'a> {
     pub config: &'a Config,
     pub data: &'a DataSet,
-    pub tasks: usize,
+    pub split: &'a Split,
     /// Where the backbone comes from.
     pub source: &'a str,
     /// Values that learn, and values that do not.
@@ -31,7 +31,7 @@ impl Opening<'_> {
         Opening {
             config: &session.learner.config,
             data: &session.data,
-            tasks: session.split.tasks.len(),
+            split: &session.split,
             source: &session.learner.backbone.source,
             params: (params.trainable.len(), params.frozen.len()),
             steps,
@@ -52,7 +52,8 @@ pub fn opening(run: &Opening) -> String {
             format!(" (from the second task on with {more} kept ones)")
         }
     };
-    let notes: String = run.data.notes.iter().map(|note| format!("\nnote: {note}")).collect();
+    let unused = tasks::unused(run.data, run.split);
+    let notes: String = run.data.notes.iter().chain(&unused).map(|note| format!("\nnote: {note}")).collect();
     format!(
         "{} {} on {}: {} training and {} test images, {} tasks of {} ({})\n\
          backbone: {}\n\
@@ -62,7 +63,7 @@ pub fn opening(run: &Opening) -> String {
         run.data.name,
         run.data.train.len(),
         run.data.test.len(),
-        run.tasks,
+        run.split.tasks.len(),
         match config.continual.scenario {
             Scenario::Class => format!("{} classes", config.continual.num_classes_per_task),
             other => format!("scenario {other}"),
@@ -85,7 +86,7 @@ pub fn forecast(plan: &Forecast, style: Style) -> String {
     let mut text = opening(&Opening {
         config: &plan.config,
         data: &plan.data,
-        tasks: plan.split.tasks.len(),
+        split: &plan.split,
         source: &plan.source,
         params: plan.params,
         steps: steps as u64,

@@ -143,6 +143,9 @@ fn write_config(session: &Session, place: &Place) -> Result<()> {
     if session.data.split_here {
         place.workdir.keep_split(&session.data.lists())?;
     }
+    if let Some(list) = session.data.damaged_list() {
+        place.workdir.keep_damaged(&list)?;
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use super::batch::{self, Batch, Change, ResidentData};
 use crate::config::Config;
 use crate::config::schema::{Method as Name, Scenario};
+use crate::data::loader::task_batch;
 use crate::data::{self, DataSet, Images, Loader, Reader, Split, Task, scenario, tasks};
 use crate::device::{Choice, Device};
 use crate::error::Result;
@@ -88,7 +89,8 @@ impl Session {
     pub fn loader(&self, task: &Task) -> Result<Loader> {
         let config = &self.learner.config;
         let preprocess = self.learner.preprocess.clone();
-        let (batch, epochs) = (self.ranks.batch, config.train.num_epochs);
+        let batch = task_batch(task.train.len(), self.ranks.batch, config.data.partial_batch);
+        let epochs = config.train.num_epochs;
         // Class means need each image once.
         let epochs = if config.method == Name::Ncm { 1 } else { epochs };
         let loader =
@@ -96,7 +98,7 @@ impl Session {
         let (cl, data) = (&config.continual, &self.data);
         let kept = cl.replayed_upto(task.index);
         let kept = kept.and_then(|upto| scenario::kept(data, &self.split, cl, config.seed, upto));
-        let replayed = replayed(config, batch);
+        let replayed = replayed(config, self.ranks.batch);
         let loader = kept.iter().fold(loader, |loader, kept| loader.with_replay(kept, replayed));
         let rows = self.ranks.rows(loader.whole_batch());
         Ok(loader.only(rows))
@@ -112,7 +114,8 @@ impl Session {
             return Ok(None);
         };
         let preprocess = self.learner.preprocess.clone();
-        let (batch, epochs) = (self.ranks.batch, config.continual.num_review_epochs);
+        let batch = task_batch(kept.train.len(), self.ranks.batch, config.data.partial_batch);
+        let epochs = config.continual.num_review_epochs;
         let loader = Loader::new(data.clone(), &self.split, &kept, preprocess, config.seed, batch, epochs)?;
         let rows = self.ranks.rows(loader.whole_batch());
         Ok(Some(loader.only(rows)))

@@ -82,7 +82,7 @@ fn crop_resized(image: &Image, from: CropBox, size: usize, flip: bool, filter: I
     let window = CropBox { top: 0, left: 0, height: size, width: size };
     let job = pillow::Job { from, size: (size, size), window, flip, filter };
     let (mut out, mut rows) = (Vec::new(), 0);
-    pillow::resize(image.view(), &job, &mut pillow::Scratch::default(), |y, row| {
+    pillow::resize(image.view(), &job, &mut pillow::PillowBuffers::default(), |y, row| {
         assert_eq!((y, row.len()), (rows, size * image.channels));
         out.extend_from_slice(row);
         rows += 1;
@@ -258,7 +258,7 @@ fn boxes_are_distributed_as_torchvisions() {
 #[test]
 fn jpeg_loses_what_tensorflows_loses() {
     let data = json("tensorflow");
-    let mut scratch = jpeg::Scratch::default();
+    let mut scratch = jpeg::JpegBuffers::default();
     for (i, case) in list(&data, "jpeg").iter().enumerate() {
         let n = |i| number(case, i);
         let image = Image::new(n(0), n(1), n(1), n(2));

@@ -26,7 +26,8 @@ fn other_value(kind: KeyKind, now: &str) -> String {
         KeyKind::Text => "\"another \\\"text\\\" \\\\ \\u0007 ü\"".into(),
         KeyKind::Word(words) => format!("{:?}", words.iter().find(|w| format!("{w:?}") != now).unwrap()),
         KeyKind::Texts => "[\"x\", \"y\"]".into(),
-        KeyKind::Sizes => "[3, 5]".into(),
+        KeyKind::Sizes | KeyKind::SizeOrSizes => "[3, 5]".into(),
+        KeyKind::Names => "[\"x\", \"7\"]".into(),
         KeyKind::Table(_) => unreachable!(),
     }
 }

@@ -104,15 +104,18 @@ fn too_large_and_unwritable_caches_stream() {
     let (images, cache, config) = setup();
     let plain = data::load(&Data { cache_gb: 0, ..config.clone() }, 0).unwrap();
     // The cache of a set that does not fit holds sizes only.
-    let sources: Vec<source::Source> =
-        (0..plain.train.len()).map(|i| source::Source::File(plain.train.path(i).unwrap())).collect();
+    let sources: Vec<source::FileSource> =
+        (0..plain.train.len()).map(|i| source::FileSource::File(plain.train.path(i).unwrap())).collect();
     let mut small = data::cache::Cache::of(&config);
     small.limit = 1000;
-    let pack = small.pack(&sources).unwrap().unwrap();
+    let check = |cache: &mut data::cache::Cache| {
+        cache.check(&sources, image_file::Orientation::Ignored).unwrap().pack.unwrap()
+    };
+    let pack = check(&mut small);
     assert_eq!(pack.read(0), None);
     assert!(packs(&config)[0].metadata().unwrap().len() < 1000);
     // It is found, and the images come from their files.
-    small.pack(&sources).unwrap().unwrap();
+    check(&mut small);
     assert_eq!(packs(&config).len(), 1);
     same(&plain, &data::load(&config, 0).unwrap());
 

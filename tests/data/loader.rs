@@ -6,7 +6,7 @@ const SIZE: usize = 16;
 
 fn small_loader(task: usize, seed: u64, batch: usize, epochs: usize) -> (Loader, Split, Arc<DataSet>) {
     let data = synthetic();
-    let split = tasks::split(&data, &continual(5, 2, "seed:1")).unwrap();
+    let split = tasks::split(&data, &continual(5, 2, "seed:1"), 0).unwrap();
     let p = preprocess(SIZE, 20, Augment::CropFlip, Normalize::UNIT);
     let loader = Loader::new(data.clone(), &split, &split.tasks[task], p, seed, batch, epochs).unwrap();
     (loader, split, data)
@@ -157,7 +157,7 @@ fn augmentation_and_mixing_depend_on_the_place_alone() {
             ..Data::default()
         };
         let data = synthetic();
-        let split = tasks::split(&data, &continual(5, 2, "seed:1")).unwrap();
+        let split = tasks::split(&data, &continual(5, 2, "seed:1"), 0).unwrap();
         let p = Preprocess::new(&config, Normalize::CIFAR10).unwrap();
         assert!(!p.on_device());
         let new = || Loader::new(data.clone(), &split, &split.tasks[1], p.clone(), 4, 40, 4).unwrap();

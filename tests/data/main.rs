@@ -24,6 +24,8 @@ mod bad_input_tests;
 mod cache_tests;
 #[path = "loader.rs"]
 mod loader_tests;
+#[path = "own_images.rs"]
+mod own_images_tests;
 #[path = "readers.rs"]
 mod readers_tests;
 #[path = "scenarios.rs"]
@@ -65,5 +67,6 @@ fn synthetic() -> Arc<DataSet> {
 }
 
 fn continual(num_tasks: usize, num_classes_per_task: usize, class_order: &str) -> Continual {
+    let num_classes_per_task = num_classes_per_task.into();
     Continual { num_tasks, num_classes_per_task, class_order: class_order.into(), ..Continual::default() }
 }

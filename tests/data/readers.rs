@@ -111,10 +111,10 @@ fn idx_folders() {
 #[test]
 fn a_wrong_folder_says_what_was_looked_for_and_what_is_there() {
     let temp = tempfile::tempdir().unwrap();
-    std::fs::write(temp.path().join("cifar-10-python.tar"), "x").unwrap();
+    std::fs::write(temp.path().join("cifar-10-python.rar"), "x").unwrap();
     let text = data::load(&config(DatasetName::Cifar10, temp.path()), 0).unwrap_err().to_string();
     for part in
-        ["cifar-10-batches-bin", "data_batch_1", "cifar-10-binary.tar.gz", "holds: cifar-10-python.tar"]
+        ["cifar-10-batches-bin", "data_batch_1", "cifar-10-binary.tar.gz", "holds: cifar-10-python.rar"]
     {
         assert!(text.contains(part), "{text}");
     }
@@ -132,7 +132,7 @@ fn a_wrong_folder_says_what_was_looked_for_and_what_is_there() {
         // The first of several.
         let word = if dataset == DatasetName::Joined { "cifar10" } else { word };
         let start = format!("{}: no {word} here. Looked for ", temp.path().display());
-        assert!(text.starts_with(&start) && text.contains("holds: cifar-10-python.tar"), "{text}");
+        assert!(text.starts_with(&start) && text.contains("holds: cifar-10-python.rar"), "{text}");
     }
 }
 
@@ -154,4 +154,97 @@ fn synthetic_images_depend_on_the_seed_and_the_class() {
     let nearest = |i: usize| (0..10).min_by(|&j, &k| distance(i, j).total_cmp(&distance(i, k))).unwrap();
     let right = (0..100).filter(|&i| nearest(i) == i % 10).count();
     assert!(right >= 80, "{right} of 100");
+}
+
+/// [27] Pickles that were saved again, by protocols 2 to 5, with keys as bytes or text.
+#[test]
+fn pickles_of_every_protocol_hold_the_same() {
+    let mut first = None;
+    for keys in ["bytes", "text"] {
+        for protocol in 2..=5 {
+            let path = tests_dir().join(format!("data/pickles/{keys}_{protocol}"));
+            let mut records = cifar::Records::default();
+            cifar::read_python(&std::fs::read(&path).unwrap(), &path, &cifar::CIFAR10, &mut records)
+                .unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(records.labels, [3, 8]);
+            assert_eq!(*first.get_or_insert_with(|| records.pixels.clone()), records.pixels, "{path:?}");
+        }
+    }
+}
+
+/// [27] Downloads under the names and in the folders that other programs leave them in, and what is none.
+#[test]
+fn downloads_as_other_programs_leave_them() {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mnist_subset");
+    let plain = data::load(&config(DatasetName::Mnist, &assets), 0).unwrap();
+    let files: Vec<(String, Vec<u8>)> = std::fs::read_dir(&assets)
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| {
+            Some((entry.file_name().to_str()?.to_string(), std::fs::read(entry.path()).unwrap()))
+        })
+        .filter(|(name, _)| name.ends_with(".gz"))
+        .collect();
+    let put = |name: &dyn Fn(&str) -> String, content: &dyn Fn(&[u8]) -> Vec<u8>| {
+        let temp = tempfile::tempdir().unwrap();
+        for (file, bytes) in &files {
+            let path = temp.path().join(name(file));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content(bytes)).unwrap();
+        }
+        temp
+    };
+    let same_bytes = |bytes: &[u8]| bytes.to_vec();
+    for name in [
+        (&|file: &str| file.replace("-idx", ".idx")) as &dyn Fn(&str) -> String,
+        &|file: &str| format!("{0}/{0}", file.trim_end_matches(".gz")),
+        &|file: &str| format!("download/mnist/{file}"),
+    ] {
+        let temp = put(name, &same_bytes);
+        same(&plain, &data::load(&config(DatasetName::Mnist, temp.path()), 0).unwrap());
+    }
+    // The same names in a folder of another set are another set.
+    let other = put(&|file: &str| format!("FashionMNIST/{file}"), &same_bytes);
+    assert!(data::load(&config(DatasetName::Mnist, other.path()), 0).is_err());
+    data::load(&config(DatasetName::FashionMnist, other.path()), 0).unwrap();
+    for (content, wanted) in [
+        (
+            (&|_: &[u8]| b"<!DOCTYPE html><html>403</html>".to_vec()) as &dyn Fn(&[u8]) -> Vec<u8>,
+            "an HTML page",
+        ),
+        (&|bytes: &[u8]| bytes[..bytes.len() - bytes.len() / 4].to_vec(), "truncated"),
+        (&|_: &[u8]| Vec::new(), "an empty file"),
+    ] {
+        let temp = put(&|file: &str| file.to_string(), content);
+        let error = data::load(&config(DatasetName::Mnist, temp.path()), 0).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+
+    let root = tests_dir().join("data");
+    let wanted = data::load(&config(DatasetName::Cifar100, &root.join("cifar-100-python")), 0).unwrap();
+    let packed = std::fs::read(root.join("archives/cifar-100-python.tar.gz")).unwrap();
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut unpacked).unwrap();
+    for (name, bytes) in [
+        ("cifar-100-python.tar", &unpacked),
+        ("cifar-100-python.tgz", &packed),
+        ("data/cifar100/cifar-100-python.tar.gz", &packed),
+    ] {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        same(&wanted, &data::load(&config(DatasetName::Cifar100, temp.path()), 0).unwrap());
+    }
+    let temp = tempfile::tempdir().unwrap();
+    tar::Archive::new(unpacked.as_slice()).unpack(temp.path().join("data/cifar100")).unwrap();
+    same(&wanted, &data::load(&config(DatasetName::Cifar100, temp.path()), 0).unwrap());
+    for (bytes, wanted) in
+        [(b"<html>busy</html>".to_vec(), "an HTML page"), (packed[..packed.len() / 2].to_vec(), "truncated")]
+    {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("cifar-100-python.tar.gz"), bytes).unwrap();
+        let error = data::load(&config(DatasetName::Cifar100, temp.path()), 0).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
 }

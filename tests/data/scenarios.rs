@@ -7,7 +7,7 @@ use l2p_engine::config::schema::Scenario;
 use l2p_engine::data::{Split, published, scenario};
 
 fn with(scenario: Scenario, num_tasks: usize) -> Continual {
-    Continual { scenario, num_tasks, num_classes_per_task: 1, ..Continual::default() }
+    Continual { scenario, num_tasks, num_classes_per_task: 1.into(), ..Continual::default() }
 }
 
 fn split(data: &DataSet, continual: &Continual, seed: u64, batch: usize) -> Split {
@@ -171,7 +171,8 @@ fn joined_sets_have_classes_of_their_own_and_images_as_they_are() {
     assert_eq!(first, data.train.len());
 
     // Grey 28x28 and coloured 32x32 images leave the loader in one size.
-    let split = split(&data, &Continual { num_classes_per_task: 10, ..with(Scenario::Class, 2) }, 0, 4);
+    let split =
+        split(&data, &Continual { num_classes_per_task: 10.into(), ..with(Scenario::Class, 2) }, 0, 4);
     let preprocess = preprocess(24, 28, Augment::Crop, Normalize::UNIT);
     for task in &split.tasks {
         let loader = Loader::new(data.clone(), &split, task, preprocess.clone(), 1, 4, 1).unwrap();

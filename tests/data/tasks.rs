@@ -6,7 +6,7 @@ use super::*;
 fn tasks_partition_the_images_by_class() {
     let data = synthetic();
     for (order, num_tasks, per_task) in [("natural", 5, 2), ("seed:7", 3, 3), ("seed:8", 1, 10)] {
-        let split = tasks::split(&data, &continual(num_tasks, per_task, order)).unwrap();
+        let split = tasks::split(&data, &continual(num_tasks, per_task, order), 0).unwrap();
         assert_eq!((split.tasks.len(), split.class_order.len()), (num_tasks, 10));
         for (class, &label) in split.class_order.iter().enumerate() {
             assert_eq!(split.label_to_class[label as usize], class as u32);
@@ -22,7 +22,7 @@ fn tasks_partition_the_images_by_class() {
         let used = num_tasks * per_task;
         assert_eq!((joint.classes.len(), joint.train.len(), joint.test.len()), (used, 60 * used, 20 * used));
     }
-    let order = |word: &str| tasks::split(&data, &continual(5, 2, word)).unwrap().class_order;
+    let order = |word: &str| tasks::split(&data, &continual(5, 2, word), 0).unwrap().class_order;
     assert_eq!(order("natural"), (0..10).collect::<Vec<_>>());
     assert_eq!(order("seed:7"), order("seed:7"));
     assert_ne!(order("seed:7"), order("seed:8"));
@@ -31,7 +31,7 @@ fn tasks_partition_the_images_by_class() {
 #[test]
 fn bad_tasks_and_class_orders_are_explained() {
     let data = synthetic();
-    let error = |c: Continual| tasks::split(&data, &c).unwrap_err();
+    let error = |c: Continual| tasks::split(&data, &c, 0).unwrap_err();
     let text = error(continual(4, 3, "natural")).to_string();
     assert!(text.contains("4 * 3") && text.contains("10 classes"), "{text}");
     for bad in [continual(0, 1, "natural"), continual(usize::MAX, 2, "natural"), continual(5, 2, "seed:x")] {
@@ -57,6 +57,6 @@ fn bad_tasks_and_class_orders_are_explained() {
 
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "9\n8\n7\n6\n5\n4\n3\n2\n1\npattern 0\n").unwrap();
-    let split = tasks::split(&data, &continual(5, 2, &file.path().to_string_lossy())).unwrap();
+    let split = tasks::split(&data, &continual(5, 2, &file.path().to_string_lossy()), 0).unwrap();
     assert_eq!(split.class_order, [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
 }

@@ -88,7 +88,7 @@ fn the_head_is_transferred_and_normalised() {
     for (n, task, kernel_only) in [(2, 1, false), (1, 4, true)] {
         let kind = super::support::l2p("head", |c| {
             (c.continual.weights_transfer, c.continual.transfer_kernel_only) = (true, kernel_only);
-            (c.continual.num_classes_per_task, c.model.weight_norm) = (n, true);
+            (c.continual.num_classes_per_task, c.model.weight_norm) = (n.into(), true);
         });
         let mut model = kind.model(BATCH);
         let of =

@@ -107,7 +107,7 @@ impl Plane {
 
 /// Memory that one image leaves to the next.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub struct JpegBuffers {
     luma: Plane,
     /// Blue and red difference.
     chroma: [Plane; 2],
@@ -120,7 +120,7 @@ pub struct Scratch {
 ///
 /// As there, chroma is interpolated within the columns that the box needs: its outer columns may differ
 /// from those of the whole image.
-pub fn reencode(image: ImageView, crop: CropBox, scratch: &mut Scratch, out: &mut Vec<u8>) {
+pub fn reencode(image: ImageView, crop: CropBox, scratch: &mut JpegBuffers, out: &mut Vec<u8>) {
     assert!(image.height.is_multiple_of(UNIT) && image.width.is_multiple_of(UNIT));
     let CropBox { top, left, height, width } = crop;
     let channels = image.channels;
@@ -129,7 +129,7 @@ pub fn reencode(image: ImageView, crop: CropBox, scratch: &mut Scratch, out: &mu
     let x1 = (left + width).next_multiple_of(UNIT);
     let y0 = top.saturating_sub(1) / UNIT * UNIT;
     let y1 = (top + height + 1).next_multiple_of(UNIT).min(image.height);
-    let Scratch { luma, chroma, full } = scratch;
+    let JpegBuffers { luma, chroma, full } = scratch;
     luma.resize(y1 - y0, x1 - x0);
     if channels == 3 {
         chroma.iter_mut().for_each(|p| p.resize((y1 - y0) / 2, (x1 - x0) / 2));

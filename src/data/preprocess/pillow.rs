@@ -84,7 +84,7 @@ impl Axis {
 
 /// Memory that one image leaves to the next.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub struct PillowBuffers {
     columns: Axis,
     rows: Axis,
     /// Rows of the image, resized along the row.
@@ -104,7 +104,7 @@ pub struct Job {
 }
 
 /// Calls `emit` with each row of the result, (window.width, channels) bytes.
-pub fn resize(image: ImageView, job: &Job, scratch: &mut Scratch, emit: impl FnMut(usize, &[u8])) {
+pub fn resize(image: ImageView, job: &Job, scratch: &mut PillowBuffers, emit: impl FnMut(usize, &[u8])) {
     match image.channels {
         1 => resize_channels::<1>(image, job, scratch, emit),
         3 => resize_channels::<3>(image, job, scratch, emit),
@@ -115,13 +115,13 @@ pub fn resize(image: ImageView, job: &Job, scratch: &mut Scratch, emit: impl FnM
 fn resize_channels<const C: usize>(
     image: ImageView,
     job: &Job,
-    scratch: &mut Scratch,
+    scratch: &mut PillowBuffers,
     mut emit: impl FnMut(usize, &[u8]),
 ) {
     let Job { from, size, window, flip, filter } = *job;
     assert!(from.top + from.height <= image.height && from.left + from.width <= image.width);
     assert!(window.top + window.height <= size.0 && window.left + window.width <= size.1);
-    let Scratch { columns, rows, across, sums } = scratch;
+    let PillowBuffers { columns, rows, across, sums } = scratch;
     columns.set(filter, from.width, size.1, window.left, window.width);
     rows.set(filter, from.height, size.0, window.top, window.height);
     if flip {

@@ -15,7 +15,7 @@ struct Tap {
 
 /// Memory that one image leaves to the next.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub struct ResizeBuffers {
     rows: Vec<Tap>,
     columns: Vec<Tap>,
     /// A row of the image, and two of its resized rows.
@@ -28,12 +28,18 @@ pub struct Scratch {
 pub fn resize_u8(image: ImageView, size: usize) -> Vec<u8> {
     let mut out = Vec::new();
     let whole = CropBox { top: 0, left: 0, height: size, width: size };
-    window_u8(image, size, whole, &mut Scratch::default(), &mut out);
+    window_u8(image, size, whole, &mut ResizeBuffers::default(), &mut out);
     out
 }
 
 /// The box `window` of `resize_u8(image, size)`, without computing the rest. Overwrites `out`.
-pub fn window_u8(image: ImageView, size: usize, window: CropBox, scratch: &mut Scratch, out: &mut Vec<u8>) {
+pub fn window_u8(
+    image: ImageView,
+    size: usize,
+    window: CropBox,
+    scratch: &mut ResizeBuffers,
+    out: &mut Vec<u8>,
+) {
     let line = window.width * image.channels;
     out.clear();
     if image.height == size && image.width == size {
@@ -59,7 +65,7 @@ pub fn to_input(
     size: usize,
     flip: bool,
     normalize: &Normalize,
-    scratch: &mut Scratch,
+    scratch: &mut ResizeBuffers,
     out: &mut [f32],
 ) {
     let unit: [f32; 256] = std::array::from_fn(|v| v as f32 / 255.0);
@@ -164,7 +170,7 @@ fn axis(taps: &mut Vec<Tap>, input: usize, output: usize, from: usize, len: usiz
 fn resize(
     image: ImageView,
     table: &[f32; 256],
-    scratch: &mut Scratch,
+    scratch: &mut ResizeBuffers,
     emit: impl FnMut(usize, &[f32], &[f32], f32),
 ) {
     match image.channels {
@@ -177,11 +183,11 @@ fn resize(
 fn resize_channels<const C: usize>(
     image: ImageView,
     table: &[f32; 256],
-    scratch: &mut Scratch,
+    scratch: &mut ResizeBuffers,
     mut emit: impl FnMut(usize, &[f32], &[f32], f32),
 ) {
     assert_eq!(image.pixels.len(), image.height * image.width * C);
-    let Scratch { rows, columns, source, top, bottom } = scratch;
+    let ResizeBuffers { rows, columns, source, top, bottom } = scratch;
     source.resize(image.width * C, 0.0);
     top.resize(columns.len() * C, 0.0);
     bottom.resize(columns.len() * C, 0.0);

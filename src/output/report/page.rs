@@ -407,7 +407,7 @@ fn differences(groups: &[Group]) -> String {
 fn classes(run: &Run) -> String {
     let cl = &run.config.continual;
     match run.results.classes_seen {
-        0 if cl.scenario == Scenario::Class => (cl.num_classes_per_task * run.tasks()).to_string(),
+        0 if cl.scenario == Scenario::Class => cl.num_classes_per_task.upto(run.tasks()).to_string(),
         0 => "all of the data set".into(),
         seen => seen.to_string(),
     }
