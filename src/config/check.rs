@@ -569,6 +569,24 @@ impl Complaints {
     }
 }
 
+/// The keys and tables that [`Config::identity`] leaves out.
+const FREE: [&str; 8] = [
+    "published",
+    "data.dir",
+    "data.cache_dir",
+    "data.cache_gb",
+    "model.init_checkpoint",
+    "train.eval_batch_size",
+    "train.checkpoint_every_steps",
+    "baselines",
+];
+
+/// Whether a run may change the key at `path` when it is resumed.
+pub(super) fn is_free(path: &str) -> bool {
+    FREE.iter()
+        .any(|free| path.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
 impl Config {
     /// This configuration without what a run may change when it is resumed: where data and backbone
     /// lie (their content is checked), evaluation batches, checkpoints, baselines, other people's numbers.

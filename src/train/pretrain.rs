@@ -87,7 +87,7 @@ pub fn pretrain(
     let dtype = model.dtype();
     let mut method = Gradient::new(config, model, &mut plan, &Ranks::alone(batch));
     plan.check()?;
-    let store = Store::open(&workdir.checkpoints(), &config.config_hash())?;
+    let store = Store::open(&workdir.checkpoints(), config)?;
     let mut warnings = Vec::new();
     let mut step = 0;
     if let Some(state) = store.load_latest(&mut warnings)? {

@@ -389,7 +389,7 @@ type Place = (Workdir, Store);
 
 fn open_place(options: &Options, config: &Config) -> Result<Place> {
     let workdir = Workdir::create(&options.workdir, options.resume, config)?;
-    let store = Store::open(&workdir.checkpoints(), &config.identity().config_hash())?;
+    let store = Store::open(&workdir.checkpoints(), config)?;
     Ok((workdir, store))
 }
 
