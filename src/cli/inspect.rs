@@ -57,7 +57,7 @@ fn folder(path: &Path) -> Result<()> {
     let checkpoints = path.join("checkpoints");
     if checkpoints.is_dir() {
         let mut warnings = Vec::new();
-        let state = Store::read_latest(&checkpoints, &mut warnings)?;
+        let state = Store::read_latest(&checkpoints, &config, &mut warnings)?;
         warnings.iter().for_each(|w| crate::output::say(&format!("warning: {w}")));
         if let Some(state) = state {
             let at = Position::of(&state, &config)?;

@@ -2,6 +2,24 @@
 
 use super::schema::{Baselines, Classifier, Config, Method, Scenario, TaskSizes};
 
+/// The keys and tables that [`Config::identity`] leaves out.
+const FREE: [&str; 8] = [
+    "published",
+    "data.dir",
+    "data.cache_dir",
+    "data.cache_gb",
+    "model.init_checkpoint",
+    "train.eval_batch_size",
+    "train.checkpoint_every_steps",
+    "baselines",
+];
+
+/// Whether a run may change the key at `path` when it is resumed.
+pub(super) fn is_free(path: &str) -> bool {
+    FREE.iter()
+        .any(|free| path.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
 impl Config {
     /// Sets the keys whose value follows from `method`, and returns a sentence for each one changed
     /// and for each thing worth knowing. Doing it twice changes nothing more.

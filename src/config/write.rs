@@ -3,9 +3,11 @@
 use super::keys;
 use super::kinds::{Key, KeyKind};
 use super::load::as_map;
+use super::resolve::is_free;
 use super::schema::Config;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 impl Config {
@@ -33,6 +35,31 @@ impl Config {
             })
             .filter(|(_, a, b)| a != b)
             .collect()
+    }
+
+    /// Every key that a run must keep when it is resumed, with its value as TOML.
+    pub fn identity_pairs(&self) -> BTreeMap<String, String> {
+        self.pairs().into_iter().filter(|(path, _)| !is_free(path)).collect()
+    }
+
+    /// Where this configuration differs from [`Config::identity_pairs`] that an earlier version may have written: key,
+    /// value there, value here, which is `None` for a key that is unknown here. A key that is missing there has its
+    /// default.
+    pub fn differences_to(&self, there: &BTreeMap<String, String>) -> Vec<(String, String, Option<String>)> {
+        let there = there
+            .iter()
+            .map(|(key, value)| (keys::renamed(key).unwrap_or_else(|| key.clone()), value.clone()));
+        let mut there: BTreeMap<String, String> = there.filter(|(key, _)| !is_free(key)).collect();
+        let defaults = Config::default().identity_pairs();
+        let mut all = Vec::new();
+        for (path, here) in self.identity_pairs() {
+            let value = there.remove(&path).or_else(|| defaults.get(&path).cloned()).unwrap_or_default();
+            if value != here {
+                all.push((path, value, Some(here)));
+            }
+        }
+        all.extend(there.into_iter().map(|(key, value)| (key, value, None)));
+        all
     }
 
     /// Every key with its value as TOML, in the order of the file.

@@ -32,7 +32,7 @@ impl Saved {
             return Err(Error::file(&dir, "is missing: the run has no checkpoint yet; train it first"));
         }
         let mut warnings = Vec::new();
-        let state = Store::read_latest(&dir, &mut warnings);
+        let state = Store::read_latest(&dir, &config, &mut warnings);
         warnings.iter().for_each(|w| say(&format!("warning: {w}")));
         let state =
             state?.ok_or_else(|| Error::file(&dir, "holds no checkpoint yet; train the run first"))?;

@@ -1,7 +1,8 @@
 //! Everything that learns by gradient: L2P, DualPrompt, full fine-tuning, a linear head. What differs
 //! is which parameters the configuration freezes and which prompts the model has.
 
-use super::{Method, Ranks, Tensors, put_back, saved, take};
+use super::named::{self, Fit};
+use super::{Method, Ranks, Tensors};
 use crate::config::schema::Config;
 use crate::device::{Device, Gpu, Graph, range};
 use crate::error::Result;
@@ -13,7 +14,12 @@ use crate::prompts::PromptChoice;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Shape, Tensor, View, all_reduce};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
+
+/// How often each prompt was used, in checkpoints of today and of version 1.
+const PROMPT_USES: &str = "state/prompt_uses";
+const OLD_PROMPT_USES: &str = "uses of prompts";
 
 #[derive(Debug)]
 pub struct Gradient {
@@ -38,9 +44,9 @@ pub struct Gradient {
     use_graph: bool,
 }
 
-/// What decides the launches of a step: targets, masks, how images select, whether the step before ends in it, and the
-/// bits of this rank's share of the step.
-type Kind = (Shape, usize, Select, bool, u64);
+/// What decides the launches of a step: targets, masks, how images select, whether the step before ends in it, the
+/// bits of this rank's share of the step, and which parts of the parameters learn.
+type Kind = (Shape, usize, Select, bool, u64, Vec<Range<usize>>);
 
 impl Gradient {
     pub fn new(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Gradient {
@@ -140,7 +146,8 @@ impl Gradient {
             return self.queue(dev, labels, task);
         }
         let how = self.model.prompts.how_to_learn(task.index, batch);
-        let key = (labels.shape(), task.mask.len(), how, ends, task.share.to_bits());
+        let key =
+            (labels.shape(), task.mask.len(), how, ends, task.share.to_bits(), self.model.params.learning());
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {
             None => {
@@ -190,6 +197,17 @@ impl Gradient {
             Gradient::check(&stats, task, lr).map(|()| stats)
         });
         stats.collect()
+    }
+
+    fn put_back(&mut self, tensors: &Tensors, optimizer_step: u64, fit: Fit) -> Result<()> {
+        named::into_params(tensors, &mut self.model.params, &mut self.optimizer, fit)?;
+        self.optimizer.step = optimizer_step;
+        if let Some(used) = self.model.prompts.uses_mut() {
+            let old = tensors.iter().any(|(name, ..)| name == OLD_PROMPT_USES);
+            named::put_back(used.view_mut(), tensors, if old { OLD_PROMPT_USES } else { PROMPT_USES }, fit)?;
+            self.agreed_uses = used.view().read::<u32>()?.split_off(used.len() / 2);
+        }
+        Ok(())
     }
 
     /// Refuses a step whose loss is not a number.
@@ -292,10 +310,9 @@ impl Method for Gradient {
     }
 
     fn state(&self) -> Result<Tensors> {
-        let (p, m, v) = (&self.model.params.trainable, &self.optimizer.m, &self.optimizer.v);
-        let mut all = vec![saved("trainable", p)?, saved("first moment", m)?, saved("second moment", v)?];
+        let mut all = named::of_params(&self.model.params, &self.optimizer)?;
         if let Some(used) = self.model.prompts.uses() {
-            all.push(saved("uses of prompts", used)?);
+            all.push(named::saved(PROMPT_USES.into(), used.view())?);
         }
         Ok(all)
     }
@@ -305,25 +322,10 @@ impl Method for Gradient {
     }
 
     fn restore(&mut self, tensors: &Tensors, optimizer_step: u64) -> Result<()> {
-        self.optimizer.step = optimizer_step;
-        let training = self.model.setup.training;
-        for (name, tensor) in [
-            ("trainable", self.model.params.trainable_mut()),
-            ("first moment", &mut self.optimizer.m),
-            ("second moment", &mut self.optimizer.v),
-        ] {
-            // A network that only answers has no moments.
-            if name != "trainable" && !training {
-                continue;
-            }
-            let len = tensor.len();
-            put_back(tensor, take(tensors, name, len)?, name)?;
-        }
-        if let Some(used) = self.model.prompts.uses_mut() {
-            let (name, len) = ("uses of prompts", used.len());
-            put_back(used, take(tensors, name, len)?, name)?;
-            self.agreed_uses = used.view().read::<u32>()?.split_off(len / 2);
-        }
-        Ok(())
+        self.put_back(tensors, optimizer_step, Fit::Exact)
+    }
+
+    fn restore_grown(&mut self, tensors: &Tensors, optimizer_step: u64) -> Result<()> {
+        self.put_back(tensors, optimizer_step, Fit::Grow)
     }
 }

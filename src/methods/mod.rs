@@ -2,10 +2,12 @@
 //! metrics and the files are the same for all. A new method is one file and one line in [`build`].
 
 mod gradient;
+mod named;
 mod ncm;
 mod ranks;
 
 pub use gradient::Gradient;
+pub use named::Tensors;
 pub use ncm::{ClassMeans, Ncm};
 pub use ranks::Ranks;
 
@@ -14,13 +16,9 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
-use crate::output::checkpoint::TensorData;
 use crate::prompts::PromptChoice;
 use crate::tensor::plan::Plan;
-use crate::tensor::{DType, Tensor, View};
-
-/// Tensors of a method's state by name, for checkpoints.
-pub type Tensors = Vec<(String, Vec<usize>, TensorData)>;
+use crate::tensor::{Tensor, View};
 
 /// Something that learns a sequence of tasks.
 pub trait Method {
@@ -85,6 +83,14 @@ pub trait Method {
     /// # Errors
     /// `Error::Failed` if the tensors are not those of this method and configuration.
     fn restore(&mut self, tensors: &Tensors, optimizer_step: u64) -> Result<()>;
+
+    /// Puts the state of a smaller method of the same kind back, one with fewer classes or prompts: what was saved
+    /// is found by name and goes to the beginning of every axis, what is beyond keeps its fresh values, with moments
+    /// of zero.
+    ///
+    /// # Errors
+    /// `Error::Failed` if a tensor is missing or saved larger than here, or the backbone differs in shape.
+    fn restore_grown(&mut self, tensors: &Tensors, optimizer_step: u64) -> Result<()>;
 }
 
 /// The method of a configuration around a model whose parameters are in place; it learns together with `ranks`.
@@ -94,49 +100,5 @@ pub fn build(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> B
         Name::L2p | Name::DualPrompt | Name::FineTune | Name::Linear | Name::Joint => {
             Box::new(Gradient::new(config, model, plan, ranks))
         }
-    }
-}
-
-/// A saved tensor's values, if its name and number of values are the wanted ones.
-fn take<'a>(tensors: &'a Tensors, name: &str, len: usize) -> Result<&'a TensorData> {
-    use crate::error::Error;
-    let found = tensors.iter().find(|(n, ..)| n == name);
-    let (_, shape, data) =
-        found.ok_or_else(|| Error::failed(format!("the checkpoint has no tensor `{name}`")))?;
-    if data.len() != len {
-        return Err(Error::failed(format!(
-            "the checkpoint's tensor `{name}` has shape {shape:?}; wanted {len} values"
-        )));
-    }
-    Ok(data)
-}
-
-/// A tensor's values for a checkpoint.
-fn saved(name: &str, tensor: &Tensor) -> Result<(String, Vec<usize>, TensorData)> {
-    let view = tensor.view();
-    let data = match tensor.dtype() {
-        DType::F32 => TensorData::F32(view.read()?),
-        DType::F64 => TensorData::F64(view.read()?),
-        _ => TensorData::U32(view.read()?),
-    };
-    Ok((name.to_string(), tensor.dims().to_vec(), data))
-}
-
-/// Puts saved values back, bit for bit.
-fn put_back(tensor: &mut Tensor, data: &TensorData, name: &str) -> Result<()> {
-    let dtype = match data {
-        TensorData::F32(_) => DType::F32,
-        TensorData::F64(_) => DType::F64,
-        TensorData::U32(_) => DType::U32,
-    };
-    if tensor.dtype() != dtype {
-        return Err(crate::error::Error::failed(format!(
-            "the checkpoint's tensor `{name}` has another precision than `precision` asks for"
-        )));
-    }
-    match data {
-        TensorData::F32(values) => tensor.view_mut().write(values),
-        TensorData::F64(values) => tensor.view_mut().write(values),
-        TensorData::U32(values) => tensor.view_mut().write(values),
     }
 }

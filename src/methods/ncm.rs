@@ -2,14 +2,18 @@
 //! whose mean has the largest cosine to its own. Source: Mensink et al. 2013, "Distance-based image
 //! classification"; as a baseline for prompt methods: Janson et al. 2022, arXiv:2210.04428.
 
-use super::{Method, Ranks, Tensors, take};
+use super::named::{self, Fit};
+use super::{Method, Ranks, Tensors};
 use crate::device::Device;
 use crate::error::Result;
 use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
-use crate::output::checkpoint::TensorData;
 use crate::prompts::PromptChoice;
 use crate::tensor::{Tensor, View};
+
+/// Names in checkpoints.
+const SUMS: &str = "class sums";
+const COUNTS: &str = "class counts";
 
 /// Sums of features by class, in f64.
 #[derive(Debug, Clone)]
@@ -24,6 +28,15 @@ pub struct ClassMeans {
 impl ClassMeans {
     pub fn new(classes: usize, width: usize) -> ClassMeans {
         ClassMeans { width, sums: vec![0.0; classes * width], counts: vec![0.0; classes] }
+    }
+
+    /// Sums (K, C) and counts (K).
+    fn tensors(&self) -> [Tensor; 2] {
+        let classes = self.counts.len();
+        [
+            Tensor::from_vec(self.sums.clone(), [classes, self.width]),
+            Tensor::from_vec(self.counts.clone(), [classes]),
+        ]
     }
 
     /// Adds one image's features.
@@ -61,6 +74,16 @@ impl Ncm {
     pub fn new(model: Model, ranks: &Ranks) -> Ncm {
         let means = ClassMeans::new(model.setup.classes, model.setup.dims.embed_dim);
         Ncm { model, means, ranks: ranks.clone() }
+    }
+}
+
+impl Ncm {
+    fn put_back(&mut self, tensors: &Tensors, fit: Fit) -> Result<()> {
+        let [mut sums, mut counts] = self.means.tensors();
+        named::put_back(sums.view_mut(), tensors, SUMS, fit)?;
+        named::put_back(counts.view_mut(), tensors, COUNTS, fit)?;
+        (self.means.sums, self.means.counts) = (sums.to_f64(), counts.to_f64());
+        Ok(())
     }
 }
 
@@ -112,12 +135,8 @@ impl Method for Ncm {
     }
 
     fn state(&self) -> Result<Tensors> {
-        let (sums, counts) = (self.means.sums.clone(), self.means.counts.clone());
-        let shape = vec![counts.len(), self.means.width];
-        Ok(vec![
-            ("class sums".into(), shape, TensorData::F64(sums)),
-            ("class counts".into(), vec![counts.len()], TensorData::F64(counts)),
-        ])
+        let [sums, counts] = self.means.tensors();
+        Ok(vec![named::saved(SUMS.into(), sums.view())?, named::saved(COUNTS.into(), counts.view())?])
     }
 
     fn optimizer_step(&self) -> u64 {
@@ -125,14 +144,10 @@ impl Method for Ncm {
     }
 
     fn restore(&mut self, tensors: &Tensors, _: u64) -> Result<()> {
-        for (name, into) in [("class sums", &mut self.means.sums), ("class counts", &mut self.means.counts)] {
-            match take(tensors, name, into.len())? {
-                TensorData::F64(values) => into.copy_from_slice(values),
-                _ => {
-                    return Err(crate::error::Error::failed(format!("the checkpoint's `{name}` is not f64")));
-                }
-            }
-        }
-        Ok(())
+        self.put_back(tensors, Fit::Exact)
+    }
+
+    fn restore_grown(&mut self, tensors: &Tensors, _: u64) -> Result<()> {
+        self.put_back(tensors, Fit::Grow)
     }
 }

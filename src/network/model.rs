@@ -296,7 +296,9 @@ impl Model {
         let _phase = range(c"backward pass");
         self.grads.zero();
         self.backward(dev, batch, share)?;
-        self.weight_decay(dev)
+        self.weight_decay(dev)?;
+        self.grads.clear_frozen_rows(&self.params);
+        Ok(())
     }
 
     /// The square of the norm of the gradients in the clip scope, into the report.

@@ -66,7 +66,7 @@ impl Declare {
             trainable: plan.tensor("trainable parameters, 16 bits", [lens[1]], dtype),
             stale: [true, true],
         });
-        Params { specs: self.specs, frozen, trainable, narrow, packed: None }
+        Params { specs: self.specs, frozen, trainable, narrow, packed: None, frozen_rows: Vec::new() }
     }
 }
 
@@ -109,6 +109,8 @@ pub struct Params {
     pub trainable: Tensor,
     narrow: Option<Narrow>,
     packed: Option<PackedKernels>,
+    /// Rows, along the first axis, of parameters that learn but for these; ascending and apart.
+    frozen_rows: Vec<(ParamId, Vec<Range<usize>>)>,
 }
 
 /// Frozen kernels as large products on the CPU read them.
@@ -167,6 +169,56 @@ impl Params {
             narrow.stale[1] = true;
         }
         &mut self.trainable
+    }
+
+    /// From now on the rows `rows` of a parameter that learns, along its first axis, have no gradient, do not decay
+    /// and keep their bits, until this is called again; the other rows learn. Without rows all of it learns.
+    ///
+    /// # Errors
+    /// `Error::Failed` for a parameter that does not learn, and for rows that it has not or that overlap.
+    pub fn freeze_rows(&mut self, id: ParamId, rows: &[Range<usize>]) -> Result<()> {
+        let spec = &self.specs[id.0];
+        let all = spec.shape.dims().first().copied().unwrap_or(1);
+        let ends = rows.iter().flat_map(|r| [r.start, r.end]);
+        let ascending = rows.iter().all(|r| r.start < r.end) && ends.clone().is_sorted();
+        if !spec.trainable || !ascending || ends.max().is_some_and(|end| end > all) {
+            let wanted =
+                if spec.trainable { "ascending rows that do not overlap" } else { "none: it is frozen" };
+            return Err(Error::failed(format!(
+                "frozen rows of {}: wanted {wanted}, of the {all} there are; found {rows:?}",
+                spec.name
+            )));
+        }
+        self.frozen_rows.retain(|(other, _)| *other != id);
+        if !rows.is_empty() {
+            self.frozen_rows.push((id, rows.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// What [`Params::freeze_rows`] said last of a parameter.
+    pub fn frozen_rows(&self, id: ParamId) -> &[Range<usize>] {
+        self.frozen_rows.iter().find(|(other, _)| *other == id).map_or(&[], |(_, rows)| rows)
+    }
+
+    /// Where frozen rows lie in `trainable`, ascending.
+    fn frozen_ranges(&self) -> Vec<Range<usize>> {
+        let ranges = self.frozen_rows.iter().flat_map(|(id, rows)| {
+            let spec = &self.specs[id.0];
+            let width: usize = spec.shape.dims().iter().skip(1).product();
+            rows.iter().map(move |r| spec.offset + r.start * width..spec.offset + r.end * width)
+        });
+        let mut ranges: Vec<Range<usize>> = ranges.collect();
+        ranges.sort_by_key(|r| r.start);
+        ranges
+    }
+
+    /// The parts of `trainable` that are not frozen rows, ascending: all of it in one piece if there are none.
+    pub fn learning(&self) -> Vec<Range<usize>> {
+        let frozen = self.frozen_ranges();
+        let starts = std::iter::once(0).chain(frozen.iter().map(|r| r.end));
+        let ends = frozen.iter().map(|r| r.start).chain([self.trainable.len()]);
+        starts.zip(ends).map(|(start, end)| start..end).filter(|r| !r.is_empty()).collect()
     }
 
     /// Makes room for `kernels` as large products read them, those that are frozen and large enough; for
@@ -295,6 +347,13 @@ impl Grads {
         self.trainable.fill(0.0);
         if let Some(frozen) = &mut self.frozen {
             frozen.fill(0.0);
+        }
+    }
+
+    /// Makes the gradients of frozen rows zero.
+    pub fn clear_frozen_rows(&mut self, params: &Params) {
+        for rows in params.frozen_ranges() {
+            self.trainable.view_mut().part(rows.start, [rows.len()]).fill(0.0);
         }
     }
 

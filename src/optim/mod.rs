@@ -11,6 +11,7 @@ use crate::ops::optimizer::{Adam, Sgd, adam, sgd};
 use crate::tensor::input::Input;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Tensor, View};
+use std::ops::Range;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -86,17 +87,25 @@ impl Optimizer {
         self.pace_input.load(dev, self.step_scalars.view())
     }
 
-    /// The update itself. On a GPU it only queues the work.
+    /// The update itself, of all that learns but frozen rows. On a GPU it only queues the work.
     pub fn update(&mut self, dev: &Device, params: &mut Params, grads: &Grads, squares: View) -> Result<()> {
-        let (p, g) = (params.trainable_mut().view_mut(), grads.trainable.view());
+        let learning = params.learning();
         let step_scalars = self.pace_input.view(dev, self.step_scalars.view());
         let with = self.adam();
-        match self.config.optim {
-            OptimizerName::Sgd => {
-                let with = Sgd { momentum: self.config.sgd_momentum, max_norm: with.max_norm };
-                sgd(dev, p, self.m.view_mut(), g, squares, step_scalars, with)?;
+        for Range { start, end } in learning {
+            let n = [end - start];
+            let p = params.trainable_mut().view_mut().part(start, n);
+            let (g, m) = (grads.trainable.view().part(start, n), self.m.view_mut().part(start, n));
+            match self.config.optim {
+                OptimizerName::Sgd => {
+                    let with = Sgd { momentum: self.config.sgd_momentum, max_norm: with.max_norm };
+                    sgd(dev, p, m, g, squares, step_scalars, with)?;
+                }
+                _ => {
+                    let v = self.v.view_mut().part(start, n);
+                    adam(dev, p, m, v, g, squares, step_scalars, with)?;
+                }
             }
-            _ => adam(dev, p, self.m.view_mut(), self.v.view_mut(), g, squares, step_scalars, with)?,
         }
         params.refresh(dev)
     }

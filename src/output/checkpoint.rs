@@ -5,6 +5,7 @@
 
 use super::atomic;
 use super::manifest::{FORMAT, Manifest, hex};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
@@ -117,19 +118,24 @@ impl State {
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: PathBuf,
-    config_hash: String,
+    /// Of the run.
+    config: Config,
 }
 
 impl Store {
-    /// The checkpoints in `dir`, which is made if it does not exist. Leftovers of a save that was
-    /// killed are removed.
+    /// The checkpoints in `dir` of a run of `config`; `dir` is made if it does not exist. Leftovers of a save that
+    /// was killed are removed.
     ///
     /// # Errors
     /// [`Error::File`] if `dir` cannot be made.
-    pub fn open(dir: &Path, config_hash: &str) -> Result<Store> {
+    pub fn open(dir: &Path, config: &Config) -> Result<Store> {
         std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, atomic::explain(&e, "made")))?;
         atomic::sweep(dir);
-        Ok(Store { dir: dir.to_path_buf(), config_hash: config_hash.to_string() })
+        Ok(Store::of(dir, config))
+    }
+
+    fn of(dir: &Path, config: &Config) -> Store {
+        Store { dir: dir.to_path_buf(), config: config.clone() }
     }
 
     /// The newest whole checkpoint in `dir` as [`Store::load_latest`] finds it, for a reader beside a run
@@ -137,15 +143,14 @@ impl Store {
     ///
     /// # Errors
     /// Those of [`Store::load_latest`].
-    pub fn read_latest(dir: &Path, warnings: &mut Vec<String>) -> Result<Option<State>> {
-        Store { dir: dir.to_path_buf(), config_hash: String::new() }.load_latest(warnings)
+    pub fn read_latest(dir: &Path, config: &Config, warnings: &mut Vec<String>) -> Result<Option<State>> {
+        Store::of(dir, config).load_latest(warnings)
     }
 
     /// What the newest readable description in `dir` says of the run; `None` if there is none. The data beside
     /// it is not looked at.
     pub fn latest_meta(dir: &Path) -> Option<Value> {
-        let store = Store { dir: dir.to_path_buf(), config_hash: String::new() };
-        let steps = store.steps().ok()?;
+        let steps = steps_in(dir).ok()?;
         let mut read =
             steps.keys().rev().map(|step| Manifest::read(&dir.join(format!("step_{step:06}.json"))));
         read.find_map(|manifest| manifest.ok()).map(|manifest| manifest.meta)
@@ -184,7 +189,7 @@ impl Store {
             bytes,
             sha256: hex(&digest.finalize()),
             engine_version: env!("CARGO_PKG_VERSION").into(),
-            config_hash: self.config_hash.clone(),
+            config: self.config.identity_pairs(),
             tensors: state.tensors.iter().map(|(name, _, _)| name.clone()).collect(),
             meta: state.meta.clone(),
         };
@@ -203,10 +208,12 @@ impl Store {
     /// `warnings`; `None` if none was ever completed.
     ///
     /// # Errors
-    /// [`Error::File`] if there are checkpoints and none of them is whole, or the folder cannot be read.
+    /// [`Error::File`] if there are checkpoints and none of them is whole, or the folder cannot be read;
+    /// [`Error::Config`] naming each key if the newest whole one is of another configuration. A key that its version
+    /// did not know counts as one with the default value.
     pub fn load_latest(&self, warnings: &mut Vec<String>) -> Result<Option<State>> {
         let mut descriptions = 0;
-        for (step, kinds) in self.steps()?.into_iter().rev() {
+        for (step, kinds) in steps_in(&self.dir)?.into_iter().rev() {
             let path = self.dir.join(format!("step_{step:06}.json"));
             if !kinds.description {
                 warnings.push(format!(
@@ -218,7 +225,10 @@ impl Store {
             }
             descriptions += 1;
             match self.load(step, &path) {
-                Ok(state) => return Ok(Some(state)),
+                Ok((manifest, tensors)) => {
+                    self.expect_config(&path, &manifest)?;
+                    return Ok(Some(State { step, meta: manifest.meta, tensors }));
+                }
                 Err(e) => warnings.push(format!("checkpoint of step {step} skipped: {e}")),
             }
         }
@@ -234,7 +244,7 @@ impl Store {
         ))
     }
 
-    fn load(&self, step: u64, path: &Path) -> Result<State> {
+    fn load(&self, step: u64, path: &Path) -> Result<(Manifest, Tensors)> {
         let manifest = Manifest::read(path)?;
         let data = path.with_extension("safetensors");
         let same_name = data.file_name().is_some_and(|n| n.to_str() == Some(manifest.data.as_str()));
@@ -257,34 +267,32 @@ impl Store {
             return Err(Error::file(&data, "was changed: its checksum does not match the description"));
         }
         let tensors = parse(&bytes, &manifest.tensors).map_err(|what| Error::file(&data, what))?;
-        Ok(State { step, meta: manifest.meta, tensors })
+        Ok((manifest, tensors))
     }
 
-    /// Which of the two files each step has, in ascending order.
-    fn steps(&self) -> Result<BTreeMap<u64, Kinds>> {
-        let mut found = BTreeMap::<u64, Kinds>::new();
-        let entries =
-            std::fs::read_dir(&self.dir).map_err(|e| Error::file(&self.dir, atomic::explain(&e, "read")))?;
-        for entry in entries {
-            let entry = entry.map_err(|e| Error::file(&self.dir, atomic::explain(&e, "read")))?;
-            let name = entry.file_name();
-            let Some((stem, ending)) = name.to_str().and_then(|n| n.rsplit_once('.')) else { continue };
-            let Some(step) = stem.strip_prefix("step_").and_then(|s| s.parse::<u64>().ok()) else { continue };
-            if stem != format!("step_{step:06}") {
-                continue;
-            }
-            match ending {
-                "json" => found.entry(step).or_default().description = true,
-                "safetensors" => found.entry(step).or_default().data = true,
-                _ => {}
-            }
+    /// Refuses a checkpoint of another configuration. Version 1 recorded none; the `config.toml` beside it did.
+    fn expect_config(&self, path: &Path, manifest: &Manifest) -> Result<()> {
+        if manifest.config.is_empty() {
+            return Ok(());
         }
-        Ok(found)
+        let differences = self.config.differences_to(&manifest.config);
+        let lines = differences.iter().map(|(key, there, here)| match here {
+            Some(here) => format!("\n  {key}: the checkpoint has {there}, asked for {here}"),
+            None => format!("\n  {key}: the checkpoint has {there}, this version has no such key"),
+        });
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "{} is of another configuration:{}\nask for the same values, or choose another `--workdir`",
+            path.display(),
+            lines.collect::<String>()
+        )))
     }
 
     /// Deletes all but the last two up to `newest`, descriptions first. What cannot be deleted stays.
     fn prune(&self, newest: u64) {
-        let Ok(steps) = self.steps() else { return };
+        let Ok(steps) = steps_in(&self.dir) else { return };
         let whole = |kinds: &Kinds| kinds.description && kinds.data;
         let kept: Vec<u64> = steps
             .iter()
@@ -305,6 +313,27 @@ impl Store {
 struct Kinds {
     description: bool,
     data: bool,
+}
+
+/// Which of the two files each step has, in ascending order.
+fn steps_in(dir: &Path) -> Result<BTreeMap<u64, Kinds>> {
+    let mut found = BTreeMap::<u64, Kinds>::new();
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::file(dir, atomic::explain(&e, "read")))?;
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::file(dir, atomic::explain(&e, "read")))?;
+        let name = entry.file_name();
+        let Some((stem, ending)) = name.to_str().and_then(|n| n.rsplit_once('.')) else { continue };
+        let Some(step) = stem.strip_prefix("step_").and_then(|s| s.parse::<u64>().ok()) else { continue };
+        if stem != format!("step_{step:06}") {
+            continue;
+        }
+        match ending {
+            "json" => found.entry(step).or_default().description = true,
+            "safetensors" => found.entry(step).or_default().data = true,
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// The safetensors header: name to type, shape and byte range; padded so that the data is aligned.

@@ -4,9 +4,12 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-pub const FORMAT: &str = "l2p-engine checkpoint 1";
+/// Version 2 has a tensor for each parameter and the configuration key by key; version 1 had flat tensors.
+pub const FORMAT: &str = "l2p-engine checkpoint 2";
+const FORMAT_1: &str = "l2p-engine checkpoint 1";
 const SEAL: &str = ",\n  \"manifest_sha256\": \"";
 /// A description is a few kilobytes, with the order of a large data set a few megabytes.
 const MAX_BYTES: u64 = 256 << 20;
@@ -20,7 +23,9 @@ pub struct Manifest {
     pub bytes: u64,
     pub sha256: String,
     pub engine_version: String,
-    pub config_hash: String,
+    /// The keys of the configuration that a run must keep, with their values as TOML; of version 1: none.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
     /// Names of the tensors, in order.
     pub tensors: Vec<String>,
     pub meta: Value,
@@ -54,7 +59,7 @@ impl Manifest {
         }
         let manifest: Manifest =
             serde_json::from_str(&text).map_err(|e| bad(&format!("is not understood: {e}")))?;
-        if manifest.format != FORMAT {
+        if ![FORMAT, FORMAT_1].contains(&manifest.format.as_str()) {
             return Err(bad(&format!("must say format \"{FORMAT}\", found \"{}\"", manifest.format)));
         }
         Ok(manifest)

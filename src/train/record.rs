@@ -27,7 +27,7 @@ impl Place {
     /// Those of [`Workdir::create`].
     pub fn open(workdir: &Path, resume: bool, config: &Config) -> Result<Place> {
         let workdir = Workdir::create(workdir, resume, config)?;
-        let store = Store::open(&workdir.checkpoints(), &config.identity().config_hash())?;
+        let store = Store::open(&workdir.checkpoints(), config)?;
         Ok(Place { workdir, store })
     }
 }

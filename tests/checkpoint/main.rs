@@ -1,5 +1,14 @@
 //! Checkpoints: exact, whole or refused, and never the reason to lose an older one.
 
+#[path = "../common/mod.rs"]
+mod common;
+mod grow;
+mod saved_runs;
+#[path = "../model/support.rs"]
+#[allow(dead_code)]
+mod support;
+
+use l2p_engine::config::Config;
 use l2p_engine::output::{State, Store, TensorData};
 use proptest::prelude::*;
 use serde_json::json;
@@ -55,7 +64,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 fn store(dir: &Path) -> Store {
-    Store::open(dir, "0123456789abcdef").unwrap()
+    Store::open(dir, &Config::default()).unwrap()
 }
 
 #[test]
@@ -75,8 +84,50 @@ fn what_is_saved_comes_back_bit_for_bit() {
     let manifest: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(path.with_extension("json")).unwrap()).unwrap();
     assert_eq!(manifest["bytes"], bytes.len());
-    assert_eq!(manifest["config_hash"], "0123456789abcdef");
+    for (key, value) in Config::default().identity_pairs() {
+        assert_eq!(manifest["config"][&key], value, "{key}");
+    }
     assert_eq!(manifest["engine_version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn a_checkpoint_of_another_configuration_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    store(dir.path()).save(&state(1)).unwrap();
+    // What a run may change is none of the checkpoint's business.
+    let mut config = Config::default();
+    (config.data.dir, config.train.eval_batch_size) = ("elsewhere".into(), 7);
+    let load = |config: &Config| Store::open(dir.path(), config).unwrap().load_latest(&mut Vec::new());
+    same(&load(&config).unwrap().unwrap(), &state(1));
+    config.prompt_pool.length = 3;
+    config.seed = 5;
+    let said = load(&config).unwrap_err().to_string();
+    for wanted in
+        ["seed: the checkpoint has 42, asked for 5", "prompt_pool.length: the checkpoint has 2, asked for 3"]
+    {
+        assert!(said.contains(wanted), "{said}");
+    }
+    assert_eq!(said.matches("the checkpoint has").count(), 2, "{said}");
+}
+
+/// Key by key: a key that is missing there had its default, one with an old name has the value of the new one, and
+/// one that nobody knows any more cannot be honoured.
+#[test]
+fn configurations_of_other_versions_are_compared_by_key() {
+    let config = Config::default();
+    let mut saved = config.identity_pairs();
+    assert!(config.differences_to(&saved).is_empty());
+    saved.remove("prompt_pool.length");
+    saved.remove("train.graph");
+    // A run may be resumed with other baselines, by whatever name.
+    saved.insert("floors.pool_of_one".into(), "false".into());
+    assert!(config.differences_to(&saved).is_empty());
+    let mut longer = config.clone();
+    longer.prompt_pool.length = 9;
+    let (key, default) = ("prompt_pool.length".to_string(), config.prompt_pool.length.to_string());
+    assert_eq!(longer.differences_to(&saved), [(key, default, Some("9".into()))]);
+    saved.insert("prompt_pool.colour".into(), "\"red\"".into());
+    assert_eq!(config.differences_to(&saved), [("prompt_pool.colour".into(), "\"red\"".into(), None)]);
 }
 
 #[test]

@@ -196,6 +196,9 @@ fn every_key_has_a_comment_and_changes_the_hash() {
         assert_eq!(differences.len(), 1, "{differences:?}");
         assert_eq!(&differences[0].0, path);
         assert_eq!(&differences[0].2, now);
+        let free = changed.identity() == config.identity();
+        assert_eq!(changed.identity_pairs() == config.identity_pairs(), free, "{path}");
+        assert_eq!(changed.differences_to(&config.identity_pairs()).is_empty(), free, "{path}");
     }
     assert_eq!(config.to_toml(), Config::default().to_toml());
 }
