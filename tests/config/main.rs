@@ -1,5 +1,6 @@
 //! The configuration: what is read, refused, hinted at, written back.
 
+use approx::abs_diff_eq;
 use l2p_engine::config::keys::{self, Kind};
 use l2p_engine::config::schema::Scenario;
 use l2p_engine::config::{Config, load, load_with_notes};
@@ -483,7 +484,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
             .map(|t| (t.train.len(), data::loader::steps_per_task(t.train.len(), epochs, batch).unwrap()))
             .collect();
         assert_eq!(each.len(), tasks, "{name}");
-        assert!((schedule::base(&config.optim, batch) - rate).abs() < 1e-15, "{name}");
+        assert!(abs_diff_eq!(schedule::base(&config.optim, batch), rate, epsilon = 1e-15), "{name}");
         let all: usize = each.iter().map(|(_, steps)| steps).sum();
         match steps {
             Some(steps) => assert_eq!((each[0], each[tasks - 1], all), (first, last, steps), "{name}"),
