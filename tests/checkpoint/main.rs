@@ -1,5 +1,8 @@
 //! Checkpoints: exact, whole or refused, and never the reason to lose an older one.
 
+#[path = "../common/lanes.rs"]
+mod lanes;
+
 use l2p_engine::output::{State, Store, TensorData};
 use proptest::prelude::*;
 use serde_json::json;
@@ -232,7 +235,7 @@ fn a_large_checkpoint_is_quick() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: lanes::fuzz_cases(120), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Any cut or bit flip, in either file: the older checkpoint, a warning, no panic.
     #[test]

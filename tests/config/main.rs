@@ -1,5 +1,8 @@
 //! The configuration: what is read, refused, hinted at, written back.
 
+#[path = "../common/lanes.rs"]
+mod lanes;
+
 use approx::abs_diff_eq;
 use l2p_engine::config::keys::{self, Kind};
 use l2p_engine::config::schema::Scenario;
@@ -339,7 +342,7 @@ fn unreadable_files_are_sentences() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: lanes::fuzz_cases(400), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_text_is_read_or_refused(text in "\\PC{0,200}", raw in proptest::collection::vec(any::<u8>(), 0..200)) {

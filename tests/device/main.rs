@@ -191,7 +191,7 @@ fn agree_with_the_cpu(sizes: &str, cases: &[Case], runs: &[(u64, usize)]) {
     );
     let _ = std::io::stderr().write_all(text.as_bytes());
     assert!(found.failures.is_empty(), "{} failures:\n{}", found.failures.len(), found.failures.join("\n"));
-    assert!(found.arrays > 10 * cases.len(), "{} arrays of {} cases", found.arrays, cases.len());
+    assert!(found.arrays > 500, "{} arrays", found.arrays);
 }
 
 #[test]
