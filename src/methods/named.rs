@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::nn::params::{ParamId, Params};
 use crate::optim::Optimizer;
 use crate::output::checkpoint::TensorData;
-use crate::tensor::{DType, Tensor, View, ViewMut};
+use crate::tensor::{DType, View, ViewMut};
 
 /// Tensors by name, for checkpoints.
 pub type Tensors = Vec<(String, Vec<usize>, TensorData)>;

@@ -1,6 +1,7 @@
 //! Augmentation against Pillow, torchvision, TensorFlow and the official code. The values were written by
 //! `scripts/make_augment_fixtures.py`; large results are kept as the start of their sha256.
 
+use approx::assert_abs_diff_eq;
 use l2p_engine::config::schema::{Data, Interpolation, Transforms};
 use l2p_engine::data::mix::MixRule;
 use l2p_engine::data::preprocess::color::{self, Change};
@@ -545,9 +546,9 @@ fn mixing_equals_the_official_one() {
         for (i, image) in mixed.chunks_exact(size * size * 3).enumerate() {
             let (partner, w) = (mix.partners[i], mix.weights[i]);
             let row = &shares[i * 9..][..9];
-            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            assert_abs_diff_eq!(row.iter().sum::<f32>(), 1.0, epsilon = 1e-6);
             if labels[i] == labels[partner] {
-                assert!((row[labels[i] as usize] - 1.0).abs() < 1e-6);
+                assert_abs_diff_eq!(row[labels[i] as usize], 1.0, epsilon = 1e-6);
             } else {
                 assert_eq!((row[labels[i] as usize], row[labels[partner] as usize]), (w, 1.0 - w));
             }

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use approx::abs_diff_eq;
 use common::process::{engine, expect, stderr, stdout, train};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -240,7 +241,7 @@ fn predict_names_classes_and_survives_a_broken_image() {
         let classes = answer["classes"].as_array().expect("classes");
         assert_eq!(classes.len(), 10);
         let sum: f64 = classes.iter().map(|c| c["probability"].as_f64().expect("a number")).sum();
-        assert!((sum - 1.0).abs() < 1e-9, "{sum}");
+        assert!(abs_diff_eq!(sum, 1.0, epsilon = 1e-9), "{sum}");
     }
     let said = expect(with(&["predict", "--workdir", path(&workdir), path(&good)]), 0);
     assert!(said.contains("digit.png") && said.contains('%'), "{said}");

@@ -1,5 +1,9 @@
 //! The configuration: what is read, refused, hinted at, written back.
 
+#[path = "../common/lanes.rs"]
+mod lanes;
+
+use approx::abs_diff_eq;
 use l2p_engine::config::keys;
 use l2p_engine::config::kinds::KeyKind;
 use l2p_engine::config::schema::Scenario;
@@ -387,7 +391,7 @@ fn unreadable_files_are_sentences() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: lanes::fuzz_cases(400), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_text_is_read_or_refused(text in "\\PC{0,200}", raw in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -532,7 +536,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
             .map(|t| (t.train.len(), data::loader::steps_per_task(t.train.len(), epochs, batch).unwrap()))
             .collect();
         assert_eq!(each.len(), tasks, "{name}");
-        assert!((schedule::base(&config.optim, batch) - rate).abs() < 1e-15, "{name}");
+        assert!(abs_diff_eq!(schedule::base(&config.optim, batch), rate, epsilon = 1e-15), "{name}");
         let all: usize = each.iter().map(|(_, steps)| steps).sum();
         match steps {
             Some(steps) => assert_eq!((each[0], each[tasks - 1], all), (first, last, steps), "{name}"),

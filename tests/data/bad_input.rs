@@ -47,7 +47,7 @@ fn gunzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: super::common::lanes::fuzz_cases(400), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_files_give_a_value_or_a_sentence(damage in damage()) {

@@ -1,6 +1,7 @@
 //! Batches as a function of (seed, task, step).
 
 use super::*;
+use approx::abs_diff_eq;
 
 const SIZE: usize = 16;
 
@@ -185,7 +186,10 @@ fn augmentation_and_mixing_depend_on_the_place_alone() {
                 mixed += 1;
                 assert_eq!(batch.shares, mix.shares(&wanted[batch.step].1, 10));
                 for (shares, &label) in batch.shares.chunks_exact(10).zip(&wanted[batch.step].1) {
-                    assert!((shares.iter().sum::<f32>() - 1.0).abs() < 1e-6 && shares[label as usize] >= 0.0);
+                    assert!(
+                        abs_diff_eq!(shares.iter().sum::<f32>(), 1.0, epsilon = 1e-6)
+                            && shares[label as usize] >= 0.0
+                    );
                     let other = |k: usize| !split.tasks[1].classes.contains(&(k as u32));
                     assert!((0..10).all(|k| shares[k] == 0.0 || !other(k)));
                 }

@@ -2,6 +2,7 @@
 //! that are not finite; and the ties that selection has to break as the CPU does.
 
 use super::device;
+use approx::abs_diff_eq;
 use l2p_engine::device::Device;
 use l2p_engine::ops::match_prompts::{self, Select};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
@@ -95,7 +96,10 @@ fn labels(dev: &Device) {
         (read(&outcome), read(&d))
     };
     let (outcome, d) = run([2.0, 2.0, 9.0], 0);
-    assert!((outcome[0] - 2f64.ln()).abs() < 1e-6 && outcome[1] == 1.0, "{outcome:?}: a tie goes to class 0");
+    assert!(
+        abs_diff_eq!(outcome[0], 2f64.ln(), epsilon = 1e-6) && outcome[1] == 1.0,
+        "{outcome:?}: a tie goes to class 0"
+    );
     assert_eq!(d, [-0.5, 0.5, 0.0]);
     assert_eq!(run([2.0, 2.0, 9.0], 1).0[1], 0.0, "a tie goes to class 0");
     masks_and_shares(dev);
@@ -121,14 +125,14 @@ fn masks_and_shares(dev: &Device) {
     let hot = f32s(&[1.0, 0.0, 0.0, 0.0, 0.0, 1.0], [2, 3], dev);
     let (outcome, d) = run(&labels, [1, 1, 0, 0, 1, 1]);
     assert!(
-        (outcome[0] - 2f64.ln()).abs() < 1e-6 && outcome[1] == 1.0,
+        abs_diff_eq!(outcome[0], 2f64.ln(), epsilon = 1e-6) && outcome[1] == 1.0,
         "{outcome:?}: class 1 of the second ties"
     );
     assert_eq!(d, [-0.25, 0.25, 0.0, 0.0, 0.25, -0.25]);
     assert_eq!(run(&hot, [1, 1, 0, 0, 1, 1]), (outcome, d), "shares that are labels");
     // The second image is half class 1, half class 2: its main class is 1.
     let (outcome, d) = run(&shares, [1, 1, 0, 0, 1, 1]);
-    assert!((outcome[0] - 2f64.ln()).abs() < 1e-6 && outcome[1] == 2.0, "{outcome:?}");
+    assert!(abs_diff_eq!(outcome[0], 2f64.ln(), epsilon = 1e-6) && outcome[1] == 2.0, "{outcome:?}");
     assert_eq!(d, [-0.25, 0.25, 0.0, 0.0, 0.0, 0.0]);
     for targets in [&labels, &shares] {
         let (outcome, d) = run(targets, [1, 1, 0, 0, 1, 0]);

@@ -15,6 +15,7 @@ mod mutations;
 mod races;
 mod tensors;
 
+use common::lanes::deep;
 use l2p_engine::device::{Device, Gpu};
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::batches;
@@ -130,9 +131,18 @@ impl Found {
     }
 }
 
+fn real() -> bool {
+    std::env::var_os("L2P_REQUIRE_GPU").is_some_and(|v| v == "1")
+}
+
+/// Whether to run what takes the emulated device minutes: in the deep lane, and on a real GPU.
+fn thorough(what: &str) -> bool {
+    real() || deep(what)
+}
+
 /// The device of the tests, or `None` where there is no host compiler to make one.
 fn device() -> Option<Arc<Gpu>> {
-    let real = std::env::var_os("L2P_REQUIRE_GPU").is_some_and(|v| v == "1");
+    let real = real();
     if !real && let Err(why) = emulation::compiler() {
         let _ = writeln!(std::io::stderr(), "skipped: 1 test of kernels: {why}");
         return None;
@@ -155,19 +165,28 @@ const FEW_RUNS: [(u64, usize); 2] = [(1, 64), (0, 67)];
 
 #[test]
 fn kernels_agree_with_the_cpu() {
+    agree_with_the_cpu("small", &cases::small(), &RUNS);
+}
+
+#[test]
+fn deep_kernels_agree_with_the_cpu_at_medium_sizes() {
+    if thorough("every kernel at medium sizes beside the CPU") {
+        agree_with_the_cpu("medium", &cases::medium(), &FEW_RUNS);
+    }
+}
+
+fn agree_with_the_cpu(sizes: &str, cases: &[Case], runs: &[(u64, usize)]) {
     let Some(gpu) = device() else { return };
     let mut found = Found::default();
-    let small = cases::small().into_iter().map(|case| (case, &RUNS[..]));
-    let medium = cases::medium().into_iter().map(|case| (case, &FEW_RUNS[..]));
-    for (case, runs) in small.chain(medium) {
+    for case in cases {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             if dtype == DType::F32 || case.has_narrow_form() {
-                found.check(&case, &gpu, dtype, runs);
+                found.check(case, &gpu, dtype, runs);
             }
         }
     }
     let text = format!(
-        "\nkernels: {} arrays compared with the CPU, at most {:.2} of the limit\n",
+        "\nkernels, {sizes} cases: {} arrays compared with the CPU, at most {:.2} of the limit\n",
         found.arrays, found.worst
     );
     let _ = std::io::stderr().write_all(text.as_bytes());
@@ -177,15 +196,26 @@ fn kernels_agree_with_the_cpu() {
 
 #[test]
 fn results_do_not_depend_on_the_batch() {
+    do_not_depend_on_the_batch(&cases::small());
+}
+
+#[test]
+fn deep_results_do_not_depend_on_the_batch_at_medium_sizes() {
+    if thorough("batches of medium sizes image by image") {
+        do_not_depend_on_the_batch(&cases::medium());
+    }
+}
+
+fn do_not_depend_on_the_batch(cases: &[Case]) {
     let Some(gpu) = device() else { return };
     let on = On { dev: Device::Cuda(gpu), band: 64 };
     let mut compared = 0;
-    for case in cases::small().iter().chain(&cases::medium()) {
+    for case in cases {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             if dtype == DType::F32 || case.has_narrow_form() {
                 compared += batches::compare(&on, case, &case.data(SEED, dtype));
             }
         }
     }
-    assert!(compared > 500, "{compared} arrays compared");
+    assert!(compared > 2 * cases.len(), "{compared} arrays of {} cases compared", cases.len());
 }

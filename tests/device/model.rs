@@ -3,7 +3,7 @@
 
 use super::common::npz::Npz;
 use super::common::{json, official, relative_error};
-use super::device;
+use super::{device, thorough};
 use l2p_engine::config::schema::{ClipScope, Precision};
 use l2p_engine::device::Device;
 use l2p_engine::methods::{Gradient, Method, Ranks};
@@ -122,7 +122,10 @@ fn trajectory(
 
 /// Losses of the first 50 steps, with Adam and with SGD, as one graph and launch by launch.
 #[test]
-fn fifty_steps_stay_by_the_cpu() {
+fn deep_fifty_steps_stay_by_the_cpu() {
+    if !thorough("official trajectories on the device") {
+        return;
+    }
     let Some(gpu) = device() else { return };
     let dev = Device::Cuda(gpu);
     let mut failures = Vec::new();
@@ -156,7 +159,10 @@ fn fifty_steps_stay_by_the_cpu() {
 }
 
 #[test]
-fn steps_of_the_official_cases() {
+fn deep_steps_of_the_official_cases() {
+    if !thorough("a step of every official case on the device") {
+        return;
+    }
     let Some(gpu) = device() else { return };
     let dev = Device::Cuda(gpu);
     let all = json("cases.json");

@@ -45,7 +45,7 @@ fn position(len: usize, region: u8, at: u32) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::lanes::fuzz_cases(1500), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn truncated_files_are_errors(file in 0..5usize, region in 0..4u8, at in any::<u32>()) {

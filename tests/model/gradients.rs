@@ -2,6 +2,7 @@
 //! differences of the total loss.
 
 use super::support::{DEV, Kind, images, kinds, labels};
+use approx::abs_diff_eq;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::DType;
 use l2p_engine::testing::gradcheck::derivative;
@@ -104,7 +105,10 @@ fn the_head_is_transferred_and_normalised() {
                     let moved = k / n == task && !(kernel_only && which == 1);
                     let mean = (0..task).map(|t| before[t * n + k % n]).sum::<f64>() / task as f64;
                     let wanted = if moved { mean } else { before[k] };
-                    assert!((after[k] - wanted).abs() < 1e-15, "tensor {which}, row {row}, class {k}");
+                    assert!(
+                        abs_diff_eq!(after[k], wanted, epsilon = 1e-15),
+                        "tensor {which}, row {row}, class {k}"
+                    );
                 }
             }
         }
@@ -112,7 +116,7 @@ fn the_head_is_transferred_and_normalised() {
         let [kernel, bias] = of(&model);
         for k in 0..5 {
             let length: f64 = kernel.iter().skip(k).step_by(5).map(|v| v * v).sum();
-            assert!((length - 1.0).abs() < 1e-9, "class {k}: {length}");
+            assert!(abs_diff_eq!(length, 1.0, epsilon = 1e-9), "class {k}: {length}");
         }
         assert_eq!(bias, after[1]);
     }

@@ -1,6 +1,7 @@
 //! Numbers computed elsewhere: by hand, or in Python's double precision with the command beside them.
 
 use super::{DEV, f64s};
+use approx::{abs_diff_eq, assert_abs_diff_eq};
 use l2p_engine::ops::attention::{self, Prefix, Qkv};
 use l2p_engine::ops::cross_entropy::{self, Outcome};
 use l2p_engine::ops::gelu::{self, GeluForm};
@@ -10,11 +11,12 @@ use l2p_engine::ops::optimizer::{self, Adam, Sgd};
 use l2p_engine::ops::pool_tokens::{self, Kind};
 use l2p_engine::ops::{axpy, gather, layer_norm, patches, row_norm, sum, tokens};
 use l2p_engine::tensor::{DType, Tensor, ViewMut};
-use l2p_engine::testing::close::relative_error;
 
+/// To 1e-14 of the largest value.
 fn same(name: &str, got: &Tensor, wanted: &[f64]) {
-    let error = relative_error(&got.to_f64(), wanted);
-    assert!(error <= 1e-14, "{name}: {:?} is not {wanted:?} ({error:.1e})", got.to_f64());
+    let (got, largest) = (got.to_f64(), wanted.iter().fold(0f64, |m, v| m.max(v.abs())));
+    let epsilon = if largest > 0.0 { 1e-14 * largest } else { 1e-14 };
+    assert!(abs_diff_eq!(got[..], *wanted, epsilon = epsilon), "{name}: {got:?} is not {wanted:?}");
 }
 
 fn poisoned<const N: usize>(shape: [usize; N]) -> Tensor {
@@ -137,9 +139,9 @@ fn cross_entropy_values() {
     let labels = Tensor::from_vec(vec![1u32, 3], [2]);
     let mut d = poisoned([2, 4]);
     let run = |d: Option<_>, s| loss(d, &z, &labels, &[1, 1, 0, 1], s);
-    assert!((run(None, 0.0).loss - 4.187078265192366).abs() < 1e-14);
+    assert_abs_diff_eq!(run(None, 0.0).loss, 4.187078265192366, epsilon = 1e-14);
     let outcome = run(Some(d.view_mut()), 0.1);
-    assert!((outcome.loss - 3.9787449318590333).abs() < 1e-14);
+    assert_abs_diff_eq!(outcome.loss, 3.9787449318590333, epsilon = 1e-14);
     assert_eq!(outcome.correct, 0);
     let first = [0.07097852940335168, -0.447110380031323, 0., 0.3761318506279713];
     let second = [0.42113363086487715, 0.042583160600838124, 0., -0.46371679146571526];
@@ -155,7 +157,7 @@ fn cross_entropy_values() {
         (loss(Some(d.view_mut()), &z, &label, &masks[i], 0.1), d.to_f64())
     };
     let [(first, d_first), (second, d_second)] = [0, 1].map(alone);
-    assert!((both.loss - (first.loss + second.loss) / 2.0).abs() < 1e-15);
+    assert_abs_diff_eq!(both.loss, (first.loss + second.loss) / 2.0, epsilon = 1e-15);
     let halves: Vec<f64> = d_first.iter().chain(&d_second).map(|d| d / 2.0).collect();
     same("dlogits under masks of their own", &own, &halves);
     assert!(d_first[2] == 0.0 && d_second[1] == 0.0 && d_second[2] != 0.0);
@@ -174,9 +176,9 @@ fn cross_entropy_values() {
     let mixed: Vec<f32> =
         one_hot([1, 3]).iter().zip(one_hot([0, 1])).map(|(x, y)| 0.25 * x + 0.75 * y).collect();
     let (c, dc) = with(mixed, 0.0);
-    assert!((c.loss - 0.25 * a.loss - 0.75 * b.loss).abs() < 1e-14);
+    assert_abs_diff_eq!(c.loss, 0.25 * a.loss + 0.75 * b.loss, epsilon = 1e-14);
     for ((a, b), c) in da.iter().zip(db).zip(dc) {
-        assert!((c - 0.25 * a - 0.75 * b).abs() < 1e-15);
+        assert_abs_diff_eq!(c, 0.25 * a + 0.75 * b, epsilon = 1e-15);
     }
     // An image counts as the class it is most of: here the largest logits, 3 and 0.
     assert_eq!(with(vec![0.0, 0.3, 0.0, 0.7, 0.6, 0.0, 0.0, 0.4], 0.0).0.correct, 2);
@@ -185,7 +187,7 @@ fn cross_entropy_values() {
     let labels = Tensor::from_vec(vec![0u32, 1], [2]);
     let outcome = loss(None, &z, &labels, &[1, 1], 0.0);
     assert_eq!(outcome.correct, 1);
-    assert!((outcome.loss - 2f64.ln()).abs() < 1e-15);
+    assert_abs_diff_eq!(outcome.loss, 2f64.ln(), epsilon = 1e-15);
 }
 
 /// Two steps from p = 1 with gradients 0.5 and -2, both halved: the first by the clip factor, the second

@@ -1,6 +1,7 @@
 //! What a run leaves behind: metrics, tables, work directory, log, atomic files.
 //! Checkpoints: `tests/checkpoint/main.rs`. Event files: `tests/tensorboard/main.rs`.
 
+use approx::assert_abs_diff_eq;
 use l2p_engine::config::Config;
 use l2p_engine::device::Device;
 use l2p_engine::output::log::Log;
@@ -51,7 +52,7 @@ fn results_survive_and_hide_what_is_not_finite() {
     }
     assert_eq!(raw["per_image"]["accuracy_matrix"], json!([[0.9], [0.75, 0.5]]));
     assert_eq!(raw["per_image"]["avg_acc"], json!(0.625));
-    assert!((raw["per_image"]["forgetting"].as_f64().unwrap() - 0.15).abs() < 1e-15);
+    assert_abs_diff_eq!(raw["per_image"]["forgetting"].as_f64().unwrap(), 0.15, epsilon = 1e-15);
     assert_eq!(raw["per_batch"]["accuracy_matrix"], json!([[1.0 / 3.0], [0.0, null]]));
     assert_eq!(raw["per_batch"]["avg_acc"], Value::Null);
     assert_eq!(raw["images_per_second"]["eval"], Value::Null);

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use common::lanes::deep;
 use common::process::{expect, outcome, same, stderr, stdout, train};
 use common::{absolute_error, relative_error};
 use safetensors::{Dtype, SafeTensors};
@@ -81,42 +82,49 @@ fn matrix(workdir: &Path, name: &str) -> Vec<f64> {
         .collect()
 }
 
+/// A name and settings.
+type Kind = (&'static str, &'static [&'static str]);
+
+const COMMON_KINDS: &[Kind] = &[(
+    "l2p with baselines",
+    &[
+        "baselines.ncm=true",
+        "baselines.linear_probe=true",
+        "baselines.naive_head=true",
+        "baselines.single_prompt=true",
+    ],
+)];
+
+/// An l2 penalty and queries from patches; a norm of all gradients and images that are cropped; kept images.
+const OTHER_KINDS: &[Kind] = &[
+    (
+        "mean query",
+        &["prompt_pool.embedding_key=\"mean_max\"", "optim.optim=\"sgd\"", "optim.weight_decay=0.01"],
+    ),
+    (
+        "all gradients",
+        &["optim.clip_scope=\"all\"", "optim.grad_clip_max_norm=0.5", "data.augment=\"crop_flip\"", GENTLE],
+    ),
+    (
+        "kept images, seldom used prompts",
+        &["continual.replay_per_class=3", "prompt_pool.diversified_selection=true", "model.weight_norm=true"],
+    ),
+];
+
 #[test]
 fn any_number_of_ranks_learns_the_same() {
+    learn_the_same(COMMON_KINDS);
+}
+
+#[test]
+fn deep_any_number_of_ranks_learns_the_same_in_other_ways() {
+    if deep("3 other settings on 1, 2 and 4 ranks") {
+        learn_the_same(OTHER_KINDS);
+    }
+}
+
+fn learn_the_same(kinds: &[Kind]) {
     let dir = tempfile::tempdir().expect("a folder");
-    // With a norm of all gradients, an l2 penalty, queries from patches, images that are cropped, kept images.
-    let kinds: &[(&str, &[&str])] = &[
-        (
-            "l2p with baselines",
-            &[
-                "baselines.ncm=true",
-                "baselines.linear_probe=true",
-                "baselines.naive_head=true",
-                "baselines.single_prompt=true",
-            ],
-        ),
-        (
-            "mean query",
-            &["prompt_pool.embedding_key=\"mean_max\"", "optim.optim=\"sgd\"", "optim.weight_decay=0.01"],
-        ),
-        (
-            "all gradients",
-            &[
-                "optim.clip_scope=\"all\"",
-                "optim.grad_clip_max_norm=0.5",
-                "data.augment=\"crop_flip\"",
-                GENTLE,
-            ],
-        ),
-        (
-            "kept images, seldom used prompts",
-            &[
-                "continual.replay_per_class=3",
-                "prompt_pool.diversified_selection=true",
-                "model.weight_norm=true",
-            ],
-        ),
-    ];
     for (kind, sets) in kinds {
         let workdir = |ranks: usize| dir.path().join(format!("{kind} {ranks}"));
         for ranks in [1, 2, 4] {
@@ -142,7 +150,10 @@ fn any_number_of_ranks_learns_the_same() {
 }
 
 #[test]
-fn class_means_and_mixed_images_do_not_depend_on_ranks() {
+fn deep_class_means_and_mixed_images_do_not_depend_on_ranks() {
+    if !deep("class means and mixed images on 1 and 4 ranks") {
+        return;
+    }
     let dir = tempfile::tempdir().expect("a folder");
     for (kind, sets) in [
         ("ncm", &["method=\"ncm\""][..]),
@@ -183,7 +194,10 @@ fn the_same_number_twice_gives_the_same_bits_and_votes_are_per_device() {
 }
 
 #[test]
-fn killed_and_resumed_on_the_same_and_other_numbers_of_ranks() {
+fn deep_killed_and_resumed_on_the_same_and_other_numbers_of_ranks() {
+    if !deep("kills on two ranks, resumed on two and three") {
+        return;
+    }
     let dir = tempfile::tempdir().expect("a folder");
     let (whole, killed, other) =
         (dir.path().join("whole"), dir.path().join("killed"), dir.path().join("other"));

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use approx::{abs_diff_eq, assert_abs_diff_eq};
 use common::process::{engine, expect, outcome, train};
 use l2p_engine::output::report::{self, entropy};
 use l2p_engine::output::spread::Spread;
@@ -47,7 +48,7 @@ fn spreads_and_entropies() {
     let spread = Spread::of(&[1.0, 2.0, 4.0, 9.0]);
     assert_eq!((spread.mean, spread.n), (4.0, 4));
     // (9 + 4 + 0 + 25) / 3
-    assert!((spread.deviation.expect("four values") - (38.0f64 / 3.0).sqrt()).abs() < 1e-12);
+    assert_abs_diff_eq!(spread.deviation.expect("four values"), (38.0f64 / 3.0).sqrt(), epsilon = 1e-12);
     assert_eq!(Spread::of(&[0.5]).deviation, None);
     assert_eq!(Spread::of_some([None, None]), None);
     assert_eq!(Spread::of(&[0.8, 0.9]).percent(), "85.00 ± 7.07");
@@ -55,7 +56,7 @@ fn spreads_and_entropies() {
     assert_eq!(entropy(&[0, 7, 0]), 0.0);
     assert_eq!(entropy(&[]), 0.0);
     // -(1/4 log2 1/4 + 3/4 log2 3/4)
-    assert!((entropy(&[1, 3]) - 0.811_278_124_459_132_8).abs() < 1e-12);
+    assert_abs_diff_eq!(entropy(&[1, 3]), 0.811_278_124_459_132_8, epsilon = 1e-12);
 }
 
 #[test]
@@ -83,8 +84,14 @@ fn seeds_are_runs_of_their_own_and_go_on_after_a_kill() {
         let mean = each.iter().sum::<f64>() / 3.0;
         let deviation = (each.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / 2.0).sqrt();
         let spread = &found[selection][metric];
-        assert!((number(&spread["mean"]) - mean).abs() < 1e-12, "{selection}.{metric}: {spread}");
-        assert!((number(&spread["deviation"]) - deviation).abs() < 1e-12, "{selection}.{metric}: {spread}");
+        assert!(
+            abs_diff_eq!(number(&spread["mean"]), mean, epsilon = 1e-12),
+            "{selection}.{metric}: {spread}"
+        );
+        assert!(
+            abs_diff_eq!(number(&spread["deviation"]), deviation, epsilon = 1e-12),
+            "{selection}.{metric}: {spread}"
+        );
         let wanted = format!("{:.2}", 100.0 * mean);
         assert!(said.contains(&wanted), "no {wanted} in {said}");
     }
