@@ -15,13 +15,14 @@ use l2p_engine::optim::Optimizer;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
-use l2p_engine::testing::cases::{self, Role, Work};
+use l2p_engine::testing::cases::{self, Case, Role, Work};
 use std::hint::black_box;
 use std::time::Duration;
 
-fn throughput(work: Work) -> Throughput {
+/// Bytes of work are those of f32.
+fn throughput(work: Work, float: DType) -> Throughput {
     match work.flops {
-        0 => Throughput::Bytes(work.bytes as u64),
+        0 => Throughput::Bytes((work.bytes * float.size_bytes() / DType::F32.size_bytes()) as u64),
         flops => Throughput::Elements(flops as u64),
     }
 }
@@ -30,35 +31,48 @@ fn zeros<'a>(of: impl Iterator<Item = (&'a l2p_engine::tensor::Shape, DType)>) -
     of.map(|(&shape, dtype)| Tensor::zeros(shape, dtype)).collect()
 }
 
+/// Checks run in f64, and both forms of GELU are measured in it.
+fn dtypes(case: &Case) -> &'static [DType] {
+    let gelu = case.op == "gelu" || case.label.contains("gelu");
+    if gelu { &[DType::F32, DType::F64] } else { &[DType::F32] }
+}
+
 fn ops(c: &mut Criterion) {
     for case in cases::vit_b() {
-        let mut group = c.benchmark_group(case.op);
-        group.sample_size(10).sampling_mode(SamplingMode::Flat);
-        let data = case.data(1, DType::F32);
-        let inputs: Vec<_> = data.inputs.iter().map(Tensor::view).collect();
-        let upstream: Vec<_> = data.upstream.iter().map(Tensor::view).collect();
-        let dtype = |role| if role == Role::Ids { DType::U32 } else { DType::F32 };
-        let mut outputs = zeros(case.outputs.iter().map(|o| (&o.shape, dtype(o.role))));
-        group.throughput(throughput(case.forward_work));
-        group.bench_function(format!("{} forward", case.label), |b| {
-            b.iter(|| {
-                let views = outputs.iter_mut().map(Tensor::view_mut).collect();
-                (case.forward)(&Device::Cpu, &inputs, views).expect("forward");
-                black_box(&outputs);
-            });
-        });
-        let Some(backward) = &case.backward else { continue };
-        let outputs: Vec<_> = outputs.iter().map(Tensor::view).collect();
-        let mut grads = zeros(case.grads.iter().map(|g| (&case.inputs[g.input].shape, DType::F32)));
-        group.throughput(throughput(case.backward_work));
-        group.bench_function(format!("{} backward", case.label), |b| {
-            b.iter(|| {
-                let views = grads.iter_mut().map(Tensor::view_mut).collect();
-                backward(&Device::Cpu, &inputs, &outputs, &upstream, views).expect("backward");
-                black_box(&grads);
-            });
-        });
+        for &dtype in dtypes(&case) {
+            op(c, &case, dtype);
+        }
     }
+}
+
+fn op(c: &mut Criterion, case: &Case, float: DType) {
+    let mut group = c.benchmark_group(case.op);
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    let label = if float == DType::F32 { case.label.clone() } else { format!("{} {float:?}", case.label) };
+    let data = case.data(1, float);
+    let inputs: Vec<_> = data.inputs.iter().map(Tensor::view).collect();
+    let upstream: Vec<_> = data.upstream.iter().map(Tensor::view).collect();
+    let dtype = |role| if role == Role::Ids { DType::U32 } else { float };
+    let mut outputs = zeros(case.outputs.iter().map(|o| (&o.shape, dtype(o.role))));
+    group.throughput(throughput(case.forward_work, float));
+    group.bench_function(format!("{label} forward"), |b| {
+        b.iter(|| {
+            let views = outputs.iter_mut().map(Tensor::view_mut).collect();
+            (case.forward)(&Device::Cpu, &inputs, views).expect("forward");
+            black_box(&outputs);
+        });
+    });
+    let Some(backward) = &case.backward else { return };
+    let outputs: Vec<_> = outputs.iter().map(Tensor::view).collect();
+    let mut grads = zeros(case.grads.iter().map(|g| (&case.inputs[g.input].shape, float)));
+    group.throughput(throughput(case.backward_work, float));
+    group.bench_function(format!("{label} backward"), |b| {
+        b.iter(|| {
+            let views = grads.iter_mut().map(Tensor::view_mut).collect();
+            backward(&Device::Cpu, &inputs, &outputs, &upstream, views).expect("backward");
+            black_box(&grads);
+        });
+    });
 }
 
 fn step(c: &mut Criterion) {

@@ -6,7 +6,8 @@
 //! `--ranks N` (threads of the CPU) or `--device cuda:0,1,…` time one rank, then all, each on a batch of its own, and the
 //! sum of gradients by itself.
 //!
-//! `benches/peer/step.py` does the same work in PyTorch, from images that are ready.
+//! `benches/peer/step.py` does the same work in PyTorch, from images that are ready. Both take `--gelu tanh|erf`, and without
+//! it the erf form, which is timm's.
 
 use clap::{Parser, ValueEnum};
 use l2p_engine::Result;
@@ -52,6 +53,13 @@ enum Width {
     F16,
 }
 
+/// Forms of GELU.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Gelu {
+    Tanh,
+    Erf,
+}
+
 #[derive(Debug, Parser)]
 struct Args {
     #[arg(long, value_enum, default_value = "b16")]
@@ -69,6 +77,9 @@ struct Args {
     ranks: usize,
     #[arg(long, value_enum, default_value = "f32")]
     precision: Width,
+    /// Form of GELU: checkpoints of PyTorch and timm have `erf`, those of JAX `tanh`.
+    #[arg(long, value_enum, default_value = "erf")]
+    gelu: Gelu,
     /// Whether a GPU gets the step as one launch.
     #[arg(long, value_enum, default_value = "on")]
     graph: Switch,
@@ -97,15 +108,19 @@ struct Args {
     bench: bool,
 }
 
-fn dims(size: Size) -> Dims {
-    let (image_size, patch_size, embed_dim, heads, layers) = match size {
+fn dims(args: &Args) -> Dims {
+    let (image_size, patch_size, embed_dim, heads, layers) = match args.model {
         Size::Micro => (28, 7, 64, 4, 6),
         Size::Ti16 => (224, 16, 192, 3, 12),
         Size::S16 => (224, 16, 384, 6, 12),
         Size::B16 => (224, 16, 768, 12, 12),
     };
-    let mlp_dim = 4 * embed_dim;
-    Dims { image_size, patch_size, embed_dim, heads, mlp_dim, layers, eps: 1e-6, gelu: GeluForm::Tanh }
+    let (mlp_dim, eps) = (4 * embed_dim, 1e-6);
+    let gelu = match args.gelu {
+        Gelu::Tanh => GeluForm::Tanh,
+        Gelu::Erf => GeluForm::Erf,
+    };
+    Dims { image_size, patch_size, embed_dim, heads, mlp_dim, layers, eps, gelu }
 }
 
 /// Peak resident memory in bytes, as Linux counts it.
@@ -255,7 +270,7 @@ struct Measured {
 }
 
 fn measure(args: &Args, dev: &Device, ranks: &Ranks) -> Result<Measured> {
-    let (dims, config) = (dims(args.model), config(args));
+    let (dims, config) = (dims(args), config(args));
     let free = || dev.gpu().map(|gpu| gpu.free_bytes()).transpose();
     let before = free()?;
     let mut plan = Plan::on(dev);
@@ -341,6 +356,7 @@ fn run(args: &Args) -> Result<()> {
         let mut report = json!({
             "engine": "l2p-engine", "version": env!("CARGO_PKG_VERSION"), "device": format!("{dev:?}"),
             "precision": format!("{:?}", args.precision).to_lowercase(), "graph": config.train.graph,
+            "gelu": format!("{:?}", args.gelu).to_lowercase(),
             "model": format!("{:?}", args.model), "batch": args.batch, "pool": args.pool,
             "length": args.length, "top_k": args.top_k, "dualprompt": args.dualprompt, "shortcuts": !args.plain,
             "threads": rayon::current_num_threads(), "loss": loss, "seconds_per_step": seconds.json(),
@@ -365,7 +381,14 @@ fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let mib = |bytes: usize| bytes as f64 / (1024.0 * 1024.0);
-    println!("l2p step {:?} batch {} on {} in {:?}", args.model, args.batch, dev.name(), args.precision);
+    println!(
+        "l2p step {:?} batch {} on {} in {:?}, GELU in its {:?} form",
+        args.model,
+        args.batch,
+        dev.name(),
+        args.precision,
+        args.gelu
+    );
     println!("  {:.5} s/step (best {:.5}), {:.2} images/s", seconds.median(), seconds.0[0], rate(seconds));
     if let Some([query, prompted]) = eval {
         println!(

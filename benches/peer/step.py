@@ -7,6 +7,7 @@ in front of the class token, which reads them as the official code does (rule se
     python benches/peer/step.py --batch 16 --threads 2 --json
     python benches/peer/step.py --batch 128 --device cuda --precision bf16 --compile default --json
 
+`--gelu erf` is what timm's ViT has, `--gelu tanh` what the official JAX code has; a pair takes one word for both sides.
 `--precision`: `fp32` as the PyTorch ports run it, `tf32`, `bf16` and `f16` under autocast with fused attention,
 `bf16-pure` with the frozen backbone's weights in bf16 as well. `--limit-last` computes only the rows that are read of
 the last block of either pass, as the engine does. `--eval` also times evaluation. `--tiny` is a small
@@ -14,6 +15,7 @@ network, to see whether it runs.
 """
 import argparse
 import contextlib
+import functools
 import json
 import resource
 import time
@@ -28,7 +30,9 @@ TINY = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads
 class L2P(torch.nn.Module):
     def __init__(self, args, classes):
         super().__init__()
-        self.vit = timm.create_model(args.model, pretrained=False, num_classes=0, **(TINY if args.tiny else {}))
+        gelu = functools.partial(torch.nn.GELU, approximate="tanh" if args.gelu == "tanh" else "none")
+        sizes = TINY if args.tiny else {}
+        self.vit = timm.create_model(args.model, pretrained=False, num_classes=0, act_layer=gelu, **sizes)
         self.vit.requires_grad_(False).eval()
         if args.precision == "bf16-pure":
             self.vit.to(torch.bfloat16)
@@ -121,6 +125,7 @@ def main():
     parser.add_argument("--top-k", type=int, default=4)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["fp32", "tf32", "bf16", "bf16-pure", "f16"], default="fp32")
+    parser.add_argument("--gelu", choices=["tanh", "erf"], default="erf")
     parser.add_argument("--compile", choices=["default", "reduce-overhead", "max-autotune"])
     parser.add_argument("--limit-last", action="store_true")
     parser.add_argument("--eval", action="store_true")
@@ -145,7 +150,8 @@ def main():
     mask[:10] = 0
     narrow = {"bf16": torch.bfloat16, "bf16-pure": torch.bfloat16, "f16": torch.float16}.get(args.precision)
     cast = lambda: torch.autocast(args.device, narrow) if narrow else contextlib.nullcontext()
-    compiled = torch.compile(model, mode=args.compile) if args.compile else model
+    compile = lambda f: torch.compile(f, mode=args.compile) if args.compile else f
+    compiled = compile(model)
     scaler = torch.amp.GradScaler(args.device, enabled=args.precision == "f16" and args.device == "cuda")
     last = [None]
 
@@ -176,19 +182,19 @@ def main():
     report = {
         "engine": "pytorch", "version": torch.__version__, "timm": timm.__version__, "model": args.model,
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu", "precision": args.precision,
-        "compile": args.compile, "limit_last": args.limit_last, "tiny": args.tiny,
+        "gelu": args.gelu, "compile": args.compile, "limit_last": args.limit_last, "tiny": args.tiny,
         "batch": args.batch, "threads": args.threads, "pool": args.pool, "length": args.length,
         "top_k": args.top_k, "loss": float(last[0]), "warm_up_seconds": warm_up, "images_per_second": rate,
         "seconds_per_step": seconds, "peak_bytes": peak,
     }
     if args.eval:
         with torch.no_grad(), cast():
+            to_query, to_logits = compile(model.query), compile(model.logits)
             query = model.query(images)
-            _, ids = model.select(query)
-            for run in (lambda: model.query(images), lambda: model.logits(images, ids)):
+            prompted = lambda: to_logits(images, model.select(query)[1])
+            for run in (lambda: to_query(images), prompted):
                 run()
-            query_rate, query_seconds = summary(timed(args.device, steps, lambda: model.query(images)), args.batch)
-            prompted = lambda: model.logits(images, model.select(query)[1])
+            query_rate, query_seconds = summary(timed(args.device, steps, lambda: to_query(images)), args.batch)
             cached_rate, cached_seconds = summary(timed(args.device, steps, prompted), args.batch)
         report["evaluation"] = {
             "query_images_per_second": query_rate, "query_seconds": query_seconds,
@@ -198,7 +204,7 @@ def main():
         print(json.dumps(report))
     else:
         how = " ".join(filter(None, [args.precision, args.compile and "compiled", args.limit_last and "limited"]))
-        print(f"pytorch step {args.model} batch {args.batch} on {args.device} ({how})")
+        print(f"pytorch step {args.model} batch {args.batch} on {args.device} ({how}, {args.gelu} GELU)")
         print(f"  {seconds['median']:.5f} s/step (best {seconds['min']:.5f}), {rate:.2f} images/s")
         print(f"  memory: peak {peak / 2**20:.0f} MiB")
 

@@ -8,6 +8,7 @@
 //! and checks the memory around each output.
 
 mod errors;
+mod gelu;
 mod invariance;
 mod ladder;
 mod literals;

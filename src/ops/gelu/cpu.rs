@@ -1,6 +1,6 @@
-//! GELU on slices. With s = sigmoid(2 u), the tanh form is x s, because 1 + tanh(u) = 2 s.
+//! GELU on slices. The erf form is in `erf.rs`. With s = sigmoid(2 u), the tanh form is x s, because 1 + tanh(u) = 2 s.
 
-use super::GeluForm;
+use super::{GeluForm, erf};
 use crate::ops::float::{Float, for_rows};
 
 /// 2 √(2/π)
@@ -12,20 +12,9 @@ fn sigmoid<T: Float>(z: T) -> T {
     T::ONE / (T::ONE + (-z).exp())
 }
 
-/// Φ(x), the normal distribution function.
-#[inline(always)]
-fn phi<T: Float>(x: T) -> T {
-    T::of(0.5) * (T::ONE + (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
-}
-
 #[inline(always)]
 pub fn tanh_value<T: Float>(x: T) -> T {
     x * sigmoid(T::of(TWICE_ROOT) * (x + T::of(CUBIC) * x * x * x))
-}
-
-#[inline(always)]
-pub fn erf_value<T: Float>(x: T) -> T {
-    x * phi(x)
 }
 
 #[inline(always)]
@@ -33,12 +22,6 @@ fn tanh_slope<T: Float>(x: T) -> T {
     let s = sigmoid(T::of(TWICE_ROOT) * (x + T::of(CUBIC) * x * x * x));
     let inner = T::of(TWICE_ROOT) * (T::ONE + T::of(3.0 * CUBIC) * x * x);
     s + x * s * (T::ONE - s) * inner
-}
-
-#[inline(always)]
-fn erf_slope<T: Float>(x: T) -> T {
-    let density = T::of(0.398_942_280_401_432_7) * (T::of(-0.5) * x * x).exp();
-    phi(x) + x * density
 }
 
 pub fn forward<T: Float>(y: &mut [T], x: &[T], form: GeluForm) {
@@ -50,7 +33,7 @@ pub fn forward<T: Float>(y: &mut [T], x: &[T], form: GeluForm) {
             let pairs = y.iter_mut().zip(&x[start..]);
             match form {
                 GeluForm::Tanh => pairs.for_each(|(y, &x)| *y = tanh_value(x)),
-                GeluForm::Erf => pairs.for_each(|(y, &x)| *y = erf_value(x)),
+                GeluForm::Erf => pairs.for_each(|(y, &x)| *y = erf::value(x)),
             }
         },
     );
@@ -71,6 +54,6 @@ pub fn times_slope<T: Float>(d: &mut [T], x: &[T], form: GeluForm) {
     let pairs = d.iter_mut().zip(x);
     match form {
         GeluForm::Tanh => pairs.for_each(|(d, &x)| *d *= tanh_slope(x)),
-        GeluForm::Erf => pairs.for_each(|(d, &x)| *d *= erf_slope(x)),
+        GeluForm::Erf => pairs.for_each(|(d, &x)| *d *= erf::slope(x)),
     }
 }

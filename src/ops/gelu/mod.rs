@@ -4,6 +4,7 @@
 
 pub mod cpu;
 pub(crate) mod cuda;
+pub(crate) mod erf;
 
 use crate::device::Device;
 use crate::error::Result;

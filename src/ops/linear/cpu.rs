@@ -189,6 +189,6 @@ fn gelu_in_place<T: Float>(y: &mut [T], pre: Option<&mut [T]>, form: GeluForm) {
     }
     match form {
         GeluForm::Tanh => y.iter_mut().for_each(|y| *y = gelu::cpu::tanh_value(*y)),
-        GeluForm::Erf => y.iter_mut().for_each(|y| *y = gelu::cpu::erf_value(*y)),
+        GeluForm::Erf => y.iter_mut().for_each(|y| *y = gelu::erf::value(*y)),
     }
 }
