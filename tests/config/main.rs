@@ -6,7 +6,7 @@ mod lanes;
 use approx::abs_diff_eq;
 use l2p_engine::config::keys;
 use l2p_engine::config::kinds::KeyKind;
-use l2p_engine::config::schema::Scenario;
+use l2p_engine::config::schema::{Precision, Scenario};
 use l2p_engine::config::{Config, load, load_with_notes};
 use l2p_engine::data;
 use l2p_engine::optim::schedule;
@@ -43,6 +43,7 @@ fn shipped_files_load_and_check() {
         let name = path.display();
         let config = load(Some(&path), &[], None, None, None).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(Config::from_toml(&config.to_toml(), "resolved").unwrap(), config, "{name}");
+        assert_eq!(config.precision, Precision::Auto, "{name} must run in bf16 on a GPU");
     }
     let pretrain = load(Some(Path::new("configs/pretrain_micro.toml")), &[], None, None, None).unwrap();
     pretrain.check_pretrain().unwrap();
