@@ -3,8 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod grow;
-#[path = "../common/lanes.rs"]
-mod lanes;
 mod saved_runs;
 #[path = "../model/support.rs"]
 #[allow(dead_code)]
@@ -285,7 +283,7 @@ fn a_large_checkpoint_is_quick() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: lanes::fuzz_cases(120), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: common::lanes::fuzz_cases(120), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Any cut or bit flip, in either file: the older checkpoint, a warning, no panic.
     #[test]
