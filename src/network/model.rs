@@ -19,7 +19,7 @@ use crate::ops::cross_entropy;
 use crate::ops::linear::Epilogue;
 use crate::ops::match_prompts::Select;
 use crate::ops::matmul::Write;
-use crate::ops::pool_tokens::{self, Kind};
+use crate::ops::pool_tokens::{self, Pooling};
 use crate::ops::row_norm::{self, Normalization};
 use crate::ops::{gather, layer_norm, sum, tokens};
 use crate::prompts::layout::Layout;
@@ -487,12 +487,12 @@ impl Model {
         Ok(())
     }
 
-    fn patch_query(&self) -> Option<Kind> {
+    fn patch_query(&self) -> Option<Pooling> {
         match self.setup.pool.as_ref()?.embedding_key {
             EmbeddingKey::Cls => None,
-            EmbeddingKey::Mean => Some(Kind::Mean),
-            EmbeddingKey::Max => Some(Kind::Max),
-            EmbeddingKey::MeanMax => Some(Kind::MeanMax),
+            EmbeddingKey::Mean => Some(Pooling::Mean),
+            EmbeddingKey::Max => Some(Pooling::Max),
+            EmbeddingKey::MeanMax => Some(Pooling::MeanMax),
         }
     }
 
@@ -591,7 +591,7 @@ impl Model {
         self.vit.norm.forward(dev, p, ws.normed.view_mut(), ws.norm_stats.view_mut(), last)?;
         /* 2 */
         let normed = ws.normed.view().reshaped([batch, rows, c]);
-        pool_tokens::forward(dev, ws.pooled.view_mut(), normed, read, Kind::Mean)?;
+        pool_tokens::forward(dev, ws.pooled.view_mut(), normed, read, Pooling::Mean)?;
         /* 3 */
         let features = if self.setup.norm_pre_logits {
             row_norm::forward(dev, ws.features.view_mut(), ws.pooled.view(), Normalization::Plus)?;
