@@ -285,6 +285,8 @@ golden=$!
 section device 90 "$bins/device" kernels_agree --nocapture
 section network 90 "$bins/device" --skip kernels_agree --nocapture
 section shapes 40 "$bins/bench_kernels" --nocapture
+# What devices newer than 9.0 run: PTX that the driver translates, instead of the finished code.
+section forced_jit 90 env CUDA_FORCE_PTX_JIT=1 CUDA_CACHE_DISABLE=1 "$bins/device" kernels_agree --nocapture
 wait "$gradients" "$golden"
 section memcheck 60
 section racecheck 60

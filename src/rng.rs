@@ -2,10 +2,10 @@
 //! Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", Philox4x32-10.
 //!
 //! The same triple gives the same numbers on every device, for any number of devices and after a
-//! resume. `kernels/include/philox.cuh` will be its twin on the GPU.
+//! resume. `kernels/include/philox.cuh` computes the same on a GPU.
 
-/// What a random number is for. Each purpose has its own stream, so that adding draws to one never
-/// moves another.
+/// What a random number is for. Each purpose has its own stream, so that additional draws in one do not change
+/// the numbers of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stream {
@@ -25,9 +25,9 @@ pub enum Stream {
     Mix = 7,
     /// Label sets and moments of the Gaussian scenarios.
     Schedule = 8,
-    /// The images that are kept of a class.
+    /// The images of a class that are kept for replay.
     Replay = 9,
-    /// Order in which kept images come with the batches of later tasks.
+    /// The order in which kept images are added to the batches of later tasks.
     Rehearse = 10,
 }
 

@@ -11,8 +11,8 @@ use l2p_engine::ops::linear::{self, Epilogue, Weights};
 use l2p_engine::ops::match_prompts::{self, Select};
 use l2p_engine::ops::matmul::Write;
 use l2p_engine::ops::optimizer::{self, Adam};
-use l2p_engine::ops::pool_tokens::{self, Kind};
-use l2p_engine::ops::preprocess::Plan;
+use l2p_engine::ops::pool_tokens::{self, Pooling};
+use l2p_engine::ops::preprocess::ImageTransform;
 use l2p_engine::ops::{axpy, cross_entropy, gather, layer_norm, patches, preprocess, row_norm, sum, tokens};
 use l2p_engine::tensor::{DType, Shape, View, ViewMut};
 use std::ops::Range;
@@ -545,7 +545,7 @@ fn preprocessed(s: &Size) -> Row {
         .untouched(|row, _| row.ins[0].bytes(ElementType::F32) / IMAGES * IMAGES.saturating_sub(row.batch))
         .runs(move |dev, x, outs| {
             let [rows] = take(outs);
-            let plan = Plan { preprocess: &with, patch_size: patch, seed: 5 };
+            let plan = ImageTransform { preprocess: &with, patch_size: patch, seed: 5 };
             preprocess::forward(dev, rows, x[0], x[1], Some(x[2]), x[3], plan)
         })
 }
@@ -616,7 +616,7 @@ fn small_rows(s: &Size, (tq, tp, p): (usize, usize, usize)) -> Vec<Row> {
             .writes([out([b, c], Of::F32)])
             .runs(move |dev, x, outs| {
                 let [y] = take(outs);
-                pool_tokens::forward(dev, y, x[0], 0..p, Kind::Mean)
+                pool_tokens::forward(dev, y, x[0], 0..p, Pooling::Mean)
             }),
         Row::new("B pool", "pool_tokens", 1, s)
             .shape(format!("{b}x{p}x{c}"))
@@ -625,7 +625,7 @@ fn small_rows(s: &Size, (tq, tp, p): (usize, usize, usize)) -> Vec<Row> {
             .untouched(|row, form| row.ins[0].bytes(form))
             .runs(move |dev, x, outs| {
                 let [dx] = take(outs);
-                pool_tokens::backward(dev, dx, x[1], x[0], 0..p, Kind::Mean)
+                pool_tokens::backward(dev, dx, x[1], x[0], 0..p, Pooling::Mean)
             }),
         Row::new("head", "linear", 1, s)
             .shape(format!("{b}x{c}x{k}"))

@@ -1,7 +1,7 @@
 //! `l2p-engine devices`.
 
 use super::print;
-use crate::device::{embedded, nccl_version, probe};
+use crate::device::{NO_GPU, embedded, nccl_version, probe};
 use crate::error::Result;
 use clap::Args;
 
@@ -17,13 +17,14 @@ impl Devices {
                     let (major, minor) = gpu.compute_capability;
                     let gib = gpu.memory_bytes as f64 / f64::from(1 << 30);
                     let name = &gpu.name;
+                    let usable = gpu.unusable().map_or(String::new(), |why| format!("; not usable: {why}"));
                     print(&format!(
-                        "cuda:{}: {name}, {gib:.1} GiB, compute capability {major}.{minor}",
+                        "cuda:{}: {name}, {gib:.1} GiB, compute capability {major}.{minor}{usable}",
                         gpu.index
                     ));
                 }
                 if gpus.is_empty() {
-                    print("cuda: the driver is there, but no GPU");
+                    print(&format!("cuda: {NO_GPU}"));
                 }
             }
             Err(why) => print(&format!("cuda: {why}")),

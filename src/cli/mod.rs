@@ -94,8 +94,10 @@ pub fn main() -> i32 {
         Err(e) => {
             // Help and version are not errors and go to standard output.
             let code = if e.use_stderr() { 2 } else { 0 };
-            let _ = e.print();
-            return code;
+            return match e.print() {
+                Err(why) if code == 0 => unwritten(&why),
+                _ => code,
+            };
         }
     };
     let done = match cli.command {
@@ -137,10 +139,22 @@ fn device(word: &str) -> Result<Choice> {
     Ok(choice)
 }
 
-/// Prints to standard output; a closed pipe ends the program quietly.
+/// Prints to standard output. Ends the program if that fails.
 fn print(text: &str) {
     use std::io::Write;
-    if writeln!(std::io::stdout(), "{text}").is_err() {
-        std::process::exit(0);
+    let mut out = std::io::stdout();
+    if let Err(why) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+        std::process::exit(unwritten(&why));
     }
+}
+
+/// The exit code after output that could not be written: 0 where the reader has closed the pipe, as `head` does;
+/// otherwise 1, with a sentence.
+fn unwritten(why: &std::io::Error) -> i32 {
+    if why.kind() == std::io::ErrorKind::BrokenPipe {
+        return 0;
+    }
+    let why = crate::output::atomic::explain(why, "written");
+    crate::output::say(&format!("l2p-engine: standard output: {why}"));
+    1
 }

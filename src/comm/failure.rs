@@ -1,4 +1,4 @@
-//! Why a run cannot go on: one sentence, the same on every rank.
+//! The failure of a run: one sentence, the same on every rank.
 
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
@@ -7,31 +7,31 @@ use serde::{Deserialize, Serialize};
 pub struct Failure {
     /// The sentence, which names the rank.
     text: String,
-    /// The sentence of the rank itself.
+    /// The sentence without the name of the rank.
     cause: String,
-    /// Whether it is a matter of configuration, which has an exit code of its own.
+    /// Whether it is an [`Error::Config`], which has its own exit code.
     usage: bool,
 }
 
 impl Failure {
-    /// What the ranks can see together: a rank that vanished, hangs, or is in another call.
-    pub fn seen(text: String) -> Failure {
+    /// A failure found by the coordinator: a rank has vanished, hangs, or is in another call.
+    pub fn observed(text: String) -> Failure {
         Failure { cause: text.clone(), text, usage: false }
     }
 
-    /// What a rank, by name, said of itself.
+    /// The error that the rank called `name` returned.
     pub fn of_rank(name: &str, why: &Error) -> Failure {
         let cause = why.to_string();
         Failure { text: format!("{name}: {cause}"), cause, usage: matches!(why, Error::Config(_)) }
     }
 
-    /// As what every call returns. A rank that was interrupted alone is a failure to the others.
+    /// The error that every call returns. An interruption of one rank alone is a failure for the others.
     pub fn error(&self) -> Error {
         if self.usage { Error::config(&self.text) } else { Error::failed(&self.text) }
     }
 
-    /// Whether `error` says the same of the rank that returned it.
-    pub fn is_only(&self, error: &Error) -> bool {
+    /// Whether `error` has the same text as the cause of this failure.
+    pub fn has_cause(&self, error: &Error) -> bool {
         error.to_string() == self.cause
     }
 }

@@ -1,9 +1,9 @@
-//! Where this process stands among those that were launched together, by the variables of torchrun, Open MPI
-//! and Slurm.
+//! The number of this process among those that were launched together, and how they find each other, from the
+//! environment variables of torchrun, Open MPI and Slurm.
 
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,29 +18,30 @@ pub struct Launch {
     /// Where process 0 listens: a name or an address of its host.
     pub address: String,
     pub port: u16,
-    /// What only processes of this launch know, as hexadecimal digits of a SHA-256.
+    /// What only the processes of this launch know, as hexadecimal digits of a SHA-256. The key of the proofs
+    /// that they exchange when they connect.
     pub token: String,
-    /// What must be the same in all processes, such as the checksum of the configuration.
+    /// What must be equal in all processes, such as the checksum of the configuration.
     pub fingerprint: String,
     /// How long the processes wait for each other at the start.
     pub join_timeout: Duration,
-    /// How long a rank may say nothing while it is not in a call, and a process nothing at all.
+    /// The longest time that a rank may make no call, and that nothing may arrive from a process.
     pub rank_timeout: Duration,
-    /// How long ranks have to come back after a failure before the process ends without them.
+    /// How long ranks have to return after a failure before the process exits without them.
     pub grace: Duration,
-    /// A socket that listens on `port` already; otherwise process 0 opens one.
+    /// A socket that listens on `port` already; without it, process 0 opens one.
     pub listener: Option<Arc<TcpListener>>,
-    /// The variables that say so, for messages.
+    /// The environment variables that give the number of processes, for messages.
     pub variables: &'static str,
 }
 
 /// Whether torchrun itself listens on `MASTER_PORT`.
 const AGENT: &str = "TORCHELASTIC_USE_AGENT_STORE";
-/// From here on a step of Slurm is not one of tasks: the script, the shell of `salloc`.
+/// Steps of Slurm from this number on have no tasks: the batch script, the shell of `salloc`.
 const LAST_STEP: u64 = 0xffff_ff00;
-/// From this port on Linux gives them to whoever does not care.
-const FIRST_GIVEN_AWAY: u16 = 32_768;
-/// torchrun's, where nothing says otherwise.
+/// Linux assigns ports from this one on to sockets that ask for any port (`ip_local_port_range`).
+const FIRST_EPHEMERAL: u16 = 32_768;
+/// The default of torchrun.
 const PORT: u16 = 29500;
 
 impl Launch {
@@ -62,7 +63,7 @@ impl Launch {
         }
     }
 
-    /// Whether this process has rank 0, who writes and speaks.
+    /// Whether this process has rank 0, which writes files and prints messages.
     pub fn is_first(&self) -> bool {
         self.process == 0
     }
@@ -72,15 +73,16 @@ impl Launch {
         self.processes == 1
     }
 
-    /// What the environment says; `variable` gives the value of one, such as `std::env::var(name).ok()`.
+    /// Reads the environment; `variable` gives the value of one variable, such as `std::env::var(name).ok()`.
     ///
-    /// torchrun's `RANK` and `WORLD_SIZE` win over Open MPI's, those over Slurm's; without any of them the
-    /// process is alone. Slurm's count within `srun` only: a script or a shell has them too, but is one
-    /// process. `MASTER_ADDR` and `MASTER_PORT` count with all of them. `L2P_TOKEN`, `L2P_JOIN_TIMEOUT_S`
-    /// and `L2P_RANK_TIMEOUT_S` are ours.
+    /// `RANK` and `WORLD_SIZE` (torchrun) have priority over the variables of Open MPI, those over Slurm's.
+    /// Without any of them the process is the only one. Slurm's are used within `srun` only: a batch script or
+    /// shell has them too, but is one process. `MASTER_ADDR` and `MASTER_PORT` are used with every launcher.
+    /// `L2P_TOKEN`, `L2P_JOIN_TIMEOUT_S` and `L2P_RANK_TIMEOUT_S` belong to this program.
     ///
     /// # Errors
-    /// [`Error::Config`] naming what is set and what is missing, or what contradicts what.
+    /// [`Error::Config`] naming what is set and what is missing, or which variables contradict each other; also
+    /// without `L2P_TOKEN` where process 0 listens on more than the loopback interface.
     pub fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<Launch> {
         let vars = Variables(&variable);
         let mut launch = Launch::single();
@@ -91,7 +93,11 @@ impl Launch {
             launch.variables = place.variables;
             if place.processes > 1 {
                 (launch.address, launch.port) = (place.address?, place.port);
-                launch.token = token(vars.get("L2P_TOKEN"), &place.job, place.processes);
+                let own = vars.get("L2P_TOKEN");
+                if own.is_none() && !is_loopback(&launch.address) {
+                    return Err(token_missing(&launch, place.variables));
+                }
+                launch.token = token(own, &place.job, place.processes);
             }
         }
         vars.seconds("L2P_JOIN_TIMEOUT_S", &mut launch.join_timeout)?;
@@ -99,15 +105,15 @@ impl Launch {
         Ok(launch)
     }
 
-    /// Where process 0 is to be found, in words.
+    /// The address and port of process 0.
     pub fn place(&self) -> String {
         let Launch { address, port, .. } = self;
         if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
     }
 }
 
-/// What one launcher says.
-struct Place {
+/// What the variables of one launcher say.
+struct Placement {
     process: usize,
     processes: usize,
     local: usize,
@@ -150,7 +156,7 @@ impl Variables<'_> {
         })
     }
 
-    fn place(&self) -> Result<Option<Place>> {
+    fn place(&self) -> Result<Option<Placement>> {
         let (rank, world) = (self.number("RANK")?, self.number("WORLD_SIZE")?);
         if let (Some(rank), Some(world)) = (rank, world) {
             return self.torchrun(rank, world).map(Some);
@@ -159,7 +165,7 @@ impl Variables<'_> {
             Some(place) => Some(place),
             None => self.slurm()?,
         };
-        // Scripts for Slurm often set one of the two.
+        // Scripts for Slurm often set only one of the two.
         for (name, value, other_name) in [("RANK", rank, "WORLD_SIZE"), ("WORLD_SIZE", world, "RANK")] {
             let Some(value) = value else { continue };
             let Some(place) = &other else {
@@ -184,18 +190,19 @@ impl Variables<'_> {
         Ok(other)
     }
 
-    fn torchrun(&self, process: usize, processes: usize) -> Result<Place> {
+    fn torchrun(&self, process: usize, processes: usize) -> Result<Placement> {
         let id = self.get("TORCHELASTIC_RUN_ID").unwrap_or_default();
         let mut port = self.port(PORT)?;
         if self.get(AGENT).is_some_and(|v| v.eq_ignore_ascii_case("true")) {
-            // The launcher itself listens there. Beside a port that the system chose lie its connections.
-            let chosen = port >= FIRST_GIVEN_AWAY - 1;
+            // The launcher itself listens on MASTER_PORT. If the system chose that port, the next ones are
+            // likely to be in use by its connections.
+            let chosen = port >= FIRST_EPHEMERAL - 1;
             port = if chosen { port_of(&format!("{id} {port}")) } else { port + 1 };
         }
         let address = self.get("MASTER_ADDR").zip(self.get("MASTER_PORT")).map(|(address, _)| address);
         let missing: Vec<&str> =
             ["MASTER_ADDR", "MASTER_PORT"].into_iter().filter(|v| self.get(v).is_none()).collect();
-        let place = Place {
+        let place = Placement {
             process,
             processes,
             local: self.number("LOCAL_RANK")?.unwrap_or(0),
@@ -214,13 +221,13 @@ impl Variables<'_> {
         Ok(place)
     }
 
-    fn open_mpi(&self) -> Result<Option<Place>> {
+    fn open_mpi(&self) -> Result<Option<Placement>> {
         let (rank, size) = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE");
         let (Some(process), Some(processes)) = self.pair(rank, size)? else { return Ok(None) };
         let job = self.get("PMIX_NAMESPACE").or(self.get("OMPI_MCA_ess_base_jobid")).unwrap_or_default();
         let one_host = self.number("OMPI_COMM_WORLD_LOCAL_SIZE")? == Some(processes);
         let address = self.get("MASTER_ADDR").or(one_host.then(|| "127.0.0.1".into()));
-        Ok(Some(Place {
+        Ok(Some(Placement {
             process,
             processes,
             local: self.number("OMPI_COMM_WORLD_LOCAL_RANK")?.unwrap_or(0),
@@ -236,9 +243,8 @@ impl Variables<'_> {
         }))
     }
 
-    fn slurm(&self) -> Result<Option<Place>> {
-        // A script and the shell of `salloc` have all variables of the job and steps with numbers of their
-        // own, if any; what `srun` starts has the number of its step.
+    fn slurm(&self) -> Result<Option<Placement>> {
+        // Only what `srun` starts has the number of a step below LAST_STEP.
         let step = self.get("SLURM_STEP_ID").or(self.get("SLURM_STEPID"));
         let Some(step) = step.filter(|s| s.parse().is_ok_and(|s: u64| s < LAST_STEP)) else {
             return Ok(None);
@@ -260,7 +266,7 @@ impl Variables<'_> {
                  MASTER_ADDR is set: set MASTER_ADDR to the host of task 0"
             ))),
         };
-        Ok(Some(Place {
+        Ok(Some(Placement {
             process,
             processes,
             local: self.number("SLURM_LOCALID")?.unwrap_or(0),
@@ -271,7 +277,7 @@ impl Variables<'_> {
         }))
     }
 
-    /// Two variables of which neither or both are set.
+    /// The values of two variables, both set or neither.
     fn pair(&self, one: &str, other: &str) -> Result<(Option<usize>, Option<usize>)> {
         let values = (self.number(one)?, self.number(other)?);
         let (set, missing) = match values {
@@ -285,8 +291,8 @@ impl Variables<'_> {
     }
 }
 
-fn consistent(place: &Place) -> Result<()> {
-    let Place { process, processes, variables, .. } = place;
+fn consistent(place: &Placement) -> Result<()> {
+    let Placement { process, processes, variables, .. } = place;
     if process < processes {
         return Ok(());
     }
@@ -299,22 +305,37 @@ fn is_or_are(names: &[&str]) -> String {
     format!("{} {}", names.join(" and "), if names.len() == 1 { "is" } else { "are" })
 }
 
+/// Whether `address` is reached from this host only.
+fn is_loopback(address: &str) -> bool {
+    address == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn token_missing(launch: &Launch, variables: &str) -> Error {
+    Error::config(format!(
+        "L2P_TOKEN is not set, but {variables} give {} processes and process 0 listens at {}, where other hosts can \
+         connect: set L2P_TOKEN to the same secret in all processes (`openssl rand -hex 16` makes one), or \
+         MASTER_ADDR=127.0.0.1 if all run on this host",
+        launch.processes,
+        launch.place()
+    ))
+}
+
 fn token(own: Option<String>, job: &str, processes: usize) -> String {
     let secret = own.unwrap_or_else(|| format!("{job} of {processes}"));
     format!("{:x}", Sha256::digest(format!("l2p-engine {secret}")))
 }
 
-/// A port of one's own for a job, below those that systems give away by themselves.
+/// A port that depends on the job, below the ephemeral ones.
 fn port_of(job: &str) -> u16 {
     let digest = Sha256::digest(job);
-    let below = FIRST_GIVEN_AWAY / 2;
+    let below = FIRST_EPHEMERAL / 2;
     below + u16::from_le_bytes([digest[0], digest[1]]) % below
 }
 
-/// The first host of a list as Slurm writes them: `node[08-11,15],login` begins with `node08`.
+/// The first host of a list in Slurm's notation: `node08` for `node[08-11,15],login`.
 ///
 /// # Errors
-/// [`Error::Config`] if it is no such list.
+/// [`Error::Config`] if `list` is not in that notation.
 pub fn first_host(list: &str) -> Result<String> {
     let wrong =
         || Error::config(format!("`{list}` is not a list of hosts as Slurm writes them; set MASTER_ADDR"));

@@ -1,17 +1,21 @@
-//! The ranks of a run: who they are, how they meet, and how one learns that another cannot go on.
+//! The ranks of a run: their numbers, the calls that all of them make together, and how a failure of one
+//! reaches the others.
 //!
-//! Every rank runs the same program; it is a thread of this process ([`run`]) or of another one that was
-//! launched with it ([`Launch`]). Ranks of a process meet in memory (`hub`); the last to arrive meets the
-//! other processes over TCP, in a star around process 0 (`rendezvous`, `link`). What is exchanged is small or
-//! rare: names, flags, checks, gradients of ranks without a GPU. Ranks on GPUs exchange gradients by
-//! themselves; they find each other here and hear here that one cannot go on.
+//! Every rank runs the same program, on a thread of this process ([`run`]) or of another one that was launched
+//! with it ([`Launch`]). The ranks of a process exchange data in memory (`coordinator`); the last to arrive
+//! exchanges it with the other processes over TCP, in a star around process 0 (`rendezvous`, `acceptor`,
+//! `handshake`, `connection`). What is exchanged is small or rare: names, flags, checks, gradients of ranks
+//! without a GPU. Ranks on GPUs exchange gradients through NCCL, and use this for the rest.
 //!
-//! No call waits for ever. Process 0 decides what the failure of a run is, and all say the same sentence.
+//! No call waits for ever. Process 0 decides what the failure of a run is, and all ranks return the same
+//! sentence.
 
+mod acceptor;
+mod connection;
+mod coordinator;
 mod failure;
-mod hub;
+mod handshake;
 mod launch;
-mod link;
 mod rendezvous;
 mod sum;
 mod topology;
@@ -20,29 +24,32 @@ mod wire;
 pub use launch::{Launch, first_host};
 
 use crate::error::{Error, Result};
+use acceptor::{Acceptor, Joined};
+use connection::{Connection, Connections};
+use coordinator::Coordinator;
 use failure::Failure;
-use hub::Hub;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
-/// The ranks of a run, seen from one of them. Cheap to clone; one rank makes one call at a time.
+/// One rank's access to the others. Cheap to clone; one rank makes one call at a time.
 ///
-/// All ranks make the same calls in the same order. A call returns when every rank has made it, or with
-/// the one sentence that says why that will not happen: a rank has failed, has ended, has not been heard of
-/// for [`Launch::rank_timeout`], or is in another call.
+/// All ranks make the same calls in the same order. A call returns when every rank has made it, or with the
+/// failure of the run: a rank has failed, has ended, has not been heard of for [`Launch::rank_timeout`], or is
+/// in another call.
 #[derive(Debug, Clone)]
 pub struct Comm {
     /// `None` for a run of one rank.
-    seat: Option<Seat>,
+    member: Option<Member>,
 }
 
 #[derive(Debug, Clone)]
-struct Seat {
-    hub: Arc<Hub>,
+struct Member {
+    coordinator: Arc<Coordinator>,
     /// The number of this rank within its process.
     local: usize,
 }
@@ -50,88 +57,94 @@ struct Seat {
 impl Comm {
     /// The only rank of a run: every call returns at once.
     pub fn alone() -> Comm {
-        Comm { seat: None }
+        Comm { member: None }
     }
 
     /// The number of this rank, from 0.
     pub fn rank(&self) -> usize {
-        self.seat.as_ref().map_or(0, |s| s.hub.places().first_here() + s.local)
+        self.member.as_ref().map_or(0, |s| s.coordinator.topology().first_here() + s.local)
     }
 
     /// The number of ranks.
     pub fn size(&self) -> usize {
-        self.seat.as_ref().map_or(1, |s| s.hub.places().size())
+        self.member.as_ref().map_or(1, |s| s.coordinator.topology().size())
     }
 
     /// The number of this rank among those of its process.
     pub fn local_rank(&self) -> usize {
-        self.seat.as_ref().map_or(0, |s| s.local)
+        self.member.as_ref().map_or(0, |s| s.local)
     }
 
     /// The number of ranks in this process.
     pub fn local_size(&self) -> usize {
-        self.seat.as_ref().map_or(1, |s| s.hub.places().here())
+        self.member.as_ref().map_or(1, |s| s.coordinator.topology().here())
     }
 
-    /// Whether this is rank 0, who writes files and speaks to the user.
+    /// Whether this is rank 0, which writes files and prints messages.
     pub fn is_first(&self) -> bool {
         self.rank() == 0
     }
 
     pub fn is_alone(&self) -> bool {
-        self.seat.is_none()
+        self.member.is_none()
     }
 
-    /// Everyone's bytes in rank order; `what` names the purpose.
+    /// The bytes of every rank, in rank order. `what` names the purpose in messages.
     ///
     /// # Errors
-    /// The sentence that stopped the run; a sentence naming both purposes where two ranks differ in them.
+    /// The failure of the run; where two ranks differ in their purposes, it names both.
     pub fn all_gather(&self, what: &str, bytes: Vec<u8>) -> Result<Arc<Vec<Vec<u8>>>> {
-        match &self.seat {
+        match &self.member {
             None => Ok(Arc::new(vec![bytes])),
-            Some(s) => s.hub.meet(s.local, &format!("gathering `{what}`"), bytes, |all| all),
+            Some(s) => s.coordinator.exchange(s.local, &format!("gathering `{what}`"), bytes, |all| all),
         }
     }
 
-    /// Rank 0's bytes; those of others do not count and may be empty.
+    /// The bytes of rank 0; those of the others are ignored and may be empty.
     ///
     /// # Errors
     /// As [`Comm::all_gather`].
     pub fn broadcast(&self, what: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
-        let Some(s) = &self.seat else { return Ok(bytes) };
+        let Some(s) = &self.member else { return Ok(bytes) };
         let offer = if self.is_first() { bytes } else { Vec::new() };
-        let all = s.hub.meet(s.local, &format!("broadcasting `{what}`"), offer, |mut all| {
+        let all = s.coordinator.exchange(s.local, &format!("broadcasting `{what}`"), offer, |mut all| {
             all.truncate(1);
             all
         })?;
         Ok(all[0].clone())
     }
 
-    /// Whether any rank has said so.
+    /// Whether `flag` is true on any rank.
     ///
     /// # Errors
     /// As [`Comm::all_gather`].
     pub fn any(&self, what: &str, flag: bool) -> Result<bool> {
-        let Some(s) = &self.seat else { return Ok(flag) };
-        let all =
-            s.hub.meet(s.local, &format!("asking for any `{what}`"), vec![u8::from(flag)], |all| all)?;
+        let Some(s) = &self.member else { return Ok(flag) };
+        let all = s.coordinator.exchange(
+            s.local,
+            &format!("asking for any `{what}`"),
+            vec![u8::from(flag)],
+            |all| all,
+        )?;
         Ok(all.iter().any(|flag| flag.first() == Some(&1)))
     }
 
-    /// Returns when every rank is here.
+    /// Returns when every rank has made this call.
     ///
     /// # Errors
     /// As [`Comm::all_gather`].
     pub fn barrier(&self, what: &str) -> Result<()> {
-        let Some(s) = &self.seat else { return Ok(()) };
-        s.hub.meet(s.local, &format!("waiting at `{what}`"), Vec::new(), |_| Vec::new()).map(|_| ())
+        let Some(s) = &self.member else { return Ok(()) };
+        s.coordinator
+            .exchange(s.local, &format!("waiting at `{what}`"), Vec::new(), |_| Vec::new())
+            .map(|_| ())
     }
 
-    /// `buffer` becomes the sum of everyone's: ((rank 0 + rank 1) + rank 2) …, element by element, the same
-    /// bits on every rank however the ranks are spread over processes.
+    /// Replaces `buffer` by the sum over ranks, ((rank 0 + rank 1) + rank 2) …, element by element: the same bits
+    /// on every rank, for any distribution of the ranks over processes.
     ///
     /// # Errors
-    /// As [`Comm::all_gather`]; the length is part of the purpose.
+    /// As [`Comm::all_gather`]; buffers of different lengths are different purposes.
     pub fn sum_f32(&self, what: &str, buffer: &mut [f32]) -> Result<()> {
         self.sum(what, buffer)
     }
@@ -145,9 +158,9 @@ impl Comm {
     }
 
     fn sum<T: sum::Addend>(&self, what: &str, buffer: &mut [T]) -> Result<()> {
-        match &self.seat {
+        match &self.member {
             None => Ok(()),
-            Some(s) => sum::all_ranks(&s.hub, s.local, what, buffer),
+            Some(s) => sum::all_ranks(&s.coordinator, s.local, what, buffer),
         }
     }
 
@@ -156,26 +169,29 @@ impl Comm {
     /// # Errors
     /// The same sentence on every rank, naming those that differ; otherwise as [`Comm::all_gather`].
     pub fn expect_same(&self, what: &str, digest: &[u8]) -> Result<()> {
-        let Some(s) = &self.seat else { return Ok(()) };
-        let all = s.hub.meet(s.local, &format!("comparing `{what}`"), digest.to_vec(), |all| all)?;
+        let Some(s) = &self.member else { return Ok(()) };
+        let all =
+            s.coordinator.exchange(s.local, &format!("comparing `{what}`"), digest.to_vec(), |all| all)?;
         let odd: Vec<usize> = (0..all.len()).filter(|r| all[*r] != all[0]).collect();
         let Some(first) = odd.first() else { return Ok(()) };
-        let (names, there, here) = (s.hub.places().names(&odd), hex(&all[*first]), hex(&all[0]));
-        Err(s.hub.found(format!("{what} of {names} differ from rank 0's: {there} there, {here} here")))
+        let (names, there, here) = (s.coordinator.topology().names(&odd), hex(&all[*first]), hex(&all[0]));
+        Err(s
+            .coordinator
+            .fail_together(format!("{what} of {names} differ from rank 0's: {there} there, {here} here")))
     }
 
-    /// Says that this rank is alive, which every call says too, and asks whether the run still is. Long work
-    /// without calls (reading images, an evaluation on rank 0) does so now and then: a rank that says
-    /// nothing for [`Launch::rank_timeout`] is taken to hang.
+    /// Reports that this rank is alive, as every call does, and whether the run has failed. Long work without
+    /// calls (reading images, an evaluation on rank 0) calls this now and then: a rank that makes no call for
+    /// [`Launch::rank_timeout`] is taken to hang.
     ///
     /// # Errors
-    /// The sentence that stopped the run.
+    /// The failure of the run.
     pub fn check(&self) -> Result<()> {
-        self.seat.as_ref().map_or(Ok(()), |s| s.hub.check(s.local))
+        self.member.as_ref().map_or(Ok(()), |s| s.coordinator.check(s.local))
     }
 
-    /// Does long work that makes no calls and cannot say so itself (reading a data set), and says meanwhile that this
-    /// rank is alive.
+    /// Does long work that cannot call [`Comm::check`] itself (reading a data set), with a thread that calls it
+    /// meanwhile.
     pub fn alive<T>(&self, work: impl FnOnce() -> T) -> T {
         const EVERY: Duration = Duration::from_secs(1);
         if self.is_alone() {
@@ -184,7 +200,7 @@ impl Comm {
         let (done, end) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                // A failure elsewhere is found by the rank's own next call.
+                // The rank's own next call returns a failure of the run.
                 while end.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) && self.check().is_ok() {}
             });
             let result = work();
@@ -193,19 +209,20 @@ impl Comm {
         })
     }
 
-    /// Tells the others that this rank cannot go on: their pending and later calls return "rank 2: `why`".
-    /// The first failure of a run is its only one; [`run`] does this with an error that a rank returns.
+    /// Fails the run because this rank cannot go on: pending and later calls of the others return
+    /// "rank 2: `why`". Only the first failure of a run counts. [`run`] calls this with an error that a rank
+    /// returns.
     pub fn fail(&self, why: &Error) {
-        if let Some(s) = &self.seat {
-            s.hub.fail(s.local, why);
+        if let Some(s) = &self.member {
+            s.coordinator.fail(s.local, why);
         }
     }
 
-    /// Has `call` called once, on a thread of its own, when the run has failed anywhere: for stopping work
-    /// on a device that waits for others. At once if it has failed already; never if it does not.
+    /// Calls `call` once, on a thread of its own, when the run fails, or at once if it has failed already: for
+    /// stopping work on a device that waits for other ranks.
     pub fn on_failure(&self, call: impl FnOnce() + Send + 'static) {
-        if let Some(s) = &self.seat {
-            s.hub.on_failure(Box::new(call));
+        if let Some(s) = &self.member {
+            s.coordinator.on_failure(Box::new(call));
         }
     }
 }
@@ -220,9 +237,9 @@ fn hex(bytes: &[u8]) -> String {
 /// launched with it, and returns what the first rank of this process returned. A single rank runs on this
 /// thread.
 ///
-/// If a rank fails or panics, every process returns that first failure, naming the rank, and not what
-/// followed from it. Where all ranks of the only process end with the same sentence, that error is returned
-/// as it is; so is an [`Error::Interrupted`] where no rank failed.
+/// If a rank fails or panics, every process returns that first failure, with the name of the rank, and not the
+/// errors that followed from it. Where all ranks of the only process end with the same error, that error is
+/// returned unchanged; so is an [`Error::Interrupted`] where no rank failed.
 ///
 /// # Errors
 /// As described; also if the processes of a launch do not find each other.
@@ -233,40 +250,59 @@ pub fn run<T: Send>(launch: &Launch, local: usize, work: impl Fn(Comm) -> Result
     if launch.is_single() && local == 1 {
         return work(Comm::alone());
     }
-    let met = rendezvous::meet(launch, local)?;
-    let (line, cables) = link::Line::new(met.streams);
-    let hub = Arc::new(Hub::new(met.places, line, met.rank_timeout, launch.grace));
+    let Joined { topology, streams, rank_timeout, acceptor } = rendezvous::meet(launch, local)?;
+    let (sending, connections) = Connections::new(streams);
+    let coordinator = Arc::new(Coordinator::new(topology, sending, rank_timeout, launch.grace));
+    let listening = Listening { acceptor: Mutex::new(acceptor), working: AtomicUsize::new(local) };
     let results = std::thread::scope(|scope| {
-        let (hub, work) = (&hub, &work);
-        if let Err(why) = start_helpers(scope, hub, cables) {
-            (0..local).for_each(|local| hub.end(local, Err(&why)));
+        let (coordinator, listening, work) = (&coordinator, &listening, &work);
+        if let Err(why) = start_helpers(scope, coordinator, connections) {
+            (0..local).for_each(|local| coordinator.end(local, Err(&why)));
         }
         let begin = |local| {
-            let name = format!("rank {}", hub.places().first_here() + local);
-            let rank = start(scope, &name, move || one_rank(hub, local, work));
-            // A thread that does not start is a rank that has failed.
-            rank.inspect_err(|why| hub.end(local, Err(why)))
+            let name = format!("rank {}", coordinator.topology().first_here() + local);
+            let rank = start(scope, &name, move || one_rank(coordinator, listening, local, work));
+            // A rank whose thread cannot be started has failed.
+            rank.inspect_err(|why| {
+                listening.rank_ends();
+                coordinator.end(local, Err(why));
+            })
         };
         let ranks: Vec<_> = (0..local).map(begin).collect();
         let end =
             |rank: Result<ScopedJoinHandle<Result<T>>>| rank?.join().unwrap_or_else(|p| Err(panicked(&*p)));
         let results: Vec<Result<T>> = ranks.into_iter().map(end).collect();
-        hub.finish();
+        coordinator.finish();
         results
     });
-    drop(met.door);
-    outcome(results, hub.failure(), hub.places().processes() == 1)
+    outcome(results, coordinator.failure(), coordinator.topology().processes() == 1)
 }
 
-/// The threads that look after the ranks and the connections.
+/// Stops listening when the last rank of process 0 ends, which is before any process hears that the run is
+/// over: a process that goes on to its next run at once then does not meet the listener of this one.
+struct Listening {
+    acceptor: Mutex<Option<Acceptor>>,
+    /// The ranks of this process whose work has not ended.
+    working: AtomicUsize,
+}
+
+impl Listening {
+    fn rank_ends(&self) {
+        if self.working.fetch_sub(1, Ordering::SeqCst) == 1 {
+            drop(self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
+    }
+}
+
+/// Starts the watch thread, and two threads for each connection.
 fn start_helpers<'scope>(
     scope: &'scope Scope<'scope, '_>,
-    hub: &'scope Hub,
-    cables: Vec<link::Cable>,
+    coordinator: &'scope Arc<Coordinator>,
+    connections: Vec<Connection>,
 ) -> Result<()> {
-    start(scope, "watch", || hub.watch())?;
-    for cable in cables {
-        let (read, write) = cable.split(hub);
+    start(scope, "watch", || coordinator.watch())?;
+    for connection in connections {
+        let (read, write) = connection.split(&**coordinator, coordinator.alive_every());
         start(scope, "reader", read)?;
         start(scope, "writer", write)?;
     }
@@ -282,14 +318,20 @@ fn start<'scope, T: Send + 'scope>(
     started.map_err(|e| Error::failed(format!("a thread for {name} cannot be started: {e}")))
 }
 
-fn one_rank<T>(hub: &Arc<Hub>, local: usize, work: &impl Fn(Comm) -> Result<T>) -> Result<T> {
-    let comm = Comm { seat: Some(Seat { hub: hub.clone(), local }) };
+fn one_rank<T>(
+    coordinator: &Arc<Coordinator>,
+    listening: &Listening,
+    local: usize,
+    work: &impl Fn(Comm) -> Result<T>,
+) -> Result<T> {
+    let comm = Comm { member: Some(Member { coordinator: coordinator.clone(), local }) };
     let result = catch_unwind(AssertUnwindSafe(|| work(comm))).unwrap_or_else(|p| Err(panicked(&*p)));
-    hub.end(local, result.as_ref().map(|_| ()));
+    listening.rank_ends();
+    coordinator.end(local, result.as_ref().map(|_| ()));
     result
 }
 
-/// A panic as an error; where it was, the panic hook has said.
+/// A panic as an error. The panic hook has printed where it was.
 fn panicked(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
     Error::failed(format!("panicked: {}", text.unwrap_or("no message")))
@@ -300,7 +342,7 @@ fn outcome<T>(results: Vec<Result<T>>, failure: Option<Failure>, all_are_here: b
         let stopped = results.iter().position(Result::is_err).unwrap_or(0);
         return results.into_iter().nth(stopped).expect("at least one rank");
     };
-    let alike = all_are_here && results.iter().all(|r| r.as_ref().is_err_and(|e| failure.is_only(e)));
+    let alike = all_are_here && results.iter().all(|r| r.as_ref().is_err_and(|e| failure.has_cause(e)));
     match results.into_iter().next() {
         Some(Err(own)) if alike => Err(own),
         _ => Err(failure.error()),

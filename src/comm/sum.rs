@@ -1,10 +1,10 @@
 //! Sums over ranks in rank order.
 
-use super::hub::Hub;
+use super::coordinator::Coordinator;
 use crate::error::Result;
 use std::ops::{AddAssign, Range};
 
-/// Bytes of a buffer that are under way at a time, so that sums need little memory of their own.
+/// Bytes of a buffer that are exchanged in one call, which bounds the extra memory of a sum.
 const BLOCK: usize = 1 << 20;
 
 /// A kind of number that ranks add.
@@ -21,27 +21,37 @@ impl Addend for f64 {
 }
 
 /// See [`super::Comm::sum_f32`].
-pub fn all_ranks<T: Addend>(hub: &Hub, local: usize, what: &str, buffer: &mut [T]) -> Result<()> {
+pub fn all_ranks<T: Addend>(
+    coordinator: &Coordinator,
+    local: usize,
+    what: &str,
+    buffer: &mut [T],
+) -> Result<()> {
     let purpose = format!("adding {} {} values of `{what}`", buffer.len(), T::NAME);
     for block in buffer.chunks_mut(BLOCK / size_of::<T>()) {
-        if hub.places().processes() == 1 {
-            share_the_work(hub, local, &purpose, block)?;
+        if coordinator.topology().processes() == 1 {
+            add_in_parts(coordinator, local, &purpose, block)?;
         } else {
-            // Process 0 adds: sending everyone's numbers to everyone would cost as many times the bytes.
+            // Process 0 adds: sending the values of all ranks to all would cost as many times the bytes.
             let bytes = bytemuck::cast_slice(block).to_vec();
-            let sum = hub.meet(local, &purpose, bytes, |all| vec![added::<T>(all)])?;
+            let sum = coordinator.exchange(local, &purpose, bytes, |all| vec![added::<T>(all)])?;
             bytemuck::cast_slice_mut(block).copy_from_slice(&sum[0]);
         }
     }
     Ok(())
 }
 
-/// Every rank adds its part of the block; then all have all parts.
-fn share_the_work<T: Addend>(hub: &Hub, local: usize, purpose: &str, block: &mut [T]) -> Result<()> {
-    let ranks = hub.places().size();
+/// Every rank adds its part of the block, then all ranks gather the parts.
+fn add_in_parts<T: Addend>(
+    coordinator: &Coordinator,
+    local: usize,
+    purpose: &str,
+    block: &mut [T],
+) -> Result<()> {
+    let ranks = coordinator.topology().size();
     let part = |rank: usize| block_part(block.len(), rank, ranks);
     let (mine, all_parts) = (part(local), (0..ranks).map(part).collect::<Vec<_>>());
-    let all = hub.meet(local, purpose, bytemuck::cast_slice(block).to_vec(), |all| all)?;
+    let all = coordinator.exchange(local, purpose, bytemuck::cast_slice(block).to_vec(), |all| all)?;
     let bytes = mine.start * size_of::<T>()..mine.end * size_of::<T>();
     let mine = &mut block[mine];
     bytemuck::cast_slice_mut(mine).copy_from_slice(&all[0][bytes.clone()]);
@@ -49,7 +59,7 @@ fn share_the_work<T: Addend>(hub: &Hub, local: usize, purpose: &str, block: &mut
         add(mine, &other[bytes.clone()]);
     }
     drop(all);
-    let sums = hub.meet(local, purpose, bytemuck::cast_slice(mine).to_vec(), |all| all)?;
+    let sums = coordinator.exchange(local, purpose, bytemuck::cast_slice(mine).to_vec(), |all| all)?;
     for (part, sum) in all_parts.into_iter().zip(sums.iter()) {
         bytemuck::cast_slice_mut(&mut block[part]).copy_from_slice(sum);
     }
@@ -71,7 +81,7 @@ fn added<T: Addend>(all: Vec<Vec<u8>>) -> Vec<u8> {
     bytemuck::cast_slice(&sum).to_vec()
 }
 
-/// `into` += the numbers in `bytes`, which lie anywhere.
+/// `into` += the numbers in `bytes`, which need not be aligned.
 fn add<T: Addend>(into: &mut [T], bytes: &[u8]) {
     for (sum, bytes) in into.iter_mut().zip(bytes.chunks_exact(size_of::<T>())) {
         *sum += bytemuck::pod_read_unaligned::<T>(bytes);

@@ -1,8 +1,8 @@
-//! Which ranks are in which process, and what they are called in messages.
+//! Which ranks are in which process, and their names in messages.
 
 /// The processes of a run, the ranks in each, and which process this is.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct Topology {
     process: usize,
     /// The first rank of every process, and the number of ranks.
     firsts: Vec<usize>,
@@ -10,19 +10,19 @@ pub struct Places {
     hosts: Vec<String>,
 }
 
-impl Places {
+impl Topology {
     /// `ranks` and `hosts` by process; this one is `process`.
-    pub fn new(process: usize, ranks: &[usize], hosts: Vec<String>) -> Places {
+    pub fn new(process: usize, ranks: &[usize], hosts: Vec<String>) -> Topology {
         let mut firsts = vec![0];
         for number in ranks {
             firsts.push(firsts[firsts.len() - 1] + number);
         }
-        Places { process, firsts, hosts }
+        Topology { process, firsts, hosts }
     }
 
     /// One process, this one.
-    pub fn alone(ranks: usize) -> Places {
-        Places::new(0, &[ranks], Vec::new())
+    pub fn alone(ranks: usize) -> Topology {
+        Topology::new(0, &[ranks], Vec::new())
     }
 
     pub fn size(&self) -> usize {

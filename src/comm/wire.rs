@@ -1,36 +1,36 @@
-//! What processes say to each other: a message as JSON, then bytes that belong to it.
+//! The messages between processes: one as JSON, then the bytes that belong to it.
 
 use super::failure::Failure;
-use super::hub::Parts;
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Instant;
 
-/// What both sides send first; anything else is not one of ours. Its end is the version of this file.
-pub const GREETING: &[u8; 8] = b"l2pcomm1";
+/// The bytes that belong to a message, by rank or by block.
+pub type Parts = Arc<Vec<Vec<u8>>>;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Message {
     /// A process asks to join.
     Hello(Hello),
-    /// It is wanted, and shall wait for the others.
+    /// It has joined, and waits for [`Message::Start`].
     Welcome,
-    /// It, or the whole run, is not to be; says why.
+    /// It cannot join, or the launch has failed.
     Refused { why: String },
-    /// All are here.
+    /// All processes have joined.
     Start(Start),
-    /// Nothing to say, but alive.
+    /// Sent where there is nothing else to send.
     Alive,
-    /// The ranks of a process are in a call; what they offer follows.
+    /// The ranks of a process are in a call. Their offers follow as parts.
     Call { number: u64, purpose: String },
-    /// All ranks were in the call; what it came to follows.
+    /// All ranks were in the call. Its result follows as parts.
     Answer { number: u64 },
-    /// The run cannot go on. To process 0 a claim, from it the word.
+    /// The run has failed. Sent to process 0 it is a claim; sent by process 0 it is final.
     Failed(Failure),
-    /// The work of a rank is over, by an interruption perhaps.
-    Left { rank: usize, interrupted: Option<String> },
-    /// The work of all ranks is over.
+    /// The work of a rank has ended.
+    Ended { rank: usize, interrupted: Option<String> },
+    /// The work of all ranks has ended.
     Over,
 }
 
@@ -43,7 +43,6 @@ pub struct Hello {
     /// Ranks in this process.
     pub ranks: usize,
     pub host: String,
-    pub token: String,
     pub fingerprint: String,
 }
 
@@ -52,7 +51,7 @@ pub struct Start {
     /// By process.
     pub ranks: Vec<usize>,
     pub hosts: Vec<String>,
-    /// The setting of process 0 counts for all.
+    /// The limit of process 0, which all use.
     pub rank_timeout_ms: u64,
 }
 
@@ -68,7 +67,7 @@ impl Frame {
     }
 }
 
-/// The most that the other side may send as one frame.
+/// The most bytes that the other side may send as one frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
     pub head: u32,
@@ -76,9 +75,9 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// For somebody who may be anybody.
-    pub const STRANGER: Limit = Limit { head: 4096, body: 0 };
-    /// For a process of the run; sums come in blocks, so that only what is gathered counts.
+    /// For a process that has not joined.
+    pub const HELLO: Limit = Limit { head: 4096, body: 0 };
+    /// For a process of the run. Sums are sent in blocks; only gathered bytes can be as many as this.
     pub const MEMBER: Limit = Limit { head: 1 << 20, body: 1 << 30 };
 }
 
@@ -100,7 +99,7 @@ pub fn write(out: &mut impl Write, frame: &Frame) -> io::Result<()> {
 /// Reads what [`write()`] wrote. Memory grows with the bytes that arrive, not with those announced.
 ///
 /// # Errors
-/// Those of `from`; `InvalidData` for what is no frame, or a larger one than `limit`.
+/// Those of `from`; `InvalidData` if the bytes are not a frame or exceed `limit`.
 pub fn read(from: &mut impl Read, limit: Limit) -> io::Result<Frame> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;
@@ -120,7 +119,7 @@ pub fn read(from: &mut impl Read, limit: Limit) -> io::Result<Frame> {
 }
 
 fn read_part(from: &mut impl Read, size: u64) -> io::Result<Vec<u8>> {
-    // A block of a sum in one piece.
+    // One allocation for a block of a sum.
     let mut bytes = Vec::with_capacity(size.min(1 << 20) as usize);
     from.take(size).read_to_end(&mut bytes)?;
     if bytes.len() as u64 == size { Ok(bytes) } else { Err(ErrorKind::UnexpectedEof.into()) }
@@ -130,7 +129,7 @@ fn malformed(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("it sent {what}"))
 }
 
-/// Reads from a connection until a moment, however slowly the bytes come.
+/// Reads from a connection; fails at `end`, also while bytes arrive slowly.
 pub struct Until<'a> {
     pub stream: &'a TcpStream,
     pub end: Instant,

@@ -1,11 +1,13 @@
 //! Where tensors live and ops run: the CPU, or a CUDA device whose driver is found at run time.
 
 mod cuda;
+pub mod embedded;
 mod kernel;
 mod range;
 
 pub use cuda::{
-    Event, Gpu, Graph, Memory, NcclComm, NcclId, Pinned, Scratch, StreamKind, Watch, nccl_version, probe,
+    Event, Gpu, Graph, Memory, NcclComm, NcclId, Pinned, ScratchBuffer, StreamKind, Watch, nccl_version,
+    probe,
 };
 pub use kernel::{Arg, Argument, Cell, ElementType, Grid, Kernel};
 pub(crate) use kernel::{args, kernel, vectors};
@@ -14,28 +16,8 @@ pub use range::{Range, range};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
-/// The kernels that this program holds.
-pub mod embedded {
-    /// Images start where the driver may read words of any size. (Not used where nvcc was missing.)
-    #[allow(dead_code)]
-    #[repr(C, align(64))]
-    struct Aligned<T: ?Sized>(T);
-
-    #[allow(unused_macros)]
-    macro_rules! aligned {
-        ($path:literal) => {{
-            static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!($path));
-            &IMAGE.0
-        }};
-    }
-    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
-
-    /// The image of `kernels/<op>.cu`; `None` if the program was built without nvcc, or there is no such
-    /// file.
-    pub fn image(op: &str) -> Option<&'static [u8]> {
-        IMAGES.iter().find(|(name, _)| *name == op).and_then(|(_, image)| *image)
-    }
-}
+/// What a driver without a GPU means.
+pub const NO_GPU: &str = "the NVIDIA driver lists no GPU; check CUDA_VISIBLE_DEVICES";
 
 /// A device that ops are dispatched to.
 #[derive(Debug, Clone)]
@@ -112,7 +94,7 @@ impl Device {
             }
         };
         if indices.is_empty() {
-            return Err(Error::failed(format!("--device {word}: the driver is there, but no GPU")));
+            return Err(Error::failed(format!("--device {word}: {NO_GPU}")));
         }
         let choices: Result<Vec<Choice>> =
             indices.iter().map(|&index| Ok(Device::one(word, Some(index))?.0)).collect();
@@ -124,7 +106,10 @@ impl Device {
         let auto = word == "auto";
         let Some(index) = index else { return Ok((Choice { device: Device::Cpu, auto }, None)) };
         let opened = match embedded::TOOLKIT {
-            Some(_) => Gpu::open(index, embedded::image),
+            Some(_) => Gpu::open(index, embedded::image).and_then(|gpu| {
+                gpu.load(embedded::IMAGES.iter().map(|(op, _)| *op))?;
+                Ok(gpu)
+            }),
             None => {
                 Err(Error::failed("this program holds no CUDA kernels: there was no nvcc when it was built"))
             }
@@ -132,8 +117,13 @@ impl Device {
         match opened {
             Ok(gpu) => Ok((Choice { device: Device::Cuda(gpu), auto }, None)),
             Err(why) if auto => {
-                let has_one = probe::gpus().is_ok_and(|gpus| !gpus.is_empty());
-                let note = has_one.then(|| format!("the GPU is not used: {why}"));
+                let note = match probe::gpus() {
+                    // A machine that is not meant to have a GPU.
+                    Err(_) if !probe::has_driver() => None,
+                    Err(why) => Some(format!("no GPU is used: {why}")),
+                    Ok(gpus) if gpus.is_empty() => Some(format!("no GPU is used: {NO_GPU}")),
+                    Ok(_) => Some(format!("the GPU is not used: {why}")),
+                };
                 Ok((Choice { device: Device::Cpu, auto }, note))
             }
             Err(why) => Err(Error::failed(format!("--device {word}: {why}"))),

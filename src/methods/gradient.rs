@@ -10,6 +10,7 @@ use crate::network::report::{Pending, Report};
 use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::optim::Optimizer;
+use crate::output::say;
 use crate::prompts::PromptChoice;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Shape, Tensor, View, all_reduce};
@@ -154,7 +155,14 @@ impl Gradient {
                 self.queue(dev, labels, task)?;
                 None
             }
-            Some((_, None)) => Some(Graph::capture(gpu, || self.queue(dev, labels, task))?),
+            Some((_, None)) => match Graph::capture(gpu, || self.queue(dev, labels, task)) {
+                Ok(graph) => Some(graph),
+                Err(why) => {
+                    say(&format!("note: {why}; training goes on without a graph, which costs some speed"));
+                    self.use_graph = false;
+                    return self.queue(dev, labels, task);
+                }
+            },
             Some((_, graph)) => graph,
         };
         if let Some(graph) = &graph {

@@ -21,7 +21,7 @@ use crate::ops::cross_entropy;
 use crate::ops::linear::Epilogue;
 use crate::ops::match_prompts::Select;
 use crate::ops::matmul::Write;
-use crate::ops::pool_tokens::{self, Kind};
+use crate::ops::pool_tokens::{self, Pooling};
 use crate::ops::row_norm::{self, Normalization};
 use crate::ops::{gather, layer_norm, sum, tokens};
 use crate::prompts::{Place, PromptChoice, PromptMethod, Query, TokenRows};
@@ -391,7 +391,7 @@ impl Model {
     }
 
     /// How the patches are pooled to a query, where they make it.
-    fn patch_query(&self) -> Option<Kind> {
+    fn patch_query(&self) -> Option<Pooling> {
         match self.prompts.query() {
             Query::Patches(kind) => Some(kind),
             Query::Nothing | Query::Cls => None,

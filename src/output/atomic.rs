@@ -1,4 +1,4 @@
-//! Files that are either the old one or the new one, whatever happens in between.
+//! Files whose contents are replaced as a whole: after a failure or a crash they are the old or the new ones.
 
 use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions};
@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The end of the name of every file that is not yet whole.
+/// The end of the names of temporary files.
 pub const TEMPORARY: &str = ".tmp";
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -25,12 +25,47 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// As [`write()`]; an error of `fill` too.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let temporary = temporary_name(path)?;
-    let done = write_and_rename(path, &temporary, fill);
-    if done.is_err() {
-        let _ = std::fs::remove_file(&temporary);
+    // A device or a pipe, such as /dev/stdout, has no contents to keep and must not be renamed over.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+        let done = OpenOptions::new().write(true).open(path).and_then(|mut file| fill(&mut file));
+        return done.map_err(|e| Error::file(path, explain(&e, "written")));
     }
-    done.map_err(|e| Error::file(path, explain(&e, "written")))
+    prepare(path, fill)?.commit()
+}
+
+/// New contents of a file that are on the disk beside it. Dropped without [`Prepared::commit`] they are removed.
+#[derive(Debug)]
+pub struct Prepared {
+    path: PathBuf,
+    temporary: PathBuf,
+}
+
+/// The first half of [`write_with`]: everything that a full disk can fail.
+///
+/// # Errors
+/// As [`write_with`].
+pub fn prepare(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Prepared> {
+    let prepared = Prepared { path: path.to_path_buf(), temporary: temporary_name(path)? };
+    fill_and_sync(&prepared.temporary, fill).map_err(|e| Error::file(path, explain(&e, "written")))?;
+    Ok(prepared)
+}
+
+impl Prepared {
+    /// Replaces the file.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be replaced.
+    pub fn commit(self) -> Result<()> {
+        let done = std::fs::rename(&self.temporary, &self.path).and_then(|()| sync_dir(&self.path));
+        done.map_err(|e| Error::file(&self.path, explain(&e, "written")))
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // After a commit there is none.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
 }
 
 /// [`write()`] of `value` as JSON for people, with a newline at its end.
@@ -51,25 +86,18 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &str) -> Res
     serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is not {what} of this engine: {e}")))
 }
 
-fn write_and_rename(
-    path: &Path,
-    temporary: &Path,
-    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
+fn fill_and_sync(temporary: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).open(temporary)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     fill(&mut out)?;
     let file = out.into_inner().map_err(|e| e.into_error())?;
-    file.sync_all()?;
-    drop(file);
-    std::fs::rename(temporary, path)?;
-    sync_dir(path)
+    file.sync_all()
 }
 
-/// The rename itself is on the disk only when the folder is.
+/// Writes the folder to the disk, and with it the rename.
 fn sync_dir(path: &Path) -> io::Result<()> {
     match File::open(folder_of(path))?.sync_all() {
-        // Some network file systems cannot; the rename has happened all the same.
+        // Some network file systems do not support it; the rename has happened.
         Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
         other => other,
     }
@@ -101,7 +129,7 @@ pub fn sweep(folder: &Path) {
     }
 }
 
-/// A sentence for an input/output error; `done` is what could not be done, such as "written".
+/// A sentence for an input or output error; `done` is the operation that failed, such as "written".
 pub fn explain(error: &io::Error, done: &str) -> String {
     let why = match error.kind() {
         ErrorKind::StorageFull => "the disk is full; free some space or choose another folder",

@@ -172,7 +172,7 @@ impl Store {
         let path = self.dir.join(&name);
         let mut digest = Sha256::new();
         let mut bytes = 0u64;
-        atomic::write_with(&path, |out| {
+        let data = atomic::prepare(&path, |out| {
             let mut put = |part: &[u8]| -> io::Result<()> {
                 digest.update(part);
                 bytes += part.len() as u64;
@@ -193,13 +193,12 @@ impl Store {
             tensors: state.tensors.iter().map(|(name, _, _)| name.clone()).collect(),
             meta: state.meta.clone(),
         };
-        let described =
-            manifest.to_text().and_then(|text| atomic::write(&path.with_extension("json"), text.as_bytes()));
-        if described.is_err() {
-            // On a full disk, data without a description is only in the way.
-            let _ = std::fs::remove_file(&path);
-        }
-        described?;
+        let text = manifest.to_text()?;
+        // Both files are on the disk before either replaces one of an earlier save at this step.
+        let description =
+            atomic::prepare(&path.with_extension("json"), |out| out.write_all(text.as_bytes()))?;
+        data.commit()?;
+        description.commit()?;
         self.prune(state.step);
         Ok(path)
     }

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct Metrics {
     /// The task after which these hold, from 0.
     pub task: usize,
-    #[serde(with = "super::results::nullable")]
+    #[serde(with = "super::nullable::number")]
     pub avg_acc: f64,
-    #[serde(with = "super::results::nullable")]
+    #[serde(with = "super::nullable::number")]
     pub learning_acc: f64,
     /// `None` after the first task.
     pub forgetting: Option<f64>,

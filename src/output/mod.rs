@@ -1,10 +1,12 @@
-//! What a run leaves behind: work directory, checkpoints, events, tables.
+//! The files of a run (work directory, checkpoints, events, tables) and its messages.
 
 pub mod atomic;
 pub mod checkpoint;
+mod console;
 pub mod log;
 mod manifest;
 pub mod metrics;
+mod nullable;
 pub mod progress;
 mod proto;
 pub mod report;
@@ -17,12 +19,7 @@ pub mod tensorboard;
 pub mod workdir;
 
 pub use checkpoint::{State, Store, TensorData};
+pub use console::say;
 pub use metrics::Metrics;
 pub use results::Results;
 pub use workdir::Workdir;
-
-/// A line on standard error. A closed pipe there is nobody's loss, and never a panic.
-pub fn say(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{text}");
-}

@@ -1,5 +1,6 @@
 //! How far the run is: a bar on a terminal, a line now and then elsewhere, nothing with `--quiet`.
 
+use super::console::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -115,7 +116,7 @@ impl Progress {
             }
             Show::Lines if self.last_line.elapsed() >= LINE_EVERY => {
                 self.last_line = Instant::now();
-                crate::output::say(&self.clock.line(self.started.elapsed()));
+                say(&self.clock.line(self.started.elapsed()));
             }
             Show::Lines | Show::Nothing => {}
         }
@@ -124,8 +125,8 @@ impl Progress {
     /// A line above the bar, on standard error; nothing with `--quiet`.
     pub fn say(&self, text: &str) {
         match &self.show {
-            Show::Bar(bar) => bar.suspend(|| crate::output::say(text)),
-            Show::Lines => crate::output::say(text),
+            Show::Bar(bar) => bar.suspend(|| say(text)),
+            Show::Lines => say(text),
             Show::Nothing => {}
         }
     }

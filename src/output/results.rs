@@ -40,7 +40,7 @@ pub struct Results {
     pub baselines: Baselines,
     pub images_per_second: Speed,
     /// Wall time of the run so far, resumed parts included.
-    #[serde(with = "nullable")]
+    #[serde(with = "super::nullable::number")]
     pub seconds: f64,
 }
 
@@ -50,14 +50,14 @@ pub struct Results {
 pub struct Score {
     /// Row: after task t; column: task i <= t, both in the order of training. One column: a test set that all
     /// tasks share.
-    #[serde(with = "nullable_matrix")]
+    #[serde(with = "super::nullable::matrix")]
     pub accuracy_matrix: Vec<Vec<f64>>,
     /// The metrics after the last row.
-    #[serde(with = "nullable")]
+    #[serde(with = "super::nullable::number")]
     pub avg_acc: f64,
     pub forgetting: Option<f64>,
     pub backward: Option<f64>,
-    #[serde(with = "nullable")]
+    #[serde(with = "super::nullable::number")]
     pub learning_acc: f64,
     pub after_each_task: Vec<Metrics>,
 }
@@ -108,9 +108,9 @@ impl Baselines {
 /// Images per second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
 pub struct Speed {
-    #[serde(with = "nullable")]
+    #[serde(with = "super::nullable::number")]
     pub train: f64,
-    #[serde(with = "nullable")]
+    #[serde(with = "super::nullable::number")]
     pub eval: f64,
 }
 
@@ -171,34 +171,5 @@ impl Results {
             }
         }
         out
-    }
-}
-
-/// A float that is `null` in JSON when it is not finite.
-pub mod nullable {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
-        if value.is_finite() { to.serialize_f64(*value) } else { to.serialize_none() }
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-        Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
-    }
-}
-
-/// The same for a matrix.
-mod nullable_matrix {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer>(rows: &[Vec<f64>], to: S) -> Result<S::Ok, S::Error> {
-        let finite = |row: &Vec<f64>| row.iter().map(|v| v.is_finite().then_some(*v)).collect::<Vec<_>>();
-        rows.iter().map(finite).collect::<Vec<_>>().serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<f64>>, D::Error> {
-        let rows = Vec::<Vec<Option<f64>>>::deserialize(from)?;
-        let known = |row: Vec<Option<f64>>| row.into_iter().map(|v| v.unwrap_or(f64::NAN)).collect();
-        Ok(rows.into_iter().map(known).collect())
     }
 }

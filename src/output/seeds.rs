@@ -22,7 +22,7 @@ pub struct Seeds {
     /// All of them are done.
     pub complete: bool,
     /// The finished ones, in the order of `seeds`.
-    pub runs: Vec<Run>,
+    pub runs: Vec<SeedRun>,
     /// `None` until a run is finished.
     pub per_image: Option<Spreads>,
     pub per_batch: Option<Spreads>,
@@ -30,24 +30,24 @@ pub struct Seeds {
 
 /// One finished run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Run {
+pub struct SeedRun {
     pub seed: u64,
     /// Relative to the folder of this file.
     pub workdir: PathBuf,
     pub per_image: Metrics,
     pub per_batch: Metrics,
-    #[serde(with = "super::results::nullable")]
+    #[serde(with = "super::nullable::number")]
     pub seconds: f64,
 }
 
 /// The metrics after the last task.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    #[serde(with = "super::results::nullable")]
+    #[serde(with = "super::nullable::number")]
     pub avg_acc: f64,
     pub forgetting: Option<f64>,
     pub backward: Option<f64>,
-    #[serde(with = "super::results::nullable")]
+    #[serde(with = "super::nullable::number")]
     pub learning_acc: f64,
 }
 
@@ -83,9 +83,9 @@ impl Spreads {
 impl Seeds {
     /// What the finished runs have in common; `finished`: seed, folder relative to this file, results.
     pub fn of(seeds: &[u64], finished: &[(u64, PathBuf, Results)]) -> Seeds {
-        let runs: Vec<Run> = finished
+        let runs: Vec<SeedRun> = finished
             .iter()
-            .map(|(seed, workdir, results)| Run {
+            .map(|(seed, workdir, results)| SeedRun {
                 seed: *seed,
                 workdir: workdir.clone(),
                 per_image: (&results.per_image).into(),

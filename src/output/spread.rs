@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// mean = Σ x / n; deviation = sqrt(Σ (x - mean)² / (n - 1)), `None` for a single value.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    #[serde(with = "super::results::nullable")]
+    #[serde(with = "super::nullable::number")]
     pub mean: f64,
     pub deviation: Option<f64>,
     pub n: usize,
@@ -29,7 +29,12 @@ impl Spread {
     pub fn percent(&self) -> String {
         match self.deviation.filter(|_| self.mean.is_finite()) {
             Some(deviation) => format!("{:.2} ± {:.2}", 100.0 * self.mean, 100.0 * deviation),
-            None => super::table::percent(self.mean),
+            None => percent(self.mean),
         }
     }
+}
+
+/// Percent with two decimals; `-` for what is not finite.
+pub fn percent(fraction: f64) -> String {
+    if fraction.is_finite() { format!("{:.2}", 100.0 * fraction) } else { "-".into() }
 }

@@ -3,6 +3,7 @@
 use super::results::{Baselines, Score};
 use super::seeds::Seeds;
 use super::spread::Spread;
+pub use super::spread::percent;
 use crate::tensor::plan::Plan;
 use comfy_table::{CellAlignment, Table, presets};
 use std::io::IsTerminal;
@@ -34,11 +35,6 @@ impl Style {
     pub fn plain() -> Style {
         Style { unicode: false, width: 100 }
     }
-}
-
-/// Percent with two decimals.
-pub fn percent(fraction: f64) -> String {
-    if fraction.is_finite() { format!("{:.2}", 100.0 * fraction) } else { "-".into() }
 }
 
 fn percent_or_dash(fraction: Option<f64>) -> String {

@@ -1,6 +1,7 @@
-//! The work directory of a run: who may write to it, and what lies in it.
+//! The work directory of a run: its lock, and the files in it.
 
 use super::atomic;
+use super::console::say;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -23,8 +24,8 @@ pub struct Workdir {
 }
 
 impl Workdir {
-    /// Makes `path`, or takes it over with `resume`, locks it and writes `config.toml`. With `resume`
-    /// and no run in it, a new run starts.
+    /// Makes `path`, or takes it over with `resume`, locks it and writes `config.toml`. With `resume` and no
+    /// checkpoint in it the run begins anew, which a note on standard error says.
     ///
     /// # Errors
     /// [`Error::Config`] if it holds a run and `resume` is false, or a run of another configuration;
@@ -56,6 +57,9 @@ impl Workdir {
                     ),
                 ));
             }
+        }
+        if resume && !found.iter().any(|name| name.starts_with(CHECKPOINTS)) {
+            say(&format!("note: {} holds no checkpoint to resume from; the run begins anew", path.display()));
         }
         atomic::sweep(path);
         if saved.is_none() {
@@ -165,7 +169,7 @@ impl Workdir {
     }
 }
 
-/// What of a run lies in the folder.
+/// The files of a run that are in the folder.
 fn contents(path: &Path) -> Vec<String> {
     let mut found: Vec<String> = [CONFIG, RESULTS, LOG, super::seeds::FILE]
         .iter()
@@ -207,7 +211,7 @@ impl Lock {
     fn take(dir: &Path) -> Result<Lock> {
         let path = dir.join(LOCK);
         let fail = |e: std::io::Error| Error::file(&path, atomic::explain(&e, "locked"));
-        // A lock on a file that its last owner has just removed is worth nothing: try again.
+        // A lock on a file that its last owner has removed in the meantime excludes no other process: try again.
         for _ in 0..100 {
             let mut file = OpenOptions::new()
                 .read(true)
@@ -254,8 +258,8 @@ fn taken(dir: &Path, owner: &str) -> Error {
     ))
 }
 
-/// Whether the process that wrote `PID START` into a lock is still there. A process of the same
-/// number that started at another time is another one.
+/// Whether the process that wrote `PID START` into a lock is still running. A process with the same number and
+/// another start time is a different one.
 fn is_running(owner: &str) -> bool {
     let mut words = owner.split_whitespace();
     let Some(pid) = words.next().and_then(|w| w.parse::<u32>().ok()) else { return false };

@@ -34,7 +34,7 @@ pub enum Query {
     /// The class token of the pre-trained network without prompts.
     Cls,
     /// The embedded patches, pooled.
-    Patches(pool_tokens::Kind),
+    Patches(pool_tokens::Pooling),
 }
 
 impl PromptMethod {
@@ -105,9 +105,9 @@ impl PromptMethod {
         let Some(pool) = self.pool() else { return Query::Nothing };
         match pool.config.embedding_key {
             EmbeddingKey::Cls => Query::Cls,
-            EmbeddingKey::Mean => Query::Patches(pool_tokens::Kind::Mean),
-            EmbeddingKey::Max => Query::Patches(pool_tokens::Kind::Max),
-            EmbeddingKey::MeanMax => Query::Patches(pool_tokens::Kind::MeanMax),
+            EmbeddingKey::Mean => Query::Patches(pool_tokens::Pooling::Mean),
+            EmbeddingKey::Max => Query::Patches(pool_tokens::Pooling::Max),
+            EmbeddingKey::MeanMax => Query::Patches(pool_tokens::Pooling::MeanMax),
         }
     }
 

@@ -185,7 +185,7 @@ impl Pool {
         let mean = &mut self.temp.mean;
         for slice in 0..slices {
             let rows = p.get(self.stack.id).part(slice * m * n * c, [m, n, c]);
-            pool_tokens::forward(dev, mean.view_mut(), rows, 0..n, pool_tokens::Kind::Mean)?;
+            pool_tokens::forward(dev, mean.view_mut(), rows, 0..n, pool_tokens::Pooling::Mean)?;
             axpy(dev, self.keys.view_mut(), mean.view(), 1.0 / slices as f64)?;
         }
         Ok(())
@@ -228,7 +228,7 @@ impl Pool {
             for slice in 0..slices {
                 let start = slice * m * n * c;
                 let rows = p.get(self.stack.id).part(start, [m, n, c]);
-                let kind = pool_tokens::Kind::Mean;
+                let kind = pool_tokens::Pooling::Mean;
                 pool_tokens::backward(dev, drows.view_mut(), dkeys.view(), rows, 0..n, kind)?;
                 let target = dprompt.reborrow().part(start, [m * n * c]);
                 axpy(dev, target, drows.view(), 1.0 / slices as f64)?;

@@ -1,8 +1,11 @@
-//! What the host hands to every step, where the step reads it: as it is on the CPU; on a GPU in memory of
-//! its own, to which pinned buffers bring it, two in turn, so that the next is filled while one is under way.
+//! What the host passes to every step. On the CPU it is read where it is. On a GPU it is copied through two pinned
+//! buffers in turn, so that one is filled while the copy from the other runs.
 
+use super::dtype::DType;
+use super::owned::Tensor;
 use super::plan::Plan;
-use super::{DType, Shape, Tensor, View};
+use super::shape::Shape;
+use super::view::View;
 use crate::device::{Device, Event, Gpu, Pinned, StreamKind};
 use crate::error::Result;
 use std::sync::Arc;
@@ -71,7 +74,10 @@ impl Landing {
     /// The copy stream brings `values` here, the compute stream takes them on to `to`.
     fn load(&mut self, gpu: &Arc<Gpu>, to: &mut Tensor, values: View, staging: &mut Pinned) -> Result<()> {
         if self.marks.is_none() {
-            self.marks = Some([Event::new(gpu)?, Event::new(gpu)?]);
+            let empty = Event::new(gpu)?;
+            // The memory was filled with zeros on the compute stream; the first copy comes after that.
+            empty.record(StreamKind::Compute)?;
+            self.marks = Some([Event::new(gpu)?, empty]);
         }
         let Some([full, empty]) = &self.marks else { return Ok(()) };
         self.values.reshape(values.shape());

@@ -1,14 +1,14 @@
-//! Memory for large buffers: it begins at a line of the cache, so that no vector of a row lies across
-//! two, and it is backed by large pages. A row-wise walk through a matrix of 12 kB rows meets a new page
-//! every row; with pages of 2 MiB the address translations stay in the processor.
+//! Memory for large buffers: aligned to a cache line, so that no vector of a row lies across two, and backed by
+//! large pages. Reading a matrix of 12 kB rows by columns touches a new 4 KiB page in every row; with pages of 2 MiB
+//! the address translations stay in the processor's cache.
 
 use bytemuck::Pod;
 use std::ops::{Deref, DerefMut};
 
-/// Bytes of a line of the cache.
+/// Bytes of a cache line.
 pub const LINE: usize = 64;
 
-/// From here a buffer holds at least one large page for certain.
+/// A buffer of this size certainly contains a whole large page.
 const LARGE_FROM_BYTES: usize = 4 << 20;
 
 /// A slice that owns its memory.
@@ -21,7 +21,7 @@ pub struct Memory<T> {
 }
 
 impl<T: Pod> Memory<T> {
-    /// Zeros from the start of a line of the cache on.
+    /// Zeros, aligned to a cache line.
     pub fn zeros(len: usize) -> Memory<T> {
         let spare = if len == 0 { 0 } else { LINE / size_of::<T>() };
         let values = large(vec![T::zeroed(); len + spare]);
@@ -30,7 +30,7 @@ impl<T: Pod> Memory<T> {
     }
 }
 
-/// These values, where they lie.
+/// Takes over the memory of the vector, without alignment.
 impl<T> From<Vec<T>> for Memory<T> {
     fn from(values: Vec<T>) -> Memory<T> {
         Memory { skip: 0, len: values.len(), values }
@@ -58,8 +58,8 @@ impl<T> DerefMut for Memory<T> {
     }
 }
 
-/// Asks the system to back `values` with large pages, which must not have been written to yet. Advice
-/// only: where it is not taken, nothing changes.
+/// Asks the system to back `values`, which must not have been written to yet, with large pages. This is advice:
+/// where the system does not follow it, nothing changes.
 #[cfg(target_os = "linux")]
 fn large<T>(mut values: Vec<T>) -> Vec<T> {
     use rustix::mm::{Advice, madvise};

@@ -1,8 +1,7 @@
-//! Tensors in the memory of a GPU.
+//! Buffers and ranges of elements in the memory of a GPU.
 
-use super::storage::{Element, typed};
-use super::{DType, Shape, Tensor, View, ViewMut};
-use crate::device::{Argument, Cell, Gpu, Memory, Pinned, StreamKind};
+use super::dtype::{DType, Element, typed};
+use crate::device::{Gpu, Memory, Pinned, StreamKind};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -16,7 +15,7 @@ pub(super) struct DeviceBuffer {
 }
 
 impl DeviceBuffer {
-    /// Not initialised.
+    /// Memory with undefined contents.
     pub fn new(gpu: &Arc<Gpu>, len: usize, dtype: DType) -> Result<DeviceBuffer> {
         if dtype == DType::F64 {
             return Err(Error::failed(format!("{}: F64 tensors live on the CPU only", gpu.name())));
@@ -35,7 +34,7 @@ impl DeviceBuffer {
 }
 
 impl Clone for DeviceBuffer {
-    /// Panics where there is no memory for a second one.
+    /// Panics if the GPU has too little memory for the copy.
     fn clone(&self) -> DeviceBuffer {
         let copy = DeviceBuffer::new(self.memory.gpu(), self.len(), self.dtype);
         let copied = copy.and_then(|to| {
@@ -70,7 +69,7 @@ impl<'a> Span<'a> {
         self.memory.address(self.byte())
     }
 
-    /// The memory, and where in it how many bytes lie.
+    /// The memory, the first byte in it, and the number of bytes.
     pub fn bytes(self) -> (&'a Memory, usize, usize) {
         (self.memory, self.byte(), self.len * self.dtype.size_bytes())
     }
@@ -81,15 +80,15 @@ impl<'a> Span<'a> {
     }
 
     /// Starts setting the elements from the host.
-    pub fn upload<T: Element>(self, values: &[T], staging: &mut Pinned, lane: StreamKind) -> Result<()> {
+    pub fn upload<T: Element>(self, values: &[T], staging: &mut Pinned, stream: StreamKind) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         staging.bytes_mut()?[..bytes.len()].copy_from_slice(bytes);
-        staging.upload(self.memory, self.byte(), bytes.len(), lane)
+        staging.upload(self.memory, self.byte(), bytes.len(), stream)
     }
 
     /// Starts copying the elements to the front of pinned memory.
-    pub fn download(self, to: &mut Pinned, lane: StreamKind) -> Result<()> {
-        to.download(self.memory, self.byte(), self.len * self.dtype.size_bytes(), lane)
+    pub fn download(self, to: &mut Pinned, stream: StreamKind) -> Result<()> {
+        to.download(self.memory, self.byte(), self.len * self.dtype.size_bytes(), stream)
     }
 
     /// Sets the elements from another range of the same type.
@@ -97,7 +96,7 @@ impl<'a> Span<'a> {
         self.memory.copy(self.byte(), from.memory, from.byte(), self.len * self.dtype.size_bytes())
     }
 
-    /// The elements, when the device has computed them.
+    /// The elements. Waits until the device has computed them.
     pub fn read<T: Element>(self) -> Result<Vec<T>> {
         let mut values = vec![T::default(); self.len];
         self.memory.read(self.byte(), bytemuck::cast_slice_mut(&mut values))?;
@@ -108,38 +107,9 @@ impl<'a> Span<'a> {
         typed!(self.dtype, T => Ok(self.read::<T>()?.into_iter().map(Element::wide).collect()))
     }
 
-    pub fn read_tensor(self, shape: Shape) -> Result<Tensor> {
-        typed!(self.dtype, T => Ok(Tensor::from_vec(self.read::<T>()?, shape)))
-    }
-
     pub fn fill(self, value: f64) -> Result<()> {
         typed!(self.dtype, T => {
             self.memory.fill(self.byte(), bytemuck::bytes_of(&T::narrow(value)), self.len)
         })
-    }
-}
-
-fn argument(dtype: DType, span: Option<Span>) -> (&'static str, Cell) {
-    let kind = match dtype {
-        DType::F32 => "*f32",
-        DType::F64 => "*f64",
-        DType::BF16 => "*bf16",
-        DType::F16 => "*f16",
-        DType::U32 => "*u32",
-        DType::U8 => "*u8",
-    };
-    (kind, span.map_or(Cell::HostMemory, |s| Cell::Pointer(s.address())))
-}
-
-/// The address of the first element.
-impl Argument for View<'_> {
-    fn argument(&self) -> (&'static str, Cell) {
-        argument(self.dtype(), self.span())
-    }
-}
-
-impl Argument for ViewMut<'_> {
-    fn argument(&self) -> (&'static str, Cell) {
-        argument(self.dtype(), self.as_view().span())
     }
 }

@@ -1,7 +1,9 @@
 //! The memory plan: every tensor of a run by name, shape and type, allocated once before the first
 //! step and printed with its total, so that "does it fit" is known before anything runs.
 
-use super::{DType, Shape, Tensor};
+use super::dtype::DType;
+use super::owned::Tensor;
+use super::shape::Shape;
 use crate::device::Device;
 use crate::error::{Error, Result};
 
@@ -74,7 +76,7 @@ impl Plan {
         })
     }
 
-    /// Says so if a tensor could not be made: those after it have no memory behind them.
+    /// Returns the first failure of an allocation; the tensors after it have no memory.
     ///
     /// # Errors
     /// `Error::Failed` with the name of the tensor, what was wanted and what was free.

@@ -1,10 +1,10 @@
-//! The memory behind tensors, by place and element type.
+//! The memory behind tensors: one variant per element type on the host, and device memory.
 
+use super::dtype::{DType, Element};
 use super::memory::Memory;
 use super::on_device::{DeviceBuffer, Span};
-use super::{DType, Shape, Tensor, View, ViewMut};
+use bytemuck::{allocation::cast_vec, cast_slice, cast_slice_mut};
 use half::{bf16, f16};
-use std::fmt;
 
 /// Memory of one element type.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub(super) enum Buffer {
     Device(DeviceBuffer),
 }
 
-/// Borrowed memory; see [`View`].
+/// Borrowed memory; the data of a `View`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Slice<'a> {
     F32(&'a [f32]),
@@ -30,6 +30,7 @@ pub(super) enum Slice<'a> {
     Device(Span<'a>),
 }
 
+/// Borrowed memory to write; the data of a `ViewMut`.
 #[derive(Debug)]
 pub(super) enum SliceMut<'a> {
     F32(&'a mut [f32]),
@@ -78,85 +79,30 @@ pub(super) fn element<T: Element>(_: &[T]) -> DType {
     T::DTYPE
 }
 
-/// Rust types that can be elements.
-pub trait Element: bytemuck::Pod + Send + Sync + Default + fmt::Debug {
-    const DTYPE: DType;
-    /// The value rounded to this type.
-    fn narrow(value: f64) -> Self;
-    fn wide(self) -> f64;
-    #[doc(hidden)]
-    fn slice<'a>(view: View<'a>) -> Option<&'a [Self]>;
-    #[doc(hidden)]
-    fn slice_mut<'a>(view: ViewMut<'a>) -> Option<&'a mut [Self]>;
-    #[doc(hidden)]
-    fn own(values: Vec<Self>, shape: Shape) -> Tensor;
+impl Buffer {
+    /// Takes over the memory of `values`.
+    pub fn from_vec<T: Element>(values: Vec<T>) -> Buffer {
+        match T::DTYPE {
+            DType::F32 => Buffer::F32(Memory::from(cast_vec(values))),
+            DType::F64 => Buffer::F64(Memory::from(cast_vec(values))),
+            DType::BF16 => Buffer::BF16(Memory::from(cast_vec(values))),
+            DType::F16 => Buffer::F16(Memory::from(cast_vec(values))),
+            DType::U32 => Buffer::U32(Memory::from(cast_vec(values))),
+            DType::U8 => Buffer::U8(Memory::from(cast_vec(values))),
+        }
+    }
 }
 
-macro_rules! element {
-    ($ty:ty, $variant:ident, $narrow:expr, $wide:expr) => {
-        impl Element for $ty {
-            const DTYPE: DType = DType::$variant;
-            fn narrow(value: f64) -> $ty {
-                $narrow(value)
-            }
-            fn wide(self) -> f64 {
-                $wide(self)
-            }
-            fn slice<'a>(view: View<'a>) -> Option<&'a [Self]> {
-                match view.data {
-                    Slice::$variant(s) => Some(s),
-                    _ => None,
-                }
-            }
-            fn slice_mut<'a>(view: ViewMut<'a>) -> Option<&'a mut [Self]> {
-                match view.data {
-                    SliceMut::$variant(s) => Some(s),
-                    _ => None,
-                }
-            }
-            fn own(values: Vec<Self>, shape: Shape) -> Tensor {
-                assert_eq!(values.len(), shape.len(), "{} values for shape {shape:?}", values.len());
-                Tensor { buffer: Buffer::$variant(values.into()), shape }
-            }
-        }
-    };
+impl<'a> Slice<'a> {
+    /// The elements in host memory; `None` if they are of another type, or on a GPU.
+    pub fn typed<T: Element>(self) -> Option<&'a [T]> {
+        host!(Slice, self, s => (element(s) == T::DTYPE).then(|| cast_slice(s)), _ => None)
+    }
 }
-element!(f32, F32, |v| v as f32, f64::from);
-element!(f64, F64, |v| v, |v| v);
-element!(bf16, BF16, bf16::from_f64, bf16::to_f64);
-element!(f16, F16, f16::from_f64, f16::to_f64);
-element!(u32, U32, |v| v as u32, f64::from);
-element!(u8, U8, |v| v as u8, f64::from);
 
-/// Runs `$body` with `$T` bound to the Rust type of an element type.
-macro_rules! typed {
-    ($dtype:expr, $T:ident => $body:expr) => {
-        match $dtype {
-            DType::F32 => {
-                type $T = f32;
-                $body
-            }
-            DType::F64 => {
-                type $T = f64;
-                $body
-            }
-            DType::BF16 => {
-                type $T = bf16;
-                $body
-            }
-            DType::F16 => {
-                type $T = f16;
-                $body
-            }
-            DType::U32 => {
-                type $T = u32;
-                $body
-            }
-            DType::U8 => {
-                type $T = u8;
-                $body
-            }
-        }
-    };
+impl<'a> SliceMut<'a> {
+    /// [`Slice::typed`] to write.
+    pub fn typed<T: Element>(self) -> Option<&'a mut [T]> {
+        host!(SliceMut, self, s => (element(s) == T::DTYPE).then(|| cast_slice_mut(s)), _ => None)
+    }
 }
-pub(super) use typed;

@@ -1,8 +1,9 @@
 //! Borrowed tensors.
 
+use super::dtype::{DType, Element};
 use super::on_device::Span;
+use super::shape::Shape;
 use super::storage::{Slice, SliceMut, element, host, map};
-use super::{DType, Element, Shape, Tensor};
 use crate::device::{Pinned, StreamKind};
 use crate::error::{Error, Result};
 
@@ -48,9 +49,9 @@ impl<'a> View<'a> {
         View { shape, ..self }
     }
 
-    /// The values widened to f64, for checks, files and prints. On a GPU: when they are computed.
+    /// The values widened to f64, for checks, files and prints. On a GPU it waits until they are computed.
     ///
-    /// Panics if the GPU has failed; [`View::read_f64`] says so instead.
+    /// Panics if the GPU has failed; [`View::read_f64`] returns the error instead.
     pub fn to_f64(self) -> Vec<f64> {
         host!(Slice, self.data,
             s => s.iter().map(|v| v.wide()).collect(),
@@ -65,7 +66,7 @@ impl<'a> View<'a> {
         self.span().map_or_else(|| Ok(self.to_f64()), Span::read_f64)
     }
 
-    /// A copy of the values, from wherever they are. On a GPU: when they are computed.
+    /// A copy of the values. On a GPU it waits until they are computed.
     ///
     /// # Errors
     /// `Error::Failed` if the element type is another, or the GPU has failed.
@@ -75,21 +76,15 @@ impl<'a> View<'a> {
         }
         match self.span() {
             Some(span) => span.read(),
-            None => Ok(T::slice(self).unwrap_or_default().to_vec()),
+            None => Ok(self.data.typed::<T>().unwrap_or_default().to_vec()),
         }
-    }
-
-    /// The values as a tensor in host memory.
-    pub fn to_host(self) -> Result<Tensor> {
-        let shape = self.shape;
-        host!(Slice, self.data, s => Ok(Tensor::from_vec(s.to_vec(), shape)), d => d.read_tensor(shape))
     }
 
     /// The elements in host memory, for an op that has checked the type. Errors name the op and the
     /// argument.
     pub fn get<T: Element>(self, op: &'static str, arg: &'static str) -> Result<&'a [T]> {
         let got = self.describe();
-        T::slice(self).ok_or_else(|| Error::Shape { op, arg, wanted: format!("{:?}", T::DTYPE), got })
+        self.data.typed().ok_or_else(|| Error::Shape { op, arg, wanted: format!("{:?}", T::DTYPE), got })
     }
 
     pub(super) fn describe(&self) -> String {
@@ -101,9 +96,9 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// `Error::Failed` for a tensor in host memory, or if the GPU has failed.
-    pub fn download(self, to: &mut Pinned, lane: StreamKind) -> Result<()> {
+    pub fn download(self, to: &mut Pinned, stream: StreamKind) -> Result<()> {
         let Some(span) = self.span() else { return Err(Error::failed("a download from host memory")) };
-        span.download(to, lane)
+        span.download(to, stream)
     }
 
     pub fn is_on_gpu(&self) -> bool {
@@ -166,7 +161,7 @@ impl<'a> ViewMut<'a> {
         ViewMut { shape, ..self }
     }
 
-    /// Sets all elements. A GPU that has failed says so in the next call that returns an error.
+    /// Sets all elements. The failure of a GPU is returned by the next call that can return an error.
     pub fn fill(&mut self, value: f64) {
         host!(SliceMut, &mut self.data, s => s.fill(Element::narrow(value)), d => {
             let _ = d.fill(value);
@@ -196,20 +191,21 @@ impl<'a> ViewMut<'a> {
         }
     }
 
-    /// Starts a copy from host memory to the GPU by way of pinned memory, in which it waits for its turn.
+    /// Starts a copy from host memory to the GPU through pinned memory, which must stay untouched until the
+    /// copy is done.
     ///
     /// # Errors
     /// As [`ViewMut::copy_from`].
-    pub fn upload(&mut self, from: View, staging: &mut Pinned, lane: StreamKind) -> Result<()> {
+    pub fn upload(&mut self, from: View, staging: &mut Pinned, stream: StreamKind) -> Result<()> {
         let Some(to) = self.as_view().span() else { return self.copy_from(from) };
         if self.len() != from.len() || self.dtype() != from.dtype() {
             return self.copy_from(from);
         }
-        host!(Slice, from.data, s => to.upload(s, staging, lane), d => to.copy(d))
+        host!(Slice, from.data, s => to.upload(s, staging, stream), d => to.copy(d))
     }
 
-    /// Copies the elements of a tensor of the same length and type, from wherever to wherever. From the CPU
-    /// to a GPU and back it waits; on a GPU it is queued.
+    /// Copies the elements of a tensor of the same length and type, in host or device memory. It waits between
+    /// host and device; within a GPU the copy is queued.
     ///
     /// # Errors
     /// `Error::Failed` if lengths or types differ, or a GPU has failed.
@@ -240,6 +236,6 @@ impl<'a> ViewMut<'a> {
     /// argument.
     pub fn get<T: Element>(self, op: &'static str, arg: &'static str) -> Result<&'a mut [T]> {
         let got = self.as_view().describe();
-        T::slice_mut(self).ok_or_else(|| Error::Shape { op, arg, wanted: format!("{:?}", T::DTYPE), got })
+        self.data.typed().ok_or_else(|| Error::Shape { op, arg, wanted: format!("{:?}", T::DTYPE), got })
     }
 }

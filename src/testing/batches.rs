@@ -1,12 +1,12 @@
 //! Whether an image's results depend on what else is in its batch.
 
-use super::cases::{Case, Data, On, Part};
+use super::cases::{Case, Data, On, Scope};
 use super::close;
 use crate::tensor::Tensor;
 
 /// The part of a tensor that belongs to `n` images from `from`.
-fn cut(t: &Tensor, part: Part, batch: usize, from: usize, n: usize) -> Tensor {
-    if part == Part::All {
+fn cut(t: &Tensor, part: Scope, batch: usize, from: usize, n: usize) -> Tensor {
+    if part == Scope::All {
         return t.clone();
     }
     let each = t.len() / batch;
@@ -35,7 +35,7 @@ pub fn compare(on: &On, case: &Case, data: &Data) -> usize {
         let parts = case.outputs.iter().map(|o| o.part);
         let parts = parts.chain(case.grads.iter().map(|g| case.inputs[g.input].part));
         for (((part, got), whole), name) in parts.zip(&got).zip(&whole).zip(case.names()) {
-            if part == Part::All {
+            if part == Scope::All {
                 continue;
             }
             let each = whole.len() / b;

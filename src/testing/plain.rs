@@ -186,14 +186,14 @@ pub fn pool_tokens<T: Float>(
     dy: &[T],
     (t, c): (usize, usize),
     rows: Range<usize>,
-    kind: pool_tokens::Kind,
+    kind: pool_tokens::Pooling,
 ) -> (Vec<T>, Vec<T>) {
     let (mut y, mut dx) = (Vec::new(), vec![T::ZERO; x.len()]);
     let n = of::<T>(rows.len() as f64);
     let (mean, max) = match kind {
-        pool_tokens::Kind::Mean => (T::ONE, T::ZERO),
-        pool_tokens::Kind::Max => (T::ZERO, T::ONE),
-        pool_tokens::Kind::MeanMax => (of(2.0), T::ONE),
+        pool_tokens::Pooling::Mean => (T::ONE, T::ZERO),
+        pool_tokens::Pooling::Max => (T::ZERO, T::ONE),
+        pool_tokens::Pooling::MeanMax => (of(2.0), T::ONE),
     };
     for (bj, &d) in dy.iter().enumerate() {
         let at = |row: usize| (bj / c * t + row) * c + bj % c;

@@ -9,7 +9,7 @@ mod saved_runs;
 mod support;
 
 use l2p_engine::config::Config;
-use l2p_engine::output::{State, Store, TensorData};
+use l2p_engine::output::{State, Store, TensorData, atomic};
 use proptest::prelude::*;
 use serde_json::json;
 use std::fs;
@@ -319,4 +319,27 @@ proptest! {
         fs::write(dir.path().join("step_x.json"), &text).unwrap();
         prop_assert!(store(dir.path()).load_latest(&mut Vec::new()).is_err());
     }
+}
+
+/// A second save at the same step whose description cannot be written leaves the first save as it was.
+#[test]
+fn a_failed_save_at_the_same_step_keeps_the_earlier_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    store.save(&state(3)).unwrap();
+    let before = names(dir.path());
+    // Temporary files of these names exist already, so that none can be made for the description.
+    let taken = |n: u32| {
+        dir.path().join(format!(".step_000003.json.{}.{n}{}", std::process::id(), atomic::TEMPORARY))
+    };
+    (0..2000).for_each(|n| fs::write(taken(n), "").unwrap());
+    let mut other = state(3);
+    other.tensors[3].2 = TensorData::U32(vec![1]);
+    store.save(&other).unwrap_err();
+    // The save has removed the one that it ran into.
+    (0..2000).for_each(|n| drop(fs::remove_file(taken(n))));
+    assert_eq!(names(dir.path()), before, "a temporary file is left");
+    let mut warnings = Vec::new();
+    same(&store.load_latest(&mut warnings).unwrap().unwrap(), &state(3));
+    assert!(warnings.is_empty(), "{warnings:?}");
 }

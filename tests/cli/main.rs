@@ -564,3 +564,42 @@ fn own_images_are_split_once() {
     let said = expect(run("a", &images, &["--resume"]), 1);
     assert!(said.contains("started with other images"), "{said}");
 }
+
+/// Output that cannot be written is a failure in every command; a pipe that its reader has closed is not.
+#[test]
+fn output_that_cannot_be_written_fails() {
+    if !Path::new("/dev/full").exists() {
+        println!("skipped: this system has no /dev/full");
+        return;
+    }
+    let (_dir, workdir) = finished(&[]);
+    let image = workdir.join("image.png");
+    image::RgbImage::from_pixel(8, 8, image::Rgb([9, 9, 9])).save(&image).expect("an image");
+    let run = path(&workdir);
+    let commands: [&[&str]; 7] = [
+        &["--help"],
+        &["train", "--print-config"],
+        &["train", "--dry-run"],
+        &["devices"],
+        &["inspect", run],
+        &["eval", "--workdir", run, "--device", "cpu"],
+        &["predict", "--workdir", run, "--device", "cpu", path(&image)],
+    ];
+    for args in commands {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("a full disk");
+        let output = with(args).stdout(full).output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains("standard output: cannot be written"),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+
+        let mut child = with(args).stdout(std::process::Stdio::piped()).spawn().expect("the program starts");
+        drop(child.stdout.take());
+        assert_eq!(child.wait().expect("an end").code(), Some(0), "{args:?} into a closed pipe");
+    }
+    let output = with(&["report", run, "--out", "/dev/full"]).output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(!Path::new("/dev/full").is_file(), "the device was replaced by a file");
+}

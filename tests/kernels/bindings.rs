@@ -1,5 +1,5 @@
-//! Every kernel of `kernels/<op>.cu` has the arguments that `src/ops/<op>/cuda.rs` declares: the driver takes
-//! them by position and size, and would not notice.
+//! Every kernel of `kernels/<op>.cu` has the arguments that `src/ops/<op>/cuda.rs` declares. The driver takes them by
+//! position and size, and does not find a difference.
 
 use super::emulation::{self, Compiler};
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
-//! What nvcc makes of the kernels, for both targets: registers, shared memory, no spills, no stack, tensor
-//! cores where they are meant. No GPU is needed.
+//! The resources of the compiled kernels, for both targets: registers, shared memory, no spills, no stack, tensor cores
+//! where the source uses them. No GPU is needed.
 //!
-//! The table is kept in `docs/kernel_resources.md` and compared with what the compiler says: kernels by name, and
-//! numbers where nvcc is the one that it was written with. `L2P_WRITE_REPORT=1` writes it again.
+//! The table of `docs/kernel_resources.md` is compared with the report of the compiler: always the names of the kernels,
+//! the numbers only with the version of nvcc that it was written with. `L2P_WRITE_REPORT=1` writes it again.
 
 use super::emulation;
 use sha2::{Digest, Sha256};

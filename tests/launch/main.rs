@@ -14,16 +14,17 @@ fn from(variables: &[(&str, &str)]) -> Result<Launch> {
     Launch::from_env(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string()))
 }
 
-const TORCHRUN: [(&str, &str); 6] = [
+const TORCHRUN: [(&str, &str); 7] = [
     ("RANK", "5"),
     ("WORLD_SIZE", "8"),
     ("LOCAL_RANK", "1"),
     ("MASTER_ADDR", "node-a"),
     ("MASTER_PORT", "29500"),
     ("TORCHELASTIC_RUN_ID", "77"),
+    ("L2P_TOKEN", "secret"),
 ];
 
-const SLURM: [(&str, &str); 8] = [
+const SLURM: [(&str, &str); 9] = [
     ("SLURM_JOB_ID", "1234"),
     ("SLURM_STEP_ID", "0"),
     ("SLURM_PROCID", "3"),
@@ -32,6 +33,7 @@ const SLURM: [(&str, &str); 8] = [
     ("SLURM_LOCALID", "1"),
     ("SLURM_JOB_NODELIST", "gpu[001-004]"),
     ("SLURM_STEP_NODELIST", "gpu[003-004]"),
+    ("L2P_TOKEN", "secret"),
 ];
 
 const MPI: [(&str, &str); 4] = [
@@ -66,7 +68,7 @@ fn variables_of_launchers() {
     assert_eq!(place(&slurm), (3, 4, 1, "gpu003"));
     assert!((16_384..32_768).contains(&slurm.port));
     let other_step = from(&[&[("SLURM_STEP_ID", "1")], &SLURM[..]].concat()).expect("Slurm");
-    assert!(other_step.port != slurm.port && other_step.token != slurm.token);
+    assert_ne!(other_step.port, slurm.port);
     let own_port = [("MASTER_PORT", "4000"), ("MASTER_ADDR", "10.0.0.9")];
     let own_port = from(&[&own_port, &SLURM[..]].concat()).expect("Slurm");
     assert_eq!((own_port.port, own_port.address.as_str()), (4000, "10.0.0.9"));
@@ -102,7 +104,9 @@ fn variables_of_launchers() {
 #[test]
 fn tokens_tell_launches_apart() {
     let token = |more: &[(&'static str, &'static str)]| {
-        from(&more.iter().chain(&TORCHRUN).copied().collect::<Vec<_>>()).expect("torchrun").token
+        let local = [("MASTER_ADDR", "127.0.0.1")];
+        let without = TORCHRUN.iter().filter(|(name, _)| *name != "L2P_TOKEN").copied();
+        from(&more.iter().chain(&local).copied().chain(without).collect::<Vec<_>>()).expect("torchrun").token
     };
     let usual = token(&[]);
     assert_eq!(usual, token(&[("RANK", "2"), ("LOCAL_RANK", "0")]));
@@ -110,6 +114,33 @@ fn tokens_tell_launches_apart() {
     let others = [token(&[("TORCHELASTIC_RUN_ID", "78")]), token(&[("WORLD_SIZE", "9")]), own.clone()];
     assert!(others.iter().all(|t| *t != usual && t.len() == 64));
     assert!(!own.contains("mine"));
+    let step = |number| {
+        let local = [("SLURM_STEP_NUM_NODES", "1"), ("SLURM_STEP_ID", number), ("L2P_TOKEN", "")];
+        from(&[&local, &SLURM[..]].concat()).expect("Slurm on one node").token
+    };
+    assert_ne!(step("0"), step("1"));
+}
+
+#[test]
+fn a_token_is_required_where_other_hosts_can_connect() {
+    for (launcher, address) in [
+        (&TORCHRUN[..], "node-a"),
+        (&SLURM[..], "gpu003"),
+        (&TORCHRUN[..], "0.0.0.0"),
+        (&MPI[..], "10.0.0.9"),
+    ] {
+        let variables = [&[("MASTER_ADDR", address), ("L2P_TOKEN", "")], launcher].concat();
+        let error = from(&variables).expect_err("no token");
+        assert_eq!(error.exit_code(), 2);
+        contains(&error.to_string(), &["L2P_TOKEN", address, "openssl rand", "MASTER_ADDR=127.0.0.1"]);
+        from(&[&[("L2P_TOKEN", "secret")], &variables[..]].concat()).expect("a token");
+    }
+    for address in ["127.0.0.1", "127.1.2.3", "::1", "localhost"] {
+        from(&[&[("MASTER_ADDR", address), ("L2P_TOKEN", "")], &TORCHRUN[..]].concat()).expect(address);
+    }
+    // A launch of one process listens nowhere.
+    let alone = [("RANK", "0"), ("WORLD_SIZE", "1"), ("L2P_TOKEN", "")];
+    assert!(from(&[&alone, &TORCHRUN[..]].concat()).expect("alone").is_single());
 }
 
 #[test]

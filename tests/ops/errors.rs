@@ -7,7 +7,7 @@ use l2p_engine::ops::linear::{self, Epilogue, Weights};
 use l2p_engine::ops::match_prompts::{self, Select};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
-use l2p_engine::ops::pool_tokens::Kind;
+use l2p_engine::ops::pool_tokens::Pooling;
 use l2p_engine::ops::{
     axpy, cross_entropy, gather, gelu, layer_norm, patches, pool_tokens, row_norm, sum, tokens,
 };
@@ -199,14 +199,14 @@ fn token_arguments() {
     refused(patches::forward(&DEV, t([2, 12]).view_mut(), t([1, 4, 4, 3]).view(), 2), "patches", "rows");
     refused(patches::forward(&DEV, t([4, 12]).view_mut(), t([1, 4, 2, 3]).view(), 2), "patches", "images");
     let pool = |y: [usize; 2], rows| {
-        pool_tokens::forward(&DEV, t(y).view_mut(), t([2, 5, 4]).view(), rows, Kind::Mean)
+        pool_tokens::forward(&DEV, t(y).view_mut(), t([2, 5, 4]).view(), rows, Pooling::Mean)
     };
     refused(pool([2, 4], 3..6), "pool_tokens", "x");
     refused(pool([2, 4], 3..3), "pool_tokens", "x");
     refused(pool([2, 3], 0..5), "pool_tokens", "pooled");
     let (mut dx, dy) = (t([2, 4, 4]), t([2, 4]));
     refused(
-        pool_tokens::backward(&DEV, dx.view_mut(), dy.view(), x.view(), 0..5, Kind::Max),
+        pool_tokens::backward(&DEV, dx.view_mut(), dy.view(), x.view(), 0..5, Pooling::Max),
         "pool_tokens",
         "dx",
     );

@@ -8,7 +8,7 @@ use l2p_engine::ops::gelu::{self, GeluForm};
 use l2p_engine::ops::linear::{self, Epilogue, Weights};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
-use l2p_engine::ops::pool_tokens::{self, Kind};
+use l2p_engine::ops::pool_tokens::{self, Pooling};
 use l2p_engine::ops::{axpy, gather, layer_norm, patches, row_norm, sum, tokens};
 use l2p_engine::tensor::{DType, Tensor, ViewMut};
 
@@ -328,9 +328,9 @@ fn norms_and_pools() {
     let x = f64s(&[100., 100., 1., 5., 4., 5.], [1, 3, 2]);
     let dy = f64s(&[1., 10.], [1, 2]);
     let cases = [
-        (Kind::Mean, [2.5, 5.], [0.5, 5., 0.5, 5.]),
-        (Kind::Max, [4., 5.], [0., 5., 1., 5.]),
-        (Kind::MeanMax, [9., 15.], [1., 15., 2., 15.]),
+        (Pooling::Mean, [2.5, 5.], [0.5, 5., 0.5, 5.]),
+        (Pooling::Max, [4., 5.], [0., 5., 1., 5.]),
+        (Pooling::MeanMax, [9., 15.], [1., 15., 2., 15.]),
     ];
     for (kind, wanted, slope) in cases {
         let (mut y, mut dx) = (poisoned([1, 2]), poisoned([1, 3, 2]));

@@ -251,9 +251,9 @@ fn a_stale_lock_does_not_block() {
     assert!(Workdir::create(&path, false, &config).unwrap_err().to_string().contains("process 1 is running"));
 }
 
-/// Not a test: the process that `two_signals_end_a_run` sends signals to.
+/// Not a test: the process that the tests of signals send signals to.
 #[test]
-#[ignore = "run by two_signals_end_a_run"]
+#[ignore = "run by the tests of signals"]
 fn waits_for_signals() {
     signal::install().unwrap();
     signal::install().unwrap();
@@ -267,23 +267,64 @@ fn waits_for_signals() {
     std::process::exit(7);
 }
 
-#[test]
-fn two_signals_end_a_run() {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "waits_for_signals", "--ignored", "--nocapture"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = io::BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let send = |name: &str| {
-        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
-    };
+type Lines =
+    std::iter::Map<io::Lines<io::BufReader<std::process::ChildStderr>>, fn(io::Result<String>) -> String>;
+
+/// Starts `waits_for_signals`, with SIGHUP ignored if `nohup` says so, and waits until it listens.
+fn start_waiting(nohup: bool) -> (std::process::Child, Lines) {
+    let mut command = Command::new("sh");
+    command.args(["-c", if nohup { "trap '' HUP; exec \"$@\"" } else { "exec \"$@\"" }, "sh"]);
+    command.arg(std::env::current_exe().unwrap());
+    command.args(["--exact", "waits_for_signals", "--ignored", "--nocapture"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let unwrapped: fn(io::Result<String>) -> String = Result::unwrap;
+    let mut lines = io::BufReader::new(child.stderr.take().unwrap()).lines().map(unwrapped);
     assert_eq!(lines.next().unwrap(), "ready");
-    send("-TERM");
+    (child, lines)
+}
+
+fn send(child: &std::process::Child, name: &str) {
+    assert!(Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn every_signal_of_a_batch_system_asks_for_a_save() {
+    for name in ["INT", "TERM", "HUP", "USR1", "USR2", "XCPU"] {
+        let (mut child, mut lines) = start_waiting(false);
+        send(&child, name);
+        let said: Vec<String> = lines.by_ref().take(2).collect();
+        assert!(said.contains(&"saving".to_string()), "{name}: {said:?}");
+        assert!(said.iter().any(|l| l.contains("stopping after this step and saving")), "{name}: {said:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn only_a_later_sigint_skips_the_save() {
+    let (mut child, mut lines) = start_waiting(false);
+    for name in ["TERM", "TERM", "HUP", "INT", "USR1", "INT"] {
+        send(&child, name);
+    }
     let said: Vec<String> = lines.by_ref().take(2).collect();
     assert!(said.contains(&"saving".to_string()), "{said:?}");
-    assert!(said.iter().any(|l| l.contains("once more to stop at once")), "{said:?}");
-    send("-INT");
+    std::thread::sleep(Duration::from_millis(2100));
+    send(&child, "TERM");
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(child.try_wait().unwrap().is_none(), "a signal other than SIGINT ended the process");
+    send(&child, "INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_signal_that_was_ignored_stays_ignored() {
+    let (mut child, mut lines) = start_waiting(true);
+    send(&child, "HUP");
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(child.try_wait().unwrap().is_none());
+    send(&child, "TERM");
+    let said: Vec<String> = lines.by_ref().take(2).collect();
+    assert!(said.contains(&"saving".to_string()), "{said:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

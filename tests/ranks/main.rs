@@ -1,9 +1,11 @@
 //! The ranks of a run: threads, threads that stand for processes, and processes. Nothing here waits for
 //! a time to pass in the hope that something has happened; where a limit is to pass, it is a short one.
 
+use hmac::{Hmac, Mac};
 use l2p_engine::comm::{Comm, Launch, run};
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::{Error, Result};
+use sha2::Sha256;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
@@ -509,7 +511,7 @@ fn a_missing_process_0_is_looked_for() {
 /// Runs process 0 of two, and in place of process 1 a process that differs in one thing; what both say.
 fn odd_one(change: impl Fn(&mut Launch)) -> (String, String) {
     let mut all = launches(2);
-    all[0].join_timeout = Duration::from_millis(700);
+    all.iter_mut().for_each(|l| l.join_timeout = Duration::from_millis(700));
     change(&mut all[1]);
     let mut both = together(&all, &[1, 1], |comm| comm.barrier("start")).into_iter();
     let mut next = || both.next().expect("two").expect_err("a failure").to_string();
@@ -523,8 +525,8 @@ fn odd_processes_are_sent_away_with_a_sentence() {
     contains(&odd, &["process 1 of 4 on", "tried to join this run of 2 processes"]);
 
     let (first, odd) = odd_one(|l| l.token = "another".into());
-    contains(&first, &["process 1 of 2 has not joined", "belongs to another launch"]);
-    contains(&odd, &["belongs to another launch", "L2P_TOKEN"]);
+    contains(&first, &["process 1 of 2 has not joined", "127.0.0.1 has another L2P_TOKEN"]);
+    contains(&odd, &["process 1 of 2 could not join", "L2P_TOKEN", "belongs to another launch"]);
 
     let (first, odd) = odd_one(|l| l.fingerprint = "other".into());
     contains(&first, &["process 1 of 2 on", "another configuration (other) than process 0 (configuration)"]);
@@ -543,41 +545,108 @@ fn a_process_that_joins_twice_is_named() {
     contains(&said, &["process 1 has joined", "twice: from", "(127.0.0.1:"]);
 }
 
+/// A process that comes when all have joined is neither told anything nor disturbs the run.
 #[test]
-fn who_comes_late_is_told_so() {
+fn a_late_process_tries_again_until_its_limit() {
     let all = launches(2);
-    let late = Mutex::new(None);
+    let late = Launch { join_timeout: Duration::from_millis(400), ..all[1].clone() };
+    let said = Mutex::new(None);
     ok(together(&all, &[1, 1], |comm| {
         comm.barrier("start")?;
         if comm.rank() == 0 {
-            *late.lock().expect("a lock") =
-                Some(run(&all[1], 1, |_| Ok(())).expect_err("too late").to_string());
+            *said.lock().expect("a lock") =
+                Some(run(&late, 1, |_| Ok(())).expect_err("too late").to_string());
         }
         comm.barrier("end")
     }));
     contains(
-        &late.into_inner().expect("a lock").expect("a sentence"),
-        &["comes too late", "all 2 have joined"],
+        &said.into_inner().expect("a lock").expect("a sentence"),
+        &["process 1 of 2 could not join", "0.4 s"],
     );
 }
 
-/// Somebody who is not one of ours says `bytes` and stays.
+/// Runs that follow each other on one port, as with `--seeds`: a process that has finished the first comes
+/// while process 0 still listens for it, and joins the second all the same.
+#[test]
+fn a_fast_process_joins_the_next_run_on_the_same_port() {
+    for processes in [2, 4, 8] {
+        let mut all = launches(processes);
+        let port = free_port();
+        all.iter_mut().for_each(|l| (l.port, l.listener) = (port, None));
+        std::thread::scope(|scope| {
+            for launch in &all {
+                scope.spawn(move || {
+                    for seed in 0..6 {
+                        let launch = Launch { fingerprint: format!("seed {seed}"), ..launch.clone() };
+                        let sum = run(&launch, 1, |comm| {
+                            let mut values = [1.0];
+                            comm.sum_f64("values", &mut values)?;
+                            Ok(values[0])
+                        });
+                        assert_eq!(sum.unwrap_or_else(|e| panic!("seed {seed}: {e}")), processes as f64);
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Process 0 is held in the first run while a process that left it early asks for the second.
+#[test]
+fn process_0_may_be_late_for_the_next_run() {
+    let mut all = launches(2);
+    let port = free_port();
+    all.iter_mut().for_each(|l| (l.port, l.listener) = (port, None));
+    let next: Vec<Launch> = all.iter().map(|l| Launch { fingerprint: "next".into(), ..l.clone() }).collect();
+    std::thread::scope(|scope| {
+        let (begun, wait) = channel();
+        let wait = Mutex::new(wait);
+        let (all, next) = (&all, &next);
+        scope.spawn(move || {
+            run(&all[0], 1, |comm| {
+                comm.barrier("start")?;
+                let wait = wait.lock().expect("a lock");
+                wait.recv_timeout(LONG).expect("the other process begins its next run");
+                // Long enough that it meets the listener of this run.
+                std::thread::sleep(Duration::from_millis(300));
+                Ok(())
+            })
+            .expect("the first run");
+            run(&next[0], 1, |comm| comm.barrier("second")).expect("the second run");
+        });
+        // Process 1 goes on without waiting for the end of the first run to be announced.
+        let first = scope.spawn(move || run(&all[1], 1, |comm| comm.barrier("start")));
+        begun.send(()).expect("process 0 waits");
+        run(&next[1], 1, |comm| comm.barrier("second")).expect("the second run");
+        first.join().expect("no panic").expect("the first run");
+    });
+}
+
+/// A connection that sends `bytes` and stays open.
 fn stranger(port: u16, bytes: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a door");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
     stream.write_all(bytes).expect("a few bytes");
     stream
+}
+
+const GREETING: &[u8] = b"l2pcomm2";
+
+/// What the other side sends until it closes the connection.
+fn answer(mut stream: TcpStream) -> Vec<u8> {
+    stream.set_read_timeout(Some(LONG)).expect("a limit");
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    said
 }
 
 #[test]
 fn strangers_neither_stop_nor_delay_a_run() {
     let all = launches(3);
     let port = all[0].port;
-    let huge = [b"l2pcomm1".as_slice(), &u32::MAX.to_le_bytes(), b"{}"].concat();
-    let claims = br#"["Alive",[1099511627776]]"#;
-    let body = [b"l2pcomm1".as_slice(), &(claims.len() as u32).to_le_bytes(), claims].concat();
+    let huge = [GREETING, &u32::MAX.to_le_bytes(), b"{}"].concat();
     let mut strangers: Vec<TcpStream> = Vec::new();
     let web = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
-    for bytes in [b"".as_slice(), b"l2p", web, &[0; 4096], &huge, &body] {
+    for bytes in [b"".as_slice(), b"l2p", web, &[0; 4096], b"l2pcomm1{}{}{}{}{}"] {
         strangers.extend((0..8).map(|_| stranger(port, bytes)));
     }
     let clock = Instant::now();
@@ -589,32 +658,123 @@ fn strangers_neither_stop_nor_delay_a_run() {
         comm.barrier("start")
     }));
     assert!(clock.elapsed() < Duration::from_secs(4), "they were waited for: {:?}", clock.elapsed());
-    // Those who spoke were hung up on, without a word.
-    for mut stream in strangers.into_iter().skip(16) {
-        stream.set_read_timeout(Some(LONG)).expect("a limit");
-        let mut said = Vec::new();
-        let _ = stream.read_to_end(&mut said);
+    // Those that sent something else than the greeting got nothing back.
+    for stream in strangers.into_iter().skip(16) {
+        let said = answer(stream);
         assert!(said.is_empty(), "{said:?}");
     }
 }
 
-/// A process that joins as it should and then says `bytes`, the last it says or not; what the others make
-/// of it.
+/// More connections than process 0 keeps: the oldest are dropped, the processes of the launch join.
+#[test]
+fn many_silent_strangers_do_not_keep_processes_out() {
+    let all = launches(2);
+    ok(std::thread::scope(|scope| {
+        let first = scope.spawn(|| run(&all[0], 1, |comm| comm.barrier("start")));
+        let strangers: Vec<TcpStream> = (0..600).map(|_| stranger(all[0].port, b"")).collect();
+        let second = run(&all[1], 1, |comm| comm.barrier("start"));
+        drop(strangers);
+        vec![first.join().expect("no panic"), second]
+    }));
+}
+
+/// What one side sends as a proof, by the token, the roles and the nonces.
+fn proof(token: &str, role: &str, acceptor: &[u8], peer: &[u8]) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(token.as_bytes()).expect("a key");
+    [role.as_bytes(), acceptor, peer].iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().to_vec()
+}
+
+/// Sends the greeting; returns the connection and the nonce of process 0.
+fn greeted(port: u16, nonce: &[u8; 32]) -> (TcpStream, [u8; 32]) {
+    let mut stream = stranger(port, &[GREETING, nonce].concat());
+    let mut greeting = [0; 8 + 32];
+    stream.read_exact(&mut greeting).expect("a greeting");
+    assert_eq!(&greeting[..8], GREETING);
+    (stream, greeting[8..].try_into().expect("32 bytes"))
+}
+
+#[test]
+fn who_cannot_prove_the_token_learns_nothing_and_ends_nothing() {
+    let all = launches(2);
+    let port = all[0].port;
+    let hello = frame(
+        r#"[{"Hello":{"engine":"0","process":1,"processes":2,"ranks":1,"host":"x","fingerprint":"other"}},[]]"#,
+    );
+    ok(std::thread::scope(|scope| {
+        let first = scope.spawn(|| run(&all[0], 1, |comm| comm.barrier("start")));
+        let nonce = [7; 32];
+        let (_, acceptor) = greeted(port, &nonce);
+        let replayed = proof("secret", "l2p-engine peer", &acceptor, &nonce);
+        for (what, token, role) in [
+            ("another token", "guess", "l2p-engine peer"),
+            ("the token itself", "secre", "l2p-engine peer"),
+            ("the other role", "secret", "l2p-engine acceptor"),
+        ] {
+            let (mut odd, acceptor) = greeted(port, &nonce);
+            odd.write_all(&proof(token, role, &acceptor, &nonce)).expect("a proof");
+            let _ = odd.write_all(&hello);
+            assert!(answer(odd).is_empty(), "{what}");
+        }
+        // A proof that was valid for another connection.
+        let (mut odd, other) = greeted(port, &nonce);
+        assert_ne!(other, acceptor, "a nonce is used once");
+        odd.write_all(&replayed).expect("a proof");
+        let _ = odd.write_all(&hello);
+        assert!(answer(odd).is_empty(), "a replayed proof");
+        // The greeting without a proof, and a message in its place.
+        let (mut odd, _) = greeted(port, &nonce);
+        odd.write_all(&hello).expect("a message");
+        assert!(answer(odd).is_empty(), "no proof");
+        let second = run(&all[1], 1, |comm| comm.barrier("start"));
+        vec![first.join().expect("no panic"), second]
+    }));
+}
+
+/// A process proves itself to process 0, and expects the same of what listens.
+#[test]
+fn a_listener_without_the_token_is_not_trusted() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut launch = launches(2).remove(1);
+    launch.port = listener.local_addr().expect("an address").port();
+    launch.join_timeout = Duration::from_millis(300);
+    std::thread::scope(|scope| {
+        let joining = scope.spawn(|| run(&launch, 1, |_| Ok(())).expect_err("a false listener").to_string());
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut greeting = [0; 40];
+        stream.read_exact(&mut greeting).expect("a greeting");
+        stream.write_all(&[GREETING, &[9; 32]].concat()).expect("a greeting");
+        let mut sent = [0; 32];
+        stream.read_exact(&mut sent).expect("a proof");
+        assert_eq!(sent.to_vec(), proof("secret", "l2p-engine peer", &[9; 32], &greeting[8..]));
+        // Its own proof sent back, as one who does not know the token could.
+        stream.write_all(&sent).expect("a proof");
+        assert!(answer(stream).is_empty(), "it said what it is");
+        drop(listener);
+        contains(&joining.join().expect("no panic"), &["process 1 of 2 could not join", "L2P_TOKEN"]);
+    });
+}
+
+/// A process that joins as it should and then sends `bytes`, its last or not; what the others make of it.
 fn after_joining(bytes: &[u8], last: bool) -> String {
     let all = launches(2);
     let engine = env!("CARGO_PKG_VERSION");
     let hello = format!(
         r#"[{{"Hello":{{"engine":"{engine}","process":1,"processes":2,"ranks":2,"host":"elsewhere",
-        "token":"secret","fingerprint":"configuration"}}}},[]]"#
+        "fingerprint":"configuration"}}}},[]]"#
     );
-    let said =
-        [b"l2pcomm1".as_slice(), &(hello.len() as u32).to_le_bytes(), hello.as_bytes(), bytes].concat();
     std::thread::scope(|scope| {
         let first = scope.spawn(|| run(&all[0], 1, |comm| comm.barrier("start")));
-        let mut odd = stranger(all[0].port, &said[..said.len() - bytes.len()]);
-        let mut welcome = [0; 8 + 4];
-        odd.read_exact(&mut welcome).expect("a greeting");
-        let mut head = vec![0; u32::from_le_bytes(welcome[8..].try_into().expect("4")) as usize];
+        let nonce = [7; 32];
+        let (mut odd, acceptor) = greeted(all[0].port, &nonce);
+        odd.write_all(&proof("secret", "l2p-engine peer", &acceptor, &nonce)).expect("a proof");
+        let mut theirs = [0; 32];
+        odd.read_exact(&mut theirs).expect("a proof");
+        assert_eq!(theirs.to_vec(), proof("secret", "l2p-engine acceptor", &acceptor, &nonce));
+        odd.write_all(&frame(&hello)).expect("a hello");
+        let mut length = [0; 4];
+        odd.read_exact(&mut length).expect("a message");
+        let mut head = vec![0; u32::from_le_bytes(length) as usize];
         odd.read_exact(&mut head).expect("a welcome");
         assert_eq!(String::from_utf8_lossy(&head), r#"["Welcome",[]]"#);
         odd.read_exact(&mut [0; 4]).expect("a start");
@@ -646,8 +806,8 @@ fn a_member_that_speaks_nonsense_ends_the_run() {
     ] {
         contains(&after_joining(&bytes, false), &misunderstood);
     }
-    let wrong = ["the process of ranks 1 and 2 on elsewhere", "said what it should not have"];
-    for head in [r#"["Welcome",[]]"#, r#"["Over",[]]"#, r#"[{"Left":{"rank":0,"interrupted":null}},[]]"#] {
+    let wrong = ["the process of ranks 1 and 2 on elsewhere", "sent a message that is not expected now"];
+    for head in [r#"["Welcome",[]]"#, r#"["Over",[]]"#, r#"[{"Ended":{"rank":0,"interrupted":null}},[]]"#] {
         contains(&after_joining(&frame(head), false), &wrong);
     }
     contains(&after_joining(&call("[0]"), false), &wrong);

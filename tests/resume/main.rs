@@ -216,3 +216,16 @@ fn damaged_checkpoints_fall_back() {
     let after = std::fs::read_dir(damaged.join("checkpoints")).expect("checkpoints").count();
     assert_eq!(before, after, "nothing is deleted");
 }
+
+/// What a batch script does that always passes `--resume`.
+#[test]
+fn resume_without_a_checkpoint_begins_anew_and_says_so() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (workdir, usual) = (dir.path().join("new"), dir.path().join("usual"));
+    let said = expect(train(&workdir, &["--resume"]), 0);
+    assert!(said.contains("holds no checkpoint to resume from; the run begins anew"), "{said}");
+    reference(&usual, &[]);
+    same(&usual, &workdir, "begun with --resume");
+    let said = expect(train(&workdir, &["--resume"]), 0);
+    assert!(!said.contains("begins anew"), "{said}");
+}

@@ -114,20 +114,20 @@ impl Drop for Memory {
 
 /// f32 memory of the arena; see [`Gpu::scratch`].
 #[derive(Debug, Clone, Copy)]
-pub struct Scratch {
+pub struct ScratchBuffer {
     pub(super) address: u64,
     pub(super) len: usize,
 }
 
-impl Scratch {
+impl ScratchBuffer {
     /// What is left behind the first `n` elements.
-    pub fn after(self, n: usize) -> Scratch {
+    pub fn after(self, n: usize) -> ScratchBuffer {
         assert!(n <= self.len, "{n} of {} elements", self.len);
-        Scratch { address: self.address + 4 * n as u64, len: self.len - n }
+        ScratchBuffer { address: self.address + 4 * n as u64, len: self.len - n }
     }
 }
 
-impl Argument for Scratch {
+impl Argument for ScratchBuffer {
     fn argument(&self) -> (&'static str, Cell) {
         ("*f32", Cell::Pointer(self.address))
     }
@@ -169,31 +169,31 @@ impl Pinned {
     }
 
     /// Starts copying the first `bytes` to byte `at` of device memory.
-    pub fn upload(&mut self, to: &Memory, at: usize, bytes: usize, lane: StreamKind) -> Result<()> {
+    pub fn upload(&mut self, to: &Memory, at: usize, bytes: usize, stream: StreamKind) -> Result<()> {
         assert!(bytes <= self.bytes, "{bytes} of {}", self.bytes);
         let to = to.range(at, bytes);
         self.gpu.bind()?;
         // SAFETY: both ranges were checked; `used` keeps the host from the bytes until they are copied.
         unsafe {
-            sys::cuMemcpyHtoDAsync_v2(to, self.start.0.cast::<c_void>(), bytes, self.gpu.stream(lane))
+            sys::cuMemcpyHtoDAsync_v2(to, self.start.0.cast::<c_void>(), bytes, self.gpu.stream(stream))
                 .result()
         }
         .map_err(|e| self.gpu.failed("copying to the device", e))?;
-        self.used.record(lane)
+        self.used.record(stream)
     }
 
     /// Starts copying `bytes` from byte `at` of device memory to the front.
-    pub fn download(&mut self, from: &Memory, at: usize, bytes: usize, lane: StreamKind) -> Result<()> {
+    pub fn download(&mut self, from: &Memory, at: usize, bytes: usize, stream: StreamKind) -> Result<()> {
         assert!(bytes <= self.bytes, "{bytes} of {}", self.bytes);
         let from = from.range(at, bytes);
         self.gpu.bind()?;
         // SAFETY: as for `upload`.
         unsafe {
-            sys::cuMemcpyDtoHAsync_v2(self.start.0.cast::<c_void>(), from, bytes, self.gpu.stream(lane))
+            sys::cuMemcpyDtoHAsync_v2(self.start.0.cast::<c_void>(), from, bytes, self.gpu.stream(stream))
                 .result()
         }
         .map_err(|e| self.gpu.failed("copying from the device", e))?;
-        self.used.record(lane)
+        self.used.record(stream)
     }
 }
 

@@ -5,16 +5,18 @@
 //! with them is ordered by events. Nothing uses the default stream, and nothing waits for the whole device.
 //! A [`Gpu`] serves one thread at a time: two that launch at once would share its scratch memory.
 
+mod driver_error;
+mod driver_version;
 mod memory;
 mod nccl;
 pub mod probe;
 mod stream;
 
-pub use memory::{Memory, Pinned, Scratch};
+pub use memory::{Memory, Pinned, ScratchBuffer};
 pub use nccl::{NcclComm, NcclId, Watch, nccl_version};
 pub use stream::{Event, Graph};
 
-use super::embedded;
+use self::driver_error::describe;
 use super::kernel::{Arg, Cell, ElementType, Grid, Kernel};
 use crate::error::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
@@ -25,8 +27,6 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-/// The oldest compute capability that the kernels run on.
-const OLDEST: (i32, i32) = (8, 0);
 /// Dynamic shared memory that a kernel may use without asking.
 const SMEM_WITHOUT_ASKING: usize = 48 * 1024;
 
@@ -44,7 +44,7 @@ pub enum StreamKind {
     Communication,
 }
 
-const LANES: usize = 3;
+const STREAMS: usize = 3;
 
 /// A handle of the driver. It may be used from any thread that has made the context current.
 #[derive(Clone, Copy)]
@@ -81,14 +81,14 @@ pub struct Gpu {
     label: String,
     context: Handle<sys::CUcontext>,
     device: sys::CUdevice,
-    streams: [Handle<sys::CUstream>; LANES],
+    streams: [Handle<sys::CUstream>; STREAMS],
     images: Images,
     modules: Mutex<HashMap<&'static str, Handle<sys::CUmodule>>>,
     functions: Mutex<HashMap<(&'static str, ElementType), Function>>,
     cache: Mutex<Cache>,
     arena: Mutex<Arena>,
     capturing: AtomicBool,
-    /// Why what it computes is worth nothing any more.
+    /// Why its results cannot be used any more.
     lost: OnceLock<String>,
 }
 
@@ -102,18 +102,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no thread panics while it holds a device's table")
 }
 
-fn say(error: DriverError) -> String {
-    let name = error.error_name().map(|n| n.to_string_lossy().into_owned());
-    let text = error.error_string().map(|t| t.to_string_lossy().into_owned());
-    format!(
-        "{} ({})",
-        text.unwrap_or_else(|_| "unknown error".into()),
-        name.unwrap_or_else(|_| "no name".into())
-    )
-}
-
 impl Gpu {
-    /// Opens GPU `index`; kernels are loaded when they are first launched.
+    /// Opens GPU `index`. Kernels that [`Gpu::load`] has not loaded are loaded when they are first launched.
     ///
     /// # Errors
     /// `Error::Failed` with the reason: no driver, no such GPU, too old a GPU or driver.
@@ -127,15 +117,11 @@ impl Gpu {
             };
             return Err(Error::failed(format!("there is no cuda:{index}: this machine has {has}")));
         };
-        let ((major, minor), (least, _)) = (found.compute_capability, OLDEST);
-        if found.compute_capability < OLDEST {
-            return Err(Error::failed(format!(
-                "cuda:{index} ({}) has compute capability {major}.{minor}; the kernels need {least}.0 or newer",
-                found.name
-            )));
+        if let Some(why) = found.unusable() {
+            return Err(Error::failed(format!("cuda:{index} ({}): {why}", found.name)));
         }
-        check_driver(probe::driver_version())?;
-        let fail = |what: &str, e: DriverError| Error::failed(format!("cuda:{index}: {what}: {}", say(e)));
+        let fail =
+            |what: &str, e: DriverError| Error::failed(format!("cuda:{index}: {what}: {}", describe(e)));
         let ordinal = i32::try_from(index).expect("an index below the number of GPUs");
         let device = result::device::get(ordinal).map_err(|e| fail("cannot be opened", e))?;
         // SAFETY: `device` was handed out by the driver just above; `drop` releases the context.
@@ -169,40 +155,40 @@ impl Gpu {
     }
 
     fn failed(&self, what: impl fmt::Display, error: DriverError) -> Error {
-        Error::failed(format!("{}: {what}: {}", self.name(), say(error)))
+        Error::failed(format!("{}: {what}: {}", self.name(), describe(error)))
     }
 
-    /// Makes the context that of the calling thread; every call of the driver comes after this.
+    /// Makes the context current on the calling thread, which every call of the driver needs.
     fn bind(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
         unsafe { result::ctx::set_current(self.context.0) }.map_err(|e| self.failed("lost its context", e))
     }
 
-    fn stream(&self, lane: StreamKind) -> sys::CUstream {
-        self.streams[lane as usize].0
+    fn stream(&self, stream: StreamKind) -> sys::CUstream {
+        self.streams[stream as usize].0
     }
 
     /// Waits until the stream has done what it was given.
-    pub fn synchronize(&self, lane: StreamKind) -> Result<()> {
+    pub fn synchronize(&self, stream: StreamKind) -> Result<()> {
         self.bind()?;
         // SAFETY: the stream lives as long as `self`.
-        let done = unsafe { result::stream::synchronize(self.stream(lane)) };
+        let done = unsafe { result::stream::synchronize(self.stream(stream)) };
         self.waited(done)
     }
 
-    /// The end of a wait.
+    /// The result of a wait.
     fn waited(&self, done: std::result::Result<(), DriverError>) -> Result<()> {
         self.check()?;
         done.map_err(|e| self.failed("work on the device failed", e))
     }
 
-    /// What is computed from now on is worth nothing: every wait says why.
+    /// Makes every wait from now on fail with `why`: results that are computed from now on cannot be used.
     fn give_up(&self, why: &str) {
-        // The first reason is the one that counts.
+        // Only the first reason is kept.
         let _ = self.lost.set(why.into());
     }
 
-    /// That nobody has given up.
+    /// Fails after [`Gpu::give_up`].
     fn check(&self) -> Result<()> {
         match self.lost.get() {
             None => Ok(()),
@@ -210,11 +196,21 @@ impl Gpu {
         }
     }
 
-    /// The handle of a stream, for code that is not ours and queues work of its own (the rivals in `benches/`).
-    /// Makes the context that of the calling thread.
-    pub fn raw_stream(&self, lane: StreamKind) -> Result<*mut c_void> {
+    /// The handle of a stream, for libraries that queue work themselves (those compared in `benches/`). Makes the
+    /// context current on the calling thread.
+    pub fn raw_stream(&self, stream: StreamKind) -> Result<*mut c_void> {
         self.bind()?;
-        Ok(self.stream(lane).cast())
+        Ok(self.stream(stream).cast())
+    }
+
+    /// Loads the kernels of `ops`. Loading one later may wait for all work on the device, and never returns where
+    /// that work waits for another GPU.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the driver does not load or translate one.
+    pub fn load(&self, ops: impl IntoIterator<Item = &'static str>) -> Result<()> {
+        self.bind()?;
+        ops.into_iter().try_for_each(|op| self.module(op).map(|_| ()))
     }
 
     fn module(&self, op: &'static str) -> Result<sys::CUmodule> {
@@ -329,7 +325,7 @@ impl Gpu {
             return Ok(address);
         }
         self.bind()?;
-        // SAFETY: the memory is written before it is read: `Memory` says so.
+        // SAFETY: the memory is written before it is read, as `Memory` requires.
         unsafe { result::malloc_sync(bytes) }
             .or_else(|_| {
                 self.release(&mut cache);
@@ -343,7 +339,7 @@ impl Gpu {
             })
     }
 
-    /// Memory that is free now, beside what this program keeps for itself.
+    /// Free memory of the device. Memory that this program has freed and keeps for reuse does not count.
     pub fn free_bytes(&self) -> Result<usize> {
         self.bind()?;
         let (free, _) =
@@ -354,7 +350,7 @@ impl Gpu {
     fn release(&self, cache: &mut Cache) {
         for (_, addresses) in cache.free.drain() {
             for address in addresses {
-                // SAFETY: came from `malloc_sync`; nobody has it. The driver waits for work that uses it. An
+                // SAFETY: came from `malloc_sync`, and no tensor has it. The driver waits for work that uses it. An
                 // error would be one of earlier work, which the next call reports as well.
                 let _ = unsafe { result::free_sync(address) };
             }
@@ -363,7 +359,7 @@ impl Gpu {
 
     /// f32 scratch memory for the launches of one op, until the next op asks for some. Grows, but not
     /// while a graph is captured.
-    pub fn scratch(&self, len: usize) -> Result<Scratch> {
+    pub fn scratch(&self, len: usize) -> Result<ScratchBuffer> {
         let bytes = len * 4;
         let mut arena = locked(&self.arena);
         if bytes > arena.bytes && self.capturing.load(Ordering::Relaxed) {
@@ -377,27 +373,13 @@ impl Gpu {
             arena.pieces.push(address);
             arena.bytes = grown;
         }
-        Ok(Scratch { address: arena.pieces.last().copied().unwrap_or(0), len })
+        Ok(ScratchBuffer { address: arena.pieces.last().copied().unwrap_or(0), len })
     }
 }
 
 /// Four bytes at the front of eight.
 fn pair([a, b, c, d]: [u8; 4]) -> [u8; 8] {
     [a, b, c, d, 0, 0, 0, 0]
-}
-
-/// That the driver can load what nvcc has compiled: it must be of the same CUDA version or a newer one.
-fn check_driver(version: i32) -> Result<()> {
-    let major = embedded::TOOLKIT.and_then(|t| t.split('.').next()).and_then(|m| m.parse().ok()).unwrap_or(0);
-    let (has, has_minor) = (version / 1000, version % 1000 / 10);
-    if has >= major {
-        return Ok(());
-    }
-    let number = if major >= 13 { " (580 or newer)" } else { "" };
-    Err(Error::failed(format!(
-        "the NVIDIA driver knows CUDA {has}.{has_minor}; the kernels in this program need a driver for CUDA \
-         {major}{number}"
-    )))
 }
 
 impl Drop for Gpu {
@@ -409,7 +391,7 @@ impl Drop for Gpu {
         cache.free.entry(0).or_default().append(&mut locked(&self.arena).pieces);
         self.release(&mut cache);
         for stream in &self.streams {
-            // SAFETY: created by `open`, destroyed once. Errors have no one to go to.
+            // SAFETY: created by `open`, destroyed once. Errors cannot be returned from here.
             let _ = unsafe { result::stream::destroy(stream.0) };
         }
         for module in locked(&self.modules).values() {

@@ -1,9 +1,8 @@
 //! Sums over the GPUs of several threads, processes or machines, by NCCL on the communication stream.
 //!
-//! Nothing here waits for another GPU on the host but [`NcclComm::join`], which asks all the while whether to go on. What
-//! waits on a device for a GPU that is gone waits for ever, until somebody calls [`Watch::abort`]: whoever knows that it
-//! is gone. From then on every wait of this GPU is an error that says why, because what it has computed since is
-//! worth nothing.
+//! On the host only [`NcclComm::join`] waits for another GPU, and asks repeatedly whether to go on. A kernel that waits
+//! on the device for a GPU that has failed waits for ever, until [`Watch::abort`] is called by the thread that knows of
+//! the failure. From then on every wait for this GPU returns an error with the reason, as its results cannot be used.
 
 mod library;
 
@@ -17,14 +16,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long a clique that is left waits for its last sums before it gives them up.
+/// How long [`NcclComm`] waits for its last sums when it is dropped, before it aborts them.
 const LEAVE: Duration = Duration::from_secs(10);
-/// Between two looks at whether the others are there.
+/// Between two checks whether all members have joined.
 const JOIN_POLL: Duration = Duration::from_millis(2);
-/// Looks at whether a group is on its way before the processor is left to others between them.
+/// Checks without a pause whether a group has been launched; after so many the thread sleeps between them.
 const BUSY_POLLS: usize = 200;
 
-/// What the members of a clique have in common: made by one of them, handed to the others.
+/// Identifies one communicator: made by one member, passed to the others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NcclId([u8; ID_BYTES]);
 
@@ -37,17 +36,17 @@ impl fmt::Debug for NcclId {
 impl NcclId {
     pub const BYTES: usize = ID_BYTES;
 
-    /// A new one. The process that makes it answers to the others that join, so that it must be one of them.
+    /// A new one. The process that makes it listens for the members that join, so it must be one of them.
     ///
     /// # Errors
-    /// `Error::Failed`: no NCCL (see [`nccl_version`]), or no network interface that it likes.
+    /// `Error::Failed`: no NCCL (see [`nccl_version`]), or no network interface that it can use.
     pub fn new() -> Result<NcclId> {
         let nccl = nccl()?;
         let mut id = UniqueId([0; ID_BYTES]);
         // SAFETY: writes 128 bytes.
         let code = unsafe { (nccl.get_unique_id)(&raw mut id) };
         if code != SUCCESS {
-            return Err(Error::failed(format!("NCCL gives no id: {}", nccl.say(code))));
+            return Err(Error::failed(format!("NCCL gives no id: {}", nccl.describe(code))));
         }
         Ok(NcclId(id.0))
     }
@@ -63,7 +62,7 @@ impl From<[u8; ID_BYTES]> for NcclId {
     }
 }
 
-enum State {
+enum Membership {
     Joined {
         comm: Handle<Comm>,
         /// NCCL has reported an error: the others cannot be waited for.
@@ -79,15 +78,15 @@ struct Member {
     nccl: &'static Nccl,
     /// `rank 1 of 4`.
     place: String,
-    state: Mutex<State>,
+    state: Mutex<Membership>,
 }
 
 impl Member {
     /// Calls NCCL with the communicator, unless it is over.
     fn with<R>(&self, call: impl FnOnce(Comm) -> R) -> Result<R> {
         match &*locked(&self.state) {
-            State::Joined { comm, .. } => Ok(call(comm.0)),
-            State::Over(why) => Err(self.error(why)),
+            Membership::Joined { comm, .. } => Ok(call(comm.0)),
+            Membership::Over(why) => Err(self.error(why)),
         }
     }
 
@@ -101,11 +100,11 @@ impl Member {
             return Ok(());
         }
         self.mark_failed();
-        Err(self.error(format!("{what}: {}", self.nccl.say(code))))
+        Err(self.error(format!("{what}: {}", self.nccl.describe(code))))
     }
 
     fn mark_failed(&self) {
-        if let State::Joined { failed, .. } = &mut *locked(&self.state) {
+        if let Membership::Joined { failed, .. } = &mut *locked(&self.state) {
             *failed = true;
         }
     }
@@ -124,20 +123,20 @@ impl Member {
     /// because of this.
     fn abort(&self, why: &str) {
         let mut state = locked(&self.state);
-        let State::Joined { comm, .. } = &*state else { return };
+        let Membership::Joined { comm, .. } = &*state else { return };
         self.gpu.give_up(&format!("{}: the exchange with the other GPUs was aborted: {why}", self.place));
         // Errors of a thread that cannot have the context come back from the call below.
         let _ = self.gpu.bind();
-        // SAFETY: the communicator is alive, and nobody else has it while `state` is locked.
+        // SAFETY: the communicator is alive, and no other thread uses it while `state` is locked.
         let _ = unsafe { (self.nccl.comm_abort)(comm.0) };
-        *state = State::Over(format!("the exchange with the other GPUs was aborted: {why}"));
+        *state = Membership::Over(format!("the exchange with the other GPUs was aborted: {why}"));
     }
 
     /// Leaves in peace, if the others let it.
     fn leave(&self) {
         let mut state = locked(&self.state);
-        let &State::Joined { comm, failed } = &*state else { return };
-        *state = State::Over("it has left the other GPUs".into());
+        let &Membership::Joined { comm, failed } = &*state else { return };
+        *state = Membership::Over("it has left the other GPUs".into());
         drop(state);
         let in_peace = self.gpu.bind().is_ok() && self.gpu.check().is_ok() && !failed;
         let end =
@@ -161,8 +160,8 @@ impl Member {
     }
 }
 
-/// One rank's membership on one GPU, of a clique of which each member has a GPU of its own. Left when it is dropped,
-/// at about the same time as the others leave; graphs that hold its sums must be gone by then.
+/// One rank's membership in a communicator in which each member has its own GPU. All members drop theirs at about the
+/// same time; graphs that hold its sums must be dropped before.
 pub struct NcclComm {
     member: Arc<Member>,
     /// What the compute stream had been given when the sums were started.
@@ -206,13 +205,13 @@ impl NcclComm {
             return Err(Error::failed(format!(
                 "{}, {place}: NCCL cannot join: {}",
                 gpu.name(),
-                nccl.say(code)
+                nccl.describe(code)
             )));
         }
-        let state = Mutex::new(State::Joined { comm: Handle(comm), failed: false });
-        let clique =
+        let state = Mutex::new(Membership::Joined { comm: Handle(comm), failed: false });
+        let joined =
             NcclComm { member: Arc::new(Member { gpu: gpu.clone(), nccl, place, state }), given, summed };
-        let member = &clique.member;
+        let member = &joined.member;
         let mut wait = || {
             member.result("NCCL cannot join", code)?;
             while !member.settled()? {
@@ -221,9 +220,9 @@ impl NcclComm {
             }
             Ok(())
         };
-        // Who does not get in does not wait for the others on the way out. The GPU itself is as it was.
+        // After a failure the drop does not wait for the other members. The GPU itself stays usable.
         wait().inspect_err(|_| member.mark_failed())?;
-        Ok(clique)
+        Ok(joined)
     }
 
     pub fn gpu(&self) -> &Arc<Gpu> {
@@ -240,7 +239,7 @@ impl NcclComm {
     /// first step) comes before the first sums.
     ///
     /// # Errors
-    /// `Error::Failed` if the memory is another GPU's, if NCCL refuses, or if the clique has been aborted.
+    /// `Error::Failed` if the memory is another GPU's, if NCCL refuses, or after [`Watch::abort`].
     pub fn start(&self, ranges: &[(&Memory, usize, usize)]) -> Result<()> {
         let mut buffers = Vec::with_capacity(ranges.len());
         for &(memory, at, bytes) in ranges {
@@ -302,7 +301,7 @@ impl Drop for NcclComm {
     }
 }
 
-/// A look at a [`NcclComm`] from another thread, and the way to end it.
+/// Checks and aborts a [`NcclComm`] from another thread.
 #[derive(Clone)]
 pub struct Watch(Arc<Member>);
 
@@ -313,17 +312,17 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// What NCCL has noticed by itself: a connection that broke, a kernel that failed. It does not end by
-    /// itself what waits on the device: [`Watch::abort`] does.
+    /// The errors that NCCL has found: a broken connection, a failed kernel. Kernels that wait on the device go on
+    /// waiting until [`Watch::abort`].
     ///
     /// # Errors
-    /// `Error::Failed`: the sentence; or that the clique is over, and why.
+    /// `Error::Failed` with NCCL's error, or with the reason of an earlier abort.
     pub fn check(&self) -> Result<()> {
         self.0.settled().map(|_| ())
     }
 
-    /// Ends what the clique does on its GPU, also what waits there for another. Every wait for this GPU fails from now
-    /// on, with `why`. The first call does it; others find it over.
+    /// Ends the communicator's work on its GPU, also kernels that wait for another GPU. Every wait for this GPU fails
+    /// from now on, with `why`. Later calls do nothing.
     pub fn abort(&self, why: &str) {
         self.0.abort(why);
     }

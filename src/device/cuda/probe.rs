@@ -1,6 +1,12 @@
-//! What the machine has, without needing any of it.
+//! The GPUs of this machine and its driver. Nothing here needs either to exist.
 
-use super::{result, say, sys};
+use super::driver_error::describe;
+use super::driver_version;
+use crate::device::embedded;
+use cudarc::driver::{result, sys};
+
+/// The oldest compute capability that the kernels run on.
+const OLDEST: (i32, i32) = (8, 0);
 
 /// One GPU as the driver describes it.
 #[derive(Debug, Clone)]
@@ -14,17 +20,33 @@ pub struct Found {
     pub l2_bytes: usize,
 }
 
+impl Found {
+    /// Why the kernels of this program cannot run on it, if so.
+    pub fn unusable(&self) -> Option<String> {
+        let ((major, minor), (least, _)) = (self.compute_capability, OLDEST);
+        if self.compute_capability < OLDEST {
+            return Some(format!(
+                "compute capability {major}.{minor}, the kernels of this program need {least}.0 or newer"
+            ));
+        }
+        driver_version::check(driver_version(), embedded::TOOLKIT, self.compute_capability)
+            .err()
+            .map(|why| why.to_string())
+    }
+}
+
 /// The GPUs of this machine, or a sentence why none can be used.
 pub fn gpus() -> Result<Vec<Found>, String> {
-    // SAFETY: only looks for the shared library; every other call panics when it is missing.
-    if !unsafe { sys::is_culib_present() } {
+    if !has_driver() {
         return Err("no NVIDIA driver: libcuda.so.1 was not found".into());
     }
-    result::init().map_err(|e| format!("the NVIDIA driver does not start: {}", say(e)))?;
-    let count = result::device::get_count().map_err(|e| format!("the driver lists no device: {}", say(e)))?;
+    result::init()
+        .map_err(|e| format!("the NVIDIA driver does not start: {}{}", describe(e), advice(e.0)))?;
+    let count =
+        result::device::get_count().map_err(|e| format!("the driver lists no device: {}", describe(e)))?;
     let mut gpus = Vec::new();
     for index in 0..count {
-        let device = result::device::get(index).map_err(|e| format!("GPU {index}: {}", say(e)))?;
+        let device = result::device::get(index).map_err(|e| format!("GPU {index}: {}", describe(e)))?;
         let name = result::device::get_name(device).unwrap_or_else(|_| "unnamed".into());
         // SAFETY: `device` was handed out by the driver just above.
         let memory_bytes = unsafe { result::device::total_mem(device) }.unwrap_or(0);
@@ -46,6 +68,31 @@ pub fn gpus() -> Result<Vec<Found>, String> {
         });
     }
     Ok(gpus)
+}
+
+/// Whether there is a library of the driver.
+pub fn has_driver() -> bool {
+    // SAFETY: only looks for the shared library; every other call panics when it is missing.
+    unsafe { sys::is_culib_present() }
+}
+
+/// What to do about a driver that does not start.
+fn advice(code: sys::CUresult) -> &'static str {
+    match code {
+        sys::CUresult::CUDA_ERROR_STUB_LIBRARY => {
+            "; this is the stub library of the toolkit: take its folder, lib64/stubs, out of LD_LIBRARY_PATH"
+        }
+        sys::CUresult::CUDA_ERROR_NO_DEVICE => {
+            "; check CUDA_VISIBLE_DEVICES, and start a container with its GPUs (docker run --gpus all)"
+        }
+        sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+            "; the library and the kernel module are of different versions: reload the module or reboot"
+        }
+        sys::CUresult::CUDA_ERROR_UNKNOWN => {
+            "; after a suspend, reload the kernel module nvidia_uvm or reboot"
+        }
+        _ => "",
+    }
 }
 
 /// 13000 for CUDA 13.0; 0 if the driver does not say.

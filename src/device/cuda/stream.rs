@@ -1,4 +1,4 @@
-//! Points in streams that others wait for, and work that is recorded once and started often.
+//! Events (points in streams that other streams wait for) and graphs (work that is recorded once and started often).
 
 use super::{Gpu, Handle, StreamKind};
 use crate::error::Result;
@@ -37,19 +37,19 @@ impl Event {
     }
 
     /// Marks what the stream has been given so far.
-    pub fn record(&self, lane: StreamKind) -> Result<()> {
+    pub fn record(&self, stream: StreamKind) -> Result<()> {
         self.gpu.bind()?;
         // SAFETY: event and stream are alive and of one context.
-        unsafe { result::event::record(self.handle.0, self.gpu.stream(lane)) }
+        unsafe { result::event::record(self.handle.0, self.gpu.stream(stream)) }
             .map_err(|e| self.gpu.failed("recording an event", e))
     }
 
     /// What the stream is given from now on waits for the mark.
-    pub fn hold(&self, lane: StreamKind) -> Result<()> {
+    pub fn hold(&self, stream: StreamKind) -> Result<()> {
         self.gpu.bind()?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: as above.
-        unsafe { result::stream::wait_event(self.gpu.stream(lane), self.handle.0, flags) }
+        unsafe { result::stream::wait_event(self.gpu.stream(stream), self.handle.0, flags) }
             .map_err(|e| self.gpu.failed("waiting for an event", e))
     }
 
@@ -59,14 +59,14 @@ impl Event {
         self.gpu.waited(self.reached())
     }
 
-    /// Waits for the mark, whatever the work before it is worth. The context is current.
+    /// Waits for the mark, also after [`Gpu::give_up`]. The context is current.
     pub(super) fn reached(&self) -> std::result::Result<(), result::DriverError> {
         // SAFETY: the event is alive.
         unsafe { result::event::synchronize(self.handle.0) }
     }
 
-    /// Waits for the mark and says how many milliseconds of the device's time lie between the two, both made
-    /// by [`Event::timed`] and recorded.
+    /// Waits for the mark. The milliseconds on the device between the two, both made by [`Event::timed`] and
+    /// recorded.
     pub fn ms_since(&self, start: &Event) -> Result<f64> {
         self.wait()?;
         // SAFETY: both events are alive; this one has been reached, and `start` came before it.
@@ -113,7 +113,7 @@ impl Graph {
         gpu.capturing.store(true, Ordering::Relaxed);
         let done = work();
         gpu.capturing.store(false, Ordering::Relaxed);
-        // SAFETY: capturing began above. It ends whatever `work` said.
+        // SAFETY: capturing began above. It ends also where `work` failed.
         let graph = unsafe { result::stream::end_capture(stream) };
         done?;
         let graph = graph.map_err(failed)?;

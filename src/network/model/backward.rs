@@ -28,7 +28,7 @@ impl Model {
         /* 2 */
         ws.temp.a.reshape([batch, rows, c]);
         let normed = ws.normed.view().reshaped([batch, rows, c]);
-        pool_tokens::backward(dev, ws.temp.a.view_mut(), ws.dpooled.view(), normed, read, Kind::Mean)?;
+        pool_tokens::backward(dev, ws.temp.a.view_mut(), ws.dpooled.view(), normed, read, Pooling::Mean)?;
         /* 1 */
         ws.d.reshape([batch * rows, c]);
         ws.d.fill(0.0);

@@ -149,7 +149,7 @@ impl Model {
         self.vit.norm.forward(dev, p, ws.normed.view_mut(), ws.norm_stats.view_mut(), last)?;
         /* 2 */
         let normed = ws.normed.view().reshaped([batch, rows, c]);
-        pool_tokens::forward(dev, ws.pooled.view_mut(), normed, read, Kind::Mean)?;
+        pool_tokens::forward(dev, ws.pooled.view_mut(), normed, read, pool_tokens::Pooling::Mean)?;
         /* 3 */
         let features = if self.setup.norm_pre_logits {
             row_norm::forward(dev, ws.features.view_mut(), ws.pooled.view(), Normalization::Plus)?;

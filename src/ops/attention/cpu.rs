@@ -1,6 +1,6 @@
 //! Attention on slices: one task per (image, head), the products through `matmul::cpu`.
 
-use super::{AttentionDims, Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
+use super::args::{AttentionDims, Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
 use crate::error::Result;
 use crate::ops::float::{Float, Shared, simd, with_scratch};
 use crate::ops::matmul::cpu::{Strided, product};
@@ -24,7 +24,7 @@ struct Side<'a, T> {
 impl<'a, T: Float> Side<'a, T> {
     fn new(rows: Rows<'a>, arg: &'static str) -> Result<Self> {
         let Rows { data, tokens, stride, offset } = rows;
-        Ok(Side { data: data.get::<T>(super::OP, arg)?, tokens, stride, offset })
+        Ok(Side { data: data.get::<T>(super::args::OP, arg)?, tokens, stride, offset })
     }
 
     /// Where a row of one head of one image begins.
@@ -204,7 +204,12 @@ struct Target<T> {
 
 impl<T: Float> Target<T> {
     fn new(data: ViewMut, arg: &'static str, tokens: usize, stride: usize) -> Result<Self> {
-        Ok(Target { data: Shared(data.get::<T>(super::OP, arg)?.as_mut_ptr()), tokens, stride, offset: 0 })
+        Ok(Target {
+            data: Shared(data.get::<T>(super::args::OP, arg)?.as_mut_ptr()),
+            tokens,
+            stride,
+            offset: 0,
+        })
     }
 
     fn at_column(self, offset: usize) -> Self {

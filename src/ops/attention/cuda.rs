@@ -1,7 +1,7 @@
 //! Launches of `kernels/attention.cu`.
 
-use super::{AttentionDims, Gradients, Into, OP, Prefix, PrefixMut, Qkv, Rows};
-use crate::device::{Arg, Argument, Cell, ElementType, Gpu, Grid, Kernel, Scratch, args, kernel};
+use super::args::{AttentionDims, Gradients, Into, OP, Prefix, PrefixMut, Qkv, Rows};
+use crate::device::{Arg, Argument, Cell, ElementType, Gpu, Grid, Kernel, ScratchBuffer, args, kernel};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut};
 
@@ -168,7 +168,7 @@ pub fn forward(
 struct Backward<'a> {
     gpu: &'a Gpu,
     inputs: Inputs,
-    delta: Scratch,
+    delta: ScratchBuffer,
     dout: View<'a>,
     lse: View<'a>,
 }

@@ -1,6 +1,7 @@
 //! Cross-entropy on slices. Batches are small next to the network: one thread, sums in f64.
 
-use super::{Labels, Outcome};
+use super::args::Labels;
+use super::args::Outcome;
 use crate::ops::float::Float;
 
 pub fn forward_backward<T: Float>(
@@ -28,7 +29,7 @@ pub fn forward_backward<T: Float>(
         let max = z[best].to_f64();
         let sum: f64 = classes().map(|j| (z[j].to_f64() - max).exp()).sum();
         let lse = max + sum.ln();
-        let target = |j: usize| smoothing / allowed + (1.0 - smoothing) * labels.share(i, j, k);
+        let target = |j: usize| smoothing / allowed + (1.0 - smoothing) * labels.weight(i, j, k);
         outcome.loss += classes().map(|j| target(j) * (lse - z[j].to_f64())).sum::<f64>() / b as f64;
         if let Some(d) = dlogits.as_deref_mut() {
             let d = &mut d[i * k..][..k];
@@ -48,10 +49,10 @@ pub fn row(mask: &[u32], i: usize, k: usize) -> &[u32] {
 
 impl Labels<'_> {
     /// How much of image i is class j of k.
-    fn share(&self, i: usize, j: usize, k: usize) -> f64 {
+    fn weight(&self, i: usize, j: usize, k: usize) -> f64 {
         match self {
             Labels::Classes(labels) => f64::from(u8::from(labels[i] as usize == j)),
-            Labels::Shares(shares) => f64::from(shares[i * k + j]),
+            Labels::Soft(weights) => f64::from(weights[i * k + j]),
         }
     }
 
@@ -59,8 +60,8 @@ impl Labels<'_> {
     fn main(&self, i: usize, k: usize) -> usize {
         match self {
             Labels::Classes(labels) => labels[i] as usize,
-            Labels::Shares(shares) => {
-                let row = &shares[i * k..][..k];
+            Labels::Soft(weights) => {
+                let row = &weights[i * k..][..k];
                 (0..k).fold(0, |best, j| if row[j] > row[best] { j } else { best })
             }
         }

@@ -7,8 +7,8 @@ use crate::tensor::{DType, View, ViewMut};
 const FORWARD_BACKWARD: Kernel = kernel!("cross_entropy", "cross_entropy_forward_backward", [
     said: *f32, dlogits: *f32, logits: *f32, labels: *u32, mask: *u32, b: u32, k: u32, mask_step: u32, smoothing: f32,
 ]);
-const FORWARD_BACKWARD_SHARES: Kernel = kernel!("cross_entropy", "cross_entropy_forward_backward_shares", [
-    said: *f32, dlogits: *f32, logits: *f32, shares: *f32, mask: *u32, b: u32, k: u32, mask_step: u32, smoothing: f32,
+const FORWARD_BACKWARD_SOFT: Kernel = kernel!("cross_entropy", "cross_entropy_forward_backward_soft", [
+    said: *f32, dlogits: *f32, logits: *f32, weights: *f32, mask: *u32, b: u32, k: u32, mask_step: u32, smoothing: f32,
 ]);
 const OUTCOME: Kernel =
     kernel!("cross_entropy", "cross_entropy_outcome", [outcome: *f32, said: *f32, b: u32]);
@@ -32,8 +32,8 @@ pub fn forward_backward(
     let mask_step = if mask.dims().len() == 2 { k } else { 0 };
     let (smoothing, grid) = (label_smoothing as f32, Grid::new(b.div_ceil(WARPS), THREADS));
     let (kernel, args) = if labels.dtype() == DType::F32 {
-        let args = args![said, dlogits, logits, shares = labels, mask, b, k, mask_step, smoothing];
-        (&FORWARD_BACKWARD_SHARES, args)
+        let args = args![said, dlogits, logits, weights = labels, mask, b, k, mask_step, smoothing];
+        (&FORWARD_BACKWARD_SOFT, args)
     } else {
         (&FORWARD_BACKWARD, args![said, dlogits, logits, labels, mask, b, k, mask_step, smoothing])
     };

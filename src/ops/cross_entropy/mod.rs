@@ -1,44 +1,29 @@
 //! Masked softmax cross-entropy: loss = mean_b (log Σ_{k allowed} e^{z_bk} - z_b,label), its gradient
 //! and the number of right answers, in one pass.
 //! With label smoothing s over K allowed classes, the target is (1 - s) on the label plus s / K on
-//! each allowed class (Szegedy et al. 2016, arXiv:1512.00567). Images that are several classes in part have
-//! the shares of the classes instead of a label: loss = Σ_k share_k (log Σ e^z - z_k).
+//! each allowed class (Szegedy et al. 2016, arXiv:1512.00567). A soft label gives each class a
+//! weight in place of one class: loss = Σ_k weight_k (log Σ e^z - z_k).
 
+mod args;
 mod cpu;
 mod cuda;
+
+pub use args::Outcome;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, View, ViewMut, expect_shape};
-
-const OP: &str = "cross_entropy";
-
-/// What one batch says.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Outcome {
-    /// Mean loss over the batch.
-    pub loss: f64,
-    /// Images whose largest allowed logit is the label's; ties to the lower class.
-    pub correct: usize,
-}
-
-impl Outcome {
-    /// What `forward_backward` has written, once it is computed.
-    pub fn read(outcome: View) -> Result<Outcome> {
-        let values = outcome.read_f64()?;
-        Ok(Outcome { loss: values[0], correct: values[1] as usize })
-    }
-}
+use args::{Labels, OP};
 
 /// Overwrites `outcome` (2) with the mean loss and the number of right answers, and `dlogits` (B, K), if
 /// given, with dL/dlogits.
 ///
 /// # Shapes
-/// outcome: F64 on the CPU, F32 on a GPU; logits: (B, K); labels: (B) u32 or shares (B, K) f32; mask: (K) u32,
+/// outcome: F64 on the CPU, F32 on a GPU; logits: (B, K); labels: (B) u32, or soft labels (B, K) f32; mask: (K) u32,
 /// not 0 for the classes that take part, or (B, K) where each image has classes of its own.
 ///
 /// # Errors
-/// `Error::Shape` if a label is masked or not a class, or has a share and is masked: the loss would be
+/// `Error::Shape` if a label is masked or not a class, or has a weight in a soft label and is masked: the loss would be
 /// infinite. On a GPU the loss is NaN.
 pub fn forward_backward(
     dev: &Device,
@@ -68,7 +53,7 @@ pub fn forward_backward(
         Device::Cpu => float!("cross_entropy", "logits", logits.dtype(), T => {
             let mask = mask.get::<u32>(OP, "mask")?;
             let labels = match labels.dtype() {
-                DType::F32 => Labels::Shares(labels.get::<f32>(OP, "labels")?),
+                DType::F32 => Labels::Soft(labels.get::<f32>(OP, "labels")?),
                 _ => Labels::Classes(labels.get::<u32>(OP, "labels")?),
             };
             check_labels(labels, mask, k)?;
@@ -94,15 +79,6 @@ pub fn mean_loss(logits: View, labels: View) -> Result<f64> {
     Ok(Outcome::read(outcome.view())?.loss)
 }
 
-/// What the images of a batch are.
-#[derive(Debug, Clone, Copy)]
-enum Labels<'a> {
-    /// (B).
-    Classes(&'a [u32]),
-    /// (B, K).
-    Shares(&'a [f32]),
-}
-
 fn check_labels(labels: Labels, mask: &[u32], k: usize) -> Result<()> {
     let masked = |i: usize, class: usize| cpu::row(mask, i, k).get(class).is_none_or(|&m| m == 0);
     let wrong = match labels {
@@ -110,8 +86,8 @@ fn check_labels(labels: Labels, mask: &[u32], k: usize) -> Result<()> {
             let at = labels.iter().enumerate().find(|(i, label)| masked(*i, **label as usize));
             at.map(|(_, &label)| label)
         }
-        Labels::Shares(shares) => {
-            let at = shares.iter().enumerate().find(|(i, share)| **share != 0.0 && masked(i / k, i % k));
+        Labels::Soft(weights) => {
+            let at = weights.iter().enumerate().find(|(i, weight)| **weight != 0.0 && masked(i / k, i % k));
             at.map(|(i, _)| (i % k) as u32)
         }
     };

@@ -1,14 +1,14 @@
 //! Rows of a table into token sequences by number, and their gradients back. This is how prompts
 //! enter the tokens: the table is the pool, and an id stands for the L rows of one prompt.
 
+mod args;
 mod cpu;
 mod cuda;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut, expect_shape};
-
-const OP: &str = "gather";
+use args::OP;
 
 fn check(table: &[usize], seq: &[usize], at: usize, ids: View, length: usize) -> Result<()> {
     let c = table[1];
@@ -20,8 +20,8 @@ fn check(table: &[usize], seq: &[usize], at: usize, ids: View, length: usize) ->
     expect_shape(OP, "ids", ids.shape(), [b, n])
 }
 
-/// The table rows that the ids stand for, all below R. On a GPU nobody looks: kernels pass over a row that
-/// is none.
+/// The table rows that the ids stand for, all below R. On a GPU ids are not checked: kernels skip rows
+/// beyond the table.
 fn rows(ids: View, length: usize, table: &[usize]) -> Result<Vec<u32>> {
     let (ids, prompts) = (ids.get::<u32>(OP, "ids")?, table[0] / length.max(1));
     if let Some(id) = ids.iter().find(|&&id| id as usize >= prompts) {

@@ -1,6 +1,6 @@
 //! Launches of `kernels/layer_norm.cu`.
 
-use super::OP;
+use super::args::OP;
 use crate::device::{ElementType, Gpu, Grid, Kernel, args, kernel, vectors};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut};

@@ -2,14 +2,14 @@
 //! rstd = 1/√(var + eps) with the biased variance.
 //! Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450.
 
+mod args;
 mod cpu;
 mod cuda;
 
 use crate::device::Device;
 use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
-
-const OP: &str = "layer_norm";
+use args::OP;
 
 /// Overwrites `y` and `stats`.
 ///

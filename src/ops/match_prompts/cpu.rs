@@ -1,6 +1,6 @@
 //! Prompt selection on slices.
 
-use super::Select;
+use super::args::Select;
 use crate::ops::float::Float;
 use rayon::prelude::*;
 

@@ -1,6 +1,6 @@
 //! Launches of `kernels/match_prompts.cu`.
 
-use super::Select;
+use super::args::Select;
 use crate::device::{ElementType, Gpu, Grid, Kernel, args, kernel};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut};

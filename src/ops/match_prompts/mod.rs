@@ -3,26 +3,16 @@
 //!
 //! Names: query (B, C), keys (M, C), both as rows of unit length; similarity (B, M); ids (B, N).
 
+mod args;
 mod cpu;
 mod cuda;
+
+pub use args::Select;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut, expect_shape};
-
-const OP: &str = "match_prompts";
-
-/// How the N prompts of an image are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Select {
-    /// The N most similar keys, most similar first; ties to the lower id.
-    PerImage,
-    /// The images of each group of `group` vote with their N most similar keys; all use the N ids
-    /// with the most votes, most votes first, ties to the lower id.
-    Vote { group: usize },
-    /// Every image uses ids `start..start + N`.
-    Fixed { start: usize },
-}
+use args::OP;
 
 /// Overwrites `ids` (B, N) from `similarity` (B, M).
 ///
@@ -84,7 +74,7 @@ pub fn count_acc(dev: &Device, counts: ViewMut, ids: View) -> Result<()> {
     }
 }
 
-/// The ids, all of them below m. On a GPU nobody looks: kernels pass over an id that is none.
+/// The ids, all of them below m. On a GPU ids are not checked: kernels skip those beyond the pool.
 fn checked(ids: View<'_>, m: usize) -> Result<&[u32]> {
     let ids = ids.get::<u32>(OP, "ids")?;
     match ids.iter().find(|&&id| id as usize >= m) {

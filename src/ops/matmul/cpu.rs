@@ -1,6 +1,6 @@
 //! Matrix products through the `gemm` crate.
 
-use super::{Layout, Write};
+use super::args::{Layout, Write};
 use crate::ops::float::Float;
 use gemm::Parallelism;
 

@@ -1,6 +1,6 @@
 //! Launches of `kernels/matmul.cu`.
 
-use super::{Layout, Write};
+use super::args::{Layout, Write};
 use crate::device::{Argument, Cell, ElementType, Gpu, Grid, Kernel, args, kernel};
 use crate::error::Result;
 use crate::ops::gelu;

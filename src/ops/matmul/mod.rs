@@ -3,48 +3,17 @@
 //! A row of `y` has the same bits however many rows there are, so that a batch of one gives what a
 //! batch of a thousand gives (tested in `tests/ops/main.rs`). Layers that are given images may go through [`strassen`].
 
+mod args;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod strassen;
 pub(crate) mod tile;
 
+pub use args::{Layout, Write};
+
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut};
-
-/// Where a matrix lies in a tensor: element (i, j) is at `offset + i * stride + j`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Layout {
-    pub rows: usize,
-    pub cols: usize,
-    pub offset: usize,
-    pub stride: usize,
-}
-
-impl Layout {
-    pub fn dense(rows: usize, cols: usize) -> Layout {
-        Layout { rows, cols, offset: 0, stride: cols }
-    }
-
-    /// The columns `start..start + cols` of this matrix.
-    pub fn columns(self, start: usize, cols: usize) -> Layout {
-        Layout { cols, offset: self.offset + start, ..self }
-    }
-
-    fn end(&self) -> usize {
-        if self.rows == 0 || self.cols == 0 {
-            return 0;
-        }
-        self.offset + (self.rows - 1) * self.stride + self.cols
-    }
-}
-
-/// Whether a product replaces its destination or is added to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Write {
-    Set,
-    Add,
-}
 
 fn check(
     op: &'static str,

@@ -1,6 +1,6 @@
 //! Optimizer steps on slices.
 
-use super::{Adam, Sgd};
+use super::args::{Adam, Sgd};
 use crate::ops::float::{Float, Shared, for_rows};
 
 pub fn adam<T: Float>(

@@ -1,6 +1,6 @@
 //! Launches of `kernels/optimizer.cu`.
 
-use super::{Adam, Sgd};
+use super::args::{Adam, Sgd};
 use crate::device::{ElementType, Gpu, Grid, Kernel, args, kernel, vectors};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut};

@@ -1,6 +1,6 @@
 //! Token pooling on slices.
 
-use super::Kind;
+use super::args::Pooling;
 use crate::ops::float::{Float, for_rows};
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ fn column_max<T: Float>(x: &[T], c: usize, j: usize) -> (T, usize) {
     (max, ties)
 }
 
-pub fn forward<T: Float>(y: &mut [T], x: &[T], t: usize, c: usize, rows: Range<usize>, kind: Kind) {
+pub fn forward<T: Float>(y: &mut [T], x: &[T], t: usize, c: usize, rows: Range<usize>, kind: Pooling) {
     let n = T::of(rows.len() as f64);
     for_rows(
         y,
@@ -28,16 +28,16 @@ pub fn forward<T: Float>(y: &mut [T], x: &[T], t: usize, c: usize, rows: Range<u
             for (i, y) in y.chunks_exact_mut(c).enumerate() {
                 let x = &x[((first + i) * t + rows.start) * c..][..rows.len() * c];
                 y.fill(T::ZERO);
-                if kind != Kind::Max {
+                if kind != Pooling::Max {
                     for row in x.chunks_exact(c) {
                         for j in 0..c {
                             y[j] += row[j];
                         }
                     }
-                    let weight = if kind == Kind::MeanMax { T::of(2.0) / n } else { T::ONE / n };
+                    let weight = if kind == Pooling::MeanMax { T::of(2.0) / n } else { T::ONE / n };
                     y.iter_mut().for_each(|y| *y *= weight);
                 }
-                if kind != Kind::Mean {
+                if kind != Pooling::Mean {
                     for j in 0..c {
                         y[j] += column_max(x, c, j).0;
                     }
@@ -55,7 +55,7 @@ pub fn backward<T: Float>(
     t: usize,
     c: usize,
     rows: Range<usize>,
-    kind: Kind,
+    kind: Pooling,
 ) {
     let n = T::of(rows.len() as f64);
     for_rows(
@@ -69,15 +69,15 @@ pub fn backward<T: Float>(
                 let dy = &dy[image * c..][..c];
                 dx.fill(T::ZERO);
                 let dx = &mut dx[rows.start * c..][..rows.len() * c];
-                if kind != Kind::Max {
-                    let weight = if kind == Kind::MeanMax { T::of(2.0) / n } else { T::ONE / n };
+                if kind != Pooling::Max {
+                    let weight = if kind == Pooling::MeanMax { T::of(2.0) / n } else { T::ONE / n };
                     for row in dx.chunks_exact_mut(c) {
                         for j in 0..c {
                             row[j] = dy[j] * weight;
                         }
                     }
                 }
-                if kind != Kind::Mean {
+                if kind != Pooling::Mean {
                     for j in 0..c {
                         let (max, ties) = column_max(x, c, j);
                         for (drow, row) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c)) {

@@ -1,24 +1,17 @@
 //! One vector per image from some of its tokens: their mean (what the head reads), their maximum, or
 //! maximum + 2 mean (query features of the official code, `models/prompt.py`).
 
+mod args;
 mod cpu;
 mod cuda;
+
+pub use args::Pooling;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut, expect_shape};
+use args::OP;
 use std::ops::Range;
-
-const OP: &str = "pool_tokens";
-
-/// How tokens become one vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Mean,
-    Max,
-    /// max + 2 mean.
-    MeanMax,
-}
 
 fn check(x: &[usize], pooled: View, rows: &Range<usize>) -> Result<()> {
     if rows.start >= rows.end || rows.end > x[1] {
@@ -29,7 +22,7 @@ fn check(x: &[usize], pooled: View, rows: &Range<usize>) -> Result<()> {
 }
 
 /// Overwrites `y` (B, C) from the rows `rows` of `x` (B, T, C).
-pub fn forward(dev: &Device, y: ViewMut, x: View, rows: Range<usize>, kind: Kind) -> Result<()> {
+pub fn forward(dev: &Device, y: ViewMut, x: View, rows: Range<usize>, kind: Pooling) -> Result<()> {
     check(x.dims(), y.as_view(), &rows)?;
     let (t, c) = (x.dims()[1], x.dims()[2]);
     match dev {
@@ -43,7 +36,14 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, rows: Range<usize>, kind: Kind
 
 /// Overwrites `dx` (B, T, C), zero outside `rows`. dy: (B, C). The gradient of a maximum is shared
 /// equally by the rows that attain it.
-pub fn backward(dev: &Device, dx: ViewMut, dy: View, x: View, rows: Range<usize>, kind: Kind) -> Result<()> {
+pub fn backward(
+    dev: &Device,
+    dx: ViewMut,
+    dy: View,
+    x: View,
+    rows: Range<usize>,
+    kind: Pooling,
+) -> Result<()> {
     check(x.dims(), dy, &rows)?;
     expect_shape(OP, "dx", dx.shape(), x.shape())?;
     let (t, c) = (x.dims()[1], x.dims()[2]);

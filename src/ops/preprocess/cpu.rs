@@ -1,6 +1,6 @@
 //! Preprocessing on slices, by way of `data::Preprocess`.
 
-use super::{OP, Plan};
+use super::args::{ImageTransform, OP};
 use crate::data::ImageView;
 use crate::error::{Error, Result};
 use crate::ops::float::Float;
@@ -14,7 +14,7 @@ pub fn forward<T: Float>(
     (pixels, dims): (&[u8], [usize; 4]),
     indices: &[u32],
     first: Option<&[u32]>,
-    plan: Plan,
+    plan: ImageTransform,
 ) -> Result<()> {
     let [images, height, width, channels] = dims;
     if let Some(pick) = indices.iter().find(|&&pick| pick as usize >= images) {

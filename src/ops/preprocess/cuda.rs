@@ -1,6 +1,6 @@
 //! Launches of `kernels/preprocess.cu`.
 
-use super::{OP, Plan};
+use super::args::{ImageTransform, OP};
 use crate::config::schema::Augment;
 use crate::device::{Gpu, Grid, Kernel, args, kernel};
 use crate::error::Result;
@@ -22,7 +22,7 @@ pub fn forward(
     indices: View,
     first: Option<View>,
     table: View,
-    plan: Plan,
+    plan: ImageTransform,
 ) -> Result<()> {
     let form = rows.dtype().form(OP, "rows")?;
     let &[images, height, width, channels] = pixels.dims() else {

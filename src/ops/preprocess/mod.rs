@@ -1,15 +1,17 @@
 //! Images as the files hold them to rows of patches, where the images lie on the device: what
 //! [`crate::data::Preprocess`] and [`super::patches`] do one after the other, with the same bits.
 
+mod args;
 mod cpu;
 mod cuda;
 
 use crate::data::{Normalize, Pixels, Preprocess};
+pub use args::ImageTransform;
+
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, View, ViewMut, expect_shape, plan as memory};
-
-const OP: &str = "preprocess";
+use args::OP;
 
 /// Images as the files hold them, in the memory of a device, and how the network sees them.
 #[derive(Debug)]
@@ -50,25 +52,8 @@ impl Resident {
         first: Option<View>,
         patch_size: usize,
     ) -> Result<()> {
-        let plan = Plan { preprocess: &self.preprocess, patch_size, seed: self.seed };
+        let plan = ImageTransform { preprocess: &self.preprocess, patch_size, seed: self.seed };
         forward(dev, rows, self.pixels.view(), indices, first, self.table.view(), plan)
-    }
-}
-
-/// What is done to the images of one call.
-#[derive(Debug, Clone, Copy)]
-pub struct Plan<'a> {
-    pub preprocess: &'a Preprocess,
-    /// P; the input size for whole images.
-    pub patch_size: usize,
-    /// Of the random numbers for training images.
-    pub seed: u64,
-}
-
-impl Plan<'_> {
-    /// Patches per side.
-    fn grid(&self) -> usize {
-        self.preprocess.input_size() / self.patch_size
     }
 }
 
@@ -86,7 +71,7 @@ pub fn table(preprocess: &Preprocess) -> Tensor {
 /// table: (6) f32, see [`table`]; the CPU does not look at it.
 ///
 /// # Errors
-/// `Error::Shape`, naming the argument. A pick that is no image is one on the CPU; a GPU passes over it.
+/// `Error::Shape`, naming the argument. An index that is not an image is an error on the CPU; a GPU skips it.
 /// `Error::Failed` on a GPU if [`Preprocess::on_device`] says no.
 pub fn forward(
     dev: &Device,
@@ -95,7 +80,7 @@ pub fn forward(
     indices: View,
     first: Option<View>,
     table: View,
-    plan: Plan,
+    plan: ImageTransform,
 ) -> Result<()> {
     let (size, patch) = (plan.preprocess.input_size(), plan.patch_size);
     let refuse = |arg, wanted: String, got: String| Err(Error::Shape { op: OP, arg, wanted, got });

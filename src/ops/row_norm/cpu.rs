@@ -1,6 +1,6 @@
 //! Row normalisation on slices.
 
-use super::Normalization;
+use super::args::Normalization;
 use crate::ops::float::{Float, for_rows};
 use crate::ops::sum::cpu::lanes;
 

@@ -1,6 +1,6 @@
 //! Launches of `kernels/row_norm.cu`.
 
-use super::Normalization;
+use super::args::Normalization;
 use crate::device::{self, Gpu, Grid, Kernel, args, kernel};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut};

@@ -3,20 +3,16 @@
 //! `Plus`: y = x / (‖x‖ + 1e-10) (classifier input with `norm_pre_logits`), the latter also for columns, in place
 //! (`weight_norm`, `libml/utils.py`).
 
+mod args;
 mod cpu;
 mod cuda;
+
+pub use args::Normalization;
 
 use crate::device::Device;
 use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
-
-const OP: &str = "row_norm";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Normalization {
-    Rsqrt,
-    Plus,
-}
+use args::OP;
 
 /// Overwrites y. x, y: (rows, C).
 pub fn forward(dev: &Device, y: ViewMut, x: View, form: Normalization) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Sequences of tokens: class token, patches and positions into one sequence, and moving ranges of
 //! rows between sequences of different lengths.
 
+mod args;
 mod cpu;
 mod cuda;
 
@@ -8,9 +9,8 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::matmul::Write;
 use crate::tensor::{View, ViewMut, expect_shape};
+use args::OP;
 use std::ops::Range;
-
-const OP: &str = "tokens";
 
 /// x = [cls; patches] + positions. x: (B, 1+N, C), patches: (B, N, C), cls: (C),
 /// positions: (1+N, C). Overwrites x.

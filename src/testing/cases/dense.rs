@@ -1,6 +1,6 @@
 //! Cases of the ops where the work is: products, linear layers, GELU, layer norm, attention.
 
-use super::{Case, Fill, Keep, Part, Role, assign, plain, take};
+use super::case::{Case, Fill, Keep, Role, Scope, assign, plain, take};
 use crate::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
 use crate::ops::gelu::{self, GeluForm};
 use crate::ops::layer_norm as norm;
@@ -100,9 +100,9 @@ pub(super) fn vit_b() -> Vec<Case> {
 fn matmul(m: usize, k: usize, n: usize) -> Case {
     let (x_at, w_at, y_at) = (Layout::dense(m, k), Layout::dense(k, n), Layout::dense(m, n));
     Case::new("matmul", format!("{m}x{k}x{n}"), m)
-        .input("x", [m, k], Fill::Values, Part::Each)
-        .input("w", [k, n], Fill::Values, Part::All)
-        .output("y", [m, n], Part::Each, Role::Result)
+        .input("x", [m, k], Fill::Values, Scope::Each)
+        .input("w", [k, n], Fill::Values, Scope::All)
+        .output("y", [m, n], Scope::Each, Role::Result)
         .keep(&["w"], Keep::Weight)
         .forward(move |dev, x, out| {
             let [y] = take(out);
@@ -128,9 +128,9 @@ fn matmul_in_columns(m: usize, k: usize, n: usize) -> Case {
     let w_at = Layout::dense(k, n + 5).columns(2, n);
     let y_at = Layout::dense(m, n);
     Case::new("matmul", format!("{m}x{k}x{n} in columns, added"), m)
-        .input("x", [m, k + 3], Fill::Values, Part::Each)
-        .input("w", [k, n + 5], Fill::Values, Part::All)
-        .output("y", [m, n], Part::Each, Role::Result)
+        .input("x", [m, k + 3], Fill::Values, Scope::Each)
+        .input("w", [k, n + 5], Fill::Values, Scope::All)
+        .output("y", [m, n], Scope::Each, Role::Result)
         .adding()
         .keep(&["w"], Keep::Weight)
         .forward(move |dev, x, out| {
@@ -159,9 +159,9 @@ fn named((b, t): Images) -> String {
 
 fn with_weights(op: &'static str, label: String, rows: Images, k: usize, n: usize) -> Case {
     Case::new(op, label, rows.0)
-        .input("x", shape(rows, k), Fill::Values, Part::Each)
-        .input("kernel", [k, n], Fill::Values, Part::All)
-        .input("bias", [n], Fill::Values, Part::All)
+        .input("x", shape(rows, k), Fill::Values, Scope::Each)
+        .input("kernel", [k, n], Fill::Values, Scope::All)
+        .input("bias", [n], Fill::Values, Scope::All)
         .keep(&["kernel"], Keep::Weight)
         .wide(&["bias"])
 }
@@ -171,7 +171,7 @@ fn linear_columns(m: usize, k: usize, n: usize) -> Case {
     let used = 2..2 + n;
     let (here, there) = (used.clone(), used);
     with_weights("linear", format!("{m}x{k}x{n} columns 2.. of {}", n + 3), (m, 1), k, n + 3)
-        .output("y", [m, n], Part::Each, Role::Result)
+        .output("y", [m, n], Scope::Each, Role::Result)
         .forward(move |dev, x, out| {
             let [y] = take(out);
             let w = Weights { kernel: x[1], bias: x[2], columns: here.clone(), packed: None };
@@ -193,8 +193,8 @@ fn linear_columns(m: usize, k: usize, n: usize) -> Case {
 fn linear_residual(rows: Images, k: usize, n: usize) -> Case {
     let m = rows.0 * rows.1;
     with_weights("linear", format!("{}x{k}x{n} + residual", named(rows)), rows, k, n)
-        .input("residual", shape(rows, n), Fill::Values, Part::Each)
-        .output("y", shape(rows, n), Part::Each, Role::Result)
+        .input("residual", shape(rows, n), Fill::Values, Scope::Each)
+        .output("y", shape(rows, n), Scope::Each, Role::Result)
         .forward(move |dev, x, out| {
             let [y] = take(out);
             linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Epilogue::Residual(x[3]))
@@ -220,8 +220,8 @@ fn linear_residual(rows: Images, k: usize, n: usize) -> Case {
 fn linear_gelu(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
     let m = rows.0 * rows.1;
     with_weights("linear", format!("{}x{k}x{n} gelu {form:?}", named(rows)), rows, k, n)
-        .output("y", shape(rows, n), Part::Each, Role::Result)
-        .output("pre", shape(rows, n), Part::Each, Role::Kept)
+        .output("y", shape(rows, n), Scope::Each, Role::Result)
+        .output("pre", shape(rows, n), Scope::Each, Role::Kept)
         .forward(move |dev, x, out| {
             let [y, pre] = take(out);
             linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Epilogue::Gelu { pre: Some(pre), form })
@@ -254,8 +254,8 @@ fn linear_gelu(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
 fn gelu_linear(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
     let m = rows.0 * rows.1;
     with_weights("linear", format!("{}x{k}x{n} of gelu {form:?}", named(rows)), rows, k, n)
-        .output("y", shape(rows, n), Part::Each, Role::Result)
-        .output("activation", shape(rows, k), Part::Each, Role::Kept)
+        .output("y", shape(rows, n), Scope::Each, Role::Result)
+        .output("activation", shape(rows, k), Scope::Each, Role::Kept)
         .forward(move |dev, x, out| {
             let [y, mut activation] = take(out);
             gelu::forward(dev, activation.reborrow(), x[0], form)?;
@@ -278,8 +278,8 @@ fn gelu_linear(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
 
 fn gelu(m: usize, n: usize, form: GeluForm) -> Case {
     Case::new("gelu", format!("{m}x{n} {form:?}"), m)
-        .input("x", [m, n], Fill::Values, Part::Each)
-        .output("y", [m, n], Part::Each, Role::Result)
+        .input("x", [m, n], Fill::Values, Scope::Each)
+        .output("y", [m, n], Scope::Each, Role::Result)
         .forward(move |dev, x, out| {
             let [y] = take(out);
             gelu::forward(dev, y, x[0], form)
@@ -301,11 +301,11 @@ fn gelu(m: usize, n: usize, form: GeluForm) -> Case {
 fn layer_norm(rows: usize, c: usize, values: Fill) -> Case {
     let about = if let Fill::Around(mean) = values { format!(" mean {mean}") } else { String::new() };
     Case::new("layer_norm", format!("{rows}x{c}{about}"), rows)
-        .input("x", [rows, c], values, Part::Each)
-        .input("scale", [c], Fill::Weights, Part::All)
-        .input("bias", [c], Fill::Values, Part::All)
-        .output("y", [rows, c], Part::Each, Role::Result)
-        .output("stats", [rows, 2], Part::Each, Role::Kept)
+        .input("x", [rows, c], values, Scope::Each)
+        .input("scale", [c], Fill::Weights, Scope::All)
+        .input("bias", [c], Fill::Values, Scope::All)
+        .output("y", [rows, c], Scope::Each, Role::Result)
+        .output("stats", [rows, 2], Scope::Each, Role::Kept)
         .wide(&["scale", "bias", "stats"])
         .forward(move |dev, x, out| {
             let [y, stats] = take(out);
@@ -331,11 +331,11 @@ fn layer_norm(rows: usize, c: usize, values: Fill) -> Case {
 /// `again` after a forward pass, as a backward pass uses it.
 fn layer_norm_again(rows: usize, c: usize) -> Case {
     Case::new("layer_norm", format!("{rows}x{c} again"), rows)
-        .input("x", [rows, c], Fill::Values, Part::Each)
-        .input("scale", [c], Fill::Weights, Part::All)
-        .input("bias", [c], Fill::Values, Part::All)
-        .output("y", [rows, c], Part::Each, Role::Kept)
-        .output("stats", [rows, 2], Part::Each, Role::Kept)
+        .input("x", [rows, c], Fill::Values, Scope::Each)
+        .input("scale", [c], Fill::Weights, Scope::All)
+        .input("bias", [c], Fill::Values, Scope::All)
+        .output("y", [rows, c], Scope::Each, Role::Kept)
+        .output("stats", [rows, 2], Scope::Each, Role::Kept)
         .wide(&["scale", "bias", "stats"])
         .forward(move |dev, x, out| {
             let [mut y, mut stats] = take(out);
@@ -355,11 +355,11 @@ fn prefix_inputs(case: Case, b: usize, n: usize, c: usize) -> Case {
     if n == 0 {
         return case;
     }
-    case.input("prefix.k", [b, n, c], Fill::Values, Part::Each).input(
+    case.input("prefix.k", [b, n, c], Fill::Values, Scope::Each).input(
         "prefix.v",
         [b, n, c],
         Fill::Values,
-        Part::Each,
+        Scope::Each,
     )
 }
 
@@ -373,14 +373,14 @@ fn attention_packed(b: usize, t: usize, (h, d): (usize, usize), n: usize) -> Cas
     let e = naive::Heads { b, h, d, tq: t, tk: n + t };
     let prefix = if n > 0 { format!(" prefix {n}") } else { String::new() };
     let case = Case::new("attention", format!("{b}x{t} {h}x{d} packed{prefix}"), b);
-    let case = case.input("qkv", [b, t, 3 * c], Fill::Values, Part::Each);
+    let case = case.input("qkv", [b, t, 3 * c], Fill::Values, Scope::Each);
     let mut grads = vec![("qkv", Write::Set)];
     if n > 0 {
         grads.extend([("prefix.k", Write::Set), ("prefix.v", Write::Set)]);
     }
     let case = prefix_inputs(case, b, n, c)
-        .output("out", [b, t, c], Part::Each, Role::Result)
-        .output("lse", [b, h, t], Part::Each, Role::Kept)
+        .output("out", [b, t, c], Scope::Each, Role::Result)
+        .output("lse", [b, h, t], Scope::Each, Role::Kept)
         .wide(&["lse"])
         .forward(move |dev, x, out| {
             let [out, lse] = take(out);
@@ -421,15 +421,15 @@ fn attention_apart(b: usize, (tq, t): (usize, usize), (h, d): (usize, usize), n:
     let e = naive::Heads { b, h, d, tq, tk: n + t };
     let prefix = if n > 0 { format!(" prefix {n}") } else { String::new() };
     let case = Case::new("attention", format!("{b}x{tq} of {t} {h}x{d} apart{prefix}"), b)
-        .input("q", [b, tq, c], Fill::Values, Part::Each)
-        .input("kv", [b, t, 2 * c], Fill::Values, Part::Each);
+        .input("q", [b, tq, c], Fill::Values, Scope::Each)
+        .input("kv", [b, t, 2 * c], Fill::Values, Scope::Each);
     let mut grads = vec![("q", Write::Set), ("kv", Write::Set)];
     if n > 0 {
         grads.extend([("prefix.k", Write::Set), ("prefix.v", Write::Set)]);
     }
     let case = prefix_inputs(case, b, n, c)
-        .output("out", [b, tq, c], Part::Each, Role::Result)
-        .output("lse", [b, h, tq], Part::Each, Role::Kept)
+        .output("out", [b, tq, c], Scope::Each, Role::Result)
+        .output("lse", [b, h, tq], Scope::Each, Role::Kept)
         .wide(&["lse"])
         .forward(move |dev, x, out| {
             let [out, lse] = take(out);

@@ -1,6 +1,6 @@
 //! Cases of the ops that move, sum, select and update.
 
-use super::{Case, Fill, Part, Role, assign, plain, take};
+use super::case::{Case, Fill, Role, Scope, assign, plain, take};
 use crate::config::schema::{Augment, Data};
 use crate::data::{Normalize, Preprocess};
 use crate::device::Device;
@@ -9,8 +9,8 @@ use crate::ops::float::Float as _;
 use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::Write;
 use crate::ops::optimizer::{self, Adam, Sgd};
-use crate::ops::pool_tokens::{self, Kind};
-use crate::ops::preprocess::Plan;
+use crate::ops::pool_tokens::{self, Pooling};
+use crate::ops::preprocess::ImageTransform;
 use crate::ops::row_norm::{self, Normalization};
 use crate::ops::{axpy, cross_entropy, gather, patches, preprocess, sum, tokens};
 use crate::tensor::{DType, Tensor, View, ViewMut};
@@ -53,15 +53,15 @@ pub(super) fn small() -> Vec<Case> {
         cross_entropy(4, 7, 0.0, Loss::default()),
         cross_entropy(3, 10, 0.1, Loss::default()),
         cross_entropy(1, 2, 0.0, Loss::default()),
-        cross_entropy(4, 7, 0.0, Loss { own_mask: true, shares: false }),
-        cross_entropy(9, 37, 0.1, Loss { own_mask: true, shares: false }),
-        cross_entropy(4, 7, 0.0, Loss { own_mask: false, shares: true }),
-        cross_entropy(11, 70, 0.1, Loss { own_mask: true, shares: true }),
+        cross_entropy(4, 7, 0.0, Loss { own_mask: true, soft: false }),
+        cross_entropy(9, 37, 0.1, Loss { own_mask: true, soft: false }),
+        cross_entropy(4, 7, 0.0, Loss { own_mask: false, soft: true }),
+        cross_entropy(11, 70, 0.1, Loss { own_mask: true, soft: true }),
         adam(1001, 0.0),
         adam(37, 0.02),
         sgd(1001),
     ];
-    for kind in [Kind::Mean, Kind::Max, Kind::MeanMax] {
+    for kind in [Pooling::Mean, Pooling::Max, Pooling::MeanMax] {
         cases.push(pool_tokens(3, (6, 5), 1..5, kind));
         cases.push(pool_tokens(1, (1, 1), 0..1, kind));
     }
@@ -85,7 +85,7 @@ pub(super) fn medium() -> Vec<Case> {
         scale(300, 193),
         column_sums(5000, 48),
         squares(300, 193),
-        pool_tokens(9, (50, 96), 1..50, Kind::MeanMax),
+        pool_tokens(9, (50, 96), 1..50, Pooling::MeanMax),
         row_norm(200, 193, Normalization::Rsqrt),
         row_norm(200, 193, Normalization::Plus),
         select(65, 10, 4, Select::PerImage),
@@ -94,7 +94,7 @@ pub(super) fn medium() -> Vec<Case> {
         penalise(65, 20),
         count(65, 20, 4),
         cross_entropy(65, 100, 0.1, Loss::default()),
-        cross_entropy(65, 100, 0.1, Loss { own_mask: true, shares: true }),
+        cross_entropy(65, 100, 0.1, Loss { own_mask: true, soft: true }),
         adam(100_003, 0.01),
         sgd(100_003),
     ]
@@ -113,8 +113,8 @@ pub(super) fn vit_b() -> Vec<Case> {
         scale(b * t, c),
         column_sums(b * t, c),
         squares(b * t, c),
-        pool_tokens(b, (40, c), 0..40, Kind::Mean),
-        pool_tokens(b, (196, c), 0..196, Kind::MeanMax),
+        pool_tokens(b, (40, c), 0..40, Pooling::Mean),
+        pool_tokens(b, (196, c), 0..196, Pooling::MeanMax),
         row_norm(128, c, Normalization::Rsqrt),
         pull(128, 10, 4),
         select(128, 10, 4, Select::Vote { group: 16 }),
@@ -122,7 +122,7 @@ pub(super) fn vit_b() -> Vec<Case> {
         penalise(128, 10),
         count(128, 10, 4),
         cross_entropy(128, 100, 0.0, Loss::default()),
-        cross_entropy(128, 100, 0.0, Loss { own_mask: true, shares: true }),
+        cross_entropy(128, 100, 0.0, Loss { own_mask: true, soft: true }),
         adam(122_980, 0.0),
         sgd(122_980),
     ]
@@ -135,8 +135,8 @@ fn scalar(view: View) -> f64 {
 fn patches(b: usize, side: usize, patch: usize) -> Case {
     let (grid, line) = (side / patch, patch * 3);
     Case::new("patches", format!("{b}x{side}x{side} by {patch}"), b)
-        .input("images", [b, side, side, 3], Fill::Values, Part::Each)
-        .output("rows", [b * grid * grid, patch * line], Part::Each, Role::Kept)
+        .input("images", [b, side, side, 3], Fill::Values, Scope::Each)
+        .output("rows", [b * grid * grid, patch * line], Scope::Each, Role::Kept)
         .wide(&["images"])
         .forward(move |dev, x, out| {
             let [rows] = take(out);
@@ -170,13 +170,13 @@ fn preprocess(
     let patches = (input_size / patch_size).pow(2);
     let label = format!("{b}x{height}x{width}x{channels} to {resize_size} to {input_size} {augment:?}");
     Case::new("preprocess", label, 0)
-        .input("pixels", [IMAGES, height, width, channels], Fill::Bytes, Part::All)
-        .input("indices", [b], Fill::Ids(IMAGES as u32), Part::Each)
-        .input("first", [2], Fill::Ids(u32::MAX), Part::All)
-        .output("rows", [b * patches, patch_size * patch_size * 3], Part::Each, Role::Kept)
+        .input("pixels", [IMAGES, height, width, channels], Fill::Bytes, Scope::All)
+        .input("indices", [b], Fill::Ids(IMAGES as u32), Scope::Each)
+        .input("first", [2], Fill::Ids(u32::MAX), Scope::All)
+        .output("rows", [b * patches, patch_size * patch_size * 3], Scope::Each, Role::Kept)
         .forward(move |dev, x, out| {
             let [rows] = take(out);
-            let plan = Plan { preprocess: &with, patch_size, seed: 5 };
+            let plan = ImageTransform { preprocess: &with, patch_size, seed: 5 };
             let table = preprocess::table(&with).to(dev)?;
             preprocess::forward(dev, rows, x[0], x[1], Some(x[2]), table.view(), plan)
         })
@@ -186,10 +186,10 @@ fn preprocess(
 /// Class token, patches and positions; `copy` and `sum_images_acc` are its transpose.
 fn embed(b: usize, t: usize, c: usize) -> Case {
     Case::new("tokens", format!("embed {b}x{t}x{c}"), b)
-        .input("patches", [b, t - 1, c], Fill::Values, Part::Each)
-        .input("cls", [c], Fill::Values, Part::All)
-        .input("positions", [t, c], Fill::Values, Part::All)
-        .output("x", [b, t, c], Part::Each, Role::Result)
+        .input("patches", [b, t - 1, c], Fill::Values, Scope::Each)
+        .input("cls", [c], Fill::Values, Scope::All)
+        .input("positions", [t, c], Fill::Values, Scope::All)
+        .output("x", [b, t, c], Scope::Each, Role::Result)
         .wide(&["cls", "positions"])
         .forward(move |dev, x, out| {
             let [y] = take(out);
@@ -219,8 +219,8 @@ fn embed(b: usize, t: usize, c: usize) -> Case {
 fn copy(b: usize, (ty, tx, c): (usize, usize, usize), to: usize, from: Range<usize>) -> Case {
     let (n, again, there) = (from.len(), from.clone(), from.clone());
     Case::new("tokens", format!("copy {b}x{n} of {tx} into {ty}, C {c}"), b)
-        .input("x", [b, tx, c], Fill::Values, Part::Each)
-        .output("y", [b, ty, c], Part::Each, Role::Result)
+        .input("x", [b, tx, c], Fill::Values, Scope::Each)
+        .output("y", [b, ty, c], Scope::Each, Role::Result)
         .adding()
         .forward(move |dev, x, out| {
             let [y] = take(out);
@@ -236,9 +236,9 @@ fn copy(b: usize, (ty, tx, c): (usize, usize, usize), to: usize, from: Range<usi
 
 fn add_row(rows: usize, c: usize) -> Case {
     Case::new("tokens", format!("add_row {rows}x{c}"), rows)
-        .input("x", [rows, c], Fill::Values, Part::Each)
-        .input("row", [c], Fill::Values, Part::All)
-        .output("y", [rows, c], Part::Each, Role::Result)
+        .input("x", [rows, c], Fill::Values, Scope::Each)
+        .input("row", [c], Fill::Values, Scope::All)
+        .output("y", [rows, c], Scope::Each, Role::Result)
         .wide(&["row"])
         .forward(move |dev, x, out| {
             let [mut y] = take(out);
@@ -257,9 +257,9 @@ fn add_row(rows: usize, c: usize) -> Case {
 /// n rows of a table, from row `at` of each sequence of t.
 fn gather(b: usize, (t, rows, c): (usize, usize, usize), at: usize, (n, length): (usize, usize)) -> Case {
     Case::new("gather", format!("{b}x{n} times {length} of {rows} into {t}, C {c}"), b)
-        .input("ids", [b, n], Fill::Ids((rows / length) as u32), Part::Each)
-        .input("table", [rows, c], Fill::Values, Part::All)
-        .output("tokens", [b, t, c], Part::Each, Role::Result)
+        .input("ids", [b, n], Fill::Ids((rows / length) as u32), Scope::Each)
+        .input("table", [rows, c], Fill::Values, Scope::All)
+        .output("tokens", [b, t, c], Scope::Each, Role::Result)
         .adding()
         .wide(&["table"])
         .forward(move |dev, x, out| {
@@ -276,8 +276,8 @@ fn gather(b: usize, (t, rows, c): (usize, usize, usize), at: usize, (n, length):
 
 fn axpy(rows: usize, c: usize) -> Case {
     Case::new("axpy", format!("y += -0.7 x, {rows}x{c}"), rows)
-        .input("x", [rows, c], Fill::Values, Part::Each)
-        .output("y", [rows, c], Part::Each, Role::Result)
+        .input("x", [rows, c], Fill::Values, Scope::Each)
+        .output("y", [rows, c], Scope::Each, Role::Result)
         .adding()
         .forward(move |dev, x, out| {
             let [y] = take(out);
@@ -293,8 +293,8 @@ fn axpy(rows: usize, c: usize) -> Case {
 
 fn scale(rows: usize, c: usize) -> Case {
     Case::new("axpy", format!("x *= 1.3, {rows}x{c}"), rows)
-        .input("x", [rows, c], Fill::Values, Part::Each)
-        .output("y", [rows, c], Part::Each, Role::Result)
+        .input("x", [rows, c], Fill::Values, Scope::Each)
+        .output("y", [rows, c], Scope::Each, Role::Result)
         .forward(move |dev, x, out| {
             let [mut y] = take(out);
             assign(y.reborrow(), x[0]);
@@ -307,8 +307,8 @@ fn scale(rows: usize, c: usize) -> Case {
 
 fn column_sums(rows: usize, c: usize) -> Case {
     Case::new("sum", format!("columns {rows}x{c}"), 0)
-        .input("x", [rows, c], Fill::Values, Part::Each)
-        .output("out", [c], Part::All, Role::Kept)
+        .input("x", [rows, c], Fill::Values, Scope::Each)
+        .output("out", [c], Scope::All, Role::Kept)
         .adding()
         .wide(&["out"])
         .forward(move |dev, x, out| {
@@ -321,8 +321,8 @@ fn column_sums(rows: usize, c: usize) -> Case {
 
 fn squares(rows: usize, c: usize) -> Case {
     Case::new("sum", format!("squares {rows}x{c}"), 0)
-        .input("x", [rows, c], Fill::Values, Part::Each)
-        .output("out", [1], Part::All, Role::Kept)
+        .input("x", [rows, c], Fill::Values, Scope::Each)
+        .output("out", [1], Scope::All, Role::Kept)
         .all_wide()
         .numbers(&["out"])
         .adding()
@@ -337,12 +337,12 @@ fn squares(rows: usize, c: usize) -> Case {
         .moves(rows * c, 0)
 }
 
-fn pool_tokens(b: usize, (t, c): (usize, usize), rows: Range<usize>, kind: Kind) -> Case {
+fn pool_tokens(b: usize, (t, c): (usize, usize), rows: Range<usize>, kind: Pooling) -> Case {
     let (from, to) = (rows.start, rows.end);
     let n = b * rows.len() * c;
     Case::new("pool_tokens", format!("{kind:?} of {rows:?} of {b}x{t}x{c}"), b)
-        .input("x", [b, t, c], Fill::Values, Part::Each)
-        .output("y", [b, c], Part::Each, Role::Result)
+        .input("x", [b, t, c], Fill::Values, Scope::Each)
+        .output("y", [b, c], Scope::Each, Role::Result)
         .wide(&["y"])
         .forward(move |dev, x, out| {
             let [y] = take(out);
@@ -356,14 +356,14 @@ fn pool_tokens(b: usize, (t, c): (usize, usize), rows: Range<usize>, kind: Kind)
             let (y, dx) = naive::pool_tokens(&x[0], &up[0], (t, c), from..to, kind);
             (vec![y], vec![dx])
         }))
-        .moves(n, if kind == Kind::Mean { b * t * c } else { n + b * t * c })
+        .moves(n, if kind == Pooling::Mean { b * t * c } else { n + b * t * c })
         .batched(move |b| pool_tokens(b, (t, c), from..to, kind))
 }
 
 fn row_norm(rows: usize, c: usize, form: Normalization) -> Case {
     Case::new("row_norm", format!("{rows}x{c} {form:?}"), rows)
-        .input("x", [rows, c], Fill::Values, Part::Each)
-        .output("y", [rows, c], Part::Each, Role::Result)
+        .input("x", [rows, c], Fill::Values, Scope::Each)
+        .output("y", [rows, c], Scope::Each, Role::Result)
         .all_wide()
         .forward(move |dev, x, out| {
             let [y] = take(out);
@@ -383,9 +383,9 @@ fn row_norm(rows: usize, c: usize, form: Normalization) -> Case {
 
 fn pull(b: usize, m: usize, n: usize) -> Case {
     Case::new("match_prompts", format!("pull {n} of {m}, batch {b}"), 0)
-        .input("ids", [b, n], Fill::DistinctIds(n, m as u32), Part::Each)
-        .input("similarity", [b, m], Fill::Values, Part::Each)
-        .output("pull", [1], Part::All, Role::Result)
+        .input("ids", [b, n], Fill::DistinctIds(n, m as u32), Scope::Each)
+        .input("similarity", [b, m], Fill::Values, Scope::Each)
+        .output("pull", [1], Scope::All, Role::Result)
         .all_wide()
         .numbers(&["pull"])
         .forward(move |dev, x, out| {
@@ -401,8 +401,8 @@ fn pull(b: usize, m: usize, n: usize) -> Case {
 
 fn column_norm(rows: usize, c: usize) -> Case {
     Case::new("row_norm", format!("columns of {rows}x{c}"), 0)
-        .input("x", [rows, c], Fill::Values, Part::Each)
-        .output("y", [rows, c], Part::Each, Role::Kept)
+        .input("x", [rows, c], Fill::Values, Scope::Each)
+        .output("y", [rows, c], Scope::Each, Role::Kept)
         .all_wide()
         .forward(|dev, x, out| {
             let [mut y] = take(out);
@@ -415,9 +415,9 @@ fn column_norm(rows: usize, c: usize) -> Case {
 
 fn penalise(b: usize, m: usize) -> Case {
     Case::new("match_prompts", format!("penalise {m}, batch {b}"), b)
-        .input("similarity", [b, m], Fill::Cosines, Part::Each)
-        .input("used", [m], Fill::Ids(4), Part::All)
-        .output("scores", [b, m], Part::Each, Role::Kept)
+        .input("similarity", [b, m], Fill::Cosines, Scope::Each)
+        .input("used", [m], Fill::Ids(4), Scope::All)
+        .output("scores", [b, m], Scope::Each, Role::Kept)
         .all_wide()
         .forward(|dev, x, out| {
             let [scores] = take(out);
@@ -430,8 +430,8 @@ fn penalise(b: usize, m: usize) -> Case {
 
 fn count(b: usize, m: usize, n: usize) -> Case {
     Case::new("match_prompts", format!("count {n} of {m}, batch {b}"), 0)
-        .input("ids", [b, n], Fill::DistinctIds(n, m as u32), Part::Each)
-        .output("counts", [m], Part::All, Role::Ids)
+        .input("ids", [b, n], Fill::DistinctIds(n, m as u32), Scope::Each)
+        .output("counts", [m], Scope::All, Role::Ids)
         .adding()
         .all_wide()
         .forward(|dev, x, out| {
@@ -444,8 +444,8 @@ fn count(b: usize, m: usize, n: usize) -> Case {
 fn select(b: usize, m: usize, n: usize, how: Select) -> Case {
     let batch = if matches!(how, Select::Vote { .. }) { 0 } else { b };
     let case = Case::new("match_prompts", format!("{how:?} {n} of {m}, batch {b}"), batch)
-        .input("similarity", [b, m], Fill::Values, Part::Each)
-        .output("ids", [b, n], Part::Each, Role::Ids)
+        .input("similarity", [b, m], Fill::Values, Scope::Each)
+        .output("ids", [b, n], Scope::Each, Role::Ids)
         .all_wide()
         .forward(move |dev, x, out| {
             let [ids] = take(out);
@@ -455,16 +455,16 @@ fn select(b: usize, m: usize, n: usize, how: Select) -> Case {
     if batch == 0 { case } else { case.batched(move |b| select(b, m, n, how)) }
 }
 
-/// Whose the class mask is, and whether images have shares of classes.
+/// Whether each image has its own class mask, and whether labels are soft.
 #[derive(Debug, Clone, Copy, Default)]
 struct Loss {
     own_mask: bool,
-    shares: bool,
+    soft: bool,
 }
 
-/// x: labels or shares, logits, mask.
+/// x: labels or soft labels, logits, mask.
 fn run_loss(dev: &Device, outcome: ViewMut, d: Option<ViewMut>, x: &[View], smoothing: f64) -> Result<()> {
-    // On the CPU shares are f32 beside logits in f64.
+    // On the CPU soft labels are f32 beside logits in f64.
     let narrow =
         (x[0].dtype() == DType::F64).then(|| Tensor::from_f64(&x[0].to_f64(), x[0].shape(), DType::F32));
     let targets = narrow.as_ref().map_or(x[0], Tensor::view);
@@ -473,17 +473,17 @@ fn run_loss(dev: &Device, outcome: ViewMut, d: Option<ViewMut>, x: &[View], smoo
 
 fn cross_entropy(b: usize, k: usize, smoothing: f64, of: Loss) -> Case {
     let case = Case::new("cross_entropy", format!("{b}x{k} smoothing {smoothing}, {of:?}"), 0);
-    let case = match of.shares {
-        true => case.input("shares", [b, k], Fill::Shares(k), Part::Each),
-        false => case.input("labels", [b], Fill::Ids(2), Part::Each),
+    let case = match of.soft {
+        true => case.input("soft_labels", [b, k], Fill::SoftLabels(k), Scope::Each),
+        false => case.input("labels", [b], Fill::Ids(2), Scope::Each),
     };
-    let case = case.input("logits", [b, k], Fill::Values, Part::Each);
+    let case = case.input("logits", [b, k], Fill::Values, Scope::Each);
     let case = match of.own_mask {
-        true => case.input("mask", [b, k], Fill::MaskRows(k), Part::Each),
-        false => case.input("mask", [k], Fill::TwoOfThree, Part::All),
+        true => case.input("mask", [b, k], Fill::MaskRows(k), Scope::Each),
+        false => case.input("mask", [k], Fill::TwoOfThree, Scope::All),
     };
-    case.output("loss", [1], Part::All, Role::Result)
-        .output("outcome", [2], Part::All, Role::Kept)
+    case.output("loss", [1], Scope::All, Role::Result)
+        .output("outcome", [2], Scope::All, Role::Kept)
         .all_wide()
         .numbers(&["loss", "outcome"])
         .forward(move |dev, x, out| {
@@ -498,8 +498,8 @@ fn cross_entropy(b: usize, k: usize, smoothing: f64, of: Loss) -> Case {
         })
         .plain(plain!(|x, up| {
             let masks: Vec<bool> = x[2].iter().map(|&m| m.to_f64() != 0.0).cycle().take(b * k).collect();
-            let shares = if of.shares { x[0].clone() } else { naive::one_hot(&x[0], k) };
-            let (outcome, d) = naive::cross_entropy(&x[1], &shares, &masks, b, smoothing);
+            let soft_labels = if of.soft { x[0].clone() } else { naive::one_hot(&x[0], k) };
+            let (outcome, d) = naive::cross_entropy(&x[1], &soft_labels, &masks, b, smoothing);
             let d = d.iter().map(|&d| d * up[0][0]).collect();
             (vec![vec![outcome[0]], outcome.to_vec()], vec![d])
         }))
@@ -511,15 +511,15 @@ fn adam(n: usize, decay: f64) -> Case {
     // With decay the norm is within its limit, without beyond.
     let squares = if decay > 0.0 { 0.25 } else { 9.0 };
     Case::new("optimizer", format!("adam {n} decay {decay}"), 0)
-        .input("p", [n], Fill::Values, Part::All)
-        .input("m", [n], Fill::Values, Part::All)
-        .input("v", [n], Fill::Positive, Part::All)
-        .input("g", [n], Fill::Values, Part::All)
-        .input("squares", [1], Fill::Constant(squares), Part::All)
-        .input("step_scalars", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Part::All)
-        .output("p", [n], Part::All, Role::Kept)
-        .output("m", [n], Part::All, Role::Kept)
-        .output("v", [n], Part::All, Role::Kept)
+        .input("p", [n], Fill::Values, Scope::All)
+        .input("m", [n], Fill::Values, Scope::All)
+        .input("v", [n], Fill::Positive, Scope::All)
+        .input("g", [n], Fill::Values, Scope::All)
+        .input("squares", [1], Fill::Constant(squares), Scope::All)
+        .input("step_scalars", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Scope::All)
+        .output("p", [n], Scope::All, Role::Kept)
+        .output("m", [n], Scope::All, Role::Kept)
+        .output("v", [n], Scope::All, Role::Kept)
         .all_wide()
         .numbers(&["squares", "step_scalars"])
         .forward(move |dev, x, out| {
@@ -536,13 +536,13 @@ fn adam(n: usize, decay: f64) -> Case {
 fn sgd(n: usize) -> Case {
     let with = Sgd { momentum: 0.9, max_norm: 1.5 };
     Case::new("optimizer", format!("sgd {n}"), 0)
-        .input("p", [n], Fill::Values, Part::All)
-        .input("u", [n], Fill::Values, Part::All)
-        .input("g", [n], Fill::Values, Part::All)
-        .input("squares", [1], Fill::Constant(9.0), Part::All)
-        .input("step_scalars", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Part::All)
-        .output("p", [n], Part::All, Role::Kept)
-        .output("u", [n], Part::All, Role::Kept)
+        .input("p", [n], Fill::Values, Scope::All)
+        .input("u", [n], Fill::Values, Scope::All)
+        .input("g", [n], Fill::Values, Scope::All)
+        .input("squares", [1], Fill::Constant(9.0), Scope::All)
+        .input("step_scalars", [4], Fill::Numbers([0.03, 0.271, 0.002997, 1.0]), Scope::All)
+        .output("p", [n], Scope::All, Role::Kept)
+        .output("u", [n], Scope::All, Role::Kept)
         .all_wide()
         .numbers(&["squares", "step_scalars"])
         .forward(move |dev, x, out| {

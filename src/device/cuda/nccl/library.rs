@@ -98,7 +98,7 @@ pub fn nccl_version() -> Result<String> {
 
 impl Nccl {
     /// What a code means, and what the library has noted about it last.
-    pub fn say(&self, code: Code) -> String {
+    pub fn describe(&self, code: Code) -> String {
         let text = |start: *const c_char| {
             if start.is_null() {
                 return String::new();

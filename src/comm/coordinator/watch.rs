@@ -1,15 +1,15 @@
-//! Who has not been heard of for too long.
+//! Finds ranks and processes that have not been heard of for too long.
 
-use super::{Failure, Hub, Seat, State};
+use super::{CallState, Coordinator, Failure, LocalRank};
 use std::io::{self, Write};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-/// How long process 0 has to say what the failure of a run is.
+/// How long process 0 has to answer a claim with the failure of the run.
 const VERDICT: Duration = Duration::from_secs(5);
 
-impl Hub {
-    /// Looks after the ranks until [`Hub::finish`].
+impl Coordinator {
+    /// Checks ranks and peers periodically, until [`Coordinator::finish`] ends it.
     pub fn watch(&self) {
         let tick = (self.rank_timeout / 20).clamp(Duration::from_millis(5), Duration::from_secs(1));
         let mut state = self.lock();
@@ -17,10 +17,11 @@ impl Hub {
         while !state.finished {
             state = self.finished.wait_timeout(state, tick).unwrap_or_else(PoisonError::into_inner).0;
             let now = Instant::now();
-            // If this thread did not run, the process was stopped, and so were its ranks and readers.
+            // Time in which this thread did not run counts for nothing: the process was stopped (SIGSTOP,
+            // a suspended host), and with it the ranks and the reading threads.
             let stopped = now.saturating_duration_since(last).saturating_sub(tick);
             if stopped > self.rank_timeout / 2 {
-                state.seats.iter_mut().for_each(|s| s.heard += stopped);
+                state.ranks.iter_mut().for_each(|s| s.heard += stopped);
                 state.peers.iter_mut().for_each(|p| p.heard += stopped);
                 state.failed_at += stopped;
             }
@@ -35,42 +36,42 @@ impl Hub {
         }
     }
 
-    fn find_silent_ranks(&self, state: &mut State, now: Instant) {
-        let silent = |local: &usize| state.seats[*local].silence(now) > self.rank_timeout;
-        let first = self.places().first_here();
-        let ranks: Vec<usize> = (0..state.seats.len()).filter(silent).map(|l| first + l).collect();
+    fn find_silent_ranks(&self, state: &mut CallState, now: Instant) {
+        let silent = |local: &usize| state.ranks[*local].silence(now) > self.rank_timeout;
+        let first = self.topology().first_here();
+        let ranks: Vec<usize> = (0..state.ranks.len()).filter(silent).map(|l| first + l).collect();
         if ranks.is_empty() {
             return;
         }
-        let waiting = state.seats.iter().find_map(|s| s.at.as_deref());
+        let waiting = state.ranks.iter().find_map(|s| s.call.as_deref());
         let text = format!(
             "nothing has been heard of {} for {}{}",
-            self.places().names(&ranks),
+            self.topology().names(&ranks),
             self.limit(),
             waiting.map_or(String::new(), |at| format!(", while others wait, {at}")),
         );
-        self.raise(state, Failure::seen(text));
+        self.raise(state, Failure::observed(text));
     }
 
-    fn find_silent_peers(&self, state: &mut State, now: Instant) {
+    fn find_silent_peers(&self, state: &mut CallState, now: Instant) {
         let silent =
-            |p: &super::Peer| !p.silent && now.saturating_duration_since(p.heard) > self.rank_timeout;
+            |p: &super::Peer| !p.disconnected && now.saturating_duration_since(p.heard) > self.rank_timeout;
         let Some(process) = state.peers.iter().position(silent) else { return };
         let text = format!(
             "nothing has come from the process of {} for {}: it is stopped, or its host or the network is down",
-            self.places().names_of(process),
+            self.topology().names_of(process),
             self.limit(),
         );
-        // Another process can ask nobody but the silent one.
-        self.adopt(state, Failure::seen(text));
+        // No claim is sent: outside process 0 the silent peer is process 0 itself.
+        self.adopt(state, Failure::observed(text));
     }
 
     fn limit(&self) -> String {
         format!("{} s (L2P_RANK_TIMEOUT_S sets this limit)", self.rank_timeout.as_secs_f64())
     }
 
-    /// Where process 0 does not say what the failure is, it is what this process found.
-    fn insist(&self, state: &mut State, now: Instant) {
+    /// Makes this process's own claim the failure if process 0 has not answered it in time.
+    fn insist(&self, state: &mut CallState, now: Instant) {
         if let Some((_, since)) = &state.claim
             && now.saturating_duration_since(*since) > VERDICT
             && let Some((claim, _)) = state.claim.take()
@@ -79,16 +80,17 @@ impl Hub {
         }
     }
 
-    /// A thread that hangs cannot be stopped: some time after a failure the process ends without it.
-    fn end_without(&self, state: &State, now: Instant) {
+    /// Ends the process if a rank has not returned within the grace period after a failure. A thread that
+    /// hangs cannot be stopped otherwise.
+    fn end_without(&self, state: &CallState, now: Instant) {
         let late = now.saturating_duration_since(state.failed_at) > self.grace;
-        let hangs = |s: &Seat| s.silence(now) > self.grace;
-        let Some(failure) = state.failure.as_ref().filter(|_| late && state.seats.iter().any(hangs)) else {
+        let hangs = |r: &LocalRank| r.silence(now) > self.grace;
+        let Some(failure) = state.failure.as_ref().filter(|_| late && state.ranks.iter().any(hangs)) else {
             return;
         };
         let error = failure.error();
         let patience = self.grace.as_secs_f64();
-        // With standard error closed, the exit code has to do.
+        // Where standard error is closed, the exit code is all that can be reported.
         let _ = writeln!(io::stderr(), "l2p-engine: {error} (a rank did not come back within {patience} s)");
         std::process::exit(error.exit_code());
     }

@@ -1,9 +1,4 @@
-//! The one table of cases: what every op reads and writes, at which shapes, and how much work that
-//! is. It drives the gradient checks, the determinism, parity and guard tests of `tests/ops/main.rs` and
-//! the rows of `benches/ops.rs`.
-
-mod dense;
-mod rows;
+//! What a case is made of: arguments, outputs, the op and the plain formula beside it.
 
 use crate::device::Device;
 use crate::error::Result;
@@ -34,17 +29,17 @@ pub enum Fill {
     TwoOfThree,
     /// u32: masks of rows of this length: 1, 1, 0, 1, 1, 0, … and 1, 1, 1, 1, 0, 1, … in turn.
     MaskRows(usize),
-    /// Shares of classes in rows of this length: positive where every mask above allows them, with sum 1.
-    Shares(usize),
+    /// Soft labels, rows of this length: positive where every mask above allows them, with sum 1.
+    SoftLabels(usize),
     /// u32, uniform below this.
     Ids(u32),
     /// u32, the ids of each row all different: rows of `.0` below `.1`.
     DistinctIds(usize, u32),
 }
 
-/// Whether an argument has its own part for every image (or row), or serves all of them.
+/// Whether an argument has a value for every image (or row), or one for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum Scope {
     Each,
     All,
 }
@@ -63,7 +58,7 @@ pub enum Keep {
 }
 
 impl Keep {
-    fn value(self, dtype: DType) -> DType {
+    pub(super) fn value(self, dtype: DType) -> DType {
         match (self, dtype) {
             (Keep::Wide, DType::BF16 | DType::F16) => DType::F32,
             (Keep::Number, _) => DType::F64,
@@ -71,7 +66,7 @@ impl Keep {
         }
     }
 
-    fn gradient(self, dtype: DType) -> DType {
+    pub(super) fn gradient(self, dtype: DType) -> DType {
         match self {
             Keep::Weight => Keep::Wide.value(dtype),
             _ => self.value(dtype),
@@ -85,7 +80,7 @@ pub struct Arg {
     pub name: &'static str,
     pub shape: Shape,
     pub fill: Fill,
-    pub part: Part,
+    pub part: Scope,
     pub keep: Keep,
 }
 
@@ -105,7 +100,7 @@ pub enum Role {
 pub struct Out {
     pub name: &'static str,
     pub shape: Shape,
-    pub part: Part,
+    pub part: Scope,
     pub role: Role,
     pub write: Write,
     pub keep: Keep,
@@ -178,7 +173,7 @@ pub struct Case {
 }
 
 impl Case {
-    fn new(op: &'static str, label: impl Into<String>, batch: usize) -> Case {
+    pub(super) fn new(op: &'static str, label: impl Into<String>, batch: usize) -> Case {
         Case {
             op,
             label: label.into(),
@@ -195,35 +190,47 @@ impl Case {
         }
     }
 
-    fn input(mut self, name: &'static str, shape: impl Into<Shape>, fill: Fill, part: Part) -> Case {
+    pub(super) fn input(
+        mut self,
+        name: &'static str,
+        shape: impl Into<Shape>,
+        fill: Fill,
+        part: Scope,
+    ) -> Case {
         self.inputs.push(Arg { name, shape: shape.into(), fill, part, keep: Keep::Activation });
         self
     }
 
-    fn output(mut self, name: &'static str, shape: impl Into<Shape>, part: Part, role: Role) -> Case {
+    pub(super) fn output(
+        mut self,
+        name: &'static str,
+        shape: impl Into<Shape>,
+        part: Scope,
+        role: Role,
+    ) -> Case {
         let (shape, keep) = (shape.into(), Keep::Activation);
         self.outputs.push(Out { name, shape, part, role, write: Write::Set, keep });
         self
     }
 
     /// These arguments are f32 in any case.
-    fn wide(self, names: &[&str]) -> Case {
+    pub(super) fn wide(self, names: &[&str]) -> Case {
         self.keep(names, Keep::Wide)
     }
 
     /// All arguments are f32 in any case: the op has one form.
-    fn all_wide(mut self) -> Case {
+    pub(super) fn all_wide(mut self) -> Case {
         self.inputs.iter_mut().for_each(|a| a.keep = Keep::Wide);
         self.outputs.iter_mut().for_each(|o| o.keep = Keep::Wide);
         self
     }
 
     /// These arguments are sums or settings.
-    fn numbers(self, names: &[&str]) -> Case {
+    pub(super) fn numbers(self, names: &[&str]) -> Case {
         self.keep(names, Keep::Number)
     }
 
-    fn keep(mut self, names: &[&str], keep: Keep) -> Case {
+    pub(super) fn keep(mut self, names: &[&str], keep: Keep) -> Case {
         for &name in names {
             let inputs = self.inputs.iter_mut().filter(|a| a.name == name).map(|a| &mut a.keep);
             let outputs = self.outputs.iter_mut().filter(|o| o.name == name).map(|o| &mut o.keep);
@@ -247,12 +254,12 @@ impl Case {
     }
 
     /// The last output is added to, not overwritten.
-    fn adding(mut self) -> Case {
+    pub(super) fn adding(mut self) -> Case {
         self.outputs.last_mut().expect("an output").write = Write::Add;
         self
     }
 
-    fn forward(
+    pub(super) fn forward(
         mut self,
         f: impl Fn(&Device, &[View], Vec<ViewMut>) -> Result<()> + Send + Sync + 'static,
     ) -> Case {
@@ -261,7 +268,7 @@ impl Case {
     }
 
     /// `grads`: names of inputs and how their gradients are written, in the order `f` gets them.
-    fn backward(
+    pub(super) fn backward(
         mut self,
         grads: &[(&str, Write)],
         f: impl Fn(&Device, &[View], &[View], &[View], Vec<ViewMut>) -> Result<()> + Send + Sync + 'static,
@@ -274,24 +281,24 @@ impl Case {
         self
     }
 
-    fn plain(mut self, plain: Plain) -> Case {
+    pub(super) fn plain(mut self, plain: Plain) -> Case {
         self.plain = Some(plain);
         self
     }
 
     /// Floating-point operations of an op that is bound by them.
-    fn flops(mut self, forward: usize, backward: usize) -> Case {
+    pub(super) fn flops(mut self, forward: usize, backward: usize) -> Case {
         (self.forward_work.flops, self.backward_work.flops) = (forward, backward);
         self
     }
 
     /// Values read and written, each pass over memory counted, of an op that is bound by that.
-    fn moves(mut self, forward: usize, backward: usize) -> Case {
+    pub(super) fn moves(mut self, forward: usize, backward: usize) -> Case {
         (self.forward_work.bytes, self.backward_work.bytes) = (4 * forward, 4 * backward);
         self
     }
 
-    fn batched(mut self, f: impl Fn(usize) -> Case + Send + Sync + 'static) -> Case {
+    pub(super) fn batched(mut self, f: impl Fn(usize) -> Case + Send + Sync + 'static) -> Case {
         self.with_batch = Some(Box::new(f));
         self
     }
@@ -427,7 +434,7 @@ impl On {
     pub const CPU: On = On { dev: Device::Cpu, band: 67 };
 
     /// There is no F64 on a GPU.
-    fn dtype(&self, dtype: DType) -> DType {
+    pub(super) fn dtype(&self, dtype: DType) -> DType {
         if dtype == DType::F64 && self.dev.gpu().is_some() { DType::F32 } else { dtype }
     }
 }
@@ -477,15 +484,15 @@ fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
         let allowed = |i: usize| i % k < 2 || i % k % 3 != 2 - i / k % 2;
         return Tensor::from_vec((0..n).map(|i| u32::from(allowed(i))).collect(), arg.shape);
     }
-    if let Fill::Shares(k) = arg.fill {
-        let mut shares: Vec<f64> = (0..n)
+    if let Fill::SoftLabels(k) = arg.fill {
+        let mut soft_labels: Vec<f64> = (0..n)
             .map(|i| if i % k < 2 || i % k % 3 == 0 { f64::from(rng.uniform()) } else { 0.0 })
             .collect();
-        for row in shares.chunks_exact_mut(k) {
+        for row in soft_labels.chunks_exact_mut(k) {
             let sum: f64 = row.iter().sum();
-            row.iter_mut().for_each(|share| *share = f64::from((*share / sum) as f32));
+            row.iter_mut().for_each(|weight| *weight = f64::from((*weight / sum) as f32));
         }
-        return Tensor::from_f64(&shares, arg.shape, arg.keep.value(dtype));
+        return Tensor::from_f64(&soft_labels, arg.shape, arg.keep.value(dtype));
     }
     if let Fill::DistinctIds(width, below) = arg.fill {
         let row = |_| {
@@ -515,31 +522,11 @@ fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
 }
 
 /// y = x, of the same length and type.
-fn assign(mut y: ViewMut, x: View) {
+pub(super) fn assign(mut y: ViewMut, x: View) {
     y.copy_from(x).expect("a tensor of the same kind");
 }
 
 /// Copies of the outputs handed to a closure, by number.
-fn take<const N: usize>(views: Vec<ViewMut>) -> [ViewMut; N] {
+pub(super) fn take<const N: usize>(views: Vec<ViewMut>) -> [ViewMut; N] {
     views.try_into().unwrap_or_else(|v: Vec<ViewMut>| panic!("{N} arguments, got {}", v.len()))
-}
-
-/// Small, odd and ragged shapes of every op: what tests run.
-pub fn small() -> Vec<Case> {
-    dense::small().into_iter().chain(rows::small()).collect()
-}
-
-/// Shapes that several threads share: determinism and batch invariance.
-pub fn medium() -> Vec<Case> {
-    dense::medium().into_iter().chain(rows::medium()).collect()
-}
-
-/// Layers wide enough for the products that take two rows of an image together; only the CPU has them.
-pub fn wide() -> Vec<Case> {
-    dense::wide()
-}
-
-/// ViT-B/16 with 40 prompt tokens at a batch of four: what the benchmark times.
-pub fn vit_b() -> Vec<Case> {
-    dense::vit_b().into_iter().chain(rows::vit_b()).collect()
 }

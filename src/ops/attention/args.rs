@@ -1,0 +1,80 @@
+//! The arguments of `attention`.
+
+use crate::tensor::{View, ViewMut};
+use std::ops::Range;
+
+pub(super) const OP: &str = "attention";
+
+/// Rows of C values inside wider rows: row t of image b is at `(b * tokens + t) * stride + offset`.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    pub data: View<'a>,
+    pub tokens: usize,
+    pub stride: usize,
+    pub offset: usize,
+}
+
+/// Where q, k and v lie: packed (B, T, 3C), or q apart as (B, Tq, C) and kv as (B, T, 2C).
+#[derive(Debug, Clone, Copy)]
+pub struct Qkv<'a> {
+    pub q: Rows<'a>,
+    pub k: Rows<'a>,
+    pub v: Rows<'a>,
+}
+
+impl<'a> Qkv<'a> {
+    /// qkv: (B, T, 3C).
+    pub fn packed(qkv: View<'a>) -> Qkv<'a> {
+        let (t, c) = (qkv.dims()[1], qkv.dims()[2] / 3);
+        let rows = |i| Rows { data: qkv, tokens: t, stride: 3 * c, offset: i * c };
+        Qkv { q: rows(0), k: rows(1), v: rows(2) }
+    }
+
+    /// q: (B, Tq, C), kv: (B, T, 2C).
+    pub fn apart(q: View<'a>, kv: View<'a>) -> Qkv<'a> {
+        let (t, c) = (kv.dims()[1], q.dims()[2]);
+        let rows = |i| Rows { data: kv, tokens: t, stride: 2 * c, offset: i * c };
+        Qkv { q: Rows { data: q, tokens: q.dims()[1], stride: c, offset: 0 }, k: rows(0), v: rows(1) }
+    }
+}
+
+/// Keys and values in front of the projected ones. k, v: (B, n, C).
+#[derive(Debug, Clone, Copy)]
+pub struct Prefix<'a> {
+    pub k: View<'a>,
+    pub v: View<'a>,
+}
+
+/// Gradients of a [`Prefix`]. k, v: (B, n, C).
+#[derive(Debug)]
+pub struct PrefixMut<'a> {
+    pub k: ViewMut<'a>,
+    pub v: ViewMut<'a>,
+}
+
+/// Where the gradients of q, k and v go, in the layouts of [`Qkv`].
+#[derive(Debug)]
+pub enum Into<'a> {
+    /// (B, n, 3C)
+    Packed(ViewMut<'a>),
+    /// q: (B, nq, C), kv: (B, n, 2C).
+    Apart { q: ViewMut<'a>, kv: ViewMut<'a> },
+}
+
+/// Gradients to write; the rows that are not asked for are not computed.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    pub into: Into<'a>,
+    /// The rows of q, and of k and v, whose gradient is wanted, written in that order.
+    pub q_rows: Range<usize>,
+    pub kv_rows: Range<usize>,
+}
+
+/// B, H, D, and the extent of the prefix.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AttentionDims {
+    pub batch: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub prefix: usize,
+}

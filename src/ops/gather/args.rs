@@ -1,0 +1,3 @@
+//! The arguments of `gather`.
+
+pub(super) const OP: &str = "gather";

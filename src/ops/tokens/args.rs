@@ -1,0 +1,3 @@
+//! The arguments of `tokens`.
+
+pub(super) const OP: &str = "tokens";

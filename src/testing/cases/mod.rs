@@ -1,0 +1,29 @@
+//! The one table of cases: what every op reads and writes, at which shapes, and how much work that
+//! is. It drives the gradient checks, the determinism, parity and guard tests of `tests/ops/main.rs` and
+//! the rows of `benches/ops.rs`.
+
+mod case;
+mod dense;
+mod rows;
+
+pub use case::{Arg, Case, Data, Fill, Grad, Keep, On, Out, Plain, Role, Scope, Work};
+
+/// Small, odd and ragged shapes of every op: what tests run.
+pub fn small() -> Vec<Case> {
+    dense::small().into_iter().chain(rows::small()).collect()
+}
+
+/// Shapes that several threads share: determinism and batch invariance.
+pub fn medium() -> Vec<Case> {
+    dense::medium().into_iter().chain(rows::medium()).collect()
+}
+
+/// Layers wide enough for the products that take two rows of an image together; only the CPU has them.
+pub fn wide() -> Vec<Case> {
+    dense::wide()
+}
+
+/// ViT-B/16 with 40 prompt tokens at a batch of four: what the benchmark times.
+pub fn vit_b() -> Vec<Case> {
+    dense::vit_b().into_iter().chain(rows::vit_b()).collect()
+}
