@@ -21,12 +21,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("prompts", &["nn", "ops", "device", "tensor", "config", "rng"]),
     ("network", &["prompts", "nn", "ops", "device", "tensor", "config"]),
     ("optim", &["nn", "ops", "device", "tensor", "config"]),
-    ("methods", &["network", "prompts", "optim", "ops", "device", "tensor", "comm", "config", "output"]),
+    (
+        "methods",
+        &["network", "prompts", "optim", "nn", "ops", "device", "tensor", "comm", "config", "output"],
+    ),
     (
         "train",
         &[
-            "methods", "l2p", "optim", "nn", "ops", "device", "tensor", "comm", "config", "data", "import",
-            "output", "rng",
+            "methods", "network", "prompts", "optim", "nn", "ops", "device", "tensor", "comm", "config",
+            "data", "import", "output", "rng",
         ],
     ),
     ("cli", &["train", "methods", "ops", "device", "tensor", "comm", "config", "data", "import", "output"]),
