@@ -9,6 +9,7 @@ use l2p_engine::device::Device;
 use l2p_engine::methods::{Gradient, Method, Ranks};
 use l2p_engine::network::{Model, TaskView};
 use l2p_engine::ops::match_prompts::Select;
+use l2p_engine::output::TensorData;
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::close::same_bits;
@@ -90,6 +91,22 @@ fn trajectory(
     precision: Precision,
     graph: bool,
 ) -> (Vec<f64>, Vec<f64>) {
+    let (losses, parameters) = freezing_trajectory(dev, name, (steps, steps), precision, graph);
+    (losses, parameters.into_iter().next_back().expect("the last"))
+}
+
+/// The rows of the head that [`freezing_trajectory`] freezes, as a checkpoint has them.
+const FROZEN: [u32; 2] = [2, 5];
+
+/// The same with some rows of the head frozen after `steps.1` steps; the parameters are those of that moment, if it
+/// comes, and those after all steps.
+fn freezing_trajectory(
+    dev: &Device,
+    name: &str,
+    (steps, frozen_from): (usize, usize),
+    precision: Precision,
+    graph: bool,
+) -> (Vec<f64>, Vec<Vec<f64>>) {
     let about = json("trajectories.json")[name].clone();
     let all = json("cases.json");
     let npz = Npz::golden(&format!("{name}.npz"));
@@ -107,8 +124,17 @@ fn trajectory(
     let mask = official::class_mask(official::num_classes(&all), &classes, &about["config"]);
     let task = TaskView { index: 0, mask, share: 1.0 };
     let (images, labels) = (npz.get("in/image_u8"), npz.get("in/label"));
-    let mut stats = Vec::new();
+    let (mut stats, mut parameters) = (Vec::new(), Vec::new());
+    let read = |method: &Gradient| method.model().params.trainable.view().read_f64().expect("a download");
     for s in 0..steps {
+        if s == frozen_from {
+            stats.extend(method.settle(dev).expect("the rest"));
+            parameters.push(read(&method));
+            let mut state = method.state().expect("a state");
+            state.push(("frozen/head/kernel".into(), vec![1, 2], TensorData::U32(FROZEN.to_vec())));
+            let step = method.optimizer_step();
+            method.restore(&state, step).expect("the same, with frozen rows");
+        }
         let (x, y) = (images.at(s % images.shape[0]), labels.at(s % labels.shape[0]));
         let pixels: Vec<f64> = x.data.iter().map(|v| v / 256.0).collect();
         let x = Tensor::from_f64(&pixels, x.shape.as_slice(), dtype);
@@ -116,7 +142,7 @@ fn trajectory(
         stats.extend(method.step(dev, x.view().into(), y.view(), &task, lr).expect("a step"));
     }
     stats.extend(method.settle(dev).expect("the rest"));
-    let parameters = method.model().params.trainable.view().read_f64().expect("a download");
+    parameters.push(read(&method));
     (stats.iter().map(|s| s.loss).collect(), parameters)
 }
 
@@ -156,6 +182,31 @@ fn deep_fifty_steps_stay_by_the_cpu() {
         [false, true].map(|graph| trajectory(&dev, "traj_l2p_adam", 6, Precision::Bf16, graph));
     assert!(same_bits(&plain.0, &graph.0) && same_bits(&plain.1, &graph.1), "the graph gives other bits");
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// Frozen rows keep their bits, also where the step was captured before, and the rest learns as on the CPU.
+#[test]
+fn frozen_rows_stay_as_they_are() {
+    let Some(gpu) = device() else { return };
+    let dev = Device::Cuda(gpu);
+    for (name, width) in [("traj_l2p_adam", 64), ("traj_core50_sgd", 32)] {
+        let run = |dev: &Device, precision| freezing_trajectory(dev, name, (8, 4), precision, true);
+        let (cpu, gpu) = (run(&Device::Cpu, Precision::F64), run(&dev, Precision::F32));
+        let off = relative_error(&gpu.0, &cpu.0).max(relative_error(&gpu.1[1], &cpu.1[1]));
+        assert!(off <= 2e-6, "{name}: off by {off:.1e}");
+        // The head is the last parameter but for its bias, of 10 classes.
+        for parameters in [&cpu.1, &gpu.1] {
+            let (before, after) = (&parameters[0], &parameters[1]);
+            let kernel = before.len() - 10 * (width + 1)..before.len() - 10;
+            let moved: Vec<bool> = before[kernel.clone()]
+                .chunks_exact(10)
+                .zip(after[kernel].chunks_exact(10))
+                .map(|(a, b)| !same_bits(a, b))
+                .collect();
+            let frozen = |row: usize| (FROZEN[0] as usize..FROZEN[1] as usize).contains(&row);
+            assert!(moved.iter().enumerate().all(|(row, moved)| *moved != frozen(row)), "{name}: {moved:?}");
+        }
+    }
 }
 
 #[test]

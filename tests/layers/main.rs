@@ -24,7 +24,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("prompts", &["nn", "ops", "device", "tensor", "config", "rng"]),
     ("network", &["prompts", "nn", "ops", "device", "tensor", "config"]),
     ("optim", &["nn", "ops", "device", "tensor", "config"]),
-    ("methods", &["network", "prompts", "optim", "ops", "device", "tensor", "comm", "config", "output"]),
+    (
+        "methods",
+        &["network", "prompts", "optim", "nn", "ops", "device", "tensor", "comm", "config", "output"],
+    ),
     (
         "learner",
         &[
