@@ -333,7 +333,7 @@ fn peak(mut command: Command) -> f64 {
 }
 
 /// One image on a backbone of 86 MB takes little more memory than its weights: they are there once, and nothing is
-/// planned for training. (On ViT-B/16, 343 MB: 1.28 times the weights.)
+/// planned for training. On ViT-B/16 the peak was 1.28 times the weights.
 #[cfg(target_os = "linux")]
 #[test]
 fn predict_holds_the_weights_once() {
@@ -380,8 +380,9 @@ fn predict_holds_the_weights_once() {
     let image = dir.path().join("image.png");
     image::RgbImage::from_pixel(28, 28, image::Rgb([9, 200, 90])).save(&image).expect("a PNG");
     let measured = peak(with(&["predict", "--workdir", path(&workdir), path(&image)]));
-    // The program itself and its threads are 25 MB, whatever the backbone.
-    let bound = 1.35 * weights + 25e6;
+    // What comes on top does not grow with the depth: the program, one group of tensors on its way, the activations of
+    // one image. On ViT-B/16, whose weights are 343 MB, 120 MB are 0.35 of them.
+    let bound = weights + 120e6;
     println!("{measured} bytes for {weights} bytes of weights");
     assert!(measured < bound, "{measured} bytes for {weights} bytes of weights, wanted below {bound}");
 }
