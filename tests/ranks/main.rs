@@ -615,7 +615,15 @@ fn process_0_may_be_late_for_the_next_run() {
             run(&next[0], 1, |comm| comm.barrier("second")).expect("the second run");
         });
         // Process 1 goes on without waiting for the end of the first run to be announced.
-        let first = scope.spawn(move || run(&all[1], 1, |comm| comm.barrier("start")));
+        let (started, first_run) = channel();
+        let first = scope.spawn(move || {
+            run(&all[1], 1, |comm| {
+                comm.barrier("start")?;
+                started.send(()).expect("the second run waits for this");
+                Ok(())
+            })
+        });
+        first_run.recv_timeout(LONG).expect("the first run");
         begun.send(()).expect("process 0 waits");
         run(&next[1], 1, |comm| comm.barrier("second")).expect("the second run");
         first.join().expect("no panic").expect("the first run");
