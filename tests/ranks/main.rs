@@ -511,7 +511,9 @@ fn a_missing_process_0_is_looked_for() {
 /// Runs process 0 of two, and in place of process 1 a process that differs in one thing; what both say.
 fn odd_one(change: impl Fn(&mut Launch)) -> (String, String) {
     let mut all = launches(2);
-    all.iter_mut().for_each(|l| l.join_timeout = Duration::from_millis(700));
+    // The odd one gives up first, and so names what process 0 did and not that it is gone.
+    all[0].join_timeout = Duration::from_millis(2500);
+    all[1].join_timeout = Duration::from_millis(1000);
     change(&mut all[1]);
     let mut both = together(&all, &[1, 1], |comm| comm.barrier("start")).into_iter();
     let mut next = || both.next().expect("two").expect_err("a failure").to_string();
