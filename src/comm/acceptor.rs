@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const PENDING: usize = 256;
 /// Between two checks for a new connection.
 const POLL: Duration = Duration::from_millis(20);
+/// How long process 0 tries to listen before it reports why it cannot.
+const PORT_IN_USE: Duration = Duration::from_secs(1);
 /// Sentences about refused peers that are kept for the message of a launch that is not complete in time.
 const SENTENCES: usize = 8;
 /// The most ranks of one process.
@@ -97,7 +99,7 @@ impl Acceptor {
     pub fn open(launch: &Launch, own: Hello) -> Result<Acceptor> {
         let listener = match &launch.listener {
             Some(open) => open.clone(),
-            None => Arc::new(bind(launch)?),
+            None => Arc::new(bind_again(launch)?),
         };
         let state = JoinState { joined: (0..own.processes).map(|_| None).collect(), ..JoinState::default() };
         let shared = Arc::new(Shared {
@@ -203,6 +205,18 @@ fn dismiss(state: &mut JoinState, why: &str) {
     for peer in state.joined.iter_mut().filter_map(Option::take) {
         // Where this is lost, the peer finds the connection closed.
         let _ = wire::write(&mut peer.stream.as_ref(), &frame);
+    }
+}
+
+/// [`bind`], again for a while if the port is in use: the socket of the run before may still be open in a process
+/// that another thread of this one is starting.
+fn bind_again(launch: &Launch) -> Result<TcpListener> {
+    let end = Instant::now() + PORT_IN_USE;
+    loop {
+        match bind(launch) {
+            Err(_) if Instant::now() < end => std::thread::sleep(POLL),
+            done => return done,
+        }
     }
 }
 

@@ -511,7 +511,9 @@ fn a_missing_process_0_is_looked_for() {
 /// Runs process 0 of two, and in place of process 1 a process that differs in one thing; what both say.
 fn odd_one(change: impl Fn(&mut Launch)) -> (String, String) {
     let mut all = launches(2);
-    all.iter_mut().for_each(|l| l.join_timeout = Duration::from_millis(700));
+    // The odd one gives up first, and so names what process 0 did and not that it is gone.
+    all[0].join_timeout = Duration::from_millis(2500);
+    all[1].join_timeout = Duration::from_millis(1000);
     change(&mut all[1]);
     let mut both = together(&all, &[1, 1], |comm| comm.barrier("start")).into_iter();
     let mut next = || both.next().expect("two").expect_err("a failure").to_string();
@@ -615,7 +617,15 @@ fn process_0_may_be_late_for_the_next_run() {
             run(&next[0], 1, |comm| comm.barrier("second")).expect("the second run");
         });
         // Process 1 goes on without waiting for the end of the first run to be announced.
-        let first = scope.spawn(move || run(&all[1], 1, |comm| comm.barrier("start")));
+        let (started, first_run) = channel();
+        let first = scope.spawn(move || {
+            run(&all[1], 1, |comm| {
+                comm.barrier("start")?;
+                started.send(()).expect("the second run waits for this");
+                Ok(())
+            })
+        });
+        first_run.recv_timeout(LONG).expect("the first run");
         begun.send(()).expect("process 0 waits");
         run(&next[1], 1, |comm| comm.barrier("second")).expect("the second run");
         first.join().expect("no panic").expect("the first run");
