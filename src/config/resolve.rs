@@ -4,7 +4,7 @@ use super::schema::{Baselines, Classifier, Config, Method};
 
 impl Config {
     /// Sets the keys whose value follows from `method`, and returns a sentence for each one changed
-    /// and for each thing worth knowing. Doing it twice changes nothing more.
+    /// and for each likely mistake. A second call changes nothing.
     pub fn resolve(&mut self) -> Vec<String> {
         let mut notes = Vec::new();
         let method = self.method;
