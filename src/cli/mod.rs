@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted after
 //! saving. Errors are sentences on standard error.
 
+mod common;
 mod devices;
 mod eval;
 mod examples;
@@ -12,11 +13,8 @@ mod report;
 mod shell;
 mod train;
 
-use crate::config::LoadedConfig;
-use crate::device::{Choice, Device};
-use crate::error::Result;
-use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use clap::{CommandFactory, Parser, Subcommand};
+pub(crate) use common::{ConfigArgs, device, print};
 
 /// Learning to Prompt for continual learning.
 #[derive(Debug, Parser)]
@@ -60,33 +58,6 @@ enum Command {
     Man(shell::Man),
 }
 
-/// Where the configuration comes from; later flags win.
-#[derive(Debug, Args)]
-pub struct ConfigArgs {
-    /// TOML file; without it, the built-in default.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Pre-trained backbone: `.npz`, `.safetensors` or `bundled:micro`.
-    #[arg(long, value_name = "FILE")]
-    pub init_checkpoint: Option<String>,
-    /// Folder of the raw data set.
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<String>,
-    /// Seed of every random number.
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// Set one configuration key, such as `--set prompt_pool.length=5`. Repeatable.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-}
-
-impl ConfigArgs {
-    fn load(&self) -> Result<LoadedConfig> {
-        let (checkpoint, data) = (self.init_checkpoint.as_deref(), self.data_dir.as_deref());
-        crate::config::load_with_notes(self.config.as_deref(), &self.set, self.seed, checkpoint, data)
-    }
-}
-
 /// Parses the command line, runs the command and returns the exit code.
 pub fn main() -> i32 {
     let cli = match Cli::try_parse() {
@@ -95,7 +66,7 @@ pub fn main() -> i32 {
             // Help and version are not errors and go to standard output.
             let code = if e.use_stderr() { 2 } else { 0 };
             return match e.print() {
-                Err(why) if code == 0 => unwritten(&why),
+                Err(why) if code == 0 => common::unwritten(&why),
                 _ => code,
             };
         }
@@ -109,8 +80,8 @@ pub fn main() -> i32 {
         Command::Devices(args) => args.run(),
         Command::Report(args) => args.run(),
         Command::Pretrain(args) => args.run(),
-        Command::Completions(args) => args.run(),
-        Command::Man(args) => args.run(),
+        Command::Completions(args) => args.run(Cli::command()),
+        Command::Man(args) => args.run(Cli::command()),
     };
     match done {
         Ok(()) => 0,
@@ -128,33 +99,4 @@ pub fn main() -> i32 {
 pub fn check_command_line(args: &[&str]) -> std::result::Result<(), String> {
     let words = std::iter::once("l2p-engine").chain(args.iter().copied());
     Cli::try_parse_from(words).map(|_| ()).map_err(|e| e.to_string())
-}
-
-/// The device that `--device` names; says why when `auto` leaves a GPU alone.
-fn device(word: &str) -> Result<Choice> {
-    let (choice, note) = Device::choose(word)?;
-    if let Some(note) = note {
-        crate::output::say(&note);
-    }
-    Ok(choice)
-}
-
-/// Prints to standard output. Ends the program if that fails.
-fn print(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout();
-    if let Err(why) = writeln!(out, "{text}").and_then(|()| out.flush()) {
-        std::process::exit(unwritten(&why));
-    }
-}
-
-/// The exit code after output that could not be written: 0 where the reader has closed the pipe, as `head` does;
-/// otherwise 1, with a sentence.
-fn unwritten(why: &std::io::Error) -> i32 {
-    if why.kind() == std::io::ErrorKind::BrokenPipe {
-        return 0;
-    }
-    let why = crate::output::atomic::explain(why, "written");
-    crate::output::say(&format!("l2p-engine: standard output: {why}"));
-    1
 }

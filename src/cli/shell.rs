@@ -1,10 +1,9 @@
 //! `l2p-engine completions` and `l2p-engine man`: both are made from the command line's own definition.
 
-use super::Cli;
+use super::common::{print, print_bytes};
 use crate::error::{Error, Result};
 use crate::output::atomic;
-use clap::{Args, CommandFactory};
-use std::io::Write;
+use clap::{Args, Command};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -14,9 +13,9 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub fn run(self) -> Result<()> {
+    /// `command`: the program's command line.
+    pub fn run(self, mut command: Command) -> Result<()> {
         let mut script = Vec::new();
-        let mut command = Cli::command();
         let name = command.get_name().to_string();
         clap_complete::generate(self.shell, &mut command, name, &mut script);
         print_bytes(&script);
@@ -32,8 +31,9 @@ pub struct Man {
 }
 
 impl Man {
-    pub fn run(self) -> Result<()> {
-        let mut command = Cli::command().disable_help_subcommand(true);
+    /// `command`: the program's command line.
+    pub fn run(self, command: Command) -> Result<()> {
+        let mut command = command.disable_help_subcommand(true);
         // Gives each command the full name that its page is called by.
         command.build();
         let Some(dir) = self.dir else {
@@ -41,29 +41,22 @@ impl Man {
             return Ok(());
         };
         std::fs::create_dir_all(&dir).map_err(|e| Error::file(&dir, atomic::explain(&e, "made")))?;
-        let pages: Vec<clap::Command> =
+        let pages: Vec<Command> =
             std::iter::once(command.clone()).chain(command.get_subcommands().cloned()).collect();
         let count = pages.len();
         for command in pages {
             let name = command.get_display_name().unwrap_or(command.get_name()).to_string();
             atomic::write(&dir.join(format!("{name}.1")), &page(command)?)?;
         }
-        super::print(&format!("{count} pages written to {}", dir.display()));
+        print(&format!("{count} pages written to {}", dir.display()));
         Ok(())
     }
 }
 
 /// The manual page of one command, as troff.
-fn page(command: clap::Command) -> Result<Vec<u8>> {
+fn page(command: Command) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     let made = clap_mangen::Man::new(command).render(&mut text);
     made.map_err(|e| Error::failed(format!("the manual page cannot be made: {e}")))?;
     Ok(text)
-}
-
-/// Prints to standard output as it is; a closed pipe ends the program quietly.
-fn print_bytes(bytes: &[u8]) {
-    if std::io::stdout().write_all(bytes).is_err() {
-        std::process::exit(0);
-    }
 }

@@ -65,9 +65,9 @@ DatasetName {
     Mnist = "mnist", FashionMnist = "fashion_mnist", Cifar10 = "cifar10", Cifar100 = "cifar100",
     Svhn = "svhn", NotMnist = "notmnist", Core50 = "core50", ImageNetR = "imagenet_r", Cub200 = "cub200",
     DomainNet = "domainnet",
-    /// Those of `data.joined` one after the other, each with classes of its own (5-datasets).
+    /// The sets of `data.joined` one after the other, whose classes are kept apart (5-datasets).
     Joined = "joined",
-    /// Your own: a folder per class, lists `path label [task]`, or a CSV.
+    /// Images of the user: a folder per class, lists `path label [task]`, or a CSV.
     Images = "images",
     /// Random class-dependent images, for tests and for trying a configuration without data.
     Synthetic = "synthetic",

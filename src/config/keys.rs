@@ -100,7 +100,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("device", "it is the command-line option `--device`"),
 ];
 
-/// A sentence for somebody who wrote the unknown key `path`: what they may have meant.
+/// A suggestion for the unknown key `path`: the nearest known key, or what to write instead.
 pub fn hint(path: &str) -> String {
     let path = start(path);
     let (table, last) = path.rsplit_once('.').unwrap_or(("", path));
@@ -113,10 +113,10 @@ pub fn hint(path: &str) -> String {
     if !same_name.is_empty() {
         return format!("did you mean {}?", or(&same_name));
     }
-    if let Some((_, says)) = ELSEWHERE.iter().find(|(foreign, _)| *foreign == last) {
-        return (*says).to_string();
+    if let Some((_, advice)) = ELSEWHERE.iter().find(|(foreign, _)| *foreign == last) {
+        return (*advice).to_string();
     }
-    // Within the same table a slip of the pen is likelier than a wrong table.
+    // A typing error within the right table is likelier than a wrong table.
     let distance = |full: &str| {
         let known = name(full);
         let known_table = full.rsplit_once('.').map_or("", |(t, _)| t);
@@ -146,7 +146,7 @@ pub fn nearest_word(found: &str, words: &[&'static str]) -> Option<&'static str>
     (distance <= 2.max(word.len() / 3) && distance < word.len()).then_some(word)
 }
 
-/// No name is longer; comparing a whole file of text to each of them would take long.
+/// The first 80 characters: no name is longer, and the distance takes quadratic time.
 fn start(text: &str) -> &str {
     text.char_indices().nth(80).map_or(text, |(end, _)| &text[..end])
 }

@@ -140,7 +140,7 @@ fn assign(config: &mut Config, assignment: &str, notes: &mut Vec<String>) -> Res
     let quoted = value.starts_with(['"', '\'']);
     let found = match key.kind {
         KeyKind::Table(_) => Err(keys::hint(path)),
-        // A word or a path: as it stands, whatever TOML would make of it.
+        // A word or a path without quotes is taken as text.
         KeyKind::Text | KeyKind::Word(_) if !quoted => convert(key.kind, &DeValue::String(value.into())),
         kind => match DeValue::parse(value) {
             Ok(parsed) => convert(kind, parsed.get_ref()),

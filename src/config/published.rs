@@ -17,7 +17,7 @@ pub struct Number {
 
 impl Published {
     /// Reads `SOURCE: AVERAGE ACCURACY ± DEVIATION, FORGETTING ± DEVIATION`; the deviations and the
-    /// forgetting may be left out, `+-` is as good as `±`. The source may have colons of its own.
+    /// forgetting may be left out, `+-` may be written for `±`. The source may contain colons.
     ///
     /// # Errors
     /// A sentence with the text, what was wanted and what was found.

@@ -22,7 +22,7 @@ pub(super) fn is_free(path: &str) -> bool {
 
 impl Config {
     /// Sets the keys whose value follows from `method`, and returns a sentence for each one changed
-    /// and for each thing worth knowing. Doing it twice changes nothing more.
+    /// and for each likely mistake. A second call changes nothing.
     pub fn resolve(&mut self) -> Vec<String> {
         let mut notes = Vec::new();
         notes.extend(self.understand_joint());

@@ -36,7 +36,7 @@ macro_rules! table {
 table! {
 /// The whole configuration.
 Config {
-    /// Which published "L2P" the values follow; a label, it changes nothing by itself.
+    /// Which published variant of L2P the values follow; a label, it changes nothing by itself.
     rule_set: RuleSet = RuleSet::default(),
     /// What learns, and how tasks are presented.
     method: Method = Method::default(),
@@ -338,14 +338,14 @@ Pretrain {
     heads: usize = 4,
     /// Width of the hidden layer of a block's MLP.
     mlp_dim: usize = 256,
-    /// Images are also turned by 90, 180 and 270 degrees, each turn a class of its own.
+    /// Images are also turned by 90, 180 and 270 degrees; each class and turn is one class.
     rotations: bool = false,
-    /// Every training image is a class of its own, to be told from all others however it is warped;
+    /// Every training image is one class, which its warped copies belong to;
     /// the labels of the data set are not used. `data.train_per_class` limits their number.
     exemplars: bool = false,
     /// Strength of the random warp (shift, turn, scale, shear, contrast): 0 is none, 1 is strong.
     warp: f64 = 0.0,
-    /// Share of the target spread evenly over all classes.
+    /// Fraction of the target that is spread evenly over all classes.
     label_smoothing: f64 = 0.0,
 }
 }

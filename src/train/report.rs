@@ -1,4 +1,4 @@
-//! What a run says: before it starts, after each task, at the end.
+//! What a run prints before it starts, after each task and at the end.
 
 use super::forecast::Forecast;
 use super::session::Session;
@@ -41,7 +41,7 @@ impl Opening<'_> {
     }
 }
 
-/// Backbone, data, tasks and steps in a few lines, and what is worth knowing about the data.
+/// Backbone, data, tasks and steps in a few lines, and the notes about the data.
 pub fn opening(run: &Opening) -> String {
     let (config, (learn, frozen)) = (run.config, run.params);
     let shared = if run.ranks > 1 { format!(" on {} ranks", run.ranks) } else { String::new() };
@@ -49,7 +49,7 @@ pub fn opening(run: &Opening) -> String {
         0 => String::new(),
         more => {
             let more = more * run.batch / config.train.per_device_batch_size;
-            format!(" (from the second task on with {more} kept ones)")
+            format!(" (from the second task on with {more} replayed ones)")
         }
     };
     let unused = tasks::unused(run.data, run.split);

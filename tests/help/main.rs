@@ -51,7 +51,9 @@ fn every_option_has_a_description() {
         let lines: Vec<&str> = page.lines().collect();
         for (n, line) in lines.iter().enumerate() {
             let option = line.trim_start();
-            if option.starts_with("--") || option.starts_with("-h") {
+            // Wrapped lines of a description stand deeper.
+            let indent = line.len() - option.len();
+            if indent <= 6 && (option.starts_with("--") || option.starts_with("-h")) {
                 // In the same line behind two spaces, or in the next one.
                 let beside = option.contains("  ");
                 let below = lines.get(n + 1).is_some_and(|next| next.starts_with("          "));

@@ -8,7 +8,7 @@ pub const WIDTH: f64 = 460.0;
 /// Cells with numbers, and with texts under the mouse, up to this many columns and cells.
 const MOST_NUMBERED: usize = 12;
 const MOST_TITLED: usize = 2500;
-/// Points of a line; more would not be seen.
+/// Points of a line; more are not visible at this width.
 const MOST_POINTS: usize = 300;
 
 /// A line: its class, its name at its right end, its points, and the half height of a band around each.
@@ -20,7 +20,7 @@ pub struct Line {
     pub band: Vec<f64>,
 }
 
-/// What the horizontal axis says.
+/// Name and marks of the horizontal axis.
 #[derive(Debug, Clone, Default)]
 pub struct Axis {
     pub name: String,

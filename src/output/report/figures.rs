@@ -385,7 +385,7 @@ pub fn prompts(g: usize, run: &Run) -> Vec<Figure> {
     all
 }
 
-/// 2^H of all selections after each task: how many prompts are in use, as it were.
+/// 2^H of all selections after each task: the effective number of prompts in use.
 fn spread_of_choices(g: usize, run: &Run, tag: &str) -> Option<Figure> {
     let line = |name: &str, class: String, of: fn(&Choices) -> &Vec<Vec<u64>>| {
         let after = run.history.tasks.iter().enumerate();

@@ -30,7 +30,7 @@ pub fn html(groups: &[Group]) -> String {
     page += &prompts(groups, &figures);
     page += &section(
         "Training",
-        "What the training batches said, every ten steps; of several seeds, the first.",
+        "Loss and accuracy on training batches, means of ten steps; of several seeds, the first.",
         &shown(&figures, |name| name == "loss" || name == "training_accuracy"),
     );
     page += &runs(groups);
@@ -40,9 +40,9 @@ pub fn html(groups: &[Group]) -> String {
 }
 
 const FOOTER: &str = "<footer>\
-<p><b>Each image selects</b>: every test image chooses its own prompts, whatever batch it is in. \
-<b>Batch vote</b>: the images of a batch vote on one set of prompts, as the official evaluation does, which tells \
-the network that they belong together; published numbers are usually of this kind.</p>\
+<p><b>Each image selects</b>: every test image chooses its own prompts and does not depend on its batch. \
+<b>Batch vote</b>: the images of a batch vote on one set of prompts, as the official evaluation does, which reveals \
+that they belong to one task; published numbers are usually of this kind.</p>\
 <p>With a(t, i) the accuracy on task i after task t, of T tasks: average accuracy is the mean of a(T, i); forgetting \
 the mean over i &lt; T of max over t of a(t, i) minus a(T, i); backward transfer the mean over i &lt; T of a(T, i) \
 minus a(i, i); learning accuracy the mean of a(i, i). Deviations over seeds divide by n - 1.</p></footer>";

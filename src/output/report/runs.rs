@@ -24,12 +24,12 @@ pub struct Run {
 /// Runs that differ in nothing but their seed.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// What tells it from the other groups, in a few words.
+    /// A few words by which it differs from the other groups.
     pub label: String,
     pub runs: Vec<Run>,
 }
 
-/// What the log says.
+/// What `log.jsonl` holds.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     pub steps: Vec<Steps>,

@@ -1,0 +1,69 @@
+//! What several commands share: where the configuration comes from, the device, standard output.
+
+use crate::config::LoadedConfig;
+use crate::device::{Choice, Device};
+use crate::error::Result;
+use crate::output;
+use clap::Args;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Where the configuration comes from; later flags win.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// TOML file; without it, the built-in default.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Pre-trained backbone: `.npz`, `.safetensors` or `bundled:micro`.
+    #[arg(long, value_name = "FILE")]
+    pub init_checkpoint: Option<String>,
+    /// Folder of the raw data set.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Seed of every random number.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Set one configuration key, such as `--set prompt_pool.length=5`. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl ConfigArgs {
+    pub fn load(&self) -> Result<LoadedConfig> {
+        let (checkpoint, data) = (self.init_checkpoint.as_deref(), self.data_dir.as_deref());
+        crate::config::load_with_notes(self.config.as_deref(), &self.set, self.seed, checkpoint, data)
+    }
+}
+
+/// The device that `--device` names; prints why where `auto` does not use a GPU.
+pub fn device(word: &str) -> Result<Choice> {
+    let (choice, note) = Device::choose(word)?;
+    if let Some(note) = note {
+        output::say(&note);
+    }
+    Ok(choice)
+}
+
+/// Prints a line to standard output. Ends the program if that fails.
+pub fn print(text: &str) {
+    print_bytes(format!("{text}\n").as_bytes());
+}
+
+/// Prints to standard output as it is. Ends the program if that fails.
+pub fn print_bytes(bytes: &[u8]) {
+    let mut out = std::io::stdout();
+    if let Err(why) = out.write_all(bytes).and_then(|()| out.flush()) {
+        std::process::exit(unwritten(&why));
+    }
+}
+
+/// The exit code after output that could not be written: 0 where the reader has closed the pipe, as `head` does;
+/// otherwise 1, with a sentence.
+pub fn unwritten(why: &std::io::Error) -> i32 {
+    if why.kind() == std::io::ErrorKind::BrokenPipe {
+        return 0;
+    }
+    let why = output::atomic::explain(why, "written");
+    output::say(&format!("l2p-engine: standard output: {why}"));
+    1
+}
