@@ -1,7 +1,7 @@
 // preprocess: images as the files hold them to network input, with the pixels of src/data/preprocess.rs bit for bit.
 //
 //   pixels  (images, height, width, channels)  u8, 1 or 3 channels
-//   picks   (B)     u32: the image of each place; a place whose image does not exist is passed over
+//   indices (B)     u32: the image of each place; a place whose image does not exist is passed over
 //   first   (2)     u32, low and high half: place i draws from stream `Augment`, index first + i; null: test images
 //   table   (6)     f32: mean and deviation of each colour
 //   rows    (B N, P P 3)  T, N = (size / P)^2 patches of P x P pixels; P = size: whole images
@@ -87,7 +87,7 @@ __device__ __forceinline__ float unit_value(const Image& image, const Tap& y, co
 }
 
 template <class T>
-__device__ void forward(T* rows, const uint8_t* pixels, const uint32_t* picks, const uint32_t* first, const float* table, unsigned images, unsigned height, unsigned width, unsigned channels, unsigned resize, unsigned size, unsigned patch, unsigned flips, uint64_t seed) {
+__device__ void forward(T* rows, const uint8_t* pixels, const uint32_t* indices, const uint32_t* first, const float* table, unsigned images, unsigned height, unsigned width, unsigned channels, unsigned resize, unsigned size, unsigned patch, unsigned flips, uint64_t seed) {
     SMEM(Box, box, 1);
     SMEM(unsigned, flip, 1);
     if (threadIdx.x == 0) {
@@ -101,7 +101,7 @@ __device__ void forward(T* rows, const uint8_t* pixels, const uint32_t* picks, c
         }
     }
     __syncthreads();
-    const unsigned pick = picks[blockIdx.x];
+    const unsigned pick = indices[blockIdx.x];
     if (pick >= images) return;
     const Image image = { pixels + size_t(pick) * height * width * channels, height, width, channels };
     const unsigned grid = size / patch, lines = min(BAND, size - blockIdx.y * BAND);
@@ -125,10 +125,10 @@ __device__ void forward(T* rows, const uint8_t* pixels, const uint32_t* picks, c
 
 #define PREPROCESS_FORMS(T, form) \
     extern "C" __global__ void __launch_bounds__(THREADS) preprocess_forward_##form( \
-        T* __restrict__ rows, const uint8_t* __restrict__ pixels, const uint32_t* __restrict__ picks, \
+        T* __restrict__ rows, const uint8_t* __restrict__ pixels, const uint32_t* __restrict__ indices, \
         const uint32_t* __restrict__ first, const float* __restrict__ table, unsigned images, unsigned height, unsigned width, \
         unsigned channels, unsigned resize, unsigned size, unsigned patch, unsigned flips, uint64_t seed) { \
-        forward(rows, pixels, picks, first, table, images, height, width, channels, resize, size, patch, flips, seed); \
+        forward(rows, pixels, indices, first, table, images, height, width, channels, resize, size, patch, flips, seed); \
     } \
     EXPORT(preprocess_forward_##form)
 

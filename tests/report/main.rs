@@ -4,6 +4,7 @@
 mod common;
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
+use common::lanes::deep;
 use common::process::{engine, expect, outcome, train};
 use l2p_engine::output::report::{self, entropy};
 use l2p_engine::output::spread::Spread;
@@ -60,7 +61,10 @@ fn spreads_and_entropies() {
 }
 
 #[test]
-fn seeds_are_runs_of_their_own_and_go_on_after_a_kill() {
+fn deep_seeds_are_runs_of_their_own_and_go_on_after_a_kill() {
+    if !deep("runs of several seeds, one of them killed") {
+        return;
+    }
     let dir = tempfile::tempdir().expect("a folder");
     let (all, alone, killed) = (dir.path().join("all"), dir.path().join("alone"), dir.path().join("killed"));
     let more = ["--set", "baselines.single_prompt=false"];

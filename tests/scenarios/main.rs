@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use common::lanes::deep;
 use common::process::{engine, expect, train};
 use std::path::Path;
 
@@ -124,7 +125,10 @@ fn task_incremental_evaluation_chooses_among_the_classes_of_the_task() {
 /// Images kept of earlier tasks are seen again after each task, without a mask: the classes of different tasks are
 /// told apart better than without them.
 #[test]
-fn review_of_kept_images_tells_tasks_apart() {
+fn deep_review_of_kept_images_tells_tasks_apart() {
+    if !deep("review of kept images beside a run without it") {
+        return;
+    }
     let dir = tempfile::tempdir().expect("a folder");
     let rate = "optim.learning_rate=0.01";
     let (_, plain) = run(&dir.path().join("plain"), &[rate]);
@@ -169,7 +173,10 @@ fn tests_within_a_task_and_on_few_images() {
 
 /// Kept images in every batch from the second task on: less is forgotten than without them.
 #[test]
-fn replay_keeps_what_was_learned() {
+fn deep_replay_keeps_what_was_learned() {
+    if !deep("replay beside a run without it") {
+        return;
+    }
     let dir = tempfile::tempdir().expect("a folder");
     let sets = ["train.num_epochs=6", "optim.learning_rate=0.03", "optim.reinit_optimizer=true"];
     let (_, plain) = run(&dir.path().join("plain"), &sets);
