@@ -14,7 +14,6 @@ impl Config {
     /// and for each thing worth knowing. Doing it twice changes nothing more.
     pub fn resolve(&mut self) -> Vec<String> {
         let mut notes = Vec::new();
-        notes.extend(self.understand_joint());
         let method = self.method;
         let because = format!("method = \"{method}\"");
         match method {
@@ -52,6 +51,8 @@ impl Config {
                 batch % group
             ));
         }
+        // Last: the earlier word implied no values.
+        notes.extend(self.understand_joint());
         notes
     }
 
