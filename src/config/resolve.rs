@@ -25,7 +25,6 @@ impl Config {
     /// and for each likely mistake. A second call changes nothing.
     pub fn resolve(&mut self) -> Vec<String> {
         let mut notes = Vec::new();
-        notes.extend(self.understand_joint());
         let method = self.method;
         let because = format!("method = \"{method}\"");
         match method {
@@ -63,6 +62,8 @@ impl Config {
                 batch % group
             ));
         }
+        // Last: the earlier word implied no values.
+        notes.extend(self.understand_joint());
         notes
     }
 

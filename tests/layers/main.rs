@@ -3,7 +3,7 @@
 
 mod circles;
 
-use circles::{Circle, Tree};
+use circles::Tree;
 use std::path::{Path, PathBuf};
 
 /// A room, or a part of one with arrows of its own, and the rooms it may name. Everything may name `error`.
@@ -50,22 +50,6 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("testing", &["ops", "device", "tensor", "rng", "data", "config"]),
-];
-
-/// Arrows and circles that still have to go. A line whose arrow or circle is gone fails too: remove it.
-const ARROWS_TO_REMOVE: &[(&str, &str)] = &[("prompts", "network"), ("learner", "train")];
-/// A circle is known if each of its files begins with a word of one line.
-const CIRCLES_TO_REMOVE: &[&[&str]] = &[
-    &["cli/"],
-    &["config/keys.rs", "config/schema.rs"],
-    &["data/joined.rs", "data/mod.rs"],
-    &["data/mix.rs", "data/preprocess"],
-    &["import/"],
-    &["learner/backbone.rs", "train/session.rs"],
-    &["network/setup.rs", "prompts/layout.rs"],
-    &["ops/gelu/"],
-    &["prompts/pool.rs", "prompts/prompts.rs"],
-    &["train/baselines.rs", "train/run.rs"],
 ];
 
 fn root() -> PathBuf {
@@ -135,7 +119,7 @@ fn arrow_violations(room: &str, text: &str) -> Vec<String> {
     for (number, other) in named(text) {
         let is_room = ARROWS.iter().any(|(r, _)| *r == other);
         let may = other == room || other == "error" || allowed.contains(&other.as_str());
-        if is_room && !may && !ARROWS_TO_REMOVE.contains(&(room, &other)) {
+        if is_room && !may {
             found.push(format!("line {number}: `{room}` may not know `{other}`"));
         }
     }
@@ -147,19 +131,11 @@ fn arrow_violations(room: &str, text: &str) -> Vec<String> {
 fn no_circles_between_files() {
     let root = root();
     let found = Tree::of(&root, &sources(&root)).circles();
-    let known = |line: &[&str], circle: &Circle| {
-        circle.files.iter().all(|file| line.iter().any(|word| file.starts_with(word)))
-    };
     let text: Vec<String> = found
         .iter()
-        .filter(|circle| !CIRCLES_TO_REMOVE.iter().any(|line| known(line, circle)))
         .map(|circle| format!("{}\n    {}", circle.files.join(", "), circle.arrows.join("\n    ")))
         .collect();
     assert!(text.is_empty(), "circles of files below src/:\n{}", text.join("\n"));
-    for line in CIRCLES_TO_REMOVE {
-        let still = found.iter().any(|circle| known(line, circle));
-        assert!(still, "{line:?} is gone; remove it from CIRCLES_TO_REMOVE");
-    }
 }
 
 fn each_source(check: impl Fn(&str, &str, &str) -> Vec<String>) {
@@ -184,15 +160,6 @@ fn each_source(check: impl Fn(&str, &str, &str) -> Vec<String>) {
 #[test]
 fn arrows() {
     each_source(|room, _, text| arrow_violations(room, text));
-    for (room, other) in ARROWS_TO_REMOVE {
-        let there = |path: &PathBuf| path.starts_with(root().join(room));
-        let names = |path: PathBuf| {
-            let text = std::fs::read_to_string(path).expect("a source");
-            named(&text).iter().any(|(_, name)| name == other)
-        };
-        let still = sources(&root()).into_iter().filter(there).any(names);
-        assert!(still, "{room} -> {other} is gone; remove it from ARROWS_TO_REMOVE");
-    }
     assert_eq!(arrow_violations("ops", "use crate::network::Model;").len(), 1);
     assert_eq!(arrow_violations("tensor", "fn f(x: crate::ops::float::Float) {}").len(), 1);
     assert!(arrow_violations("nn", "use crate::ops::gelu; // crate::train is not named").is_empty());
