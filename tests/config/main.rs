@@ -24,8 +24,8 @@ fn other_value(kind: Kind, now: &str) -> String {
         Kind::Number => format!("{:?}", now.parse::<f64>().unwrap() + 0.25),
         Kind::Text => "\"another \\\"text\\\" \\\\ \\u0007 ü\"".into(),
         Kind::Word(words) => format!("{:?}", words.iter().find(|w| format!("{w:?}") != now).unwrap()),
-        Kind::Texts => "[\"x\", \"y\"]".into(),
-        Kind::Sizes => "[3, 5]".into(),
+        Kind::Texts | Kind::Names => "[\"x\", \"y\"]".into(),
+        Kind::Sizes | Kind::SizeOrSizes => "[3, 5]".into(),
         Kind::Table(_) => unreachable!(),
     }
 }
