@@ -8,7 +8,7 @@ use super::{baselines, report};
 use crate::comm::{self, Comm, Launch};
 use crate::config::Config;
 use crate::config::schema::Method as Name;
-use crate::data::{Loader, Task};
+use crate::data::{Loader, Task, tasks};
 use crate::device::Choice;
 use crate::error::{Error, Result};
 use crate::import::Backbone;
@@ -221,6 +221,10 @@ fn rank(
     if !quiet {
         progress.say(&report::opening(&report::Opening::of(&session, total)));
         progress.say(&table::memory(&session.plan, table::Style::detect()));
+    }
+    if options.quiet && files.is_some() {
+        // A result of some classes is easily taken for one of all.
+        tasks::unused(&session.data, &session.split).iter().for_each(|note| say(&format!("note: {note}")));
     }
     if files.as_ref().is_some_and(|files| files.workdir.resumed()) {
         progress.say(&format!("going on from step {} of {total}", at.step));

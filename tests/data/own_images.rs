@@ -597,7 +597,7 @@ fn overlapping_parts_are_named() {
         let cache_dir = cache.path().to_string_lossy().into_owned();
         let config = Data { cache_gb, cache_dir, ..config(DatasetName::Images, temp.path()) };
         let notes = data::load(&config, 0).unwrap().notes.join("\n");
-        assert!(notes.contains("1 images stand under two labels: "), "{notes}");
+        assert!(notes.contains("images that stand under two labels: 1, "), "{notes}");
         assert!(notes.contains("train/ant/0.png (ant)") && notes.contains("copy.bmp (bee)"), "{notes}");
     }
     let apart = tempfile::tempdir().unwrap();
