@@ -129,7 +129,11 @@ pub fn overlap(data: &DataSet) -> Result<Vec<String>> {
         }
     }
     if !two_labels.is_empty() {
-        notes.push(format!("{} images stand under two labels: {}", two_labels.len(), first(&two_labels)));
+        notes.push(format!(
+            "images that stand under two labels: {}, {}",
+            two_labels.len(),
+            first(&two_labels)
+        ));
     }
     Ok(notes)
 }

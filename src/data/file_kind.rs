@@ -71,7 +71,7 @@ impl FileKind {
         match self {
             FileKind::Image(format) => format!("a {} image", name(format)),
             FileKind::OtherImage(name) => {
-                let article = if name.starts_with(['A', 'I', 'O', 'E']) { "an" } else { "a" };
+                let article = if name.starts_with(['A', 'I', 'O']) || name == "SVG" { "an" } else { "a" };
                 format!("{article} {name} image, which is not decoded here: convert it to JPEG or PNG")
             }
             FileKind::Other(what) => what.into(),

@@ -83,10 +83,12 @@ pub fn not_a_download(bytes: &[u8]) -> Option<String> {
 
 /// What an error of unpacking means.
 pub fn unpacking(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => "the file ends early: the download is truncated".into(),
-        _ => error.to_string(),
+    let text = error.to_string();
+    // What `tar` says when a block is cut.
+    if error.kind() == std::io::ErrorKind::UnexpectedEof || text.contains("read entire block") {
+        return "the file ends early: the download is truncated".into();
     }
+    text
 }
 
 /// The path of `data.dir`, a folder or a file.

@@ -126,7 +126,7 @@ fn decode_whole(bytes: &[u8], path: &Path, orientation: Orientation) -> Result<D
         let format = format(bytes)?;
         let bytes = &*pixels_of(bytes, format);
         let (height, width) = look(bytes, format)?;
-        whole(bytes, format)?;
+        whole(bytes, format, orientation)?;
         let cannot = |e| cannot(format, &e);
         let mut limits = Limits::default();
         // 16-bit values with transparency, and as much again for the decoder.
@@ -152,10 +152,10 @@ fn cannot(format: ImageFormat, error: &image::ImageError) -> String {
     format!("the {} image cannot be decoded: {error}", file_kind::name(format))
 }
 
-/// What decoders pass over: data that end before the image does.
-fn whole(bytes: &[u8], format: ImageFormat) -> std::result::Result<(), String> {
+/// What decoders pass over: data that end before the image does and, of users' own images, data that are left over.
+fn whole(bytes: &[u8], format: ImageFormat, orientation: Orientation) -> std::result::Result<(), String> {
     let missing = match format {
-        ImageFormat::Jpeg => jpeg::check(bytes).err(),
+        ImageFormat::Jpeg => jpeg::check(bytes, orientation == Orientation::Applied).err(),
         // The length of everything behind the first 8 bytes; the last byte may be padding.
         ImageFormat::WebP => bytes
             .get(4..8)

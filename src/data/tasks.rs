@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::folder;
 use super::image_set::{DataSet, ImageSet};
-use crate::config::schema::Continual;
+use crate::config::schema::{Continual, TaskSizes};
 use crate::error::{Error, Result};
 use crate::rng::{Rng, Stream};
 
@@ -109,8 +109,8 @@ impl Numbering {
 /// `Error::File` for a bad class-order file, with the line.
 pub fn split(data: &DataSet, continual: &Continual, seed: u64) -> Result<Split> {
     let (num_tasks, per_task) = (continual.num_tasks, &continual.num_classes_per_task);
-    let sizes: Vec<usize> = (0..num_tasks).map(|task| per_task.of(task)).collect();
-    if num_tasks == 0 || sizes.contains(&0) {
+    let short = matches!(per_task, TaskSizes::Each(sizes) if sizes.len() < num_tasks);
+    if num_tasks == 0 || per_task.smallest() == 0 || short {
         return Err(Error::config(format!(
             "continual.num_tasks and continual.num_classes_per_task must be at least 1, got {num_tasks} and {per_task}"
         )));
@@ -123,7 +123,7 @@ pub fn split(data: &DataSet, continual: &Continual, seed: u64) -> Result<Split> 
             data.name
         )));
     }
-    let task_of: Vec<usize> = sizes.iter().enumerate().flat_map(|(task, &n)| vec![task; n]).collect();
+    let task_of: Vec<usize> = (0..num_tasks).flat_map(|task| vec![task; per_task.of(task)]).collect();
     let numbering = Numbering::new(data, continual, seed)?;
     let by_task = |set: &ImageSet, what: &str| {
         let (mut seen, mut lists) = (vec![false; classes], vec![Vec::new(); num_tasks]);

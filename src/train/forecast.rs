@@ -103,6 +103,7 @@ pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Fore
     let tasks: Result<Vec<(Task, usize)>> =
         learned.into_iter().map(|task| with_steps(task).map(|(steps, task)| (task, steps))).collect();
     let tasks = tasks?;
+    notes.extend(unused_images(&tasks, epochs, batch, &config));
     let mut plan = Plan::dry(&dev);
     let method = learner::planned(&config, dims, classes, &mut plan, purpose)?;
     let model = method.model();
@@ -118,6 +119,28 @@ pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Fore
 /// Steps of a task with `images` images.
 fn steps(images: usize, epochs: usize, batch: usize, config: &Config) -> Result<usize> {
     loader::steps_per_task(images, epochs, loader::task_batch(images, batch, config.data.partial_batch))
+}
+
+/// A sentence about the task that loses the largest part of its images, if that is a tenth or more: those that fill no
+/// whole batch.
+fn unused_images(tasks: &[(Task, usize)], epochs: usize, batch: usize, config: &Config) -> Option<String> {
+    let unused = |task: &Task| {
+        let images = task.train.len();
+        let each = loader::task_batch(images, batch, config.data.partial_batch);
+        let used = steps(images, epochs, batch, config).unwrap_or(0) * each;
+        ((images * epochs).saturating_sub(used), images * epochs)
+    };
+    let (task, (left, all)) = tasks
+        .iter()
+        .map(|(task, _)| (task, unused(task)))
+        .max_by(|(_, a), (_, b)| (a.0 as u128 * b.1 as u128).cmp(&(b.0 as u128 * a.1 as u128)))?;
+    (10 * left >= all && left > 0).then(|| {
+        format!(
+            "task {}: {left} of the {all} images of its {epochs} epochs fill no whole batch of {batch} \
+             (train.per_device_batch_size) and are not used",
+            task.index + 1
+        )
+    })
 }
 
 /// ViT-B/16 at the input size of the configuration.

@@ -9,6 +9,7 @@ use super::steps::total_steps;
 use super::{baselines, report, share};
 use crate::comm::{self, Comm, Launch};
 use crate::config::Config;
+use crate::data::tasks;
 use crate::error::Result;
 use crate::learner::{Position, Purpose, Weights};
 use crate::methods::Ranks;
@@ -104,6 +105,10 @@ fn rank(
     if !quiet {
         progress.say(&report::opening(&report::Opening::of(&session, total)));
         progress.say(&table::memory(&session.learner.plan, table::Style::detect()));
+    }
+    if options.quiet && record.is_some() {
+        // A result of some classes is easily taken for one of all.
+        tasks::unused(&session.data, &session.split).iter().for_each(|note| say(&format!("note: {note}")));
     }
     if record.as_ref().is_some_and(|record| record.workdir.resumed()) {
         progress.say(&format!("going on from step {} of {total}", at.step));

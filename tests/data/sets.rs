@@ -340,7 +340,7 @@ fn a_folder_per_class() {
     std::fs::rename(at("other"), at("val")).unwrap();
     std::fs::write(at("val/10/d.jpeg"), "damaged").unwrap();
     let text = failure(DatasetName::Images, temp.path());
-    assert!(text.contains("val/10/d.jpeg: a PNG or JPEG image was wanted"), "{text}");
+    assert!(text.contains("val/10/d.jpeg: a JPEG, PNG, WebP, BMP, GIF or TIFF image was wanted"), "{text}");
 }
 
 #[test]
