@@ -39,7 +39,7 @@ fn file(path: &Path) -> Result<()> {
     for (key, value) in import::metadata(path)? {
         print(&format!("{key} = {value}"));
     }
-    match import::load(path, &import::Options::default()) {
+    match import::load(path, &import::LoadOptions::default()) {
         Ok(backbone) => print(&format!("a backbone: {}\nsha256 {}", backbone.source, backbone.sha256)),
         Err(e) => print(&format!("not a backbone this engine can start from: {e}")),
     }

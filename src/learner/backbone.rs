@@ -1,11 +1,11 @@
 //! From the configuration's checkpoint to a model with its parameters in place.
 
 use crate::config::Config;
-use crate::config::schema::{GeluChoice, InputNorm};
+use crate::config::schema::{GeluChoice, InputNorm, PositionRule};
 use crate::data::Normalize;
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
-use crate::import::{self, Backbone, Gelu};
+use crate::import::{self, Backbone, Gelu, PositionResize};
 use crate::methods::{Method, Ranks};
 use crate::network::{Model, Setup};
 use crate::nn::vit::Dims;
@@ -30,7 +30,7 @@ pub fn load(config: &Config) -> Result<Backbone> {
         InputNorm::Cifar10 => Some(Normalize::CIFAR10),
         InputNorm::Cifar100 => Some(Normalize::CIFAR100),
     };
-    let options = import::Options {
+    let options = import::LoadOptions {
         heads: model.heads,
         blocks: model.blocks,
         image_size: config.data.input_size,
@@ -41,6 +41,13 @@ pub fn load(config: &Config) -> Result<Backbone> {
         },
         layer_norm_eps: (model.layer_norm_eps > 0.0).then_some(model.layer_norm_eps),
         norm: norm.map(|n| (n.mean, n.std)),
+        position_resize: match model.position_resize {
+            PositionRule::Auto => None,
+            PositionRule::BilinearAligned => Some(PositionResize::BilinearAligned),
+            PositionRule::Bicubic => Some(PositionResize::Bicubic),
+            PositionRule::BicubicAntialias => Some(PositionResize::BicubicAntialias),
+            PositionRule::Dinov2 => Some(PositionResize::Dinov2),
+        },
     };
     match model.init_checkpoint.as_str() {
         "" => Err(Error::config(

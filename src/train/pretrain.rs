@@ -132,7 +132,7 @@ pub fn pretrain(
         ("seed".to_string(), config.seed.to_string()),
     ]);
     write_native(out, &backbone, &extra)?;
-    let sha256 = crate::import::load(out, &crate::import::Options::default())?.sha256;
+    let sha256 = crate::import::load(out, &crate::import::LoadOptions::default())?.sha256;
     Ok(Outcome { accuracy, classes, path: out.to_path_buf(), sha256 })
 }
 
@@ -237,6 +237,7 @@ fn backbone(model: &Model, config: &Config) -> Result<Backbone> {
         heads: d.heads,
         mlp_dim: d.mlp_dim,
         layers: d.layers,
+        registers: 0,
     };
     let names = model.params.ids().filter(|&id| crate::nn::params::is_backbone(&model.params.spec(id).name));
     let tensors: Result<_> = names

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::support::{cls_feature, deviation};
-use l2p_engine::import::{Backbone, HostTensor, Options, load, resize_positions};
+use l2p_engine::import::{Backbone, HostTensor, LoadOptions, PositionResize, load, resize_positions};
 
 fn loader() -> Backbone {
-    load(&golden_dir().join("loader_checkpoint.npz"), &Options::default()).unwrap()
+    load(&golden_dir().join("loader_checkpoint.npz"), &LoadOptions::default()).unwrap()
 }
 
 #[test]
@@ -53,22 +53,22 @@ fn positions_resize_as_the_official_code_does() {
         let (from, to) = (arrays.get(&format!("{name}/in")), arrays.get(&format!("{name}/out")));
         let table =
             HostTensor { shape: from.shape.clone(), data: from.data.iter().map(|&v| v as f32).collect() };
-        let out = resize_positions(&table, (to.shape[1] - 1).isqrt()).unwrap();
+        let out = resize_positions(&table, (to.shape[1] - 1).isqrt(), PositionResize::BilinearAligned).unwrap();
         assert_eq!(out.shape, to.shape);
         let wide: Vec<f64> = out.data.iter().map(|&v| f64::from(v)).collect();
         assert!(deviation(&wide, &to.data) < 2e-7, "{name}: {}", deviation(&wide, &to.data));
     }
     let bad = HostTensor { shape: vec![1, 4, 2], data: vec![0.0; 8] };
-    assert!(resize_positions(&bad, 2).is_err());
+    assert!(resize_positions(&bad, 2, PositionResize::BilinearAligned).is_err());
     let loaded = load(
         &golden_dir().join("loader_checkpoint.npz"),
-        &Options { image_size: 24, blocks: 7, ..Options::default() },
+        &LoadOptions { image_size: 24, blocks: 7, ..LoadOptions::default() },
     )
     .unwrap();
     assert_eq!((loaded.dims.image_size, loaded.dims.layers, loaded.dims.grid()), (24, 7, 6));
     assert_eq!(
         loaded.tensors["pos_embedding"],
-        resize_positions(&loader().tensors["pos_embedding"], 6).unwrap()
+        resize_positions(&loader().tensors["pos_embedding"], 6, PositionResize::BilinearAligned).unwrap()
     );
     assert_eq!(loaded.tensors.len(), 4 + 7 * 12 + 2);
     println!("{}", loaded.source);

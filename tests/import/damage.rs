@@ -1,13 +1,13 @@
 //! Damaged and hostile files: an error or, where nothing that counts was hit, a backbone; never a panic.
 
 use super::support::*;
-use l2p_engine::import::{Options, load, load_bytes, write_native};
+use l2p_engine::import::{LoadOptions, load, load_bytes, write_native};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-const OPTIONS: Options =
-    Options { heads: 2, blocks: 0, image_size: 0, gelu: None, layer_norm_eps: None, norm: None };
+const OPTIONS: LoadOptions =
+    LoadOptions { heads: 2, blocks: 0, image_size: 0, gelu: None, layer_norm_eps: None, norm: None };
 
 /// Name and bytes of one intact file of every kind.
 static CORPUS: LazyLock<Vec<(&str, Vec<u8>)>> = LazyLock::new(|| {

@@ -4,7 +4,7 @@ mod damage;
 mod support;
 
 use l2p_engine::Error;
-use l2p_engine::import::{Backbone, Gelu, Options, list, load, load_bytes, metadata, write_native};
+use l2p_engine::import::{Backbone, Gelu, LoadOptions, list, load, load_bytes, metadata, write_native};
 use std::collections::BTreeMap;
 use support::*;
 
@@ -20,10 +20,10 @@ const MODELS: [&str; 8] = [
 ];
 
 /// The sizes of a tiny model, and what to ask for: they have too few columns to infer the heads.
-fn sizes(name: &str) -> (serde_json::Value, Options) {
+fn sizes(name: &str) -> (serde_json::Value, LoadOptions) {
     let all: serde_json::Value = serde_json::from_slice(&fixture_bytes("import/models.json")).unwrap();
     let heads = all[name]["heads"].as_u64().unwrap() as usize;
-    (all[name].clone(), Options { heads, ..Options::default() })
+    (all[name].clone(), LoadOptions { heads, ..LoadOptions::default() })
 }
 
 fn tiny(name: &str) -> Backbone {
@@ -31,11 +31,11 @@ fn tiny(name: &str) -> Backbone {
 }
 
 fn loader() -> Backbone {
-    load(&fixture("golden/loader_checkpoint.npz"), &Options::default()).unwrap()
+    load(&fixture("golden/loader_checkpoint.npz"), &LoadOptions::default()).unwrap()
 }
 
 /// The message of an error that must come.
-fn refusal(name: &str, bytes: &[u8], options: &Options) -> String {
+fn refusal(name: &str, bytes: &[u8], options: &LoadOptions) -> String {
     load_bytes(name, bytes, options).expect_err(name).to_string()
 }
 
@@ -97,11 +97,11 @@ fn linen_names_and_every_storage_give_the_same_backbone() {
         (&stored, Store::F64, true),
         (&renamed, Store::Fortran, false),
     ] {
-        let found = load_bytes("x", &npz(arrays, store, deflated), &Options::default()).unwrap();
+        let found = load_bytes("x", &npz(arrays, store, deflated), &LoadOptions::default()).unwrap();
         assert_eq!(found.tensors, wanted.tensors, "{store:?} {deflated}");
         assert_eq!(found.dims, wanted.dims);
     }
-    let half = load_bytes("x", &npz(&stored, Store::F16, true), &Options::default()).unwrap();
+    let half = load_bytes("x", &npz(&stored, Store::F16, true), &LoadOptions::default()).unwrap();
     let (a, b) = (&half.tensors["block_3/fc1/kernel"].data, &wanted.tensors["block_3/fc1/kernel"].data);
     assert!(a.iter().zip(b).all(|(a, b)| *a == half::f16::from_f32(*b).to_f32()));
 }
@@ -115,7 +115,7 @@ fn native_files_come_back_and_are_deterministic() {
         write_native(&one, &backbone, &extra).unwrap();
         write_native(&two, &backbone, &extra).unwrap();
         assert_eq!(std::fs::read(&one).unwrap(), std::fs::read(&two).unwrap());
-        let back = load(&one, &Options::default()).unwrap();
+        let back = load(&one, &LoadOptions::default()).unwrap();
         assert_eq!(back.sha256.len(), 64);
         assert_ne!(back.sha256, backbone.sha256);
         let same = Backbone { source: backbone.source.clone(), sha256: backbone.sha256.clone(), ..back };
@@ -142,26 +142,26 @@ fn native_files_come_back_and_are_deterministic() {
 fn options_that_do_not_fit_are_configuration_errors() {
     let npz = fixture("golden/loader_checkpoint.npz");
     for (options, word) in [
-        (Options { heads: 3, ..Options::default() }, "model.heads"),
-        (Options { blocks: 13, ..Options::default() }, "12 blocks"),
-        (Options { image_size: 18, ..Options::default() }, "18 pixels"),
-        (Options { layer_norm_eps: Some(f64::NAN), ..Options::default() }, "epsilon"),
-        (Options { norm: Some(([0.0; 3], [0.0; 3])), ..Options::default() }, "deviation"),
+        (LoadOptions { heads: 3, ..LoadOptions::default() }, "model.heads"),
+        (LoadOptions { blocks: 13, ..LoadOptions::default() }, "12 blocks"),
+        (LoadOptions { image_size: 18, ..LoadOptions::default() }, "18 pixels"),
+        (LoadOptions { layer_norm_eps: Some(f64::NAN), ..LoadOptions::default() }, "epsilon"),
+        (LoadOptions { norm: Some(([0.0; 3], [0.0; 3])), ..LoadOptions::default() }, "deviation"),
     ] {
         let error = load(&npz, &options).unwrap_err();
         assert!(matches!(error, Error::Config(_)), "{error:?}");
         assert!(error.to_string().contains(word), "{error}");
     }
-    let error = load(&fixture("import/hf_vit.safetensors"), &Options::default()).unwrap_err();
+    let error = load(&fixture("import/hf_vit.safetensors"), &LoadOptions::default()).unwrap_err();
     assert!(matches!(&error, Error::Config(what) if what.contains("model.heads")), "{error}");
     // Heads of 64 columns need no word.
-    let b = load(&fixture("import/timm_no_qkv_bias_bf16.safetensors"), &Options::default()).unwrap();
+    let b = load(&fixture("import/timm_no_qkv_bias_bf16.safetensors"), &LoadOptions::default()).unwrap();
     assert_eq!(b.dims.heads, 1);
-    let given = Options {
+    let given = LoadOptions {
         gelu: Some(Gelu::Erf),
         layer_norm_eps: Some(1e-5),
         norm: Some(([0.5; 3], [0.25; 3])),
-        ..Options::default()
+        ..LoadOptions::default()
     };
     let b = load(&npz, &given).unwrap();
     assert_eq!((b.gelu, b.layer_norm_eps, b.mean, b.std), (Gelu::Erf, 1e-5, [0.5; 3], [0.25; 3]));
@@ -180,7 +180,7 @@ fn json_files_beside_say_the_rest() {
         r#"{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}"#,
     )
     .unwrap();
-    let b = load(&at("model.safetensors"), &Options::default()).unwrap();
+    let b = load(&at("model.safetensors"), &LoadOptions::default()).unwrap();
     assert_eq!((b.dims.heads, b.gelu, b.layer_norm_eps), (4, Gelu::Tanh, 1e-5));
     assert_eq!((b.mean, b.std), ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0]));
     assert!(b.source.contains("config.json"), "{}", b.source);
@@ -192,7 +192,7 @@ fn json_files_beside_say_the_rest() {
         ("{", "JSON"),
     ] {
         std::fs::write(at("config.json"), wrong).unwrap();
-        let error = load(&at("model.safetensors"), &Options { heads: 4, ..Options::default() }).unwrap_err();
+        let error = load(&at("model.safetensors"), &LoadOptions { heads: 4, ..LoadOptions::default() }).unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
     }
     // A stem that is the name of the JSON file of an `.npz`.
@@ -200,7 +200,7 @@ fn json_files_beside_say_the_rest() {
     let side = r#"{"input": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, "patch": 4, "hidden": 8, "heads": 2,
         "activation": "gelu_erf", "layer_norm_eps": 1e-3}"#;
     std::fs::write(at("vit.json"), side).unwrap();
-    let b = load(&at("vit.npz"), &Options::default()).unwrap();
+    let b = load(&at("vit.npz"), &LoadOptions::default()).unwrap();
     assert_eq!((b.gelu, b.layer_norm_eps, b.mean, b.std), (Gelu::Erf, 1e-3, [0.5; 3], [0.5; 3]));
 }
 
@@ -210,7 +210,7 @@ fn mismatches_print_one_table() {
     arrays.remove("Transformer/encoderblock_3/MlpBlock_3/Dense_0/bias");
     arrays.get_mut("Transformer/encoder_norm/scale").unwrap().shape = vec![2, 4];
     arrays.insert("surprise".to_string(), Array { shape: vec![1], data: vec![0.0] });
-    let text = refusal("x.npz", &npz(&arrays, Store::F32, false), &Options::default());
+    let text = refusal("x.npz", &npz(&arrays, Store::F32, false), &LoadOptions::default());
     println!("{text}");
     for word in [
         "1 missing, 1 extra, 1 of another shape",
@@ -221,12 +221,12 @@ fn mismatches_print_one_table() {
         assert!(text.contains(word), "{word} is not in {text}");
     }
     arrays.retain(|name, _| !name.contains("LayerNorm"));
-    let text = refusal("x.npz", &npz(&arrays, Store::F32, false), &Options::default());
+    let text = refusal("x.npz", &npz(&arrays, Store::F32, false), &LoadOptions::default());
     assert!(text.lines().count() < 25 && text.contains("... and "), "{text}");
     // Without block 1 the numbers have a gap.
     let mut arrays = read_npz("golden/loader_checkpoint.npz");
     arrays.retain(|name, _| !name.contains("encoderblock_1/"));
-    let text = refusal("x.npz", &npz(&arrays, Store::F32, false), &Options::default());
+    let text = refusal("x.npz", &npz(&arrays, Store::F32, false), &LoadOptions::default());
     assert!(text.contains("16 missing, 16 extra"), "{text}");
 }
 
@@ -248,7 +248,7 @@ fn edited(name: &str, edit: impl Fn(&mut BTreeMap<String, (Vec<usize>, Vec<u8>)>
 #[test]
 fn models_of_other_kinds_are_refused_with_a_sentence() {
     let small = || (vec![1usize], vec![0u8; 4]);
-    let options = Options { heads: 2, ..Options::default() };
+    let options = LoadOptions { heads: 2, ..LoadOptions::default() };
     for (extra, word) in [
         ("reg_token", "register tokens"),
         ("blocks.0.mlp.w12.weight", "SwiGLU"),
@@ -287,7 +287,7 @@ fn models_of_other_kinds_are_refused_with_a_sentence() {
         let message = refusal("x", &bytes, &options);
         assert!(message.contains("`blocks.1.mlp.fc1.weight`") && message.contains(text), "{message}");
         // Of two blocks, the bad one is not used.
-        assert!(load_bytes("x", &bytes, &Options { blocks: 1, ..options }).is_ok());
+        assert!(load_bytes("x", &bytes, &LoadOptions { blocks: 1, ..options }).is_ok());
     }
     let text =
         refusal("x", &edited("timm_vit", |all| all.retain(|name, _| name.starts_with("norm"))), &options);
@@ -307,19 +307,19 @@ fn other_files_are_told_apart() {
         (b"hello, this is a text and no checkpoint", "neither"),
         (b"PK\x03\x04 and nothing more", "zip"),
     ] {
-        let text = refusal("some.file", bytes, &Options::default());
+        let text = refusal("some.file", bytes, &LoadOptions::default());
         assert!(text.starts_with("some.file: ") && text.contains(word), "{text}");
     }
     let torch = zip_of([("archive/data.pkl", vec![0x80, 2])], false);
-    assert!(refusal("x.pth", &torch, &Options::default()).contains("PyTorch"));
+    assert!(refusal("x.pth", &torch, &LoadOptions::default()).contains("PyTorch"));
     let folder = tempfile::tempdir().unwrap();
-    assert!(load(folder.path(), &Options::default()).unwrap_err().to_string().contains("not a file"));
+    assert!(load(folder.path(), &LoadOptions::default()).unwrap_err().to_string().contains("not a file"));
     assert!(
-        load(&folder.path().join("absent"), &Options::default()).unwrap_err().to_string().contains("opened")
+        load(&folder.path().join("absent"), &LoadOptions::default()).unwrap_err().to_string().contains("opened")
     );
     std::fs::write(folder.path().join("empty"), b"").unwrap();
     assert!(
-        load(&folder.path().join("empty"), &Options::default()).unwrap_err().to_string().contains("empty")
+        load(&folder.path().join("empty"), &LoadOptions::default()).unwrap_err().to_string().contains("empty")
     );
 }
 
@@ -332,7 +332,7 @@ fn real_weights_load() {
     };
     let path = std::path::Path::new(&folder).join("dinov2_vits14_224.npz");
     let start = std::time::Instant::now();
-    let b = load(&path, &Options::default()).unwrap();
+    let b = load(&path, &LoadOptions::default()).unwrap();
     println!("{} in {:.2?}", b.source, start.elapsed());
     let dims = b.dims;
     let found = (dims.image_size, dims.patch_size, dims.embed_dim, dims.heads, dims.mlp_dim, dims.layers);
