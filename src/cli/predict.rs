@@ -21,6 +21,9 @@ pub struct Predict {
     workdir: PathBuf,
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Where the backbone lies now, if it has moved; its checksum must be the run's.
+    #[arg(long, value_name = "FILE")]
+    init_checkpoint: Option<String>,
     /// Print one JSON object per image.
     #[arg(long)]
     json: bool,
@@ -32,7 +35,8 @@ pub struct Predict {
 impl Predict {
     pub fn run(self) -> Result<()> {
         let choice = super::device(&self.device)?;
-        let saved = Saved::read(&self.workdir)?;
+        let mut saved = Saved::read(&self.workdir)?;
+        saved.locate_backbone(self.init_checkpoint.as_deref())?;
         let (mut config, at) = (saved.config.clone(), &saved.at);
         config.precision = crate::train::reading_precision(config.precision, &choice.device);
         let backbone = backbone::load(&config)?;

@@ -41,9 +41,17 @@ impl Allowed {
                     "BFloat16Storage" => StoredType::Bf16,
                     "FloatStorage" => StoredType::F32,
                     "DoubleStorage" => StoredType::F64,
-                    "LongStorage" | "IntStorage" | "ShortStorage" | "CharStorage" | "ByteStorage"
-                    | "BoolStorage" | "ComplexFloatStorage" | "ComplexDoubleStorage" | "QInt8Storage"
-                    | "QUInt8Storage" | "QInt32Storage" => StoredType::Other(format!("torch.{storage}")),
+                    "LongStorage"
+                    | "IntStorage"
+                    | "ShortStorage"
+                    | "CharStorage"
+                    | "ByteStorage"
+                    | "BoolStorage"
+                    | "ComplexFloatStorage"
+                    | "ComplexDoubleStorage"
+                    | "QInt8Storage"
+                    | "QUInt8Storage"
+                    | "QInt32Storage" => StoredType::Other(format!("torch.{storage}")),
                     _ => return None,
                 };
                 Allowed::Storage(Some(stored))

@@ -13,7 +13,6 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-
 /// What a file is and how it becomes a backbone.
 #[derive(Debug, Clone)]
 pub(super) struct Conversion {
@@ -47,7 +46,8 @@ impl Conversion {
             match archive.infos.get(name) {
                 None => problems.push(problem("missing", "-".to_string())),
                 Some(TensorInfo { stored: StoredType::Other(stored), .. }) => {
-                    problems.push(Problem { wanted: "floats".to_string(), ..problem("type", stored.clone()) });
+                    problems
+                        .push(Problem { wanted: "floats".to_string(), ..problem("type", stored.clone()) });
                 }
                 Some(info) if &info.shape != shape => {
                     problems.push(problem("shape", format!("{:?}", info.shape)));
@@ -82,7 +82,12 @@ impl Conversion {
     }
 
     /// Fills in what the tensors do not say, first from the files beside, then from the user.
-    pub(super) fn settle(&mut self, path: &Path, described: &Description, options: &LoadOptions) -> Result<()> {
+    pub(super) fn settle(
+        &mut self,
+        path: &Path,
+        described: &Description,
+        options: &LoadOptions,
+    ) -> Result<()> {
         let dims = &mut self.dims;
         if let (0, Some(heads)) = (dims.heads, described.heads) {
             dims.heads = heads;
@@ -136,7 +141,8 @@ impl Conversion {
             dims.image_size = options.image_size;
         }
         self.gelu = options.gelu.or(described.gelu).unwrap_or(self.gelu);
-        self.layer_norm_eps = options.layer_norm_eps.or(described.layer_norm_eps).unwrap_or(self.layer_norm_eps);
+        self.layer_norm_eps =
+            options.layer_norm_eps.or(described.layer_norm_eps).unwrap_or(self.layer_norm_eps);
         if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps > 0.0) {
             return Err(Error::config(format!(
                 "a LayerNorm epsilon of {} cannot be used",
@@ -178,7 +184,8 @@ impl Conversion {
                 return Err(archive.error(what));
             }
         }
-        let notes = archive.notes.iter().chain(&self.notes).map(|note| format!(", {note}")).collect::<String>();
+        let notes =
+            archive.notes.iter().chain(&self.notes).map(|note| format!(", {note}")).collect::<String>();
         Ok(Backbone {
             dims: self.dims,
             gelu: self.gelu,

@@ -11,7 +11,10 @@ struct Unsupported {
 
 /// The first that fits counts: what is more specific comes first.
 const UNSUPPORTED: &[Unsupported] = &[
-    Unsupported { parts: &["lora_"], what: "a model with LoRA adapters beside its weights; merge them first" },
+    Unsupported {
+        parts: &["lora_"],
+        what: "a model with LoRA adapters beside its weights; merge them first",
+    },
     Unsupported { parts: &["rope_embed."], what: "a DINOv3 (rotary positions), which is not supported" },
     Unsupported { parts: &["storage_tokens"], what: "a DINOv3 (rotary positions), which is not supported" },
     Unsupported {
@@ -26,9 +29,18 @@ const UNSUPPORTED: &[Unsupported] = &[
         parts: &["vision_model.embeddings.patch_embedding"],
         what: "a SigLIP of Hugging Face (no class token), which is not supported",
     },
-    Unsupported { parts: &["visual.class_embedding"], what: "a CLIP of OpenAI or OpenCLIP, which is not supported" },
-    Unsupported { parts: &["transformer.resblocks."], what: "a CLIP of OpenAI or OpenCLIP, which is not supported" },
-    Unsupported { parts: &["attn_pool.latent"], what: "a SigLIP (attention pooling), which is not supported" },
+    Unsupported {
+        parts: &["visual.class_embedding"],
+        what: "a CLIP of OpenAI or OpenCLIP, which is not supported",
+    },
+    Unsupported {
+        parts: &["transformer.resblocks."],
+        what: "a CLIP of OpenAI or OpenCLIP, which is not supported",
+    },
+    Unsupported {
+        parts: &["attn_pool.latent"],
+        what: "a SigLIP (attention pooling), which is not supported",
+    },
     Unsupported {
         parts: &["MAPHead_0/"],
         what: "a SigLIP or another ViT of big_vision with attention pooling, which is not supported",
@@ -38,10 +50,19 @@ const UNSUPPORTED: &[Unsupported] = &[
         what: "a ViT with torchvision's names, which are not supported; timm has the same models",
     },
     Unsupported { parts: &["image_encoder.", "mask_decoder."], what: "a SAM, which is not supported" },
-    Unsupported { parts: &["relative_position_bias_table"], what: "a Swin or BEiT (relative positions), which is not supported" },
-    Unsupported { parts: &["blocks.0.gamma_1"], what: "a BEiT, EVA or DINOv3 with timm's names, which is not supported" },
+    Unsupported {
+        parts: &["relative_position_bias_table"],
+        what: "a Swin or BEiT (relative positions), which is not supported",
+    },
+    Unsupported {
+        parts: &["blocks.0.gamma_1"],
+        what: "a BEiT, EVA or DINOv3 with timm's names, which is not supported",
+    },
     Unsupported { parts: &["layer1.0.conv1.weight"], what: "a ResNet, no vision transformer" },
-    Unsupported { parts: &["stages.0.blocks.0"], what: "a ConvNeXt or another model in stages, no plain ViT" },
+    Unsupported {
+        parts: &["stages.0.blocks.0"],
+        what: "a ConvNeXt or another model in stages, no plain ViT",
+    },
     Unsupported { parts: &["token_embd.weight"], what: "a language model" },
     Unsupported { parts: &["embed_tokens.weight"], what: "a language model" },
 ];

@@ -97,9 +97,11 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
             IN_FOLDERS.join(", "),
             ENDINGS.join(", .")
         ))),
-        several => {
-            Err(bad(format!("is a folder with {} checkpoints ({}); give one", several.len(), listed(several))))
-        }
+        several => Err(bad(format!(
+            "is a folder with {} checkpoints ({}); give one",
+            several.len(),
+            listed(several)
+        ))),
     }
 }
 
@@ -114,7 +116,8 @@ fn indexed(path: &Path) -> Result<Vec<PathBuf>> {
     let text = text.trim_start_matches('\u{feff}');
     let json: Value = serde_json::from_str(text).map_err(|e| bad(format!("is not JSON: {e}")))?;
     let map = json.get("weight_map").and_then(Value::as_object).filter(|map| !map.is_empty());
-    let map = map.ok_or_else(|| bad("has no `weight_map`; wanted the index of a checkpoint in parts".into()))?;
+    let map =
+        map.ok_or_else(|| bad("has no `weight_map`; wanted the index of a checkpoint in parts".into()))?;
     let names: Option<BTreeSet<&str>> = map.values().map(Value::as_str).collect();
     let names = names.ok_or_else(|| bad("has a `weight_map` whose values are no file names".into()))?;
     if names.len() > PARTS_MAX {

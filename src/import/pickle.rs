@@ -289,7 +289,14 @@ impl Machine<'_> {
         if shape.len() != strides.len() {
             return Err(format!("a tensor has {} axes and {} strides", shape.len(), strides.len()));
         }
-        Ok(StridedView { key: storage.key.clone(), stored, storage_len, offset: self.extent(offset)?, shape, strides })
+        Ok(StridedView {
+            key: storage.key.clone(),
+            stored,
+            storage_len,
+            offset: self.extent(offset)?,
+            shape,
+            strides,
+        })
     }
 
     /// ('storage', type, key, location, length): the only persistent id that PyTorch writes.

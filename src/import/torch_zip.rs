@@ -25,8 +25,19 @@ const SHARED_MAX: u64 = 4;
 /// Where training programs put the weights, best first. Of DINO's two networks the teacher is the one that
 /// its authors evaluate.
 const WRAPPERS: [&str; 13] = [
-    "state_dict", "model_state_dict", "model_state", "model", "teacher", "model_ema", "student", "module", "net",
-    "network", "backbone", "encoder", "weights",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "teacher",
+    "model_ema",
+    "student",
+    "module",
+    "net",
+    "network",
+    "backbone",
+    "encoder",
+    "weights",
 ];
 
 pub(super) struct TorchZip<'a> {
@@ -66,7 +77,8 @@ pub(super) fn open<'a>(
     mut archive: ZipArchive<Cursor<&'a [u8]>>,
     pickle_index: usize,
 ) -> Result<Opened<'a>> {
-    let bad = |what: String| Error::file(path, format!("is a PyTorch checkpoint that cannot be read: {what}"));
+    let bad =
+        |what: String| Error::file(path, format!("is a PyTorch checkpoint that cannot be read: {what}"));
     let names: Vec<String> = (0..archive.len()).map(|index| entry_name(&archive, index)).collect();
     let root = names[pickle_index].trim_end_matches("data.pkl").to_string();
     if names.iter().any(|n| *n == format!("{root}constants.pkl") || n.starts_with(&format!("{root}code/"))) {
@@ -83,14 +95,19 @@ pub(super) fn open<'a>(
         let (len, stored) = (entry.size(), entry.compression() == CompressionMethod::Stored);
         if index == pickle_index {
             if len > PICKLE_LEN_MAX {
-                return Err(bad(format!("`{name}` claims {len} bytes, at most {PICKLE_LEN_MAX} are expected")));
+                return Err(bad(format!(
+                    "`{name}` claims {len} bytes, at most {PICKLE_LEN_MAX} are expected"
+                )));
             }
             entry.take(PICKLE_LEN_MAX).read_to_end(&mut pickle).map_err(|e| bad(format!("`{name}`: {e}")))?;
         } else if *name == format!("{root}byteorder") {
             let mut order = String::new();
             entry.take(16).read_to_string(&mut order).map_err(|e| bad(format!("`{name}`: {e}")))?;
             if order.trim() != "little" {
-                return Err(bad(format!("its numbers are stored {}-endian; wanted little-endian", order.trim())));
+                return Err(bad(format!(
+                    "its numbers are stored {}-endian; wanted little-endian",
+                    order.trim()
+                )));
             }
         } else if let Some(key) = name.strip_prefix(&storage_prefix) {
             let at = content_start(bytes, entry.header_start());
@@ -115,7 +132,9 @@ pub(super) fn open<'a>(
         needed = needed.saturating_add(len as u64);
     }
     if needed > total.saturating_mul(SHARED_MAX) {
-        return Err(bad(format!("its tensors are views of {needed} bytes in all, its storages have {total}")));
+        return Err(bad(format!(
+            "its tensors are views of {needed} bytes in all, its storages have {total}"
+        )));
     }
     let info = |view: &StridedView| TensorInfo { shape: view.shape.clone(), stored: view.stored.clone() };
     let infos = views.iter().map(|(name, view)| (name.clone(), info(view))).collect();
@@ -143,9 +162,10 @@ fn check(view: &StridedView, storage_bytes: usize) -> std::result::Result<usize,
         ));
     }
     let count = view.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
-    let last = view.shape.iter().zip(&view.strides).try_fold(view.offset, |at, (&n, &stride)| {
-        at.checked_add(n.saturating_sub(1).checked_mul(stride)?)
-    });
+    let last =
+        view.shape.iter().zip(&view.strides).try_fold(view.offset, |at, (&n, &stride)| {
+            at.checked_add(n.saturating_sub(1).checked_mul(stride)?)
+        });
     match (count, last) {
         (Some(0), _) => Ok(0),
         (Some(count), _) if count > storage_len => Err(format!(
@@ -214,7 +234,8 @@ struct Search<'p, 'a> {
 
 impl Search<'_, '_> {
     fn count(&mut self) -> std::result::Result<(), String> {
-        self.left = self.left.checked_sub(1).ok_or_else(|| format!("it has more than {ENTRIES_MAX} entries"))?;
+        self.left =
+            self.left.checked_sub(1).ok_or_else(|| format!("it has more than {ENTRIES_MAX} entries"))?;
         Ok(())
     }
 

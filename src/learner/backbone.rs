@@ -62,6 +62,14 @@ pub fn load(config: &Config) -> Result<Backbone> {
     }
 }
 
+/// The position table of [`crate::nn::vit::Vit`]: row of the class token, register tokens, rows of the patches.
+fn position_table(backbone: &Backbone) -> Vec<f32> {
+    let rows = |name: &str| backbone.tensors.get(name).map_or(&[][..], |tensor| tensor.data.as_slice());
+    let positions = rows("pos_embedding");
+    let (class, patches) = positions.split_at(backbone.dims.embed_dim.min(positions.len()));
+    [class, rows("registers"), patches].concat()
+}
+
 /// What the weights expect of pixels.
 pub fn normalize(backbone: &Backbone) -> Normalize {
     Normalize { mean: backbone.mean, std: backbone.std }
@@ -77,6 +85,7 @@ pub fn dims(backbone: &Backbone) -> Dims {
         heads: d.heads,
         mlp_dim: d.mlp_dim,
         layers: d.layers,
+        registers: d.registers,
         eps: backbone.layer_norm_eps,
         gelu: match backbone.gelu {
             Gelu::Tanh => GeluForm::Tanh,
@@ -142,12 +151,19 @@ pub fn model(
     let setup = Setup::new(config, dims(backbone), classes, max_batch(config, images))?;
     let mut model = Model::new(setup, plan);
     plan.check()?;
+    let table = position_table(backbone);
     for (name, tensor) in &backbone.tensors {
+        let data = match name.as_str() {
+            // Rows of the position table.
+            "registers" => continue,
+            "pos_embedding" => &table,
+            _ => &tensor.data,
+        };
         for params in [Some(&mut model.params), model.query_params.as_mut()].into_iter().flatten() {
             let id = params.find(name).ok_or_else(|| {
                 Error::failed(format!("the backbone's tensor `{name}` has no place in the model"))
             })?;
-            params.set_f32(id, &tensor.data)?;
+            params.set_f32(id, data)?;
         }
     }
     model.init_prompts(config.seed)?;

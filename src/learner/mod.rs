@@ -3,4 +3,4 @@
 pub mod backbone;
 mod run_dir;
 
-pub use run_dir::Saved;
+pub use run_dir::{Saved, locate_backbone};

@@ -145,6 +145,7 @@ fn dims(config: &Config) -> Dims {
         heads: p.heads,
         mlp_dim: p.mlp_dim,
         layers: p.layers,
+        registers: 0,
         eps: EPS,
         gelu: GeluForm::Tanh,
     }

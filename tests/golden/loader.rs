@@ -53,7 +53,8 @@ fn positions_resize_as_the_official_code_does() {
         let (from, to) = (arrays.get(&format!("{name}/in")), arrays.get(&format!("{name}/out")));
         let table =
             HostTensor { shape: from.shape.clone(), data: from.data.iter().map(|&v| v as f32).collect() };
-        let out = resize_positions(&table, (to.shape[1] - 1).isqrt(), PositionResize::BilinearAligned).unwrap();
+        let out =
+            resize_positions(&table, (to.shape[1] - 1).isqrt(), PositionResize::BilinearAligned).unwrap();
         assert_eq!(out.shape, to.shape);
         let wide: Vec<f64> = out.data.iter().map(|&v| f64::from(v)).collect();
         assert!(deviation(&wide, &to.data) < 2e-7, "{name}: {}", deviation(&wide, &to.data));

@@ -24,7 +24,7 @@ pub struct Kind {
 
 pub fn dims(layers: usize) -> Dims {
     let (gelu, eps) = (GeluForm::Tanh, 1e-6);
-    Dims { image_size: 8, patch_size: 4, embed_dim: 12, heads: 3, mlp_dim: 20, layers, eps, gelu }
+    Dims { image_size: 8, patch_size: 4, embed_dim: 12, heads: 3, mlp_dim: 20, layers, registers: 0, eps, gelu }
 }
 
 /// L2P with a vote over three images, one pool of prompt tokens in layer 0.
