@@ -105,7 +105,17 @@ fn dims(size: Size) -> Dims {
         Size::B16 => (224, 16, 768, 12, 12),
     };
     let mlp_dim = 4 * embed_dim;
-    Dims { image_size, patch_size, embed_dim, heads, mlp_dim, layers, registers: 0, eps: 1e-6, gelu: GeluForm::Tanh }
+    Dims {
+        image_size,
+        patch_size,
+        embed_dim,
+        heads,
+        mlp_dim,
+        layers,
+        registers: 0,
+        eps: 1e-6,
+        gelu: GeluForm::Tanh,
+    }
 }
 
 /// Peak resident memory in bytes, as Linux counts it.

@@ -212,11 +212,11 @@ fn state_dict(pickle: &Pickle) -> std::result::Result<(BTreeMap<String, StridedV
         }
         if !has_tensors {
             let names: Vec<&str> = entries.iter().take(12).map(|(name, _)| name.as_str()).collect();
-            return Err(format!(
-                "no state dict is among its entries ({}); wanted one at the top or under one of {}",
-                names.join(", "),
-                WRAPPERS.join(", ")
-            ));
+            let among = match names.join(", ") {
+                none if none.is_empty() => "its dictionary is empty".to_string(),
+                names => format!("no state dict is among its entries ({names})"),
+            };
+            return Err(format!("{among}; wanted one at the top or under one of {}", WRAPPERS.join(", ")));
         }
         let mut views = BTreeMap::new();
         search.collect(at, "", DEPTH_MAX, &mut views)?;

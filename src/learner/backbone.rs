@@ -52,7 +52,7 @@ pub fn load(config: &Config) -> Result<Backbone> {
     match model.init_checkpoint.as_str() {
         "" => Err(Error::config(
             "model.init_checkpoint: a pre-trained backbone is needed; give --init-checkpoint FILE \
-             (.npz or .safetensors) or `bundled:micro`",
+             (.npz, .safetensors, .pth or a folder) or `bundled:micro`",
         )),
         "bundled:micro" => import::load_bytes("bundled:micro", MICRO, &options),
         name if name.starts_with("bundled:") => Err(Error::config(format!(

@@ -3,7 +3,9 @@
 mod beside;
 mod damage;
 mod families;
+mod moved_runs;
 mod position_tables;
+mod registers;
 mod support;
 mod torch_files;
 mod wrappers;

@@ -253,6 +253,8 @@ fn containers_that_torch_does_not_write_are_refused() {
     assert!(refusal("x", &missing, &OPTIONS).contains("the file has no `data/0`"));
     let list = refusal("x", &with_pickle(b"\x80\x02]."), &OPTIONS);
     assert!(list.contains("no dictionary of tensors"), "{list}");
+    let empty = refusal("x", &with_pickle(b"\x80\x02}q\0."), &OPTIONS);
+    assert!(empty.contains("its dictionary is empty"), "{empty}");
     let nothing = [b"\x80\x02}".to_vec(), text("epoch"), int(3), b"s.".to_vec()].concat();
     let text = refusal("x", &with_pickle(&nothing), &OPTIONS);
     assert!(text.contains("no state dict is among its entries (epoch)"), "{text}");
