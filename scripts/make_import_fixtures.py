@@ -168,7 +168,9 @@ class NotAStateDict:
 
 def torch_files():
     weights = safetensors.torch.load_file(OUT / "timm_small.safetensors")
-    torch.save(weights, OUT / "torch_plain.pth")
+    model = VisionTransformer(img_size=12, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=0)
+    model.load_state_dict(weights)
+    torch.save(model.state_dict(), OUT / "torch_plain.pth")
     # What Lightning saves, with every awkward form of a tensor: parameters, views of one storage, transposes.
     flat = torch.cat([torch.zeros(5)] + [w.flatten() for w in weights.values()])
     nested, at = {}, 5

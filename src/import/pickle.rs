@@ -8,7 +8,7 @@
 //! over names that it does not know, where this one has to stop at them.
 
 use super::allow_list::Allowed;
-use super::stored::StoredType;
+use super::stored::{StoredType, StridedView};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -21,20 +21,6 @@ const NAME_MAX: usize = 200;
 /// Position of a value in the arena: shared, cyclic and deeply nested values cost neither copies nor
 /// recursion.
 pub(super) type Id = u32;
-
-/// A tensor: a view of a storage that lies in another file of the archive.
-#[derive(Debug, Clone)]
-pub(super) struct StridedView {
-    /// Name of the storage's file.
-    pub key: String,
-    pub stored: StoredType,
-    /// Elements of the storage; `None` if only its bytes are known.
-    pub storage_len: Option<usize>,
-    /// In elements, as the strides.
-    pub offset: usize,
-    pub shape: Vec<usize>,
-    pub strides: Vec<usize>,
-}
 
 #[derive(Debug, Clone)]
 struct Storage {
@@ -121,11 +107,17 @@ impl Machine<'_> {
     fn step(&mut self) -> Parsed<Option<Id>> {
         match self.byte()? {
             b'.' => return self.pop().map(Some),
-            0x80 => drop(self.byte()?),
+            0x80 => {
+                self.byte()?;
+            }
             // The length of a frame: only a hint for buffers.
-            0x95 => drop(self.bytes(8)?),
+            0x95 => {
+                self.bytes(8)?;
+            }
             b'(' => self.marks.push(self.stack.len()),
-            b'0' => drop(self.pop()?),
+            b'0' => {
+                self.pop()?;
+            }
             b'1' => drop(self.pop_to_mark()?),
             b'2' => {
                 let id = *self.stack.last().ok_or("the stack is empty")?;

@@ -59,3 +59,17 @@ pub(super) struct TensorInfo {
     pub shape: Vec<usize>,
     pub stored: StoredType,
 }
+
+/// A tensor of PyTorch: a view of a storage that lies in another file of the archive.
+#[derive(Debug, Clone)]
+pub(super) struct StridedView {
+    /// Name of the storage's file.
+    pub key: String,
+    pub stored: StoredType,
+    /// Elements of the storage; `None` if only its bytes are known.
+    pub storage_len: Option<usize>,
+    /// In elements, as the strides.
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    pub strides: Vec<usize>,
+}

@@ -4,8 +4,8 @@
 //! Source: PyTorch `torch/serialization.py`, `caffe2/serialize/inline_container.h`. A tensor is a view of a
 //! storage: an offset, extents and strides. Several tensors may share one.
 
-use super::pickle::{Entry, Id, Pickle, StridedView};
-use super::stored::TensorInfo;
+use super::pickle::{Entry, Id, Pickle};
+use super::stored::{StridedView, TensorInfo};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
