@@ -160,33 +160,52 @@ impl Conversion {
         Ok(())
     }
 
-    /// Reads and converts every tensor of the settled conversion. The checksum is left empty.
-    pub(super) fn run(&self, archive: &Archive) -> Result<Backbone> {
-        let wanted: BTreeMap<String, Vec<usize>> = self.dims.tensors().into_iter().collect();
+    /// Reads and converts every tensor of the settled conversion and hands each to `place`. `release` is called
+    /// between groups of tensors.
+    pub(super) fn run(&self, archive: &Archive, release: &dyn Fn(), place: super::Place) -> Result<()> {
+        let mut wanted: BTreeMap<String, Vec<usize>> = self.dims.tensors().into_iter().collect();
         let sources: Vec<&TensorSource> =
             self.sources.iter().filter(|source| wanted.contains_key(&source.to)).collect();
-        // Collected before the first error is taken, so that the message does not depend on timing.
-        let done: Vec<Result<(String, HostTensor)>> = sources
-            .par_iter()
-            .map(|source| {
-                let mut tensor = convert(archive, source)?;
-                if source.to == "pos_embedding" {
-                    tensor = resize_positions(&tensor, self.dims.grid(), self.position_resize)?;
+        let mut rest = &sources[..];
+        while !rest.is_empty() {
+            let (group, later) = rest.split_at(group(rest));
+            rest = later;
+            // Collected before the first error is taken, so that the message does not depend on timing.
+            let done: Vec<Result<HostTensor>> = group
+                .par_iter()
+                .map(|source| {
+                    let tensor = convert(archive, source)?;
+                    match source.to.as_str() {
+                        "pos_embedding" => resize_positions(&tensor, self.dims.grid(), self.position_resize),
+                        _ => Ok(tensor),
+                    }
+                })
+                .collect();
+            for (source, tensor) in group.iter().zip(done.into_iter().collect::<Result<Vec<_>>>()?) {
+                let shape = wanted.remove(&source.to);
+                if shape.as_ref() != Some(&tensor.shape) {
+                    let (name, found) = (&source.to, &tensor.shape);
+                    return Err(
+                        archive.error(format!("`{name}` should become {shape:?} and became {found:?}"))
+                    );
                 }
-                Ok((source.to.clone(), tensor))
-            })
-            .collect();
-        let tensors = done.into_iter().collect::<Result<BTreeMap<String, HostTensor>>>()?;
-        for (name, shape) in &wanted {
-            let found = tensors.get(name).map(|tensor| &tensor.shape);
-            if found != Some(shape) {
-                let what = format!("`{name}` should become {shape:?} and became {found:?}");
-                return Err(archive.error(what));
+                place(&source.to, tensor)?;
             }
+            release();
         }
+        match wanted.iter().next() {
+            Some((name, shape)) => {
+                Err(archive.error(format!("`{name}` should become {shape:?} and has no source")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What the settled conversion of `archive` says of the backbone, without tensors and checksum.
+    pub(super) fn about(&self, archive: &Archive) -> Backbone {
         let notes =
             archive.notes.iter().chain(&self.notes).map(|note| format!(", {note}")).collect::<String>();
-        Ok(Backbone {
+        Backbone {
             dims: self.dims,
             gelu: self.gelu,
             layer_norm_eps: self.layer_norm_eps,
@@ -194,9 +213,22 @@ impl Conversion {
             std: self.norm.1,
             source: format!("{} in {} ({}){notes}", self.format, archive.container, describe(&self.dims)),
             sha256: String::new(),
-            tensors,
-        })
+            tensors: BTreeMap::new(),
+        }
     }
+}
+
+/// Tensors of together so many values are converted at the same time: the memory beside that of the result.
+const GROUP_VALUES: usize = 5 << 20;
+
+/// How many of `sources`, at least one, are converted together.
+fn group(sources: &[&TensorSource]) -> usize {
+    let mut values = 0;
+    let fits = |source: &&&TensorSource| {
+        values += source.to_shape.iter().product::<usize>();
+        values <= GROUP_VALUES
+    };
+    sources.iter().take_while(fits).count().max(1)
 }
 
 /// The sizes in words.

@@ -54,10 +54,7 @@ use std::path::{Path, PathBuf};
 /// `Error::File` if the file is not understood, damaged, or contains a model of another kind;
 /// `Error::Config` if an option does not fit the model.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Backbone> {
-    let mapped = Mapped::open(path)?;
-    build(&mapped.path, &mapped.files(), options, |conversion| {
-        Description::beside(&mapped.beside, conversion.described_by, &conversion.dims)
-    })
+    collected(|place| read(path, options, place))
 }
 
 /// Reads a checkpoint that is part of the program; `name` stands for the path in messages.
@@ -65,8 +62,62 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Backbone> {
 /// # Errors
 /// As [`load`].
 pub fn load_bytes(name: &str, bytes: &[u8], options: &LoadOptions) -> Result<Backbone> {
+    collected(|place| read_bytes(name, bytes, options, place))
+}
+
+/// What a checkpoint is, without its tensors and its checksum: the headers of its files are read and checked.
+///
+/// # Errors
+/// As [`load`], but for damage behind the headers.
+pub fn describe(path: &Path, options: &LoadOptions) -> Result<Backbone> {
+    let mapped = Mapped::open(path)?;
+    let (archive, conversion) =
+        settled(&mapped.path, &mapped.files(), options, |conversion| mapped.description(conversion))?;
+    Ok(conversion.about(&archive))
+}
+
+/// [`describe`] for a checkpoint that is part of the program.
+///
+/// # Errors
+/// As [`describe`].
+pub fn describe_bytes(name: &str, bytes: &[u8], options: &LoadOptions) -> Result<Backbone> {
     let path = Path::new(name);
-    build(path, &[FileBytes { path, bytes }], options, |_| Ok(Description::default()))
+    let none = |_: &Conversion| Ok(Description::default());
+    let (archive, conversion) = settled(path, &[FileBytes { path, bytes }], options, none)?;
+    Ok(conversion.about(&archive))
+}
+
+/// Takes a tensor of the engine under its name.
+pub type Place<'a> = &'a mut dyn FnMut(&str, HostTensor) -> Result<()>;
+
+/// [`load`] without the whole checkpoint in memory: each tensor goes to `place` as soon as it is converted, and the
+/// pages of the files that were read are given back. The result has a checksum and no tensors.
+///
+/// # Errors
+/// As [`load`], and those of `place`.
+pub fn read(path: &Path, options: &LoadOptions, place: Place) -> Result<Backbone> {
+    let mapped = Mapped::open(path)?;
+    let describe = |conversion: &Conversion| mapped.description(conversion);
+    build(&mapped.path, &mapped.files(), options, describe, &|| mapped.release(), place)
+}
+
+/// [`read`] for a checkpoint that is part of the program.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(name: &str, bytes: &[u8], options: &LoadOptions, place: Place) -> Result<Backbone> {
+    let path = Path::new(name);
+    build(path, &[FileBytes { path, bytes }], options, |_| Ok(Description::default()), &|| (), place)
+}
+
+/// The backbone that `read` reads, with its tensors.
+fn collected(read: impl FnOnce(Place) -> Result<Backbone>) -> Result<Backbone> {
+    let mut tensors = BTreeMap::new();
+    let backbone = read(&mut |name: &str, tensor| {
+        tensors.insert(name.to_string(), tensor);
+        Ok(())
+    })?;
+    Ok(Backbone { tensors, ..backbone })
 }
 
 /// Name, shape and element type of every tensor of a checkpoint, by name, as its files have them.
@@ -96,7 +147,8 @@ pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
 /// # Errors
 /// `Error::File` if the files cannot be opened.
 pub fn checksum(path: &Path) -> Result<String> {
-    Ok(sha256(&Mapped::open(path)?.files()))
+    let mapped = Mapped::open(path)?;
+    Ok(sha256(&mapped.files(), &|| mapped.release()))
 }
 
 /// The files of a checkpoint in memory.
@@ -112,6 +164,20 @@ impl Mapped {
         let parts: Result<Vec<_>> =
             found.parts.into_iter().map(|part| map(&part).map(|map| (part, map))).collect();
         Ok(Mapped { path: found.path, beside: found.beside, parts: parts? })
+    }
+
+    fn description(&self, conversion: &Conversion) -> Result<Description> {
+        Description::beside(&self.beside, conversion.described_by, &conversion.dims)
+    }
+
+    /// Gives the pages that were read back to the system: a mapped file counts as memory of the process.
+    fn release(&self) {
+        #[cfg(unix)]
+        for (_, map) in &self.parts {
+            // SAFETY: the map is shared with the file and read-only, so that no page holds anything but what the
+            // file has: a page that is read again comes from the file again. The advice may fail without harm.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
     }
 
     fn files(&self) -> Vec<FileBytes<'_>> {
@@ -134,9 +200,19 @@ fn map(path: &Path) -> Result<Mmap> {
     map.map_err(|e| Error::file(path, format!("cannot be mapped: {e}")))
 }
 
-/// See [`Backbone::sha256`].
-fn sha256(files: &[FileBytes]) -> String {
-    let hex = |bytes: &[u8]| format!("{:x}", Sha256::digest(bytes));
+/// Bytes that the checksum reads before it gives their pages back.
+const SUM_BYTES: usize = 8 << 20;
+
+/// See [`Backbone::sha256`]. `release` is called between pieces of a file.
+fn sha256(files: &[FileBytes], release: &dyn Fn()) -> String {
+    let hex = |bytes: &[u8]| {
+        let mut sum = Sha256::new();
+        for piece in bytes.chunks(SUM_BYTES) {
+            sum.update(piece);
+            release();
+        }
+        format!("{:x}", sum.finalize())
+    };
     match files {
         [only] => hex(only.bytes),
         parts => {
@@ -149,21 +225,35 @@ fn sha256(files: &[FileBytes]) -> String {
     }
 }
 
+/// Recognises a checkpoint, checks it against what is wanted and settles what the user and other files say of it.
+fn settled<'a>(
+    path: &'a Path,
+    files: &[FileBytes<'a>],
+    options: &LoadOptions,
+    describe: impl FnOnce(&Conversion) -> Result<Description>,
+) -> Result<(Archive<'a>, Conversion)> {
+    let mut archive = Archive::open(path, files)?;
+    let mut conversion = recognise(&mut archive)?;
+    conversion.check(&archive)?;
+    let description = describe(&conversion)?;
+    conversion.settle(path, &description, options)?;
+    Ok((archive, conversion))
+}
+
 /// Recognise, check, convert. The checksum runs beside it.
 fn build(
     path: &Path,
     files: &[FileBytes],
     options: &LoadOptions,
     describe: impl FnOnce(&Conversion) -> Result<Description>,
+    release: &(dyn Fn() + Sync),
+    place: Place,
 ) -> Result<Backbone> {
     std::thread::scope(|scope| {
-        let sum = scope.spawn(|| sha256(files));
-        let mut archive = Archive::open(path, files)?;
-        let mut conversion = recognise(&mut archive)?;
-        conversion.check(&archive)?;
-        let description = describe(&conversion)?;
-        conversion.settle(path, &description, options)?;
-        let mut backbone = conversion.run(&archive)?;
+        let sum = scope.spawn(|| sha256(files, release));
+        let (archive, conversion) = settled(path, files, options, describe)?;
+        conversion.run(&archive, release, place)?;
+        let mut backbone = conversion.about(&archive);
         backbone.sha256 = sum.join().map_err(|_| Error::failed("the checksum thread stopped"))?;
         Ok(backbone)
     })
