@@ -92,7 +92,7 @@ fn step(c: &mut Criterion) {
     let gelu = GeluForm::Tanh;
     let dims = |image_size, patch_size, embed_dim, heads, layers| {
         let (mlp_dim, eps) = (4 * embed_dim, 1e-6);
-        Dims { image_size, patch_size, embed_dim, heads, mlp_dim, layers, eps, gelu }
+        Dims { image_size, patch_size, embed_dim, heads, mlp_dim, layers, registers: 0, eps, gelu }
     };
     let mut group = c.benchmark_group("l2p step");
     group.sample_size(10).sampling_mode(SamplingMode::Flat);

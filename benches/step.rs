@@ -120,7 +120,7 @@ fn dims(args: &Args) -> Dims {
         Gelu::Tanh => GeluForm::Tanh,
         Gelu::Erf => GeluForm::Erf,
     };
-    Dims { image_size, patch_size, embed_dim, heads, mlp_dim, layers, eps, gelu }
+    Dims { image_size, patch_size, embed_dim, heads, mlp_dim, layers, registers: 0, eps, gelu }
 }
 
 /// Peak resident memory in bytes, as Linux counts it.

@@ -21,6 +21,9 @@ pub struct Eval {
     /// Images per batch; the results do not depend on it.
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// Where the backbone lies now, if it has moved; its checksum must be the run's.
+    #[arg(long, value_name = "FILE")]
+    init_checkpoint: Option<String>,
     /// Where the raw data set lies now, if it has moved.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
@@ -32,7 +35,8 @@ pub struct Eval {
 impl Eval {
     pub fn run(self) -> Result<()> {
         let choice = super::device(&self.device)?;
-        let saved = Saved::read(&self.workdir)?;
+        let mut saved = Saved::read(&self.workdir)?;
+        saved.locate_backbone(self.init_checkpoint.as_deref())?;
         let mut config = saved.config.clone();
         let hash = config.identity().config_hash();
         if let Some(dir) = self.data_dir {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// `.npz` or `.safetensors` file, checkpoint, or work directory.
+    /// `.npz`, `.safetensors` or PyTorch file, a folder with one, or work directory.
     #[arg(value_name = "FILE|DIR")]
     path: PathBuf,
 }
@@ -39,7 +39,7 @@ fn file(path: &Path) -> Result<()> {
     for (key, value) in import::metadata(path)? {
         print(&format!("{key} = {value}"));
     }
-    match import::load(path, &import::Options::default()) {
+    match import::load(path, &import::LoadOptions::default()) {
         Ok(backbone) => print(&format!("a backbone: {}\nsha256 {}", backbone.source, backbone.sha256)),
         Err(e) => print(&format!("not a backbone this engine can start from: {e}")),
     }
@@ -48,7 +48,8 @@ fn file(path: &Path) -> Result<()> {
 
 fn folder(path: &Path) -> Result<()> {
     let Some(config) = Workdir::saved_config(path)? else {
-        return Err(Error::file(path, "is no work directory: it has no config.toml"));
+        // No work directory; a folder with a checkpoint stands for it.
+        return file(path);
     };
     print(&format!(
         "{} on {}, rule set {}, seed {}, backbone {}",

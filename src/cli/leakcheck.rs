@@ -23,6 +23,9 @@ pub struct LeakCheck {
     /// Random orders for each random composition.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     shuffles: u16,
+    /// Where the backbone lies now, if it has moved; its checksum must be the run's.
+    #[arg(long, value_name = "FILE")]
+    init_checkpoint: Option<String>,
     /// Where the raw data set lies now, if it has moved.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
@@ -34,7 +37,8 @@ pub struct LeakCheck {
 impl LeakCheck {
     pub fn run(self) -> Result<()> {
         let choice = super::device(&self.device)?;
-        let saved = Saved::read(&self.workdir)?;
+        let mut saved = Saved::read(&self.workdir)?;
+        saved.locate_backbone(self.init_checkpoint.as_deref())?;
         let mut config = saved.config.clone();
         if let Some(dir) = self.data_dir {
             config.data.dir = dir;

@@ -22,6 +22,9 @@ pub struct Predict {
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Where the backbone lies now, if it has moved; its checksum must be the run's.
+    #[arg(long, value_name = "FILE")]
+    init_checkpoint: Option<String>,
     /// Print one JSON object per image.
     #[arg(long)]
     json: bool,
@@ -37,7 +40,8 @@ pub struct Predict {
 impl Predict {
     pub fn run(self) -> Result<()> {
         let choice = super::device(&self.device)?;
-        let saved = Saved::read(&self.workdir)?;
+        let mut saved = Saved::read(&self.workdir)?;
+        saved.locate_backbone(self.init_checkpoint.as_deref())?;
         let (mut files, mut failed) = (Vec::new(), 0);
         for given in self.given()? {
             let found = if given.is_dir() { images_in(&given) } else { Ok(vec![given]) };

@@ -147,6 +147,21 @@ GeluChoice {
 } default Auto }
 
 words! {
+/// How a position table is resized to another input size; `docs/checkpoints.md` has the formulas.
+PositionRule {
+    /// As the library does that the checkpoint's format belongs to.
+    Auto = "auto",
+    /// Bilinear, aligned corners, as JAX checkpoints.
+    BilinearAligned = "bilinear_aligned",
+    /// Bicubic, half-pixel centres, as Hugging Face.
+    Bicubic = "bicubic",
+    /// Bicubic, half-pixel centres, antialiased, as timm.
+    BicubicAntialias = "bicubic_antialias",
+    /// Bicubic, half-pixel centres, offset 0.1, as facebookresearch/dinov2.
+    Dinov2 = "dinov2",
+} default Auto }
+
+words! {
 /// The rows of the last layer that the head classifies.
 Classifier {
     /// Mean over all prompt rows of the last layer.

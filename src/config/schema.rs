@@ -174,7 +174,7 @@ Continual {
 table! {
 /// The backbone and the classifier on it.
 Model {
-    /// `bundled:micro` or the path of a `.npz` / `.safetensors` file; `--init-checkpoint` wins.
+    /// `bundled:micro` or a `.npz`, `.safetensors` or PyTorch file or a folder; `--init-checkpoint` wins.
     init_checkpoint: String = "bundled:micro".into(),
     /// The form of the activation; `auto`: as the checkpoint was trained.
     gelu: GeluChoice = GeluChoice::Auto,
@@ -182,6 +182,8 @@ Model {
     layer_norm_eps: f64 = 0.0,
     /// The range in which pixels enter the network.
     input_norm: InputNorm = InputNorm::Auto,
+    /// How the position table is resized to another input size; `auto`: as the checkpoint's library does.
+    position_resize: PositionRule = PositionRule::Auto,
     /// Attention heads; 0: read or inferred from the checkpoint.
     heads: usize = 0,
     /// Use only the first so many blocks; 0: all.

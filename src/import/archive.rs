@@ -1,133 +1,164 @@
-//! A file of named tensors, whichever its container: what is in it, and one tensor at a time as f32.
+//! A set of named tensors, whichever its container and in however many files: what is in it, and one
+//! tensor at a time as f32.
 
-use super::{HostTensor, npz, safetensors};
+use super::backbone::HostTensor;
+use super::foreign;
+use super::npz::{self, Npz};
+use super::safetensors::{self, Safetensors};
+use super::stored::TensorInfo;
+use super::torch_zip::{self, TorchZip};
 use crate::error::{Error, Result};
-use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Cursor;
 use std::path::Path;
+use zip::ZipArchive;
 
-/// Element type of a stored tensor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
-    F16,
-    Bf16,
-    F32,
-    F64,
-    /// Anything that is not a weight, by its own name.
-    Other(String),
+/// One file in memory.
+#[derive(Clone, Copy)]
+pub(super) struct FileBytes<'a> {
+    pub path: &'a Path,
+    pub bytes: &'a [u8],
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Kind::F16 => "float16",
-            Kind::Bf16 => "bfloat16",
-            Kind::F32 => "float32",
-            Kind::F64 => "float64",
-            Kind::Other(name) => name,
-        })
-    }
+enum Container<'a> {
+    Npz(Npz<'a>),
+    Safetensors(Safetensors<'a>),
+    TorchZip(TorchZip<'a>),
 }
 
-impl Kind {
-    /// Little-endian elements as f32.
-    pub(super) fn decode(&self, bytes: &[u8]) -> Vec<f32> {
-        match self {
-            Kind::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),
-            Kind::Bf16 => each(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Kind::F32 => each(bytes, f32::from_le_bytes),
-            Kind::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
-            Kind::Other(_) => Vec::new(),
-        }
-    }
+struct FilePart<'a> {
+    path: &'a Path,
+    container: Container<'a>,
 }
 
-fn each<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.iter().map(|&chunk| convert(chunk)).collect()
-}
-
-/// What a header says about one tensor.
+/// Where a tensor lies.
 #[derive(Debug, Clone)]
-pub(super) struct Info {
-    pub shape: Vec<usize>,
-    pub kind: Kind,
-}
-
-enum Body<'a> {
-    Npz(npz::Npz<'a>),
-    Safetensors(safetensors::Safetensors<'a>),
+struct Place {
+    part: usize,
+    /// Its name in the file, of which wrappers may have been taken off.
+    name: String,
 }
 
 pub(super) struct Archive<'a> {
+    /// What messages call the checkpoint.
     pub path: &'a Path,
-    pub container: &'static str,
-    pub infos: BTreeMap<String, Info>,
+    pub container: String,
+    pub infos: BTreeMap<String, TensorInfo>,
     /// Text entries of the header (safetensors only).
     pub metadata: BTreeMap<String, String>,
-    body: Body<'a>,
+    /// Remarks for the source sentence.
+    pub notes: Vec<String>,
+    places: BTreeMap<String, Place>,
+    parts: Vec<FilePart<'a>>,
 }
 
 impl<'a> Archive<'a> {
-    pub(super) fn open(path: &'a Path, bytes: &'a [u8]) -> Result<Archive<'a>> {
-        if let Some(what) = foreign(bytes) {
-            let wanted = "wanted a `.npz` of JAX names or a `.safetensors` file";
-            return Err(Error::file(path, format!("is {what}; {wanted}")));
+    /// Reads the headers of all parts; a tensor may be in one of them only.
+    pub(super) fn open(path: &'a Path, files: &[FileBytes<'a>]) -> Result<Archive<'a>> {
+        let mut archive = Archive {
+            path,
+            container: String::new(),
+            infos: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            notes: Vec::new(),
+            places: BTreeMap::new(),
+            parts: Vec::new(),
+        };
+        for &file in files {
+            archive.add(file)?;
         }
-        if bytes.starts_with(b"PK") {
-            let (npz, infos) = npz::open(path, bytes)?;
-            let metadata = BTreeMap::new();
-            return Ok(Archive { path, container: "npz", infos, metadata, body: Body::Npz(npz) });
+        if files.len() > 1 {
+            archive.container = format!("{} files of {}", files.len(), archive.container);
         }
-        let (body, infos, metadata) = safetensors::open(path, bytes)?;
-        Ok(Archive { path, container: "safetensors", infos, metadata, body: Body::Safetensors(body) })
+        Ok(archive)
+    }
+
+    fn add(&mut self, file: FileBytes<'a>) -> Result<()> {
+        let FileBytes { path, bytes } = file;
+        if let Some(what) = foreign::kind(path, bytes) {
+            return Err(Error::file(path, format!("is {what}; {}", foreign::CONTAINERS)));
+        }
+        let part = self.parts.len();
+        let (name, container, infos) = if bytes.starts_with(b"PK") {
+            let zip = ZipArchive::new(Cursor::new(bytes))
+                .map_err(|e| Error::file(path, format!("is not a valid zip archive: {e}")))?;
+            match torch_zip::pickle_index(&zip) {
+                Some(index) => {
+                    let (body, infos, notes) = torch_zip::open(path, bytes, zip, index)?;
+                    self.notes.extend(notes);
+                    ("a PyTorch file", Container::TorchZip(body), infos)
+                }
+                None => {
+                    let (body, infos) = npz::open(path, bytes, zip)?;
+                    ("npz", Container::Npz(body), infos)
+                }
+            }
+        } else {
+            let (body, infos, metadata) = safetensors::open(path, bytes)?;
+            self.metadata.extend(metadata);
+            ("safetensors", Container::Safetensors(body), infos)
+        };
+        for (name, info) in infos {
+            if self.places.insert(name.clone(), Place { part, name: name.clone() }).is_some() {
+                return Err(Error::file(path, format!("has the tensor `{name}` that another part has, too")));
+            }
+            self.infos.insert(name, info);
+        }
+        self.container = name.to_string();
+        self.parts.push(FilePart { path, container });
+        Ok(())
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
         self.infos.contains_key(name)
     }
 
-    /// An error about this file.
+    /// An error about this checkpoint.
     pub(super) fn error(&self, what: impl fmt::Display) -> Error {
         Error::file(self.path, what)
     }
 
+    /// Renames every tensor; those for which `rename` gives nothing are forgotten.
+    pub(super) fn rename(&mut self, rename: impl Fn(&str) -> Option<String>) -> Result<()> {
+        let (mut infos, mut places) = (BTreeMap::new(), BTreeMap::<String, Place>::new());
+        for (name, info) in &self.infos {
+            let Some((new, place)) = rename(name).zip(self.places.get(name)) else { continue };
+            if let Some(other) = places.insert(new.clone(), place.clone()) {
+                return Err(self.error(format!(
+                    "has `{}` and `{}`, which are both `{new}` without the names of wrappers",
+                    other.name, place.name
+                )));
+            }
+            infos.insert(new, info.clone());
+        }
+        (self.infos, self.places) = (infos, places);
+        Ok(())
+    }
+
     /// Reads one tensor and checks that all of it is finite.
     pub(super) fn read(&self, name: &str) -> Result<HostTensor> {
-        let info = self.infos.get(name).ok_or_else(|| self.error(format!("has no tensor `{name}`")))?;
-        let data = match &self.body {
-            Body::Npz(npz) => npz.read(self.path, name, info)?,
-            Body::Safetensors(body) => body.read(self.path, name, info)?,
+        let known = self.infos.get(name).zip(self.places.get(name));
+        let (info, place) = known.ok_or_else(|| self.error(format!("has no tensor `{name}`")))?;
+        let FilePart { path, container } = &self.parts[place.part];
+        let data = match container {
+            Container::Npz(body) => body.read(path, &place.name, info)?,
+            Container::Safetensors(body) => body.read(path, &place.name, info)?,
+            Container::TorchZip(body) => body.read(path, &place.name)?,
         };
         if let Some(at) = data.iter().position(|v| !v.is_finite()) {
             let bad = data.iter().filter(|v| !v.is_finite()).count();
-            return Err(self.error(format!(
-                "tensor `{name}` has {bad} values that are not finite in float32, the first ({}) at \
-                 position {at} of {}; such weights cannot be used",
-                data[at],
-                data.len()
-            )));
+            return Err(Error::file(
+                path,
+                format!(
+                    "tensor `{}` has {bad} values that are not finite in float32, the first ({}) at position {at} \
+                     of {}; such weights cannot be used",
+                    place.name,
+                    data[at],
+                    data.len()
+                ),
+            ));
         }
         Ok(HostTensor { shape: info.shape.clone(), data })
-    }
-}
-
-/// Files that people try and that are something else.
-fn foreign(bytes: &[u8]) -> Option<&'static str> {
-    let head = &bytes[..bytes.len().min(64)];
-    if head.starts_with(b"version https://git-lfs") {
-        Some("a Git LFS pointer, not the file itself (fetch it with `git lfs pull`)")
-    } else if head.starts_with(b"\x89HDF") {
-        Some("an HDF5 file")
-    } else if head.starts_with(&[0x80]) && head.get(1).is_some_and(|v| (2..=5).contains(v)) {
-        Some("a Python pickle (save the model with safetensors instead)")
-    } else if head.starts_with(b"\x93NUMPY") {
-        Some("a single `.npy` array")
-    } else if head.starts_with(&[0x1f, 0x8b]) {
-        Some("a gzip file (unpack it first)")
-    } else if head.trim_ascii_start().starts_with(b"<") {
-        Some("a web page or XML, perhaps a failed download")
-    } else {
-        None
     }
 }

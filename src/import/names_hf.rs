@@ -2,8 +2,9 @@
 //! and as they are in memory since version 5 (`layers.{l}.attention.q_proj`).
 
 use super::archive::Archive;
-use super::names_torch::{self, Family};
-use super::plan::{HALF_NORM, IMAGENET_NORM, Plan};
+use super::backbone::PositionResize;
+use super::conversion::Conversion;
+use super::names_torch::{self, Family, HALF_NORM, IMAGENET_NORM};
 use crate::error::Result;
 
 const PROJECTION: &str = "embeddings.patch_embeddings.projection.weight";
@@ -11,6 +12,7 @@ const PROJECTION: &str = "embeddings.patch_embeddings.projection.weight";
 const VIT: Family = Family {
     format: "Hugging Face ViT",
     cls: "embeddings.cls_token",
+    registers: &["embeddings.register_tokens"],
     positions: "embeddings.position_embeddings",
     patch: "embeddings.patch_embeddings.projection",
     norm: "layernorm",
@@ -28,7 +30,6 @@ const VIT: Family = Family {
     ls2: &["layer_scale2.lambda1"],
     dropped: &["classifier.", "pooler.", "embeddings.mask_token", "decoder."],
     refused: &[
-        ("register_tokens", "register tokens"),
         ("distillation_token", "a distillation token"),
         ("mlp.weights_in", "a SwiGLU MLP"),
         ("mlp.gate_proj", "a gated MLP"),
@@ -39,18 +40,20 @@ const VIT: Family = Family {
 
 const DINOV2: Family = Family { format: "Hugging Face DINOv2", ..VIT };
 
-/// The prefix of the names, if they are of this format.
-pub(super) fn prefix(archive: &Archive) -> Option<&'static str> {
-    let prefixes = ["", "vit.", "dinov2.", "deit.", "beit.", "model."];
-    prefixes.into_iter().find(|prefix| archive.has(&format!("{prefix}{PROJECTION}")))
+pub(super) fn is(archive: &Archive) -> bool {
+    archive.has(PROJECTION)
 }
 
 /// # Errors
 /// `Error::File` for models of another kind and for files whose sizes cannot be read.
-pub(super) fn plan(archive: &Archive, prefix: &str) -> Result<Plan> {
-    if archive.infos.keys().any(|name| name.contains("layer_scale1.lambda1")) {
-        names_torch::plan(archive, &DINOV2, prefix, 1e-6, IMAGENET_NORM)
-    } else {
-        names_torch::plan(archive, &VIT, prefix, 1e-12, HALF_NORM)
+pub(super) fn conversion(archive: &Archive) -> Result<Conversion> {
+    if !archive.infos.keys().any(|name| name.contains("layer_scale1.lambda1")) {
+        return names_torch::conversion(archive, &VIT, 1e-12, HALF_NORM, PositionResize::Bicubic);
     }
+    // transformers, `Dinov2WithRegistersEmbeddings.interpolate_pos_encoding`: antialiased; without registers not.
+    let resize = match archive.has("embeddings.register_tokens") {
+        true => PositionResize::BicubicAntialias,
+        false => PositionResize::Bicubic,
+    };
+    names_torch::conversion(archive, &DINOV2, 1e-6, IMAGENET_NORM, resize)
 }

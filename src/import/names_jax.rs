@@ -5,8 +5,10 @@
 //! `convert_pre_linen` does, the children of each class are taken in the order of their numbers.
 
 use super::archive::Archive;
-use super::plan::{Beside, Layout, Plan, Row, UNIT_NORM, count_blocks, grid_of_table, shape_of};
-use super::{Gelu, VitDims};
+use super::backbone::{Gelu, PositionResize, VitDims};
+use super::beside::{DescribedBy, UNIT_NORM};
+use super::conversion::{Conversion, count_blocks, grid_of_table, shape_of};
+use super::source::{StoredLayout, TensorSource};
 use crate::error::Result;
 use std::collections::BTreeSet;
 
@@ -20,11 +22,17 @@ pub(super) fn is(archive: &Archive) -> bool {
 
 /// # Errors
 /// `Error::File` for hybrids, models without a class token, and files whose sizes cannot be read.
-pub(super) fn plan(archive: &Archive) -> Result<Plan> {
+pub(super) fn conversion(archive: &Archive) -> Result<Conversion> {
     if let Some(name) = archive.infos.keys().find(|n| n.starts_with("conv_root") || n.starts_with("block1/"))
     {
         let what = format!("is a hybrid of ResNet and ViT (found `{name}`); only plain ViTs are supported");
         return Err(archive.error(what));
+    }
+    if archive.has("pos_embedding") && !archive.has(POSITIONS) {
+        return Err(archive.error(
+            "is a ViT of big_vision (found `pos_embedding` at the top), whose conventions are not supported; the \
+             models of google-research/vision_transformer are",
+        ));
     }
     if !archive.has("cls") {
         let what = "has no class token (`cls`); only ViTs with a class token are supported";
@@ -53,28 +61,30 @@ pub(super) fn plan(archive: &Archive) -> Result<Plan> {
         heads,
         mlp_dim,
         layers,
+        registers: 0,
     };
     let split = (vec![dim, heads, head_dim], vec![heads, head_dim], vec![heads, head_dim, dim]);
-    let rows = dims.tensors().into_iter().map(|(to, to_shape)| {
-        let from = sources(archive, &to, &to_shape, &split);
-        Row { to, to_shape, from, layout: Layout::InOut, scale: None }
+    let sources = dims.tensors().into_iter().map(|(to, to_shape)| {
+        let from = stored_as(archive, &to, &to_shape, &split);
+        TensorSource { to, to_shape, from, layout: StoredLayout::InOut, scale: None }
     });
-    Ok(Plan {
+    Ok(Conversion {
         format: format!("{FORMAT} ({numbering} names)"),
         dims,
         gelu: Gelu::Tanh,
         layer_norm_eps: 1e-6,
         norm: UNIT_NORM,
-        rows: rows.collect(),
+        position_resize: PositionResize::BilinearAligned,
+        sources: sources.collect(),
         dropped: ["head/", "pre_logits/"].map(String::from).to_vec(),
-        beside: Beside::Stem,
+        described_by: DescribedBy::Stem,
         notes: Vec::new(),
     })
 }
 
 /// The stored names and shapes of the engine's tensor `to`. `split` has the shapes of a query kernel,
 /// a query bias and an output kernel.
-fn sources(
+fn stored_as(
     archive: &Archive,
     to: &str,
     to_shape: &[usize],

@@ -2,13 +2,15 @@
 //! which are also those of facebookresearch/dinov2.
 
 use super::archive::Archive;
-use super::names_torch::{self, Family};
-use super::plan::{HALF_NORM, IMAGENET_NORM, Plan};
+use super::backbone::PositionResize;
+use super::conversion::Conversion;
+use super::names_torch::{self, Family, HALF_NORM, IMAGENET_NORM};
 use crate::error::Result;
 
 const FAMILY: Family = Family {
     format: "timm ViT",
     cls: "cls_token",
+    registers: &["reg_token", "register_tokens"],
     positions: "pos_embed",
     patch: "patch_embed.proj",
     norm: "norm",
@@ -26,14 +28,11 @@ const FAMILY: Family = Family {
     ls2: &["ls2.gamma"],
     dropped: &["head.", "pre_logits.", "fc_norm.", "mask_token"],
     refused: &[
-        ("reg_token", "register tokens"),
-        ("register_tokens", "register tokens"),
         ("dist_token", "a distillation token"),
         ("mlp.w12", "a SwiGLU MLP"),
         ("mlp.w1.", "a SwiGLU MLP"),
         ("mlp.fc1_g", "a SwiGLU MLP"),
         ("attn.q_norm", "normalised queries and keys"),
-        ("attn_pool", "attention pooling"),
         ("norm_pre", "a norm before the blocks"),
         ("relative_position", "relative positions"),
         ("rel_pos", "relative positions"),
@@ -48,7 +47,7 @@ pub(super) fn is(archive: &Archive) -> bool {
 
 /// # Errors
 /// `Error::File` for models of another kind and for files whose sizes cannot be read.
-pub(super) fn plan(archive: &Archive) -> Result<Plan> {
+pub(super) fn conversion(archive: &Archive) -> Result<Conversion> {
     if archive.has("fc_norm.weight") && !archive.has("norm.weight") {
         return Err(archive.error(
             "is a timm ViT whose final norm is `fc_norm` after a mean over the patches; only ViTs with a final \
@@ -58,5 +57,9 @@ pub(super) fn plan(archive: &Archive) -> Result<Plan> {
     let layer_scale = archive.infos.keys().any(|name| name.ends_with(".ls1.gamma"));
     // timm's own ViTs (augreg) were trained on [-1, 1]; those with LayerScale are DINOv2's.
     let norm = if layer_scale { IMAGENET_NORM } else { HALF_NORM };
-    names_torch::plan(archive, &FAMILY, "", 1e-6, norm)
+    // timm takes `mask_token` away; facebookresearch/dinov2 keeps it, and resizes in another way unless the
+    // model has registers.
+    let is_dinov2 = layer_scale && archive.has("mask_token") && !archive.has("register_tokens");
+    let resize = if is_dinov2 { PositionResize::Dinov2 } else { PositionResize::BicubicAntialias };
+    names_torch::conversion(archive, &FAMILY, 1e-6, norm, resize)
 }

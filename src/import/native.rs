@@ -1,8 +1,10 @@
 //! Our own backbone files: safetensors with the engine's names, and the rest as text in the header.
 
 use super::archive::Archive;
-use super::plan::{Beside, Layout, Plan, Row, count_blocks, grid_of_table, shape_of};
-use super::{Backbone, Gelu, VitDims};
+use super::backbone::{Backbone, Gelu, PositionResize, VitDims};
+use super::beside::DescribedBy;
+use super::conversion::{Conversion, count_blocks, grid_of_table, shape_of};
+use super::source::{StoredLayout, TensorSource};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -21,7 +23,7 @@ pub(super) fn is(archive: &Archive) -> bool {
 
 /// # Errors
 /// `Error::File` if the version or an entry of the header is not understood.
-pub(super) fn plan(archive: &Archive) -> Result<Plan> {
+pub(super) fn conversion(archive: &Archive) -> Result<Conversion> {
     let text = |key: &str| {
         let missing = || archive.error(format!("has no entry `{key}` in its header"));
         archive.metadata.get(key).ok_or_else(missing)
@@ -46,6 +48,10 @@ pub(super) fn plan(archive: &Archive) -> Result<Plan> {
     let eps = text("layer_norm_eps")?;
     let [patch, _, channels, dim] = shape_of::<4>(archive, FORMAT, "embedding/kernel")?;
     let grid = grid_of_table(archive, "pos_embedding", shape_of(archive, FORMAT, "pos_embedding")?)?;
+    let registers = match archive.has("registers") {
+        true => shape_of::<3>(archive, FORMAT, "registers")?[1],
+        false => 0,
+    };
     let [_, mlp_dim] = shape_of::<2>(archive, FORMAT, "block_0/fc1/kernel")?;
     let (heads, layers) = (size("heads")?, count_blocks(archive, "block_"));
     if (size("patch_size")?, size("image_size")?) != (patch, grid * patch) || channels != 3 || heads == 0 {
@@ -65,23 +71,25 @@ pub(super) fn plan(archive: &Archive) -> Result<Plan> {
         heads,
         mlp_dim,
         layers,
+        registers,
     };
-    let row = |(to, to_shape): (String, Vec<usize>)| Row {
+    let source = |(to, to_shape): (String, Vec<usize>)| TensorSource {
         from: vec![(to.clone(), to_shape.clone())],
         to,
         to_shape,
-        layout: Layout::InOut,
+        layout: StoredLayout::InOut,
         scale: None,
     };
-    Ok(Plan {
+    Ok(Conversion {
         format: FORMAT.to_string(),
         dims,
         gelu,
         layer_norm_eps: eps.parse().map_err(|_| bad("layer_norm_eps", eps))?,
         norm: (three("mean")?, three("std")?),
-        rows: dims.tensors().into_iter().map(row).collect(),
+        position_resize: PositionResize::BilinearAligned,
+        sources: dims.tensors().into_iter().map(source).collect(),
         dropped: Vec::new(),
-        beside: Beside::Nothing,
+        described_by: DescribedBy::Itself,
         notes: Vec::new(),
     })
 }

@@ -3,7 +3,7 @@
 //! Source: numpy/lib/format.py, format versions 1 to 3. Headers are read first, all of them; an array
 //! is read only once its shape is known to be wanted.
 
-use super::archive::{Info, Kind};
+use super::stored::{StoredType, TensorInfo};
 use crate::error::{Error, Result};
 use npyz::{DType, NpyHeader, Order, TypeChar};
 use std::collections::BTreeMap;
@@ -33,9 +33,12 @@ struct Entry {
 }
 
 /// Reads the directory and the header of every array.
-pub(super) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Npz<'a>, BTreeMap<String, Info>)> {
+pub(super) fn open<'a>(
+    path: &Path,
+    bytes: &'a [u8],
+    mut archive: ZipArchive<Cursor<&'a [u8]>>,
+) -> Result<(Npz<'a>, BTreeMap<String, TensorInfo>)> {
     let damaged = |e: &dyn Display| Error::file(path, format!("is not a valid zip archive: {e}"));
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| damaged(&e))?;
     if archive.has_duplicate_names() {
         return Err(Error::file(path, "has two entries of one name"));
     }
@@ -44,11 +47,6 @@ pub(super) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Npz<'a>, BTreeMa
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(|e| damaged(&e))?;
         let file_name = entry.name().map_err(|e| damaged(&e))?.into_owned();
-        if file_name.ends_with("data.pkl") {
-            let what =
-                "is a PyTorch checkpoint (a pickle in a zip archive); save it with safetensors instead";
-            return Err(Error::file(path, what));
-        }
         let Some(name) = file_name.strip_suffix(".npy") else { continue };
         let size = entry.size();
         inflated = inflated.saturating_add(size);
@@ -65,7 +63,7 @@ pub(super) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Npz<'a>, BTreeMa
         let (header, header_len) = read_header(entry).map_err(|e| bad(&e))?;
         let shape: Option<Vec<usize>> = header.shape().iter().map(|&n| usize::try_from(n).ok()).collect();
         let shape = shape.ok_or_else(|| bad(&"its shape is too large"))?;
-        let kind = kind(&header.dtype());
+        let stored = stored_type(&header.dtype());
         let count = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
         let (data_len, shape) = match header.dtype().num_bytes() {
             // Pickled objects and empty strings: no sizes to compare, so the shape means nothing.
@@ -77,7 +75,7 @@ pub(super) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Npz<'a>, BTreeMa
                     (Some(wanted), Some(found)) if wanted as u64 == found => (wanted, shape),
                     _ => {
                         return Err(bad(&format!(
-                            "its header says {shape:?} of {kind}, but {} bytes of data follow",
+                            "its header says {shape:?} of {stored}, but {} bytes of data follow",
                             found.unwrap_or(0)
                         )));
                     }
@@ -85,14 +83,14 @@ pub(super) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Npz<'a>, BTreeMa
             }
         };
         entries.insert(name.to_string(), Entry { index, data_len, order: header.order() });
-        infos.insert(name.to_string(), Info { shape, kind });
+        infos.insert(name.to_string(), TensorInfo { shape, stored });
     }
     Ok((Npz { archive, entries }, infos))
 }
 
 impl Npz<'_> {
     /// Reads one array; the end of the entry is read too, so that its checksum is compared.
-    pub(super) fn read(&self, path: &Path, name: &str, info: &Info) -> Result<Vec<f32>> {
+    pub(super) fn read(&self, path: &Path, name: &str, info: &TensorInfo) -> Result<Vec<f32>> {
         let bad = |what: &dyn Display| Error::file(path, format!("array `{name}`: {what}"));
         let stored = self.entries.get(name).ok_or_else(|| bad(&"it is not in the file"))?;
         // A clone shares the directory and has its own position, so that arrays are read in parallel.
@@ -105,9 +103,9 @@ impl Npz<'_> {
         if more != 0 {
             return Err(bad(&"more data follows than its header says"));
         }
-        let data = info.kind.decode(&bytes);
+        let data = info.stored.decode(&bytes);
         if data.len() != info.shape.iter().product::<usize>() {
-            return Err(bad(&format!("it cannot be read as {}", info.kind)));
+            return Err(bad(&format!("it cannot be read as {}", info.stored)));
         }
         Ok(match stored.order {
             Order::C => data,
@@ -150,13 +148,15 @@ fn read_header(mut reader: impl Read) -> std::result::Result<(NpyHeader, usize),
     Ok((header, text.len()))
 }
 
-fn kind(dtype: &DType) -> Kind {
-    let DType::Plain(plain) = dtype else { return Kind::Other("record".to_string()) };
+fn stored_type(dtype: &DType) -> StoredType {
+    let DType::Plain(plain) = dtype else { return StoredType::Other("record".to_string()) };
     match (plain.type_char(), plain.size_field(), plain.endianness()) {
-        (TypeChar::Float, 2, npyz::Endianness::Little) => Kind::F16,
-        (TypeChar::Float, 4, npyz::Endianness::Little) => Kind::F32,
-        (TypeChar::Float, 8, npyz::Endianness::Little) => Kind::F64,
-        _ => Kind::Other(plain.to_string()),
+        (TypeChar::Float, 2, npyz::Endianness::Little) => StoredType::F16,
+        (TypeChar::Float, 4, npyz::Endianness::Little) => StoredType::F32,
+        (TypeChar::Float, 8, npyz::Endianness::Little) => StoredType::F64,
+        // NumPy has no bfloat16: `ml_dtypes` arrays are saved as raw values of two bytes.
+        (TypeChar::RawData, 2, _) => StoredType::Bf16,
+        _ => StoredType::Other(plain.to_string()),
     }
 }
 

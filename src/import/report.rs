@@ -39,12 +39,18 @@ pub(super) fn mismatch(archive: &Archive, format: &str, problems: &[Problem]) ->
     archive.error(text)
 }
 
+/// The element type that every problem is about, if it is one and the same.
+pub(super) fn one_foreign_type(problems: &[Problem]) -> Option<&str> {
+    let first = problems.first().filter(|problem| problem.what == "type")?;
+    problems.iter().all(|p| p.what == "type" && p.found == first.found).then_some(first.found.as_str())
+}
+
 /// An error for a file whose names no format has.
 pub(super) fn unknown(archive: &Archive) -> Error {
     let names: Vec<&str> = archive.infos.keys().take(ROWS_MAX).map(String::as_str).collect();
     let more = archive.infos.len() - names.len();
     let mut text = format!(
-        "has {} tensors with the names of no ViT format known here (JAX ViT `.npz`, timm, Hugging Face ViT and \
+        "has {} tensors with the names of no ViT format known here (JAX ViT, timm, DINOv2, Hugging Face ViT and \
          DINOv2, l2p-engine)",
         archive.infos.len()
     );

@@ -3,7 +3,7 @@
 //! Source: github.com/huggingface/safetensors, format description. The crate checks that the tensors
 //! tile the block exactly.
 
-use super::archive::{Info, Kind};
+use super::stored::{StoredType, TensorInfo};
 use crate::error::{Error, Result};
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ pub(super) struct Safetensors<'a> {
     ranges: BTreeMap<String, Range<usize>>,
 }
 
-type Opened<'a> = (Safetensors<'a>, BTreeMap<String, Info>, BTreeMap<String, String>);
+type Opened<'a> = (Safetensors<'a>, BTreeMap<String, TensorInfo>, BTreeMap<String, String>);
 
 /// Reads the header.
 pub(super) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<Opened<'a>> {
@@ -24,28 +24,28 @@ pub(super) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<Opened<'a>> {
     let data = bytes.get(8 + header_len..).unwrap_or_default();
     let (mut infos, mut ranges) = (BTreeMap::new(), BTreeMap::new());
     for (name, info) in header.tensors() {
-        let kind = match info.dtype {
-            Dtype::F16 => Kind::F16,
-            Dtype::BF16 => Kind::Bf16,
-            Dtype::F32 => Kind::F32,
-            Dtype::F64 => Kind::F64,
-            other => Kind::Other(format!("{other:?}")),
+        let stored = match info.dtype {
+            Dtype::F16 => StoredType::F16,
+            Dtype::BF16 => StoredType::Bf16,
+            Dtype::F32 => StoredType::F32,
+            Dtype::F64 => StoredType::F64,
+            other => StoredType::Other(format!("{other:?}")),
         };
         ranges.insert(name.clone(), info.data_offsets.0..info.data_offsets.1);
-        infos.insert(name, Info { shape: info.shape.clone(), kind });
+        infos.insert(name, TensorInfo { shape: info.shape.clone(), stored });
     }
     let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
     Ok((Safetensors { data, ranges }, infos, metadata))
 }
 
 impl Safetensors<'_> {
-    pub(super) fn read(&self, path: &Path, name: &str, info: &Info) -> Result<Vec<f32>> {
+    pub(super) fn read(&self, path: &Path, name: &str, info: &TensorInfo) -> Result<Vec<f32>> {
         let bytes = self.ranges.get(name).and_then(|range| self.data.get(range.clone()));
         let bytes =
             bytes.ok_or_else(|| Error::file(path, format!("tensor `{name}` lies outside the file")))?;
-        let data = info.kind.decode(bytes);
+        let data = info.stored.decode(bytes);
         if data.len() != info.shape.iter().product::<usize>() {
-            return Err(Error::file(path, format!("tensor `{name}` cannot be read as {}", info.kind)));
+            return Err(Error::file(path, format!("tensor `{name}` cannot be read as {}", info.stored)));
         }
         Ok(data)
     }

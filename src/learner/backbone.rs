@@ -1,10 +1,10 @@
 //! The backbone of a configuration: what its checkpoint is, and its weights on their way into a model.
 
 use crate::config::Config;
-use crate::config::schema::{GeluChoice, InputNorm};
+use crate::config::schema::{GeluChoice, InputNorm, PositionRule};
 use crate::data::Normalize;
 use crate::error::{Error, Result};
-use crate::import::{self, Backbone, Gelu, HostTensor};
+use crate::import::{self, Backbone, Gelu, HostTensor, PositionResize};
 use crate::network::Model;
 use crate::nn::params::{Params, is_backbone};
 use crate::nn::vit::Dims;
@@ -38,7 +38,7 @@ fn named(config: &Config) -> Result<Named<'_>> {
     }
 }
 
-fn options(config: &Config) -> import::Options {
+fn options(config: &Config) -> import::LoadOptions {
     let model = &config.model;
     let norm = match model.input_norm {
         InputNorm::Auto => None,
@@ -48,7 +48,7 @@ fn options(config: &Config) -> import::Options {
         InputNorm::Cifar10 => Some(Normalize::CIFAR10),
         InputNorm::Cifar100 => Some(Normalize::CIFAR100),
     };
-    import::Options {
+    import::LoadOptions {
         heads: model.heads,
         blocks: model.blocks,
         image_size: config.data.input_size,
@@ -59,6 +59,13 @@ fn options(config: &Config) -> import::Options {
         },
         layer_norm_eps: (model.layer_norm_eps > 0.0).then_some(model.layer_norm_eps),
         norm: norm.map(|n| (n.mean, n.std)),
+        position_resize: match model.position_resize {
+            PositionRule::Auto => None,
+            PositionRule::BilinearAligned => Some(PositionResize::BilinearAligned),
+            PositionRule::Bicubic => Some(PositionResize::Bicubic),
+            PositionRule::BicubicAntialias => Some(PositionResize::BicubicAntialias),
+            PositionRule::Dinov2 => Some(PositionResize::Dinov2),
+        },
     }
 }
 
@@ -94,12 +101,29 @@ fn holders(model: &mut Model) -> impl Iterator<Item = &mut Params> {
     [Some(&mut model.params), model.query_params.as_mut()].into_iter().flatten()
 }
 
+fn no_place(name: &str) -> Error {
+    Error::failed(format!("the backbone's tensor `{name}` has no place in the model"))
+}
+
 fn place(model: &mut Model, name: &str, tensor: &HostTensor) -> Result<()> {
+    let (registers, c) = (model.setup.dims.registers, model.setup.dims.embed_dim);
     for params in holders(model) {
-        let id = params.find(name).ok_or_else(|| {
-            Error::failed(format!("the backbone's tensor `{name}` has no place in the model"))
-        })?;
-        params.set_f32(id, &tensor.data)?;
+        // Register tokens are rows of the position table behind that of the class token; see `Vit::positions`.
+        let in_table = if name == "registers" { "pos_embedding" } else { name };
+        let id = params.find(in_table).ok_or_else(|| no_place(name))?;
+        if registers == 0 || in_table != "pos_embedding" {
+            params.set_f32(id, &tensor.data)?;
+            continue;
+        }
+        let mut table: Vec<f32> = params.get(id).read_f64()?.into_iter().map(|v| v as f32).collect();
+        if name == "registers" {
+            table[c..][..registers * c].copy_from_slice(&tensor.data);
+        } else {
+            let (class, patches) = tensor.data.split_at(c);
+            table[..c].copy_from_slice(class);
+            table[(1 + registers) * c..].copy_from_slice(patches);
+        }
+        params.set_f32(id, &table)?;
     }
     Ok(())
 }
@@ -111,7 +135,10 @@ fn place(model: &mut Model, name: &str, tensor: &HostTensor) -> Result<()> {
 pub fn copy(from: &Model, to: &mut Model) -> Result<()> {
     let source = from.query_params.as_ref().unwrap_or(&from.params);
     for (name, tensor) in tensors(source)? {
-        place(to, &name, &tensor)?;
+        for params in holders(to) {
+            let id = params.find(&name).ok_or_else(|| no_place(&name))?;
+            params.set_f32(id, &tensor.data)?;
+        }
     }
     Ok(())
 }
@@ -156,6 +183,7 @@ pub fn dims(backbone: &Backbone) -> Dims {
         heads: d.heads,
         mlp_dim: d.mlp_dim,
         layers: d.layers,
+        registers: d.registers,
         eps: backbone.layer_norm_eps,
         gelu: match backbone.gelu {
             Gelu::Tanh => GeluForm::Tanh,

@@ -4,12 +4,14 @@
 mod answer;
 mod assemble;
 pub mod backbone;
+mod locate;
 mod position;
 mod precision;
 mod saved;
 
 pub use answer::{Answer, ready};
 pub use assemble::{Learner, Purpose, Weights, fitting_device, planned, test_images};
+pub use locate::locate_backbone;
 pub use position::Position;
 pub use precision::{precision, reading_precision};
 pub use saved::Saved;

@@ -2,6 +2,7 @@
 
 use super::assemble::{Learner, Purpose, Weights, fitting_device};
 use super::backbone;
+use super::locate::locate_backbone;
 use super::position::Position;
 use crate::config::Config;
 use crate::device::Choice;
@@ -45,6 +46,22 @@ impl Saved {
         Workdir::saved_config(workdir)?.ok_or_else(|| {
             Error::file(workdir, "holds no run (no config.toml); wanted the --workdir of a finished `train`")
         })
+    }
+
+    /// Finds the backbone again after the run or the file has moved: the configuration then names `given`, or
+    /// the first place where the recorded path leads to a file with the checksum of the run's backbone.
+    ///
+    /// # Errors
+    /// `Error::File` if no such file is found, or `given` is another one.
+    pub fn locate_backbone(&mut self, given: Option<&str>) -> Result<()> {
+        let path = locate_backbone(
+            &self.config.model.init_checkpoint,
+            given,
+            &self.workdir,
+            Some(&self.at.checkpoint_sha256),
+        )?;
+        self.config.model.init_checkpoint = path;
+        Ok(())
     }
 
     /// Puts what was learned into a learner of the same configuration.

@@ -7,6 +7,7 @@ use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::linear::Epilogue;
+use crate::ops::matmul::Write;
 use crate::ops::{gelu, tokens};
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View, ViewMut};
@@ -20,6 +21,8 @@ pub struct Dims {
     pub heads: usize,
     pub mlp_dim: usize,
     pub layers: usize,
+    /// Register tokens between class token and patches (Darcet et al. 2024, arXiv:2309.16588).
+    pub registers: usize,
     pub eps: f64,
     pub gelu: gelu::GeluForm,
 }
@@ -37,9 +40,9 @@ impl Dims {
         self.grid() * self.grid()
     }
 
-    /// Class token and patches.
+    /// Class token, register tokens and patches.
     pub fn tokens(&self) -> usize {
-        1 + self.patches()
+        1 + self.registers + self.patches()
     }
 
     /// Values per patch.
@@ -64,6 +67,8 @@ pub struct Vit {
     pub dims: Dims,
     pub embedding: Linear,
     pub cls: ParamId,
+    /// One row per token: what is added to the class token and to the patches. Register tokens have no
+    /// position; their rows are the tokens themselves.
     pub positions: ParamId,
     pub blocks: Vec<Block>,
     pub norm: LayerNorm,
@@ -76,6 +81,8 @@ pub struct Embedded {
     pub rows: Tensor,
     /// (B, N, C)
     pub patches: Tensor,
+    /// (B, R+N, C): zeros and the patches, where there are R register tokens.
+    pub behind_registers: Option<Tensor>,
 }
 
 impl Embedded {
@@ -90,13 +97,16 @@ impl Embedded {
         Embedded {
             rows: plan.tensor("patch rows", [batch * n, dims.patch_len()], dtype),
             patches: plan.tensor("embedded patches", [batch, n, dims.embed_dim], dtype),
+            behind_registers: (dims.registers > 0).then(|| {
+                plan.tensor("patches behind registers", [batch, dims.registers + n, dims.embed_dim], dtype)
+            }),
         }
     }
 }
 
 /// What `backward_embed` starts from: gradients of the output of `embed`, and what it read.
 pub struct EmbedBackward<'a> {
-    /// (B, 1+N, C)
+    /// (B, 1+R+N, C)
     pub dx: View<'a>,
     /// A further gradient of the embedded patches, (B, N, C).
     pub extra: Option<View<'a>>,
@@ -120,18 +130,27 @@ impl Vit {
         }
     }
 
-    /// x = [cls; patches] + positions, from the patch rows of `embedded`. x: (B, 1+N, C).
+    /// x = [cls; 0; patches] + positions, from the patch rows of `embedded`, with zeros for the R register
+    /// tokens. x: (B, 1+R+N, C).
     pub fn embed(&self, dev: &Device, p: &Params, x: &mut Tensor, embedded: &mut Embedded) -> Result<()> {
-        let (n, c) = (self.dims.patches(), self.dims.embed_dim);
+        let (n, r, c) = (self.dims.patches(), self.dims.registers, self.dims.embed_dim);
         let b = embedded.rows.dims()[0] / n;
         embedded.patches.reshape([b * n, c]);
         /* 2 */
         let out = embedded.patches.view_mut();
         self.embedding.forward(dev, p, out, embedded.rows.view(), Epilogue::Plain)?;
         embedded.patches.reshape([b, n, c]);
-        x.reshape([b, 1 + n, c]);
-        /* 3 */
-        tokens::embed(dev, x.view_mut(), embedded.patches.view(), p.get(self.cls), p.get(self.positions))
+        x.reshape([b, 1 + r + n, c]);
+        let mut patches = embedded.patches.view();
+        if let Some(wide) = &mut embedded.behind_registers {
+            /* 3 */
+            wide.reshape([b, r + n, c]);
+            wide.fill(0.0);
+            tokens::copy(dev, wide.view_mut(), r, patches, 0..n, Write::Set)?;
+            patches = wide.view();
+        }
+        /* 4 */
+        tokens::embed(dev, x.view_mut(), patches, p.get(self.cls), p.get(self.positions))
     }
 
     /// Whether anything in front of the blocks has a gradient to compute.
@@ -149,7 +168,8 @@ impl Vit {
     ) -> Result<()> {
         let EmbedBackward { dx, extra, embedded, dpatches } = of;
         let (b, t, c) = (dx.dims()[0], dx.dims()[1], dx.dims()[2]);
-        /* 3 */
+        let n = self.dims.patches();
+        /* 4 */
         if let Some(dcls) = grads.get_mut(p, self.cls) {
             tokens::sum_images_acc(dev, dcls, dx, 0..1)?;
         }
@@ -159,13 +179,14 @@ impl Vit {
         if !self.embedding.wanted(p, grads) {
             return Ok(());
         }
-        dpatches.reshape([b, t - 1, c]);
-        tokens::copy(dev, dpatches.view_mut(), 0, dx, 1..t, crate::ops::matmul::Write::Set)?;
+        /* 3 */
+        dpatches.reshape([b, n, c]);
+        tokens::copy(dev, dpatches.view_mut(), 0, dx, t - n..t, Write::Set)?;
         if let Some(extra) = extra {
             crate::ops::axpy::axpy(dev, dpatches.view_mut(), extra, 1.0)?;
         }
         /* 2 */
-        let dy = dpatches.view().reshaped([b * (t - 1), c]);
+        let dy = dpatches.view().reshaped([b * n, c]);
         self.embedding.backward_params_acc(dev, p, grads, embedded.rows.view(), dy, None)
         /* 1 */ // the rows are data
     }

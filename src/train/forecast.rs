@@ -154,6 +154,7 @@ fn vit_b16(config: &Config) -> Dims {
         heads: 12,
         mlp_dim: 3072,
         layers,
+        registers: 0,
         eps,
         gelu: GeluForm::Tanh,
     }

@@ -83,7 +83,7 @@ pub fn pretrain(
         ("seed".to_string(), config.seed.to_string()),
     ]);
     write_native(out, &backbone, &extra)?;
-    let sha256 = crate::import::load(out, &crate::import::Options::default())?.sha256;
+    let sha256 = crate::import::load(out, &crate::import::LoadOptions::default())?.sha256;
     Ok(Outcome { accuracy, classes: run.session.classes(), path: out.to_path_buf(), sha256 })
 }
 
@@ -145,6 +145,7 @@ fn described(config: &Config) -> Backbone {
         heads: p.heads,
         mlp_dim: p.mlp_dim,
         layers: p.layers,
+        registers: 0,
     };
     let (mean, std) = (Normalize::UNIT.mean, Normalize::UNIT.std);
     let (source, sha256, tensors) = (String::new(), String::new(), BTreeMap::new());

@@ -193,6 +193,7 @@ pub fn dims(models: &Value, key: &str) -> Dims {
         heads: n("heads"),
         mlp_dim: n("mlp"),
         layers: n("layers"),
+        registers: 0,
         eps: 1e-6,
         gelu: GeluForm::Tanh,
     }

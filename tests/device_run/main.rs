@@ -9,7 +9,7 @@ mod emulation;
 
 use common::process::{engine, expect, outcome, stderr};
 use l2p_engine::device::embedded;
-use l2p_engine::import::{self, Options};
+use l2p_engine::import::{self, LoadOptions};
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -152,7 +152,8 @@ fn a_backbone_is_trained_as_on_the_cpu() {
     let dir = tempfile::tempdir().expect("a folder");
     let few = ["data.train_per_class=8", "precision=\"f32\""];
     let [here, there] = ["cuda", "cpu"].map(|device| gpu.pretrain(device, dir.path(), &few));
-    let [here, there] = [here, there].map(|f| import::load(&f, &Options { heads: 2, ..Options::default() }));
+    let [here, there] =
+        [here, there].map(|f| import::load(&f, &LoadOptions { heads: 2, ..LoadOptions::default() }));
     let (here, there) = (here.expect("a backbone"), there.expect("a backbone"));
     for ((name, a), (_, b)) in here.tensors.iter().zip(&there.tensors) {
         let wide = |t: &[f32]| t.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();

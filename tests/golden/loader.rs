@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::support::{cls_feature, deviation};
-use l2p_engine::import::{Backbone, HostTensor, Options, VitDims, load, resize_positions};
+use l2p_engine::import::{
+    Backbone, HostTensor, LoadOptions, PositionResize, VitDims, load, resize_positions,
+};
 
 fn loader() -> Backbone {
-    load(&golden_dir().join("loader_checkpoint.npz"), &Options::default()).unwrap()
+    load(&golden_dir().join("loader_checkpoint.npz"), &LoadOptions::default()).unwrap()
 }
 
 /// The sizes of the checkpoint, from `loader.json`.
@@ -21,6 +23,7 @@ fn stored_dims() -> VitDims {
         heads: size("heads"),
         mlp_dim: size("mlp"),
         layers: size("layers"),
+        registers: 0,
     }
 }
 
@@ -75,20 +78,21 @@ fn positions_resize_as_the_official_code_does() {
         let (from, to) = (arrays.get(&format!("{name}/in")), arrays.get(&format!("{name}/out")));
         let table =
             HostTensor { shape: from.shape.clone(), data: from.data.iter().map(|&v| v as f32).collect() };
-        let out = resize_positions(&table, (to.shape[1] - 1).isqrt()).unwrap();
+        let out =
+            resize_positions(&table, (to.shape[1] - 1).isqrt(), PositionResize::BilinearAligned).unwrap();
         assert_eq!(out.shape, to.shape);
         let wide: Vec<f64> = out.data.iter().map(|&v| f64::from(v)).collect();
         assert!(deviation(&wide, &to.data) < 2e-7, "{name}: {}", deviation(&wide, &to.data));
     }
     let bad = HostTensor { shape: vec![1, 4, 2], data: vec![0.0; 8] };
-    assert!(resize_positions(&bad, 2).is_err());
+    assert!(resize_positions(&bad, 2, PositionResize::BilinearAligned).is_err());
     // A larger image and fewer blocks than the file has.
     let dims = stored_dims();
     let (grid, blocks) = (dims.grid() + 2, dims.layers.div_ceil(2));
     let image_size = grid * dims.patch_size;
     let loaded = load(
         &golden_dir().join("loader_checkpoint.npz"),
-        &Options { image_size, blocks, ..Options::default() },
+        &LoadOptions { image_size, blocks, ..LoadOptions::default() },
     )
     .unwrap();
     assert_eq!((loaded.dims.image_size, loaded.dims.layers, loaded.dims.grid()), (image_size, blocks, grid));

@@ -1,13 +1,22 @@
 //! Damaged and hostile files: an error or, where nothing that counts was hit, a backbone; never a panic.
 
 use super::support::*;
-use l2p_engine::import::{Options, load, load_bytes, write_native};
+use l2p_engine::import::{LoadOptions, load, load_bytes, write_native};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-const OPTIONS: Options =
-    Options { heads: 2, blocks: 0, image_size: 0, gelu: None, layer_norm_eps: None, norm: None };
+const OPTIONS: LoadOptions = LoadOptions {
+    heads: 2,
+    blocks: 0,
+    image_size: 0,
+    gelu: None,
+    layer_norm_eps: None,
+    norm: None,
+    position_resize: None,
+};
+
+const FILES: usize = 8;
 
 /// Name and bytes of one intact file of every kind.
 static CORPUS: LazyLock<Vec<(&str, Vec<u8>)>> = LazyLock::new(|| {
@@ -23,11 +32,15 @@ static CORPUS: LazyLock<Vec<(&str, Vec<u8>)>> = LazyLock::new(|| {
         ("timm", fixture_bytes("import/timm_vit.safetensors")),
         ("hugging face", fixture_bytes("import/hf_dinov2.safetensors")),
         ("native", std::fs::read(&native).unwrap()),
+        ("torch", fixture_bytes("import/torch_plain.pth")),
+        ("nested torch", fixture_bytes("import/torch_nested.pt")),
+        ("registers", fixture_bytes("import/timm_reg3_positions.safetensors")),
     ]
 });
 
 #[test]
 fn the_corpus_is_intact() {
+    assert_eq!(CORPUS.len(), FILES);
     for (name, bytes) in CORPUS.iter() {
         load_bytes(name, bytes, &OPTIONS).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
@@ -48,14 +61,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: crate::lanes::fuzz_cases(1500), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn truncated_files_are_errors(file in 0..5usize, region in 0..4u8, at in any::<u32>()) {
+    fn truncated_files_are_errors(file in 0..FILES, region in 0..4u8, at in any::<u32>()) {
         let (name, bytes) = &CORPUS[file];
         let cut = position(bytes.len(), region, at);
         prop_assert!(load_bytes(name, &bytes[..cut], &OPTIONS).is_err());
     }
 
     #[test]
-    fn bit_flips_do_not_panic(file in 0..5usize, flips in prop::collection::vec((0..4u8, any::<u32>(), 0..8u8), 1..6)) {
+    fn bit_flips_do_not_panic(file in 0..FILES, flips in prop::collection::vec((0..4u8, any::<u32>(), 0..8u8), 1..6)) {
         let (name, bytes) = &CORPUS[file];
         let mut bytes = bytes.clone();
         for (region, at, bit) in flips {
@@ -69,7 +82,7 @@ proptest! {
 
     #[test]
     fn overwritten_words_do_not_panic(
-        file in 0..5usize, region in 0..4u8, at in any::<u32>(),
+        file in 0..FILES, region in 0..4u8, at in any::<u32>(),
         word in prop::sample::select(vec![0u64, 1, 8, 0xffff, 0xffff_ffff, 1 << 40, i64::MAX as u64, u64::MAX]),
     ) {
         let (name, bytes) = &CORPUS[file];
@@ -80,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn digits_of_headers_may_lie(file in 0..5usize, at in any::<u32>(), digit in b'0'..=b'9') {
+    fn digits_of_headers_may_lie(file in 0..FILES, at in any::<u32>(), digit in b'0'..=b'9') {
         let (name, bytes) = &CORPUS[file];
         let mut bytes = bytes.clone();
         let digits: Vec<usize> = (0..bytes.len().min(16 << 10)).filter(|&i| bytes[i].is_ascii_digit()).collect();

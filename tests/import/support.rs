@@ -93,6 +93,26 @@ pub fn npy_header(dict: &str) -> Vec<u8> {
     out
 }
 
+/// A safetensors fixture with tensors added, removed or renamed.
+pub fn edited(name: &str, edit: impl Fn(&mut BTreeMap<String, (Vec<usize>, Vec<u8>)>)) -> Vec<u8> {
+    let bytes = fixture_bytes(&format!("import/{name}.safetensors"));
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: BTreeMap<_, _> = file
+        .iter()
+        .map(|(name, view)| (name.to_string(), (view.shape().to_vec(), view.data().to_vec())))
+        .collect();
+    edit(&mut all);
+    safetensors_of(&all)
+}
+
+/// A safetensors file of float32.
+pub fn safetensors_of(all: &BTreeMap<String, (Vec<usize>, Vec<u8>)>) -> Vec<u8> {
+    let views = all.iter().map(|(name, (shape, data))| {
+        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data).unwrap())
+    });
+    safetensors::serialize(views, None).unwrap()
+}
+
 /// A zip archive of entries as they are.
 pub fn zip_of<'a>(entries: impl IntoIterator<Item = (&'a str, Vec<u8>)>, deflated: bool) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
@@ -183,6 +203,8 @@ pub fn cls_feature(backbone: &Backbone, image: &[f64]) -> Vec<f64> {
     let mut x: Vec<f64> = backbone.tensors["cls"].data.iter().map(|&v| f64::from(v)).collect();
     x.extend(dense(&patches, backbone, "embedding"));
     x.iter_mut().zip(&backbone.tensors["pos_embedding"].data).for_each(|(v, &p)| *v += f64::from(p));
+    // Attention does not see order, so register tokens may come last.
+    x.extend(backbone.tensors.get("registers").iter().flat_map(|t| &t.data).map(|&v| f64::from(v)));
     for l in 0..dims.layers {
         let name = |part: &str| format!("block_{l}/{part}");
         let y = dense(&layer_norm(&x, backbone, &name("ln1")), backbone, &name("qkv"));

@@ -24,7 +24,17 @@ pub struct Kind {
 
 pub fn dims(layers: usize) -> Dims {
     let (gelu, eps) = (GeluForm::Tanh, 1e-6);
-    Dims { image_size: 8, patch_size: 4, embed_dim: 12, heads: 3, mlp_dim: 20, layers, eps, gelu }
+    Dims {
+        image_size: 8,
+        patch_size: 4,
+        embed_dim: 12,
+        heads: 3,
+        mlp_dim: 20,
+        layers,
+        registers: 0,
+        eps,
+        gelu,
+    }
 }
 
 /// L2P with a vote over three images, one pool of prompt tokens in layer 0.
@@ -81,6 +91,15 @@ pub fn kinds() -> Vec<Kind> {
     smooth.label_smoothing = 0.2;
     let mut masked = l2p("prompt mask", |c| c.prompt_pool.use_prompt_mask = true);
     masked.task = 1;
+    let mut registers = l2p("register tokens, everything learns", |c| {
+        c.model.freeze_part = vec![];
+        c.prompt_pool.batchwise_prompt = false;
+    });
+    registers.dims.registers = 2;
+    let mut register_patches = l2p("register tokens, query mean", query(EmbeddingKey::Mean, &[]));
+    register_patches.dims.registers = 3;
+    let mut frozen_registers = l2p("register tokens, vote", |_| {});
+    frozen_registers.dims.registers = 4;
     vec![
         l2p("vote", |_| {}),
         l2p("per image", per_image),
@@ -132,6 +151,9 @@ pub fn kinds() -> Vec<Kind> {
             c.model.temperature = 0.3;
         }),
         smooth,
+        registers,
+        register_patches,
+        frozen_registers,
         l2p("token and prompts", |c| c.model.vit_classifier = Classifier::TokenPrompt),
         l2p("gap, clip by all gradients", |c| {
             c.model.vit_classifier = Classifier::Gap;

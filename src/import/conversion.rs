@@ -1,87 +1,53 @@
-//! From the tensors of a file to those of the engine: what is wanted, where it comes from, and the
-//! work itself.
+//! From the tensors of a file to those of the engine: what is wanted and where it comes from.
 
-use super::archive::{Archive, Info, Kind};
-use super::hints::Hints;
-use super::positions::grid_of;
+use super::archive::Archive;
+use super::backbone::{Backbone, Gelu, HostTensor, LoadOptions, PositionResize, VitDims};
+use super::beside::{DescribedBy, Description};
+use super::convert::convert;
+use super::positions::{grid_of, resize_positions};
 use super::report::{self, Problem};
-use super::{Backbone, Gelu, HostTensor, Options, VitDims, resize_positions};
+use super::source::TensorSource;
+use super::stored::{StoredType, TensorInfo};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub(super) const UNIT_NORM: ([f32; 3], [f32; 3]) = ([0.0; 3], [1.0; 3]);
-pub(super) const HALF_NORM: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
-pub(super) const IMAGENET_NORM: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-
-/// How a stored tensor lies in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
-    /// As the engine has it: [in, out], up to splitting axes.
-    InOut,
-    /// PyTorch's linear layer: [out, in].
-    OutIn,
-    /// PyTorch's convolution: [D, 3, P, P].
-    Conv,
-}
-
-/// One tensor of the engine and its sources.
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    /// Name and shape in the engine.
-    pub to: String,
-    pub to_shape: Vec<usize>,
-    /// Stored names and shapes; several are put side by side along the last axis, none means zeros.
-    pub from: Vec<(String, Vec<usize>)>,
-    pub layout: Layout,
-    /// LayerScale [D]: multiplies the last axis.
-    pub scale: Option<String>,
-}
-
-/// The JSON files that may lie beside a file and say more about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Beside {
-    /// The file says everything itself.
-    Nothing,
-    /// `<stem>.json`.
-    Stem,
-    /// Also those of PyTorch programs.
-    StemAndConfig,
-}
-
 /// What a file is and how it becomes a backbone.
 #[derive(Debug, Clone)]
-pub(super) struct Plan {
+pub(super) struct Conversion {
     pub format: String,
-    /// As stored; after [`Plan::settle`] as wanted. `heads` may be 0 (unknown) until then.
+    /// As stored; after [`Conversion::settle`] as wanted. `heads` may be 0 (unknown) until then.
     pub dims: VitDims,
     pub gelu: Gelu,
     pub layer_norm_eps: f64,
     pub norm: ([f32; 3], [f32; 3]),
-    pub rows: Vec<Row>,
+    /// The rule of the library that the format belongs to.
+    pub position_resize: PositionResize,
+    pub sources: Vec<TensorSource>,
     /// Tensors whose name starts with one of these are known and not needed.
     pub dropped: Vec<String>,
-    pub beside: Beside,
+    pub described_by: DescribedBy,
     /// Remarks for the source sentence.
     pub notes: Vec<String>,
 }
 
-impl Plan {
-    /// Compares the plan with what the file has: one error with everything that does not fit.
+impl Conversion {
+    /// Compares the conversion with what the file has: one error with everything that does not fit.
     pub(super) fn check(&self, archive: &Archive) -> Result<()> {
         let dim = vec![self.dims.embed_dim];
-        let scales = self.rows.iter().filter_map(|row| row.scale.as_ref().map(|name| (name, &dim)));
-        let wanted: BTreeMap<&String, &Vec<usize>> =
-            self.rows.iter().flat_map(|row| row.from.iter().map(|(n, s)| (n, s))).chain(scales).collect();
+        let scales = self.sources.iter().filter_map(|source| source.scale.as_ref().map(|name| (name, &dim)));
+        let stored = self.sources.iter().flat_map(|source| source.from.iter().map(|(n, s)| (n, s)));
+        let wanted: BTreeMap<&String, &Vec<usize>> = stored.chain(scales).collect();
         let mut problems = Vec::new();
         for (&name, &shape) in &wanted {
             let problem =
                 |what, found| Problem { what, tensor: name.clone(), wanted: format!("{shape:?}"), found };
             match archive.infos.get(name) {
                 None => problems.push(problem("missing", "-".to_string())),
-                Some(Info { kind: Kind::Other(kind), .. }) => {
-                    problems.push(Problem { wanted: "floats".to_string(), ..problem("type", kind.clone()) });
+                Some(TensorInfo { stored: StoredType::Other(stored), .. }) => {
+                    problems
+                        .push(Problem { wanted: "floats".to_string(), ..problem("type", stored.clone()) });
                 }
                 Some(info) if &info.shape != shape => {
                     problems.push(problem("shape", format!("{:?}", info.shape)));
@@ -104,13 +70,26 @@ impl Plan {
         if problems.is_empty() {
             return Ok(());
         }
+        if let Some(stored) = report::one_foreign_type(&problems) {
+            return Err(archive.error(format!(
+                "stores {} of its tensors as {stored} (the first is `{}`); wanted float16, bfloat16, float32 or \
+                 float64, little-endian",
+                problems.len(),
+                problems[0].tensor
+            )));
+        }
         Err(report::mismatch(archive, &format!("{} ({})", self.format, describe(&self.dims)), &problems))
     }
 
     /// Fills in what the tensors do not say, first from the files beside, then from the user.
-    pub(super) fn settle(&mut self, path: &Path, hints: &Hints, options: &Options) -> Result<()> {
+    pub(super) fn settle(
+        &mut self,
+        path: &Path,
+        described: &Description,
+        options: &LoadOptions,
+    ) -> Result<()> {
         let dims = &mut self.dims;
-        if let (0, Some(heads)) = (dims.heads, hints.heads) {
+        if let (0, Some(heads)) = (dims.heads, described.heads) {
             dims.heads = heads;
         }
         match (dims.heads, options.heads) {
@@ -153,57 +132,64 @@ impl Plan {
                     path.display()
                 )));
             }
-            self.notes.push(format!("positions resized from {} pixels", dims.image_size));
+            self.position_resize = options.position_resize.unwrap_or(self.position_resize);
+            self.notes.push(format!(
+                "positions resized from {} pixels ({})",
+                dims.image_size,
+                self.position_resize.describe()
+            ));
             dims.image_size = options.image_size;
         }
-        self.gelu = options.gelu.or(hints.gelu).unwrap_or(self.gelu);
-        self.layer_norm_eps = options.layer_norm_eps.or(hints.layer_norm_eps).unwrap_or(self.layer_norm_eps);
+        self.gelu = options.gelu.or(described.gelu).unwrap_or(self.gelu);
+        self.layer_norm_eps =
+            options.layer_norm_eps.or(described.layer_norm_eps).unwrap_or(self.layer_norm_eps);
         if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps > 0.0) {
             return Err(Error::config(format!(
                 "a LayerNorm epsilon of {} cannot be used",
                 self.layer_norm_eps
             )));
         }
-        self.norm = options.norm.or(hints.norm).unwrap_or(self.norm);
+        self.norm = options.norm.or(described.norm).unwrap_or(self.norm);
         let (mean, std) = self.norm;
         if mean.iter().any(|m| !m.is_finite()) || std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
             return Err(Error::config(format!(
                 "an input norm of mean {mean:?}, deviation {std:?} cannot be used"
             )));
         }
-        self.notes.extend(hints.files.iter().map(|file| format!("with {file}")));
+        self.notes.extend(described.notes.iter().cloned());
         Ok(())
     }
 
-    /// Reads and converts every tensor of the settled plan and hands each to `place`. `release` is called between
-    /// groups of tensors.
+    /// Reads and converts every tensor of the settled conversion and hands each to `place`. `release` is called
+    /// between groups of tensors.
     pub(super) fn run(&self, archive: &Archive, release: &dyn Fn(), place: super::Place) -> Result<()> {
         let mut wanted: BTreeMap<String, Vec<usize>> = self.dims.tensors().into_iter().collect();
-        let rows: Vec<&Row> = self.rows.iter().filter(|row| wanted.contains_key(&row.to)).collect();
-        let mut rest = &rows[..];
+        let sources: Vec<&TensorSource> =
+            self.sources.iter().filter(|source| wanted.contains_key(&source.to)).collect();
+        let mut rest = &sources[..];
         while !rest.is_empty() {
             let (group, later) = rest.split_at(group(rest));
             rest = later;
             // Collected before the first error is taken, so that the message does not depend on timing.
             let done: Vec<Result<HostTensor>> = group
                 .par_iter()
-                .map(|row| {
-                    let tensor = convert(archive, row)?;
-                    match row.to.as_str() {
-                        "pos_embedding" => resize_positions(&tensor, self.dims.grid()),
+                .map(|source| {
+                    let tensor = convert(archive, source)?;
+                    match source.to.as_str() {
+                        "pos_embedding" => resize_positions(&tensor, self.dims.grid(), self.position_resize),
                         _ => Ok(tensor),
                     }
                 })
                 .collect();
-            for (row, tensor) in group.iter().zip(done.into_iter().collect::<Result<Vec<_>>>()?) {
-                let shape = wanted.remove(&row.to);
+            for (source, tensor) in group.iter().zip(done.into_iter().collect::<Result<Vec<_>>>()?) {
+                let shape = wanted.remove(&source.to);
                 if shape.as_ref() != Some(&tensor.shape) {
-                    let (name, found) = (&row.to, &tensor.shape);
+                    let (name, found) = (&source.to, &tensor.shape);
                     return Err(
                         archive.error(format!("`{name}` should become {shape:?} and became {found:?}"))
                     );
                 }
-                place(&row.to, tensor)?;
+                place(&source.to, tensor)?;
             }
             release();
         }
@@ -215,16 +201,17 @@ impl Plan {
         }
     }
 
-    /// What the settled plan says of the backbone in a file of this kind, without tensors and checksum.
-    pub(super) fn about(&self, container: &str) -> Backbone {
-        let notes = self.notes.iter().map(|note| format!(", {note}")).collect::<String>();
+    /// What the settled conversion of `archive` says of the backbone, without tensors and checksum.
+    pub(super) fn about(&self, archive: &Archive) -> Backbone {
+        let notes =
+            archive.notes.iter().chain(&self.notes).map(|note| format!(", {note}")).collect::<String>();
         Backbone {
             dims: self.dims,
             gelu: self.gelu,
             layer_norm_eps: self.layer_norm_eps,
             mean: self.norm.0,
             std: self.norm.1,
-            source: format!("{} in {container} ({}){notes}", self.format, describe(&self.dims)),
+            source: format!("{} in {} ({}){notes}", self.format, archive.container, describe(&self.dims)),
             sha256: String::new(),
             tensors: BTreeMap::new(),
         }
@@ -234,21 +221,23 @@ impl Plan {
 /// Tensors of together so many values are converted at the same time: the memory beside that of the result.
 const GROUP_VALUES: usize = 5 << 20;
 
-/// How many of `rows`, at least one, are converted together.
-fn group(rows: &[&Row]) -> usize {
+/// How many of `sources`, at least one, are converted together.
+fn group(sources: &[&TensorSource]) -> usize {
     let mut values = 0;
-    let fits = |row: &&&Row| {
-        values += row.to_shape.iter().product::<usize>();
+    let fits = |source: &&&TensorSource| {
+        values += source.to_shape.iter().product::<usize>();
         values <= GROUP_VALUES
     };
-    rows.iter().take_while(fits).count().max(1)
+    sources.iter().take_while(fits).count().max(1)
 }
 
 /// The sizes in words.
 fn describe(dims: &VitDims) -> String {
     let heads = if dims.heads == 0 { String::new() } else { format!(", {} heads", dims.heads) };
+    let registers =
+        if dims.registers == 0 { String::new() } else { format!(", {} register tokens", dims.registers) };
     format!(
-        "{} blocks of {} columns{heads}, MLP {}, patches of {}, image {}",
+        "{} blocks of {} columns{heads}, MLP {}, patches of {}{registers}, image {}",
         dims.layers, dims.embed_dim, dims.mlp_dim, dims.patch_size, dims.image_size
     )
 }
@@ -263,64 +252,6 @@ fn infer_heads(path: &Path, dim: usize) -> Result<usize> {
             path.display()
         ))),
     }
-}
-
-/// One tensor of the engine.
-fn convert(archive: &Archive, row: &Row) -> Result<HostTensor> {
-    let width = row.to_shape.last().copied().unwrap_or(1);
-    let len = row.to_shape.iter().product::<usize>();
-    let mut parts = Vec::with_capacity(row.from.len());
-    for (name, shape) in &row.from {
-        let stored = archive.read(name)?;
-        parts.push(match row.layout {
-            Layout::InOut => stored.data,
-            Layout::OutIn => transpose(&stored.data, shape[0]),
-            Layout::Conv => {
-                // [D, 3, P, P]: the last two axes are the rows of a matrix [D 3, P P], then of [D, 3 P P].
-                let (dim, channels, patch) = (shape[0], shape[1], shape[2] * shape[3]);
-                let per_out: Vec<f32> =
-                    stored.data.chunks_exact(channels * patch).flat_map(|c| transpose(c, channels)).collect();
-                transpose(&per_out, dim)
-            }
-        });
-    }
-    let mut data = match parts.len() {
-        0 => vec![0.0; len],
-        1 => parts.remove(0),
-        n => {
-            let part = width / n;
-            let mut side_by_side = Vec::with_capacity(len);
-            for line in 0..len / width {
-                parts.iter().for_each(|p| side_by_side.extend_from_slice(&p[line * part..(line + 1) * part]));
-            }
-            side_by_side
-        }
-    };
-    if let Some(name) = &row.scale {
-        let scale = archive.read(name)?.data;
-        data.chunks_exact_mut(width).for_each(|line| line.iter_mut().zip(&scale).for_each(|(v, s)| *v *= s));
-        if data.iter().any(|v| !v.is_finite()) {
-            return Err(archive.error(format!("`{name}` makes `{}` overflow float32", row.from[0].0)));
-        }
-    }
-    Ok(HostTensor { shape: row.to_shape.clone(), data })
-}
-
-/// The transpose of a matrix of `rows` rows, in tiles that stay in the cache.
-fn transpose(data: &[f32], rows: usize) -> Vec<f32> {
-    const TILE: usize = 32;
-    let columns = data.len() / rows.max(1);
-    let mut out = vec![0.0; data.len()];
-    for top in (0..rows).step_by(TILE) {
-        for left in (0..columns).step_by(TILE) {
-            for row in top..(top + TILE).min(rows) {
-                for column in left..(left + TILE).min(columns) {
-                    out[column * rows + row] = data[row * columns + column];
-                }
-            }
-        }
-    }
-    out
 }
 
 /// The shape of a tensor that the sizes are read from.
