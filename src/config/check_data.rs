@@ -64,7 +64,7 @@ impl Config {
             });
         }
         c.unless(!self.model.init_checkpoint.is_empty(), || {
-            "model.init_checkpoint must be `bundled:micro` or the path of a .npz or .safetensors file, found \"\"".into()
+            "model.init_checkpoint must be `bundled:micro` or the path of a .npz, .safetensors or PyTorch file or of a folder with one, found \"\"".into()
         });
         c.unless(self.model.freeze_part.iter().all(|part| !part.is_empty()), || {
             "model.freeze_part must not hold an empty text: it would match every parameter; \

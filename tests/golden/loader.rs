@@ -98,7 +98,7 @@ fn positions_resize_as_the_official_code_does() {
     assert_eq!((loaded.dims.image_size, loaded.dims.layers, loaded.dims.grid()), (image_size, blocks, grid));
     assert_eq!(
         loaded.tensors["pos_embedding"],
-        resize_positions(&loader().tensors["pos_embedding"], grid).unwrap()
+        resize_positions(&loader().tensors["pos_embedding"], grid, PositionResize::BilinearAligned).unwrap()
     );
     assert_eq!(loaded.tensors.len(), 4 + blocks * 12 + 2);
     println!("{}", loaded.source);

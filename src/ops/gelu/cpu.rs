@@ -13,7 +13,7 @@ fn sigmoid<T: Float>(z: T) -> T {
 }
 
 #[inline(always)]
-pub fn tanh_value<T: Float>(x: T) -> T {
+fn tanh_value<T: Float>(x: T) -> T {
     x * sigmoid(T::of(TWICE_ROOT) * (x + T::of(CUBIC) * x * x * x))
 }
 
@@ -30,13 +30,30 @@ pub fn forward<T: Float>(y: &mut [T], x: &[T], form: GeluForm) {
         1,
         #[inline(always)]
         |start, y| {
-            let pairs = y.iter_mut().zip(&x[start..]);
-            match form {
-                GeluForm::Tanh => pairs.for_each(|(y, &x)| *y = tanh_value(x)),
-                GeluForm::Erf => pairs.for_each(|(y, &x)| *y = erf::value(x)),
-            }
+            y.copy_from_slice(&x[start..][..y.len()]);
+            in_place(y, form);
         },
     );
+}
+
+/// y := gelu(y), for vector code that the caller chooses.
+///
+/// The loops here have no closures: what a closure does may be compiled as a function of its own, and that one would not
+/// be for the caller's vector unit.
+#[inline(always)]
+pub fn in_place<T: Float>(y: &mut [T], form: GeluForm) {
+    match form {
+        GeluForm::Tanh => {
+            for y in y {
+                *y = tanh_value(*y);
+            }
+        }
+        GeluForm::Erf => {
+            for y in y {
+                *y = erf::value(*y);
+            }
+        }
+    }
 }
 
 pub fn backward_in_place<T: Float>(d: &mut [T], x: &[T], form: GeluForm) {
@@ -51,9 +68,17 @@ pub fn backward_in_place<T: Float>(d: &mut [T], x: &[T], form: GeluForm) {
 /// d := d · gelu'(x), for vector code that the caller chooses.
 #[inline(always)]
 pub fn times_slope<T: Float>(d: &mut [T], x: &[T], form: GeluForm) {
-    let pairs = d.iter_mut().zip(x);
+    let x = &x[..d.len()];
     match form {
-        GeluForm::Tanh => pairs.for_each(|(d, &x)| *d *= tanh_slope(x)),
-        GeluForm::Erf => pairs.for_each(|(d, &x)| *d *= erf::slope(x)),
+        GeluForm::Tanh => {
+            for i in 0..d.len() {
+                d[i] *= tanh_slope(x[i]);
+            }
+        }
+        GeluForm::Erf => {
+            for i in 0..d.len() {
+                d[i] *= erf::slope(x[i]);
+            }
+        }
     }
 }

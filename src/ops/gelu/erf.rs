@@ -157,8 +157,11 @@ impl Constants for f64 {
 
 #[inline(always)]
 fn horner<T: Float>(coefficients: &'static [T], x: T) -> T {
-    let (first, rest) = (coefficients[0], &coefficients[1..]);
-    rest.iter().fold(first, |p, &c| x.fma(p, c))
+    let mut p = coefficients[0];
+    for &c in &coefficients[1..] {
+        p = x.fma(p, c);
+    }
+    p
 }
 
 /// e^(-a²/2) = (1 + r + small) 2^n.

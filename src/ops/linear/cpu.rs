@@ -187,8 +187,5 @@ fn gelu_in_place<T: Float>(y: &mut [T], pre: Option<&mut [T]>, form: GeluForm) {
     if let Some(pre) = pre {
         pre.copy_from_slice(y);
     }
-    match form {
-        GeluForm::Tanh => y.iter_mut().for_each(|y| *y = gelu::cpu::tanh_value(*y)),
-        GeluForm::Erf => y.iter_mut().for_each(|y| *y = gelu::erf::value(*y)),
-    }
+    gelu::cpu::in_place(y, form);
 }
