@@ -105,7 +105,11 @@ fn no_place(name: &str) -> Error {
     Error::failed(format!("the backbone's tensor `{name}` has no place in the model"))
 }
 
-fn place(model: &mut Model, name: &str, tensor: &HostTensor) -> Result<()> {
+/// Puts a tensor of a backbone into a model, under its name there.
+///
+/// # Errors
+/// `Error::Failed` if it has no place, or the device fails.
+pub fn place(model: &mut Model, name: &str, tensor: &HostTensor) -> Result<()> {
     let (registers, c) = (model.setup.dims.registers, model.setup.dims.embed_dim);
     for params in holders(model) {
         // Register tokens are rows of the position table behind that of the class token; see `Vit::positions`.

@@ -1,5 +1,8 @@
 //! Checkpoints of other programs become the same network.
 
+#[path = "../common/lanes.rs"]
+mod lanes;
+
 mod beside;
 mod damage;
 mod families;

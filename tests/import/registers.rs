@@ -5,9 +5,21 @@ use super::{sizes, tiny};
 use l2p_engine::config::Config;
 use l2p_engine::config::schema::{EmbeddingKey, Precision};
 use l2p_engine::device::Device;
+use l2p_engine::import::Backbone;
 use l2p_engine::learner::backbone;
+use l2p_engine::network::{Model, Setup};
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
+
+fn model(config: &Config, backbone: &Backbone, max_batch: usize) -> Model {
+    let setup = Setup::new(config, backbone::dims(backbone), 10, max_batch).unwrap();
+    let mut model = Model::new(setup, &mut Plan::new());
+    for (name, tensor) in &backbone.tensors {
+        backbone::place(&mut model, name, tensor).unwrap();
+    }
+    model.init_prompts(config.seed).unwrap();
+    model
+}
 
 /// Case 17: the query is the class token's row of the model that the libraries compute, also for images of
 /// another size; the order of sizes of batches does not matter.
@@ -18,8 +30,7 @@ fn the_query_of_a_model_with_registers_is_that_of_its_library() {
         let expected = read_npz(&format!("import/{name}.npz"));
         let (images, dim) = (&expected["images"], backbone.dims.embed_dim);
         let config = Config { precision: Precision::F64, ..Config::default() };
-        let mut plan = Plan::new();
-        let mut model = backbone::model(&config, &backbone, 10, &mut plan, 2).unwrap();
+        let mut model = model(&config, &backbone, 2);
         let pixels: Vec<f64> = images
             .data
             .iter()
@@ -50,7 +61,7 @@ fn a_query_of_patches_leaves_the_registers_out() {
     let query = |change: f32| {
         let mut backbone = tiny("timm_reg4");
         backbone.tensors.get_mut("registers").unwrap().data.iter_mut().for_each(|v| *v += change);
-        let mut model = backbone::model(&config, &backbone, 10, &mut Plan::new(), 1).unwrap();
+        let mut model = model(&config, &backbone, 1);
         let input = Tensor::from_f64(&[0.25; 12 * 12 * 3], [1, 12, 12, 3], DType::F64);
         let patches = model.query(&Device::Cpu, input.view()).unwrap().to_f64();
         (patches, model.features(&Device::Cpu, input.view()).unwrap().to_f64())
