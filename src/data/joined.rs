@@ -10,16 +10,18 @@ use super::image_set::{DataSet, ImageSet};
 use crate::config::schema::Data;
 use crate::error::{Error, Result};
 
-/// The data sets `config.joined`, all from `config.dir`.
+/// The data sets `config.joined`, all from `config.dir`, each read by `read`.
 ///
 /// # Errors
-/// As [`super::load`] for each; `Error::Config` for a word that is no data set.
-pub fn load(config: &Data, seed: u64, cache: &mut Cache) -> Result<DataSet> {
+/// Those of `read`; `Error::Config` for a word that is no data set.
+pub fn load(
+    config: &Data,
+    cache: &mut Cache,
+    mut read: impl FnMut(&Data, &mut Cache) -> Result<DataSet>,
+) -> Result<DataSet> {
     let names = config.joined_names().map_err(Error::config)?;
-    let parts: Result<Vec<DataSet>> = names
-        .into_iter()
-        .map(|dataset| super::raw(&Data { dataset, ..config.clone() }, seed, cache))
-        .collect();
+    let parts: Result<Vec<DataSet>> =
+        names.into_iter().map(|dataset| read(&Data { dataset, ..config.clone() }, cache)).collect();
     let data = join(parts?);
     data.check()?;
     Ok(data)

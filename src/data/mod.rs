@@ -90,7 +90,7 @@ fn raw(config: &Data, seed: u64, cache: &mut cache::Cache) -> Result<DataSet> {
         DatasetName::Cub200 => cub200::load(&config.dir, cache)?,
         DatasetName::DomainNet => domainnet::load(&config.dir)?,
         DatasetName::Images => images::load(&config.dir)?,
-        DatasetName::Joined => joined::load(config, seed, cache)?,
+        DatasetName::Joined => joined::load(config, cache, |one, cache| raw(one, seed, cache))?,
         DatasetName::Synthetic => synthetic::load(seed),
     })
 }

@@ -1,5 +1,6 @@
 //! What a checkpoint becomes: the sizes, the tensors and the conventions of a vision transformer.
 
+use crate::error::Result;
 use std::collections::BTreeMap;
 
 /// The sizes of a vision transformer.
@@ -144,3 +145,6 @@ pub struct LoadOptions {
     /// Overrides the rule of the format's own library.
     pub position_resize: Option<PositionResize>,
 }
+
+/// Takes a tensor of the engine under its name.
+pub type Place<'a> = &'a mut dyn FnMut(&str, HostTensor) -> Result<()>;

@@ -31,7 +31,7 @@ mod stored;
 mod torch_zip;
 mod wrappers;
 
-pub use backbone::{Backbone, Gelu, HostTensor, LoadOptions, PositionResize, VitDims};
+pub use backbone::{Backbone, Gelu, HostTensor, LoadOptions, Place, PositionResize, VitDims};
 pub use native::write_native;
 pub use positions::resize_positions;
 
@@ -86,9 +86,6 @@ pub fn describe_bytes(name: &str, bytes: &[u8], options: &LoadOptions) -> Result
     let (archive, conversion) = settled(path, &[FileBytes { path, bytes }], options, none)?;
     Ok(conversion.about(&archive))
 }
-
-/// Takes a tensor of the engine under its name.
-pub type Place<'a> = &'a mut dyn FnMut(&str, HostTensor) -> Result<()>;
 
 /// [`load`] without the whole checkpoint in memory: each tensor goes to `place` as soon as it is converted, and the
 /// pages of the files that were read are given back. The result has a checksum and no tensors.

@@ -1,6 +1,6 @@
 //! The two float types of the CPU and the loops every op is built from.
 
-use super::gelu::erf;
+use super::gelu::Constants;
 use crate::tensor::Element;
 use crate::tensor::memory::Memory;
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssi
 /// f32 for runs, f64 for checks.
 pub trait Float:
     Element
-    + erf::Constants
+    + Constants
     + PartialOrd
     + Add<Output = Self>
     + Sub<Output = Self>

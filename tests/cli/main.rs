@@ -69,7 +69,10 @@ fn usage_errors_exit_2_and_name_the_thing() {
         (&["train", "--set", "model.init_checkpoint=bundled:huge"], "bundled:micro"),
         (&["train", "--set", "continual.num_tasks=6"], "12 classes"),
         (&["train", "--set", "continual.class_order=nowhere.txt"], "nowhere.txt"),
-        (&["train", "--set", "train.per_device_batch_size=60000"], "60000"),
+        (
+            &["train", "--set", "train.per_device_batch_size=60000", "--set", "data.partial_batch=false"],
+            "60000",
+        ),
         (&["train", "--device", "tpu"], "tpu"),
         (&["predict"], "IMAGE"),
         (&["pretrain", "--init-checkpoint", "bundled:micro"], "random weights"),
@@ -116,7 +119,7 @@ fn missing_and_bad_files_exit_1() {
         (vec!["report", "--workdir", path(dir.path())], "seeds.json"),
         (vec!["inspect", "nowhere.npz"], "nowhere.npz"),
         (vec!["inspect", path(&garbage)], "garbage.npz"),
-        (vec!["inspect", path(dir.path())], "work directory"),
+        (vec!["inspect", path(dir.path())], "garbage.npz"),
     ] {
         let mut command = with(&args);
         command.current_dir(dir.path());
@@ -600,7 +603,8 @@ fn output_that_cannot_be_written_fails() {
         drop(child.stdout.take());
         assert_eq!(child.wait().expect("an end").code(), Some(0), "{args:?} into a closed pipe");
     }
-    let output = with(&["report", run, "--out", "/dev/full"]).output().expect("the program starts");
+    let output =
+        with(&["report", "--workdir", run, "--out", "/dev/full"]).output().expect("the program starts");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(!Path::new("/dev/full").is_file(), "the device was replaced by a file");
 }

@@ -6,13 +6,11 @@
 
 mod bits;
 
-use bits::{Bits, Huffman};
+use bits::{Bits, Checked, Huffman};
 
 const SCANS_MAX: usize = 1000;
 /// Bytes between the last block of a scan and the next marker; encoders pad with a few.
 const LEFT_OVER_MAX: usize = 16;
-
-type Checked<T> = std::result::Result<T, String>;
 
 /// Reads `bytes` up to the end marker or the end. `nothing_left`: data behind the last block of a scan are damage too,
 /// as a hole in the middle leaves them; decoders only warn of them.

@@ -2,8 +2,9 @@
 //! between rows.
 //! Source: TensorFlow, `core/kernels/image/resize_bilinear_op.cc`.
 
-use super::{CropBox, Normalize};
+use super::normalize::Normalize;
 use crate::data::ImageView;
+use crate::data::boxes::CropBox;
 
 /// The two source positions of an output position and the weight of the upper one.
 #[derive(Debug, Clone, Copy)]

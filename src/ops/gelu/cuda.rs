@@ -1,6 +1,6 @@
 //! Launches of `kernels/gelu.cu`.
 
-use super::GeluForm;
+use super::args::GeluForm;
 use crate::device::{Gpu, Grid, Kernel, args, kernel, vectors};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut};

@@ -2,20 +2,18 @@
 //! Source: Hendrycks & Gimpel 2016, arXiv:1606.08415. The official JAX code uses the tanh form, the
 //! PyTorch ports the erf form.
 
+mod args;
+mod constants;
 pub mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod erf;
 
+pub use args::GeluForm;
+pub(crate) use constants::Constants;
+
 use crate::device::Device;
 use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
-
-/// Which of the two formulas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GeluForm {
-    Tanh,
-    Erf,
-}
 
 /// y = gelu(x). Overwrites y. x, y: the same shape.
 pub fn forward(dev: &Device, y: ViewMut, x: View, form: GeluForm) -> Result<()> {

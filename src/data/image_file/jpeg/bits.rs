@@ -1,6 +1,7 @@
 //! The bits of a JPEG scan and the Huffman codes in them. Source: ITU-T T.81 (1992), annexes C and F.2.2.
 
-use super::Checked;
+/// What was read, or what is wrong with it.
+pub type Checked<T> = std::result::Result<T, String>;
 
 /// Bits that are looked up at once.
 const FAST: u32 = 9;
