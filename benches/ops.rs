@@ -115,7 +115,7 @@ fn step(c: &mut Criterion) {
         let pixels: Vec<f32> = (0..batch * side * side * 3).map(|_| rng.uniform()).collect();
         let images = Tensor::from_vec(pixels, [batch, side, side, 3]);
         let labels = Tensor::from_vec((0..batch as u32).map(|i| i % 10).collect(), [batch]);
-        let task = TaskView { index: 0, mask: vec![true; 10], share: 1.0 };
+        let task = TaskView { index: 0, mask: vec![true; 10], rank_fraction: 1.0 };
         // Images.
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(name, |b| {

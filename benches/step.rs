@@ -288,7 +288,7 @@ fn measure(args: &Args, dev: &Device, ranks: &Ranks) -> Result<Measured> {
     let task = TaskView {
         index: 0,
         mask: (0..CLASSES).map(|k| k < 10).collect(),
-        share: 1.0 / ranks.comm.size() as f64,
+        rank_fraction: 1.0 / ranks.comm.size() as f64,
     };
     let block = if dev.gpu().is_some() { BLOCK } else { 1 };
     let steps = args.steps.unwrap_or(if dev.gpu().is_some() { 100 } else { 5 });

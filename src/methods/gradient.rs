@@ -88,7 +88,7 @@ impl Gradient {
         self.model.normalise_head(dev)?;
         self.model.queue_gradient(dev, labels, task)?;
         if !self.ranks.is_alone() {
-            return self.ranks.weigh(dev, &mut self.model, task.share);
+            return self.ranks.scale_by_rank_fraction(dev, &mut self.model, task.rank_fraction);
         }
         self.update(dev)
     }
@@ -147,8 +147,14 @@ impl Gradient {
             return self.queue(dev, labels, task);
         }
         let how = self.model.prompts.how_to_learn(task.index, batch);
-        let key =
-            (labels.shape(), task.mask.len(), how, ends, task.share.to_bits(), self.model.params.learning());
+        let key = (
+            labels.shape(),
+            task.mask.len(),
+            how,
+            ends,
+            task.rank_fraction.to_bits(),
+            self.model.params.learning(),
+        );
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {
             None => {
@@ -187,7 +193,7 @@ impl Gradient {
         model.queue_query(dev, labels.dims()[0])?;
         model.queue_gradient(dev, labels, task)?;
         if !self.ranks.is_alone() {
-            self.ranks.weigh(dev, model, task.share)?;
+            self.ranks.scale_by_rank_fraction(dev, model, task.rank_fraction)?;
             self.ranks.sum(model)?;
         }
         model.queue_norm(dev)?;

@@ -101,12 +101,17 @@ impl Ranks {
 
     /// Multiplies gradients and means of a step by this rank's share of its images, so that their sum over ranks is
     /// that of the step.
-    pub(super) fn weigh(&self, dev: &Device, model: &mut Model, share: f64) -> Result<()> {
-        scale_in_place(dev, model.grads.trainable.view_mut(), share)?;
+    pub(super) fn scale_by_rank_fraction(
+        &self,
+        dev: &Device,
+        model: &mut Model,
+        rank_fraction: f64,
+    ) -> Result<()> {
+        scale_in_place(dev, model.grads.trainable.view_mut(), rank_fraction)?;
         if let Some(frozen) = &mut model.grads.frozen {
-            scale_in_place(dev, frozen.view_mut(), share)?;
+            scale_in_place(dev, frozen.view_mut(), rank_fraction)?;
         }
-        model.report.weigh(dev, share)
+        model.report.scale_by_rank_fraction(dev, rank_fraction)
     }
 
     /// Sums weighed gradients and report over ranks. Host memory only.

@@ -36,7 +36,7 @@ pub struct TaskView {
     /// Classes whose logits take part in the loss, (K), or (B, K) where each image has its own.
     pub mask: Vec<bool>,
     /// What part of a step's images is here: 1, or less on one of several ranks.
-    pub share: f64,
+    pub rank_fraction: f64,
 }
 
 /// Parameters, gradients and memory of one network.

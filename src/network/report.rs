@@ -65,9 +65,9 @@ impl Report {
     }
 
     /// Multiplies the means by a rank's share of a step's images; what is counted stays.
-    pub fn weigh(&mut self, dev: &Device, share: f64) -> Result<()> {
-        scale_in_place(dev, self.0.view_mut().part(0, [1]), share)?;
-        scale_in_place(dev, self.0.view_mut().part(2, [2]), share)
+    pub fn scale_by_rank_fraction(&mut self, dev: &Device, rank_fraction: f64) -> Result<()> {
+        scale_in_place(dev, self.0.view_mut().part(0, [1]), rank_fraction)?;
+        scale_in_place(dev, self.0.view_mut().part(2, [2]), rank_fraction)
     }
 }
 

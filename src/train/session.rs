@@ -135,14 +135,14 @@ impl Session {
     pub fn task_view(&self, task: &Task) -> TaskView {
         let masked = self.learner.config.continual.train_mask;
         let mask = (0..self.classes()).map(|k| !masked || task.classes.contains(&(k as u32))).collect();
-        TaskView { index: task.index, mask, share: self.share(self.ranks.batch) }
+        TaskView { index: task.index, mask, rank_fraction: self.rank_fraction(self.ranks.batch) }
     }
 
     /// The same for batches of `loader`, some of whose rows are replayed: they have a mask of their own, as the
     /// official code has it (google-research/l2p @ dd8836e, `train_continual.py`, lines 272-283).
     pub fn batch_view(&self, task: &Task, loader: &Loader) -> TaskView {
         let (mut view, cl, own) = (self.task_view(task), &self.learner.config.continual, loader.own_rows());
-        view.share = self.share(loader.whole_batch());
+        view.rank_fraction = self.rank_fraction(loader.whole_batch());
         if own < loader.whole_batch() && cl.replay_no_mask {
             let replayed = view.mask.iter().map(|m| !m || !cl.replay_reverse_mask).collect::<Vec<bool>>();
             let rows = loader.rows().map(|row| if row < own { &view.mask } else { &replayed });
@@ -152,7 +152,7 @@ impl Session {
     }
 
     /// What part of a step of `images` images is this rank's.
-    pub fn share(&self, images: usize) -> f64 {
+    pub fn rank_fraction(&self, images: usize) -> f64 {
         self.ranks.rows(images).len() as f64 / images as f64
     }
 

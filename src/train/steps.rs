@@ -68,7 +68,7 @@ impl Steps {
         // Without a mask, which steps under way still have.
         let stats = session.learner.method.settle(&session.learner.dev)?;
         self.task.mask = vec![true; session.classes()];
-        self.task.share = session.share(loader.whole_batch());
+        self.task.rank_fraction = session.rank_fraction(loader.whole_batch());
         let steps = first..loader.steps();
         self.batches = Training::start(loader, session.resident.as_ref(), session.dtype(), None, steps)?;
         let batch = self.batches.next().transpose()?;

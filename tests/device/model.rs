@@ -49,7 +49,7 @@ fn step(
     let task = TaskView {
         index: case["cur_task_id"].as_u64().expect("a task") as usize,
         mask: official::class_mask(official::num_classes(&all), &classes, &case["config"]),
-        share: 1.0,
+        rank_fraction: 1.0,
     };
     let batch = x.dims()[0];
     let mut model = official::model(dev, &config, &all, case, batch);
@@ -122,7 +122,7 @@ fn freezing_trajectory(
     let lr = about["learning_rate_used"].as_f64().expect("a learning rate");
     let classes = npz.get("in/class_mask").u32s();
     let mask = official::class_mask(official::num_classes(&all), &classes, &about["config"]);
-    let task = TaskView { index: 0, mask, share: 1.0 };
+    let task = TaskView { index: 0, mask, rank_fraction: 1.0 };
     let (images, labels) = (npz.get("in/image_u8"), npz.get("in/label"));
     let (mut stats, mut parameters) = (Vec::new(), Vec::new());
     let read = |method: &Gradient| method.model().params.trainable.view().read_f64().expect("a download");

@@ -89,7 +89,7 @@ fn run_case(name: &str, case: &Value, all: &Value) {
     let task = TaskView {
         index: case["cur_task_id"].as_u64().expect("a task") as usize,
         mask: official::class_mask(official::num_classes(all), &classes, &case["config"]),
-        share: 1.0,
+        rank_fraction: 1.0,
     };
 
     let mut report = Report::default();
@@ -225,7 +225,7 @@ impl Run {
 
     fn task(&self, index: usize, classes: &[u32]) -> TaskView {
         let mask = official::class_mask(self.classes, classes, &self.about["config"]);
-        TaskView { index, mask, share: 1.0 }
+        TaskView { index, mask, rank_fraction: 1.0 }
     }
 
     fn step(&mut self, x: &Tensor, y: &Tensor, task: &TaskView, lr: f64) -> l2p_engine::network::StepStats {

@@ -194,7 +194,7 @@ impl Kind {
     }
 
     pub fn task(&self) -> TaskView {
-        TaskView { index: self.task, mask: (0..CLASSES).map(|k| k != 3).collect(), share: 1.0 }
+        TaskView { index: self.task, mask: (0..CLASSES).map(|k| k != 3).collect(), rank_fraction: 1.0 }
     }
 
     pub fn step(&self, model: &mut Model, images: &Tensor, labels: &Tensor) -> StepStats {
