@@ -241,11 +241,11 @@ impl Loader {
         self.mix.as_ref()?.draw(&mut rng, self.batch, self.preprocess().input_size())
     }
 
-    /// The shares (B, K) of all classes in the images of a step; empty where no step is ever mixed.
+    /// The soft labels (B, K) of the images of a step; empty where no step is ever mixed.
     ///
     /// # Errors
     /// `Error::Shape` for an image that is not there.
-    pub fn shares(&self, step: usize) -> Result<Vec<f32>> {
+    pub fn soft_labels(&self, step: usize) -> Result<Vec<f32>> {
         if self.mix.is_none() {
             return Ok(Vec::new());
         }
@@ -253,7 +253,7 @@ impl Loader {
         let classes = self.reader.classes();
         let all = self.reader.labels(Images::Train, &self.row_indices(step, &(0..self.batch)))?;
         let rows = self.rows.start * classes..self.rows.end * classes;
-        Ok(mix.shares(&all, classes)[rows].to_vec())
+        Ok(mix.soft_labels(&all, classes)[rows].to_vec())
     }
 
     /// Training images of a step, mixed where [`Loader::mix`] says so, and their engine class ids. Overwrites

@@ -96,13 +96,13 @@ impl Mix {
         });
     }
 
-    /// The shares (B, classes) of the classes of a batch with these labels.
-    pub fn shares(&self, labels: &[u32], classes: usize) -> Vec<f32> {
-        let mut shares = vec![0.0; labels.len() * classes];
-        for (i, row) in shares.chunks_exact_mut(classes).enumerate() {
+    /// The soft labels (B, classes) of a batch with these labels.
+    pub fn soft_labels(&self, labels: &[u32], classes: usize) -> Vec<f32> {
+        let mut soft_labels = vec![0.0; labels.len() * classes];
+        for (i, row) in soft_labels.chunks_exact_mut(classes).enumerate() {
             row[labels[i] as usize] += self.weights[i];
             row[labels[self.partners[i]] as usize] += 1.0 - self.weights[i];
         }
-        shares
+        soft_labels
     }
 }

@@ -21,7 +21,7 @@ pub struct Batch {
     /// (B): engine class ids.
     pub labels: Vec<u32>,
     /// (B, K) if images are mixed in this run, otherwise empty: the share of each class.
-    pub shares: Vec<f32>,
+    pub soft_labels: Vec<f32>,
 }
 
 /// Iterates over the batches of a range of steps; dropping it stops the thread.
@@ -51,7 +51,9 @@ impl Prefetch {
                 batch.images.resize(loader.batch() * loader.preprocess().output_len(), 0.0);
                 batch.labels.resize(loader.batch(), 0);
                 let filled = loader.fill_train(step, &mut batch.images, &mut batch.labels);
-                let result = filled.and_then(|()| loader.shares(step)).map(|shares| batch.shares = shares);
+                let result = filled
+                    .and_then(|()| loader.soft_labels(step))
+                    .map(|soft_labels| batch.soft_labels = soft_labels);
                 let stop = result.is_err();
                 // Sending fails when the receiver was dropped: nobody wants more batches.
                 if batch_sender.send(result.map(|()| batch)).is_err() || stop {

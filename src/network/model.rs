@@ -54,7 +54,7 @@ pub struct Model {
     pub report: Report,
     entry: Entry,
     labels: Input,
-    shares: Input,
+    soft_labels: Input,
     /// The mask that the workspace holds.
     mask: Vec<bool>,
     limit_last: bool,
@@ -97,7 +97,7 @@ impl Model {
         let entry = Entry::new(plan, &setup);
         let labels = Input::new(plan, "labels", [setup.max_batch], DType::U32);
         let mixed = if setup.mixed { setup.max_batch } else { 0 };
-        let shares = Input::new(plan, "shares of classes", [mixed, setup.classes], DType::F32);
+        let soft_labels = Input::new(plan, "soft labels", [mixed, setup.classes], DType::F32);
         Model {
             setup,
             layout,
@@ -110,7 +110,7 @@ impl Model {
             report,
             entry,
             labels,
-            shares,
+            soft_labels,
             mask,
             limit_last,
             can_share,
@@ -271,7 +271,7 @@ impl Model {
     }
 
     /// Forward and backward of a training batch after its query pass: fills `grads` and the report but for the
-    /// norm, changes no parameter. labels: (B) u32 or shares (B, K) f32.
+    /// norm, changes no parameter. labels: (B) u32 or soft labels (B, K) f32.
     pub fn queue_gradient(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
         let batch = labels.dims()[0];
         let share = self.can_share;
@@ -288,7 +288,7 @@ impl Model {
         ws.dlogits.reshape([batch, self.setup.classes]);
         let (dlogits, smoothing) = (Some(ws.dlogits.view_mut()), self.setup.label_smoothing);
         let (logits, mask) = (ws.logits.view(), ws.mask.view());
-        let targets = if labels.dtype() == DType::F32 { &self.shares } else { &self.labels };
+        let targets = if labels.dtype() == DType::F32 { &self.soft_labels } else { &self.labels };
         let (outcome, labels) = (self.report.outcome(), targets.view(dev, labels));
         cross_entropy::forward_backward(dev, outcome, dlogits, logits, labels, mask, smoothing)?;
         self.prompts.loss_term(dev, self.report.pull_mut())?;
@@ -343,9 +343,9 @@ impl Model {
         self.entry.load(dev, &mut self.ws.embedded, &self.setup, images)
     }
 
-    /// Where class ids or shares of classes go.
+    /// Where class ids or soft labels go.
     fn targets_mut(&mut self, labels: View) -> &mut Input {
-        if labels.dtype() == DType::F32 { &mut self.shares } else { &mut self.labels }
+        if labels.dtype() == DType::F32 { &mut self.soft_labels } else { &mut self.labels }
     }
 
     /// Copies the mask where the loss reads it, if it is another than before.

@@ -41,7 +41,7 @@ pub struct Setup {
     pub transfer_head: Option<(usize, bool)>,
     /// Whether images of a batch may have class masks of their own.
     pub row_masks: bool,
-    /// Whether images of a batch may have shares of classes instead of labels.
+    /// Whether images of a batch may have soft labels instead of labels.
     pub mixed: bool,
 }
 

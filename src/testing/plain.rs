@@ -223,10 +223,10 @@ pub fn one_hot<T: Float>(labels: &[T], k: usize) -> Vec<T> {
     labels.iter().flat_map(|label| row(label.to_f64())).collect()
 }
 
-/// ([loss, right answers], dlogits): mean cross-entropy over the allowed classes, smoothed; shares and masks: (B, K).
+/// ([loss, right answers], dlogits): mean cross-entropy over the allowed classes, smoothed; soft labels and masks: (B, K).
 pub fn cross_entropy<T: Float>(
     z: &[T],
-    shares: &[T],
+    soft_labels: &[T],
     masks: &[bool],
     images: usize,
     smoothing: f64,
@@ -234,17 +234,19 @@ pub fn cross_entropy<T: Float>(
     let k = z.len() / images;
     let b = of::<T>(images as f64);
     let (mut loss, mut correct, mut dz) = (T::ZERO, T::ZERO, Vec::new());
-    for ((z, shares), mask) in z.chunks_exact(k).zip(shares.chunks_exact(k)).zip(masks.chunks_exact(k)) {
+    for ((z, soft_labels), mask) in
+        z.chunks_exact(k).zip(soft_labels.chunks_exact(k)).zip(masks.chunks_exact(k))
+    {
         let share = of::<T>(smoothing / mask.iter().filter(|&&m| m).count() as f64);
-        let most = (0..k).map(|j| shares[j]).reduce(|a, b| if b > a { b } else { a }).expect("a share");
-        let label = shares.iter().position(|&s| s == most).expect("a class");
+        let most = (0..k).map(|j| soft_labels[j]).reduce(|a, b| if b > a { b } else { a }).expect("a share");
+        let label = soft_labels.iter().position(|&s| s == most).expect("a class");
         let allowed = || (0..k).filter(|&j| mask[j]);
         let max = allowed().map(|j| z[j]).reduce(|a, b| if b > a { b } else { a }).expect("a class");
         let total = sum(allowed().map(|j| exp(z[j] - max)));
         let first = allowed().find(|&j| z[j] == max).expect("a class");
         correct += if first == label { T::ONE } else { T::ZERO };
         for j in 0..k {
-            let target = share + of::<T>(1.0 - smoothing) * shares[j];
+            let target = share + of::<T>(1.0 - smoothing) * soft_labels[j];
             let p = exp(z[j] - max) / total;
             if mask[j] {
                 loss += target * (max + total.ln() - z[j]) / b;

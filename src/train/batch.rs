@@ -17,7 +17,7 @@ pub struct Batch {
     images: Source,
     pub labels: Vec<u32>,
     /// (B, K) if images are mixed in this run, otherwise empty.
-    shares: Vec<f32>,
+    soft_labels: Vec<f32>,
 }
 
 #[derive(Debug)]
@@ -27,12 +27,12 @@ enum Source {
 }
 
 impl Batch {
-    /// What the images are to be called: class ids (B), or shares of the classes (B, K) of mixed images.
+    /// What the images are to be called: class ids (B), or soft labels (B, K) of mixed images.
     pub fn targets(&self) -> Tensor {
         let images = self.labels.len();
-        match self.shares.len() {
+        match self.soft_labels.len() {
             0 => Tensor::from_vec(self.labels.clone(), [images]),
-            n => Tensor::from_vec(self.shares.clone(), [images, n / images]),
+            n => Tensor::from_vec(self.soft_labels.clone(), [images, n / images]),
         }
     }
 
@@ -98,7 +98,7 @@ pub fn eval(
         let mut labels = vec![0; indices.len()];
         reader.fill_eval(which, indices, &mut pixels, &mut labels)?;
         let images = Source::Ready(ready(dtype, reader.preprocess().input_size(), &pixels));
-        return Ok(Batch { images, labels, shares: Vec::new() });
+        return Ok(Batch { images, labels, soft_labels: Vec::new() });
     };
     let set = match which {
         Images::Train => resident.train.clone(),
@@ -106,7 +106,7 @@ pub fn eval(
     };
     let labels = reader.labels(which, indices)?;
     let images = Source::Resident { set, indices: indices.to_vec(), first: None };
-    Ok(Batch { images, labels, shares: Vec::new() })
+    Ok(Batch { images, labels, soft_labels: Vec::new() })
 }
 
 /// Changes the images (B, S, S, 3) and the labels (B) of the batch of a step, counted from 0.
@@ -148,9 +148,9 @@ impl Iterator for Training {
                         change(batch.step, &mut batch.images, &mut batch.labels);
                     }
                     let images = Source::Ready(ready(*dtype, *side, &batch.images));
-                    let (labels, shares) = (batch.labels.clone(), batch.shares.clone());
+                    let (labels, soft_labels) = (batch.labels.clone(), batch.soft_labels.clone());
                     prepared.recycle(batch);
-                    Batch { images, labels, shares }
+                    Batch { images, labels, soft_labels }
                 }))
             }
             Training::Resident { set, loader, steps } => {
@@ -158,7 +158,7 @@ impl Iterator for Training {
                 let (indices, first) = (loader.batch_indices(step), Some(loader.first_number(step)));
                 let labels = loader.reader().labels(Images::Train, &indices);
                 let images = Source::Resident { set: set.clone(), indices, first };
-                Some(labels.map(|labels| Batch { images, labels, shares: Vec::new() }))
+                Some(labels.map(|labels| Batch { images, labels, soft_labels: Vec::new() }))
             }
         }
     }

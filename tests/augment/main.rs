@@ -542,10 +542,10 @@ fn mixing_equals_the_official_one() {
         };
         let mut mixed = images.clone();
         mix.images(&mut mixed, size);
-        let shares = mix.shares(&labels, 9);
+        let soft_labels = mix.soft_labels(&labels, 9);
         for (i, image) in mixed.chunks_exact(size * size * 3).enumerate() {
             let (partner, w) = (mix.partners[i], mix.weights[i]);
-            let row = &shares[i * 9..][..9];
+            let row = &soft_labels[i * 9..][..9];
             assert_abs_diff_eq!(row.iter().sum::<f32>(), 1.0, epsilon = 1e-6);
             if labels[i] == labels[partner] {
                 assert_abs_diff_eq!(row[labels[i] as usize], 1.0, epsilon = 1e-6);

@@ -180,18 +180,18 @@ fn augmentation_and_mixing_depend_on_the_place_alone() {
                     let of = |(i, share): (usize, &f32)| {
                         *share == f32::from(u8::from(batch.labels[i / 10] as usize == i % 10))
                     };
-                    assert!(batch.shares.len() == 400 && batch.shares.iter().enumerate().all(of));
+                    assert!(batch.soft_labels.len() == 400 && batch.soft_labels.iter().enumerate().all(of));
                     continue;
                 };
                 mixed += 1;
-                assert_eq!(batch.shares, mix.shares(&wanted[batch.step].1, 10));
-                for (shares, &label) in batch.shares.chunks_exact(10).zip(&wanted[batch.step].1) {
+                assert_eq!(batch.soft_labels, mix.soft_labels(&wanted[batch.step].1, 10));
+                for (soft_labels, &label) in batch.soft_labels.chunks_exact(10).zip(&wanted[batch.step].1) {
                     assert!(
-                        abs_diff_eq!(shares.iter().sum::<f32>(), 1.0, epsilon = 1e-6)
-                            && shares[label as usize] >= 0.0
+                        abs_diff_eq!(soft_labels.iter().sum::<f32>(), 1.0, epsilon = 1e-6)
+                            && soft_labels[label as usize] >= 0.0
                     );
                     let other = |k: usize| !split.tasks[1].classes.contains(&(k as u32));
-                    assert!((0..10).all(|k| shares[k] == 0.0 || !other(k)));
+                    assert!((0..10).all(|k| soft_labels[k] == 0.0 || !other(k)));
                 }
             }
         }

@@ -268,12 +268,20 @@ fn selection_and_loss_arguments() {
     refused(own([0, 0], &[1, 1, 0, 0, 1, 1], 2), "cross_entropy", "labels");
     refused(own([2, 2], &[1, 1, 0, 0, 1, 1], 2), "cross_entropy", "labels");
     refused(own([0, 0], &[1; 3], 1), "cross_entropy", "mask");
-    let run = |shares: &[f32], shape: [usize; 2]| {
-        let (shares, mask) =
-            (Tensor::from_vec(shares.to_vec(), shape), Tensor::from_vec(vec![1u32, 1, 0], [3]));
+    let run = |soft_labels: &[f32], shape: [usize; 2]| {
+        let (soft_labels, mask) =
+            (Tensor::from_vec(soft_labels.to_vec(), shape), Tensor::from_vec(vec![1u32, 1, 0], [3]));
         let (mut outcome, logits) = (t([2]), t([2, 3]));
         let outcome = outcome.view_mut();
-        cross_entropy::forward_backward(&DEV, outcome, None, logits.view(), shares.view(), mask.view(), 0.0)
+        cross_entropy::forward_backward(
+            &DEV,
+            outcome,
+            None,
+            logits.view(),
+            soft_labels.view(),
+            mask.view(),
+            0.0,
+        )
     };
     assert!(run(&[1.0, 0.0, 0.0, 0.5, 0.5, 0.0], [2, 3]).is_ok());
     refused(run(&[1.0, 0.0, 0.0, 0.5, 0.0, 0.5], [2, 3]), "cross_entropy", "labels");

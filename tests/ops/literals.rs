@@ -166,9 +166,9 @@ fn cross_entropy_values() {
         let row = |label: usize| (0..4).map(move |j| if j == label { 1.0f32 } else { 0.0 });
         labels.into_iter().flat_map(row).collect::<Vec<f32>>()
     };
-    let with = |shares: Vec<f32>, s| {
-        let (shares, mut d) = (Tensor::from_vec(shares, [2, 4]), poisoned([2, 4]));
-        let outcome = loss(Some(d.view_mut()), &z, &shares, &[1, 1, 0, 1], s);
+    let with = |soft_labels: Vec<f32>, s| {
+        let (soft_labels, mut d) = (Tensor::from_vec(soft_labels, [2, 4]), poisoned([2, 4]));
+        let outcome = loss(Some(d.view_mut()), &z, &soft_labels, &[1, 1, 0, 1], s);
         (outcome, d.to_f64())
     };
     assert_eq!(with(one_hot([1, 3]), 0.1), (outcome, d.to_f64()));
