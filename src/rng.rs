@@ -25,9 +25,9 @@ pub enum Stream {
     Mix = 7,
     /// Label sets and moments of the Gaussian scenarios.
     Schedule = 8,
-    /// The images of a class that are kept for replay.
+    /// The images of a class that are in the replay set.
     Replay = 9,
-    /// The order in which kept images are added to the batches of later tasks.
+    /// The order in which replayed images are added to the batches of later tasks.
     Rehearse = 10,
 }
 

@@ -120,12 +120,12 @@ impl Config {
 
     fn check_replay(&self, c: &mut Complaints) {
         let (cl, scenario) = (&self.continual, self.continual.scenario);
-        let (kept, review, replayed) = (cl.replay_per_class, cl.num_review_epochs, cl.replay_batch_size);
-        c.unless((kept > 0) == (review > 0 || replayed > 0), || {
-            format!("continual.replay_per_class = {kept} keeps images for continual.replay_batch_size = {replayed} or continual.num_review_epochs = {review}: wanted it above 0 where one of them is, and 0 otherwise")
+        let (per_class, review, replayed) = (cl.replay_per_class, cl.num_review_epochs, cl.replay_batch_size);
+        c.unless((per_class > 0) == (review > 0 || replayed > 0), || {
+            format!("continual.replay_per_class = {per_class} keeps images for continual.replay_batch_size = {replayed} or continual.num_review_epochs = {review}: wanted it above 0 where one of them is, and 0 otherwise")
         });
         let by_task = !matches!(scenario, Scenario::Joint | Scenario::GaussianOnce | Scenario::Stream);
-        c.unless(kept == 0 || by_task && !matches!(self.method, Method::Joint | Method::Ncm), || {
+        c.unless(per_class == 0 || by_task && !matches!(self.method, Method::Joint | Method::Ncm), || {
             format!("continual.replay_per_class above 0 needs scenario = \"class\", \"domain\" or \"gaussian\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
         });
         c.unless(!cl.replay_reverse_mask || cl.replay_no_mask && !cl.replay_include_new_task, || {

@@ -147,15 +147,15 @@ Continual {
     eval_task_inc: bool = false,
     /// Images kept of each class over the tasks so far, drawn by the seed; 0: none (L2P-R: 10 or 50).
     replay_per_class: usize = 0,
-    /// So many kept images come with each batch from the second task on (official: as many as the batch has).
+    /// So many replayed images come with each batch from the second task on (official: as many as the batch has).
     replay_batch_size: usize = 0,
-    /// The images kept of the task that is being learned are among them, not only those of earlier tasks.
+    /// Images of the task that is being learned are among them, not only those of earlier tasks.
     replay_include_new_task: bool = true,
     /// The class mask of the training loss is for the task's own images; those that are replayed have none.
     replay_no_mask: bool = true,
     /// Those that are replayed have the opposite mask: the classes of the task take no part in their loss.
     replay_reverse_mask: bool = false,
-    /// After the steps of a task, so many epochs over the images kept of it and all tasks before, without a mask
+    /// After the steps of a task, so many epochs over the replay set of it and all tasks before, without a mask
     /// (the official review trick).
     num_review_epochs: usize = 0,
     /// The head's columns for a new task start as the mean of those of the tasks before, class by class of a task.
@@ -358,7 +358,7 @@ impl Continual {
         self.scenario == Scenario::Joint && self.num_classes_per_task == TaskSizes::Same(0)
     }
 
-    /// The last task whose kept images come with the batches of task `t`; `None`: none do.
+    /// The last task whose replayed images come with the batches of task `t`; `None`: none do.
     pub fn replayed_upto(&self, t: usize) -> Option<usize> {
         let upto = if self.replay_include_new_task { t } else { t.saturating_sub(1) };
         (t > 0 && self.replay_batch_size > 0).then_some(upto)

@@ -9,8 +9,8 @@
 //! `Augment`, index task << 40 | p; the mixing of a step's images from stream `Mix`, index task << 40 | step.
 //! Several ranks share a step: each makes some of its rows, and they are those that one rank would make.
 //!
-//! With replay the last R of the B rows of a batch are kept images, as there: the task's own stream advances by B - R
-//! a step, and row i >= B - R is position step * R + i - (B - R) of passes over the kept images, each in an order of its
+//! With replay the last R of the B rows of a batch are replayed images, as there: the task's own stream advances by B - R
+//! a step, and row i >= B - R is position step * R + i - (B - R) of passes over the replay set, each in an order of its
 //! own from stream `Rehearse`. (There they are drawn from the buffer for each batch.) Box and flip go by step * B + i.
 
 use std::ops::Range;
@@ -59,8 +59,8 @@ pub struct Loader {
     /// Position of the task, for the random streams.
     task: u64,
     train: Passes,
-    /// What is kept of other tasks, and how many of them each batch has.
-    kept: Option<(Passes, usize)>,
+    /// Images of other tasks, and how many of them each batch has.
+    replay: Option<(Passes, usize)>,
     seed: u64,
     /// Images of a step, replayed ones included.
     batch: usize,
@@ -135,7 +135,7 @@ impl Loader {
             reader: Reader::new(data, split, preprocess),
             task: index,
             train: Passes { images, ordered, seed, stream: Stream::Shuffle, task: index, last },
-            kept: None,
+            replay: None,
             seed,
             batch,
             rows: 0..batch,
@@ -150,19 +150,19 @@ impl Loader {
         self
     }
 
-    /// With so many of the images of `kept`, if there are any, behind those of each batch.
-    pub fn with_replay(mut self, kept: &Task, images: usize) -> Loader {
-        if !kept.train.is_empty() && self.kept.is_none() {
+    /// With so many of the images of `replay`, if there are any, behind those of each batch.
+    pub fn with_replay(mut self, replay: &Task, images: usize) -> Loader {
+        if !replay.train.is_empty() && self.replay.is_none() {
             let (ordered, stream, last) = (false, Stream::Rehearse, Mutex::new(None));
             let passes = Passes {
-                images: kept.train.clone(),
+                images: replay.train.clone(),
                 ordered,
                 seed: self.seed,
                 stream,
                 task: self.task,
                 last,
             };
-            self.kept = Some((passes, images));
+            self.replay = Some((passes, images));
             self.batch += images;
             self.rows = 0..self.batch;
         }
@@ -181,7 +181,7 @@ impl Loader {
 
     /// How many rows of a batch, the first ones, are images of the task itself; the others are replayed.
     pub fn own_rows(&self) -> usize {
-        self.batch - self.kept.as_ref().map_or(0, |(_, images)| *images)
+        self.batch - self.replay.as_ref().map_or(0, |(_, images)| *images)
     }
 
     /// Steps of the task.
@@ -218,9 +218,9 @@ impl Loader {
         let (own, mut indices) = (self.own_rows(), Vec::with_capacity(rows.len()));
         let first = step * own;
         self.train.append(first + rows.start.min(own)..first + rows.end.min(own), &mut indices);
-        if let Some((kept, each)) = &self.kept {
+        if let Some((replay, each)) = &self.replay {
             let behind = |row: usize| step * each + row.max(own) - own;
-            kept.append(behind(rows.start)..behind(rows.end), &mut indices);
+            replay.append(behind(rows.start)..behind(rows.end), &mut indices);
         }
         indices
     }

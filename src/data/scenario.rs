@@ -195,12 +195,18 @@ fn stream(
     Ok((0..parts).map(task).collect())
 }
 
-/// The images kept of the tasks up to `task`, as a task of its own: `replay_per_class` of each of their classes (or all,
+/// The replay set of the tasks up to `task`, as a task of its own: `replay_per_class` of each of their classes (or all,
 /// where there are fewer), with the smallest numbers that the seed gives to images. So a resumed run has the same ones,
-/// and what is kept after a task was kept before it or is of that task. `None` where nothing is kept. The official
+/// and an image that is in it after a task was in it before or is of that task. `None` without replay. The official
 /// buffer (google-research/l2p @ dd8836e, `libml/continual_buffer.py`) draws as many per task, without regard to
 /// class, and keeps their augmented pixels.
-pub fn kept(data: &DataSet, split: &Split, continual: &Continual, seed: u64, task: usize) -> Option<Task> {
+pub fn replay_set(
+    data: &DataSet,
+    split: &Split,
+    continual: &Continual,
+    seed: u64,
+    task: usize,
+) -> Option<Task> {
     if continual.replay_per_class == 0 {
         return None;
     }
@@ -224,7 +230,7 @@ pub fn kept(data: &DataSet, split: &Split, continual: &Continual, seed: u64, tas
         split.tasks[..=task].iter().flat_map(|task| task.classes.iter().copied()).collect();
     classes.sort_unstable();
     classes.dedup();
-    let name = format!("kept after task {}", task + 1);
+    let name = format!("replay set after task {}", task + 1);
     // Reviewed, its random streams are those of no other task.
     let index = split.tasks.len() + task;
     Some(Task { index, name, classes, train, test: Arc::default(), ordered: false })

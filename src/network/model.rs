@@ -322,7 +322,7 @@ impl Model {
     }
 
     /// All parts of a step, from [`Model::prepare_step`] to [`Model::step_stats`].
-    /// images: (B, S, S, 3) or kept ones, labels: (B) u32.
+    /// images: (B, S, S, 3) or resident ones, labels: (B) u32.
     pub fn step<'a>(
         &mut self,
         dev: &Device,

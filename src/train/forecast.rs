@@ -94,9 +94,9 @@ pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Fore
     let epochs = if config.method == Name::Ncm { 1 } else { config.train.num_epochs };
     let with_steps = |task: Task| {
         let cl = &config.continual;
-        let review = scenario::kept(&data, &split, cl, config.seed, task.index)
+        let review = scenario::replay_set(&data, &split, cl, config.seed, task.index)
             .filter(|_| cl.num_review_epochs > 0)
-            .map(|kept| steps(kept.train.len(), cl.num_review_epochs, batch, &config));
+            .map(|replay| steps(replay.train.len(), cl.num_review_epochs, batch, &config));
         let own = steps(task.train.len(), epochs, batch, &config)?;
         Ok((own + review.transpose()?.unwrap_or(0), task))
     };
@@ -203,8 +203,8 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
     let own = with_replay.map(|(task, steps)| {
         self::steps(task.train.len(), config.train.num_epochs, batch, config).unwrap_or(*steps)
     });
-    let kept = cl.replay_batch_size * batch / config.train.per_device_batch_size;
-    let replayed = own.sum::<usize>() * kept;
+    let each = cl.replay_batch_size * batch / config.train.per_device_batch_size;
+    let replayed = own.sum::<usize>() * each;
     let total =
         (steps * batch + replayed) as f64 * train_image + tested as f64 * forward + queried as f64 * query;
     Work { train_image, test_image: forward, query, total }

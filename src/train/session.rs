@@ -96,27 +96,29 @@ impl Session {
         let loader =
             Loader::new(self.data.clone(), &self.split, task, preprocess, config.seed, batch, epochs)?;
         let (cl, data) = (&config.continual, &self.data);
-        let kept = cl.replayed_upto(task.index);
-        let kept = kept.and_then(|upto| scenario::kept(data, &self.split, cl, config.seed, upto));
+        let replay = cl.replayed_upto(task.index);
+        let replay = replay.and_then(|upto| scenario::replay_set(data, &self.split, cl, config.seed, upto));
         let replayed = replayed(config, self.ranks.batch);
-        let loader = kept.iter().fold(loader, |loader, kept| loader.with_replay(kept, replayed));
+        let loader = replay.iter().fold(loader, |loader, replay| loader.with_replay(replay, replayed));
         let rows = self.ranks.rows(loader.whole_batch());
         Ok(loader.only(rows))
     }
 
-    /// The batches of the images kept of the tasks up to this one, which follow its own; `None` without any.
+    /// The batches of the replay set of the tasks up to this one, which follow its own; `None` without any.
     pub fn review_loader(&self, task: &Task) -> Result<Option<Loader>> {
         let (config, data) = (&self.learner.config, &self.data);
         if config.continual.num_review_epochs == 0 {
             return Ok(None);
         }
-        let Some(kept) = scenario::kept(data, &self.split, &config.continual, config.seed, task.index) else {
+        let Some(replay) =
+            scenario::replay_set(data, &self.split, &config.continual, config.seed, task.index)
+        else {
             return Ok(None);
         };
         let preprocess = self.learner.preprocess.clone();
-        let batch = task_batch(kept.train.len(), self.ranks.batch, config.data.partial_batch);
+        let batch = task_batch(replay.train.len(), self.ranks.batch, config.data.partial_batch);
         let epochs = config.continual.num_review_epochs;
-        let loader = Loader::new(data.clone(), &self.split, &kept, preprocess, config.seed, batch, epochs)?;
+        let loader = Loader::new(data.clone(), &self.split, &replay, preprocess, config.seed, batch, epochs)?;
         let rows = self.ranks.rows(loader.whole_batch());
         Ok(Some(loader.only(rows)))
     }
@@ -206,12 +208,12 @@ impl Session {
     }
 }
 
-/// Kept images in a step of `batch` others, of which `continual.replay_batch_size` come on each device.
+/// Replayed images in a step of `batch` others, of which `continual.replay_batch_size` come on each device.
 fn replayed(config: &Config, batch: usize) -> usize {
     config.continual.replay_batch_size * batch / config.train.per_device_batch_size
 }
 
-/// Images of a step on one of `ranks` ranks, if all take `batch` and kept ones.
+/// Images of a step on one of `ranks` ranks, if all take `batch` and replayed ones.
 pub fn images_on_a_rank(config: &Config, batch: usize, ranks: usize) -> usize {
     (batch + replayed(config, batch)).div_ceil(ranks)
 }

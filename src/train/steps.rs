@@ -1,4 +1,4 @@
-//! The training steps of a task: its own batches, then those of the images kept of all tasks so far.
+//! The training steps of a task: its own batches, then those of the replay set of all tasks so far.
 
 use super::batch::{Batch, Training};
 use super::session::Session;
@@ -20,7 +20,7 @@ pub fn total_steps(session: &Session) -> Result<u64> {
 pub struct Steps {
     batches: Training,
     task: TaskView,
-    /// What follows on the images kept of all tasks so far: batches, and the first step of them.
+    /// What follows on the replay set of all tasks so far: batches, and the first step of them.
     review: Option<(Loader, usize)>,
     pub rate: LearningRate,
     pub done: usize,
@@ -59,7 +59,7 @@ impl Steps {
         Ok(Steps { batches, task, review, rate, done, total, own: (own, own_batch), epoch })
     }
 
-    /// The next batch, and what became known of earlier steps on the way from a task's own images to kept ones.
+    /// The next batch, and what became known of earlier steps on the way from a task's own images to the replay set.
     fn batch(&mut self, session: &mut Session) -> Result<Option<(Batch, Vec<StepStats>)>> {
         if let Some(batch) = self.batches.next() {
             return Ok(Some((batch?, Vec::new())));

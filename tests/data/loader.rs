@@ -90,25 +90,25 @@ fn replayed_images_follow_those_of_the_task() {
     let keep = Continual { replay_per_class: 11, replay_batch_size: 14, ..continual(5, 2, "seed:1") };
     let (plain, split, data) = small_loader(2, 9, 50, 5);
     let new = |upto: usize, rows: usize| {
-        let kept = data::scenario::kept(&data, &split, &keep, 9, upto).unwrap();
-        (small_loader(2, 9, 50, 5).0.with_replay(&kept, rows), kept)
+        let replay = data::scenario::replay_set(&data, &split, &keep, 9, upto).unwrap();
+        (small_loader(2, 9, 50, 5).0.with_replay(&replay, rows), replay)
     };
-    let (loader, kept) = new(1, 14);
+    let (loader, replay) = new(1, 14);
     assert_eq!((loader.batch(), loader.own_rows(), loader.steps()), (64, 50, plain.steps()));
-    assert_eq!((plain.batch(), plain.own_rows(), kept.train.len()), (50, 50, 44));
+    assert_eq!((plain.batch(), plain.own_rows(), replay.train.len()), (50, 50, 44));
     let mut replayed = Vec::new();
     for step in 0..loader.steps() {
         let indices = loader.batch_indices(step);
         assert_eq!(indices[..50], plain.batch_indices(step), "step {step}");
         replayed.extend_from_slice(&indices[50..]);
     }
-    // Passes over all 44 kept images, none of this task, each in another order.
+    // Passes over all 44 replayed images, none of this task, each in another order.
     let passes: Vec<&[u32]> = replayed.chunks_exact(44).collect();
     assert_eq!(passes.len(), 3);
     for pass in &passes {
         let mut sorted = pass.to_vec();
         sorted.sort_unstable();
-        assert_eq!(sorted, kept.train);
+        assert_eq!(sorted, replay.train);
     }
     assert_ne!(passes[0], passes[1]);
     assert!(replayed.iter().all(|i| !split.tasks[2].train.contains(i)));
@@ -128,10 +128,10 @@ fn replayed_images_follow_those_of_the_task() {
     }
     assert_eq!(loader.first_number(7), (2 << 40) | (7 * 64));
     // With the new task's own, and of more than there are.
-    let (all, kept) = new(2, 100);
-    assert_eq!(kept.train.len(), 66);
+    let (all, replay) = new(2, 100);
+    assert_eq!(replay.train.len(), 66);
     let first: Vec<u32> = all.batch_indices(0)[50..].to_vec();
-    assert!(kept.train.iter().all(|i| first[..66].contains(i)));
+    assert!(replay.train.iter().all(|i| first[..66].contains(i)));
     for batch in Prefetch::start(Arc::new(all), 0..2).unwrap() {
         assert_eq!(batch.unwrap().labels.len(), 150);
     }

@@ -216,46 +216,46 @@ fn published_counts_are_those_of_the_papers() {
 }
 
 #[test]
-fn kept_images_are_those_of_the_seed_and_the_class() {
+fn replayed_images_are_those_of_the_seed_and_the_class() {
     let data = synthetic();
     let continual =
         Continual { replay_per_class: 7, num_review_epochs: 1, ..super::continual(5, 2, "seed:4") };
     let split = split(&data, &continual, 0, 16);
-    let kept = |task, seed| scenario::kept(&data, &split, &continual, seed, task).unwrap();
+    let replay = |task, seed| scenario::replay_set(&data, &split, &continual, seed, task).unwrap();
     for t in 0..5 {
-        let now = kept(t, 1);
+        let now = replay(t, 1);
         assert_eq!((now.train.len(), now.classes.len(), now.index), (14 * (t + 1), 2 * (t + 1), 5 + t));
         for class in &now.classes {
             let of_class =
                 |&&i: &&u32| split.label_to_class[data.train.labels[i as usize] as usize] == *class;
             assert_eq!(now.train.iter().filter(of_class).count(), 7);
         }
-        // What was kept stays.
-        assert!(t == 0 || kept(t - 1, 1).train.iter().all(|i| now.train.contains(i)));
+        // What was in the replay set stays in it.
+        assert!(t == 0 || replay(t - 1, 1).train.iter().all(|i| now.train.contains(i)));
     }
-    assert_eq!(kept(4, 1), kept(4, 1));
-    assert_ne!(kept(4, 1).train, kept(4, 2).train);
+    assert_eq!(replay(4, 1), replay(4, 1));
+    assert_ne!(replay(4, 1).train, replay(4, 2).train);
     let none = Continual { replay_per_class: 0, ..continual };
-    assert!(scenario::kept(&data, &split, &none, 1, 4).is_none());
+    assert!(scenario::replay_set(&data, &split, &none, 1, 4).is_none());
 }
 
-/// Where tasks share images, each is kept once.
+/// Where tasks share images, each is in the replay set once.
 #[test]
-fn what_is_kept_of_overlapping_tasks_is_kept_once() {
+fn an_image_of_overlapping_tasks_is_in_the_replay_set_once() {
     let data = synthetic();
     let continual = Continual { gaussian_sigma: 3.0, replay_per_class: 6, ..with(Scenario::Gaussian, 20) };
     let split = split(&data, &continual, 5, 16);
     for t in 0..20 {
-        let kept = scenario::kept(&data, &split, &continual, 5, t).unwrap();
-        assert!(kept.train.is_sorted_by(|a, b| a < b) && kept.classes.is_sorted_by(|a, b| a < b));
-        assert_eq!(kept.train.len(), 6 * kept.classes.len(), "after task {t}");
+        let replay = scenario::replay_set(&data, &split, &continual, 5, t).unwrap();
+        assert!(replay.train.is_sorted_by(|a, b| a < b) && replay.classes.is_sorted_by(|a, b| a < b));
+        assert_eq!(replay.train.len(), 6 * replay.classes.len(), "after task {t}");
     }
 }
 
 /// Over tasks with the same classes the room of a class is shared by all images of it so far, each as likely as the
 /// other, and only images of the new task take the place of others.
 #[test]
-fn what_is_kept_of_domains_is_drawn_from_all_of_them() {
+fn the_replay_set_of_domains_is_drawn_from_all_of_them() {
     let mut data = Arc::unwrap_or_clone(synthetic());
     data.domain_names = ["a", "b", "c", "d"].map(String::from).to_vec();
     data.train.domains = (0..data.train.len() as u32).map(|i| i / 10 % 4).collect();
@@ -264,14 +264,14 @@ fn what_is_kept_of_domains_is_drawn_from_all_of_them() {
     let split = split(&data, &continual, 0, 16);
     let mut of_domain = [0usize; 4];
     for seed in 0..40 {
-        let kept: Vec<_> =
-            (0..4).map(|t| scenario::kept(&data, &split, &continual, seed, t).unwrap()).collect();
-        for (t, now) in kept.iter().enumerate() {
+        let replay: Vec<_> =
+            (0..4).map(|t| scenario::replay_set(&data, &split, &continual, seed, t).unwrap()).collect();
+        for (t, now) in replay.iter().enumerate() {
             assert_eq!((now.train.len(), now.classes.len()), (60, 10));
-            let before = |i: &u32| t > 0 && kept[t - 1].train.contains(i);
+            let before = |i: &u32| t > 0 && replay[t - 1].train.contains(i);
             assert!(now.train.iter().all(|i| before(i) || split.tasks[t].train.contains(i)));
         }
-        kept[3].train.iter().for_each(|&i| of_domain[data.train.domains[i as usize] as usize] += 1);
+        replay[3].train.iter().for_each(|&i| of_domain[data.train.domains[i as usize] as usize] += 1);
     }
     // 2,400 images: 600 of each domain, with a deviation of 21.
     assert!(of_domain.iter().all(|n| n.abs_diff(600) < 85), "{of_domain:?}");

@@ -151,7 +151,7 @@ const OTHER_KINDS: &[Kind] = &[
 ];
 
 #[test]
-fn dualprompt_with_kept_images_and_l2p_with_augmentation_resume() {
+fn dualprompt_with_replay_and_l2p_with_augmentation_resume() {
     resume_each(COMMON_KINDS);
 }
 

@@ -125,7 +125,7 @@ fn task_incremental_evaluation_chooses_among_the_classes_of_the_task() {
 /// Images kept of earlier tasks are seen again after each task, without a mask: the classes of different tasks are
 /// told apart better than without them.
 #[test]
-fn deep_review_of_kept_images_tells_tasks_apart() {
+fn deep_review_of_replayed_images_tells_tasks_apart() {
     if !deep("review of kept images beside a run without it") {
         return;
     }
