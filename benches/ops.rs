@@ -15,12 +15,12 @@ use l2p_engine::optim::Optimizer;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
-use l2p_engine::testing::cases::{self, Case, Data, Role, Work};
+use l2p_engine::testing::cases::{self, Case, Data, PassCost, Role};
 use std::hint::black_box;
 use std::time::Duration;
 
 /// Bytes of work are those of f32.
-fn throughput(work: Work, float: DType) -> Throughput {
+fn throughput(work: PassCost, float: DType) -> Throughput {
     match work.flops {
         0 => Throughput::Bytes((work.bytes * float.size_bytes() / DType::F32.size_bytes()) as u64),
         flops => Throughput::Elements(flops as u64),

@@ -146,7 +146,7 @@ impl Images {
         }
         let (height, width, channels) = (32, 32, 3);
         let bytes = (0..IMAGES * height * width * channels).map(|_| rng.next_u32() as u8).collect();
-        let pixels = image_set::Pixels { height, width, channels, bytes };
+        let pixels = image_set::PixelArray { height, width, channels, bytes };
         let with = Data {
             input_size: side,
             resize_size: side + side / 7,

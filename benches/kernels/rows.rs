@@ -5,9 +5,9 @@ use l2p_engine::Result;
 use l2p_engine::config::schema::{Augment, Data};
 use l2p_engine::data::{Normalize, Preprocess};
 use l2p_engine::device::{Device, ElementType};
-use l2p_engine::ops::attention::{self, Gradients, Into, Qkv};
+use l2p_engine::ops::attention::{self, GradientTarget, Gradients, Qkv};
 use l2p_engine::ops::gelu;
-use l2p_engine::ops::linear::{self, Epilogue, Weights};
+use l2p_engine::ops::linear::{self, Epilogue, LinearWeights};
 use l2p_engine::ops::match_prompts::{self, Select};
 use l2p_engine::ops::matmul::Write;
 use l2p_engine::ops::optimizer::{self, Adam};
@@ -235,23 +235,23 @@ fn wave_fraction(p: Product) -> f64 {
     if side == 64 { whole / 2.0 } else { whole }
 }
 
-fn slot(shape: impl std::convert::Into<Shape>, of: Of, fill: Fill) -> Slot {
+fn slot(shape: impl Into<Shape>, of: Of, fill: Fill) -> Slot {
     Slot { shape: shape.into(), of, fill }
 }
 
-fn values(shape: impl std::convert::Into<Shape>) -> Slot {
+fn values(shape: impl Into<Shape>) -> Slot {
     slot(shape, Of::T, Fill::Normal(1.0))
 }
 
-fn small(shape: impl std::convert::Into<Shape>) -> Slot {
+fn small(shape: impl Into<Shape>) -> Slot {
     slot(shape, Of::T, Fill::Normal(0.03))
 }
 
-fn wide(shape: impl std::convert::Into<Shape>) -> Slot {
+fn wide(shape: impl Into<Shape>) -> Slot {
     slot(shape, Of::F32, Fill::Normal(1.0))
 }
 
-fn out(shape: impl std::convert::Into<Shape>, of: Of) -> Slot {
+fn out(shape: impl Into<Shape>, of: Of) -> Slot {
     slot(shape, of, Fill::Poison)
 }
 
@@ -394,7 +394,7 @@ fn forward(s: &Size, stage: &'static str, times: usize, (m, k, n): (usize, usize
                 None if gelu => Epilogue::Gelu { pre: out.next(), form: gelu::GeluForm::Tanh },
                 None => Epilogue::Plain,
             };
-            linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), ending)
+            linear::forward(dev, y, x[0], &LinearWeights::all(x[1], x[2]), ending)
         })
 }
 
@@ -416,7 +416,7 @@ fn backward(
         .untouched(|row, form| row.ins[2].bytes(form))
         .costs(2 * m * k * n, Bound::Product(product))
         .runs(move |dev, x, out| {
-            let ([dx], w) = (take(out), Weights::all(x[1], x[2]));
+            let ([dx], w) = (take(out), LinearWeights::all(x[1], x[2]));
             match (x.get(3), with) {
                 (Some(&pre), _) => linear::backward_input_gelu(dev, dx, x[0], &w, pre, gelu::GeluForm::Tanh),
                 (None, With::Sum) => linear::backward_input(dev, dx, x[0], &w, Write::Add),
@@ -471,7 +471,7 @@ fn packed_backward(s: &Size, stage: &'static str, times: usize, t: usize, rows: 
         .runs(move |dev, x, outs| {
             let [dqkv] = take(outs);
             let gradients =
-                Gradients { into: Into::Packed(dqkv), q_rows: rows.clone(), kv_rows: rows.clone() };
+                Gradients { into: GradientTarget::Packed(dqkv), q_rows: rows.clone(), kv_rows: rows.clone() };
             attention::backward_input(dev, Some(gradients), None, x[1], x[2], &Qkv::packed(x[0]), None, h)
         })
 }
@@ -485,7 +485,7 @@ fn apart_backward(s: &Size, stage: &'static str, times: usize, (tq, t): (usize, 
         .costs(10 * b * tq * t * c, Bound::AttentionBackward)
         .runs(move |dev, x, outs| {
             let [q, kv] = take(outs);
-            let gradients = Gradients { into: Into::Apart { q, kv }, q_rows: 0..tq, kv_rows: 0..t };
+            let gradients = Gradients { into: GradientTarget::Apart { q, kv }, q_rows: 0..tq, kv_rows: 0..t };
             attention::backward_input(
                 dev,
                 Some(gradients),
@@ -633,7 +633,7 @@ fn small_rows(s: &Size, (tq, tp, p): (usize, usize, usize)) -> Vec<Row> {
             .writes([out([b, k], Of::F32)])
             .runs(|dev, x, outs| {
                 let [y] = take(outs);
-                linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Epilogue::Plain)
+                linear::forward(dev, y, x[0], &LinearWeights::all(x[1], x[2]), Epilogue::Plain)
             }),
         Row::new("normalise queries", "row_norm", 1, s)
             .shape(format!("{b}x{c}"))

@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::error::{Error, Result};
-use crate::learner::Saved;
+use crate::learner::SavedRun;
 use crate::output::results::Score;
 use crate::output::table::{self, Style};
 use crate::train::Session;
@@ -35,7 +35,7 @@ pub struct Eval {
 impl Eval {
     pub fn run(self) -> Result<()> {
         let choice = super::device(&self.device)?;
-        let mut saved = Saved::read(&self.workdir)?;
+        let mut saved = SavedRun::read(&self.workdir)?;
         saved.locate_backbone(self.init_checkpoint.as_deref())?;
         let mut config = saved.config.clone();
         let hash = config.identity().config_hash();

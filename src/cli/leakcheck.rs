@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::error::{Error, Result};
-use crate::learner::Saved;
+use crate::learner::SavedRun;
 use crate::output::table::{self, Style};
 use crate::train::Session;
 use crate::train::batch_composition::{self, names};
@@ -37,7 +37,7 @@ pub struct LeakCheck {
 impl LeakCheck {
     pub fn run(self) -> Result<()> {
         let choice = super::device(&self.device)?;
-        let mut saved = Saved::read(&self.workdir)?;
+        let mut saved = SavedRun::read(&self.workdir)?;
         saved.locate_backbone(self.init_checkpoint.as_deref())?;
         let mut config = saved.config.clone();
         if let Some(dir) = self.data_dir {

@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::error::{Error, Result};
-use crate::learner::{Answer, Saved};
+use crate::learner::{Answer, SavedRun};
 use clap::Args;
 use std::ffi::OsString;
 use std::io::Read;
@@ -40,7 +40,7 @@ pub struct Predict {
 impl Predict {
     pub fn run(self) -> Result<()> {
         let choice = super::device(&self.device)?;
-        let mut saved = Saved::read(&self.workdir)?;
+        let mut saved = SavedRun::read(&self.workdir)?;
         saved.locate_backbone(self.init_checkpoint.as_deref())?;
         let (mut files, mut failed) = (Vec::new(), 0);
         for given in self.given()? {

@@ -8,7 +8,7 @@
 use super::handshake::{self, INTRODUCTION, Unproven};
 use super::launch::Launch;
 use super::topology::{Topology, numbers};
-use super::wire::{self, Frame, Hello, Limit, Message, Start, Until};
+use super::wire::{self, Frame, Hello, Launched, Limit, Message, Until};
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -40,11 +40,11 @@ pub struct Joined {
 
 /// Accepts the processes of a launch, on a thread of its own, until it is dropped.
 pub struct Acceptor {
-    shared: Arc<Shared>,
+    shared: Arc<AcceptorState>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-struct Shared {
+struct AcceptorState {
     own: Hello,
     token: String,
     place: String,
@@ -58,7 +58,7 @@ struct Shared {
 #[derive(Default)]
 struct JoinState {
     /// By process; `None` for those that have not joined, and for process 0.
-    joined: Vec<Option<Peer>>,
+    joined: Vec<Option<JoinedPeer>>,
     /// About peers that were refused.
     sentences: Vec<String>,
     /// How a peer that has proved itself contradicts the launch.
@@ -68,13 +68,13 @@ struct JoinState {
 }
 
 /// A process that has proved itself and waits for the start.
-struct Peer {
+struct JoinedPeer {
     hello: Hello,
     stream: Arc<TcpStream>,
     from: SocketAddr,
 }
 
-impl Peer {
+impl JoinedPeer {
     /// Whether the connection is open and nothing has been received, as it should be before the start.
     fn waits(&self) -> bool {
         let mut byte = [0];
@@ -102,7 +102,7 @@ impl Acceptor {
             None => Arc::new(bind_again(launch)?),
         };
         let state = JoinState { joined: (0..own.processes).map(|_| None).collect(), ..JoinState::default() };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(AcceptorState {
             own,
             token: launch.token.clone(),
             place: launch.place(),
@@ -143,20 +143,20 @@ impl Acceptor {
             state = self.shared.changed.wait_timeout(state, POLL).unwrap_or_else(PoisonError::into_inner).0;
         }
         state.started = true;
-        let joined: Vec<Option<Peer>> = state.joined.iter_mut().map(Option::take).collect();
+        let joined: Vec<Option<JoinedPeer>> = state.joined.iter_mut().map(Option::take).collect();
         drop(state);
         Ok(self.start(launch, joined))
     }
 
     /// Tells all processes which ranks are where.
-    fn start(self, launch: &Launch, joined: Vec<Option<Peer>>) -> Joined {
+    fn start(self, launch: &Launch, joined: Vec<Option<JoinedPeer>>) -> Joined {
         let own = &self.shared.own;
         let all = || joined.iter().map(|p| p.as_ref().map_or(own, |p| &p.hello));
         let ranks: Vec<usize> = all().map(|h| h.ranks).collect();
         let hosts: Vec<String> = all().map(|h| h.host.clone()).collect();
         let topology = Topology::new(0, &ranks, hosts.clone());
         let rank_timeout_ms = u64::try_from(launch.rank_timeout.as_millis()).unwrap_or(u64::MAX);
-        let start = Frame::bare(Message::Start(Start { ranks, hosts, rank_timeout_ms }));
+        let start = Frame::bare(Message::Start(Launched { ranks, hosts, rank_timeout_ms }));
         let streams: Vec<Option<Arc<TcpStream>>> = joined.into_iter().map(|p| p.map(|p| p.stream)).collect();
         for stream in streams.iter().flatten() {
             // The thread that reads from the connection reports if it is lost at this moment.
@@ -251,8 +251,8 @@ fn bind(launch: &Launch) -> Result<TcpListener> {
     )))
 }
 
-/// Accepts connections until [`Shared::closed`]. Each handshake has a thread of its own.
-fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
+/// Accepts connections until [`AcceptorState::closed`]. Each handshake has a thread of its own.
+fn accept(shared: &Arc<AcceptorState>, listener: &TcpListener) {
     while !shared.closed.load(Ordering::Relaxed) {
         let Ok((stream, from)) = listener.accept() else {
             std::thread::sleep(POLL);
@@ -277,7 +277,7 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
     }
 }
 
-impl Shared {
+impl AcceptorState {
     fn lock(&self) -> MutexGuard<'_, JoinState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -318,10 +318,10 @@ impl Shared {
         let mut state = self.lock();
         match self.judge(&mut state, &hello, from) {
             Verdict::Welcome => {
-                // `Peer::waits` finds a connection that was lost.
+                // `JoinedPeer::waits` finds a connection that was lost.
                 let _ = wire::write(&mut stream.as_ref(), &Frame::bare(Message::Welcome));
                 let process = hello.process;
-                state.joined[process] = Some(Peer { hello, stream: stream.clone(), from });
+                state.joined[process] = Some(JoinedPeer { hello, stream: stream.clone(), from });
             }
             Verdict::Refused(why) => {
                 let _ =

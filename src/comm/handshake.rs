@@ -39,7 +39,7 @@ impl From<io::Error> for Unproven {
 
 /// The role of the one who proves, so that a proof cannot be sent back as one's own.
 #[derive(Clone, Copy)]
-enum Role {
+enum Prover {
     Acceptor,
     Peer,
 }
@@ -55,23 +55,23 @@ fn nonce() -> io::Result<[u8; NONCE]> {
     Ok(bytes)
 }
 
-fn mac(token: &str, role: Role, nonces: &Nonces) -> Hmac<Sha256> {
+fn mac(token: &str, role: Prover, nonces: &Nonces) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(token.as_bytes()).expect("HMAC takes keys of any length");
     mac.update(match role {
-        Role::Acceptor => b"l2p-engine acceptor",
-        Role::Peer => b"l2p-engine peer",
+        Prover::Acceptor => b"l2p-engine acceptor",
+        Prover::Peer => b"l2p-engine peer",
     });
     mac.update(&nonces.acceptor);
     mac.update(&nonces.peer);
     mac
 }
 
-fn proof(token: &str, role: Role, nonces: &Nonces) -> [u8; PROOF] {
+fn proof(token: &str, role: Prover, nonces: &Nonces) -> [u8; PROOF] {
     mac(token, role, nonces).finalize().into_bytes().into()
 }
 
 /// Compares in constant time.
-fn is_proof(token: &str, role: Role, nonces: &Nonces, proof: &[u8]) -> bool {
+fn is_proof(token: &str, role: Prover, nonces: &Nonces, proof: &[u8]) -> bool {
     mac(token, role, nonces).verify_slice(proof).is_ok()
 }
 
@@ -104,10 +104,10 @@ pub fn accept(mut stream: &TcpStream, token: &str, end: Instant) -> Result<(), U
     let peer = read_greeting(&mut from)?;
     let nonces = Nonces { acceptor: nonce()?, peer };
     stream.write_all(&greeting(&nonces.acceptor))?;
-    if !is_proof(token, Role::Peer, &nonces, &read_proof(&mut from)?) {
+    if !is_proof(token, Prover::Peer, &nonces, &read_proof(&mut from)?) {
         return Err(Unproven::OtherToken);
     }
-    Ok(stream.write_all(&proof(token, Role::Acceptor, &nonces))?)
+    Ok(stream.write_all(&proof(token, Prover::Acceptor, &nonces))?)
 }
 
 /// In the other processes: the counterpart of [`accept`].
@@ -119,13 +119,13 @@ pub fn introduce(mut stream: &TcpStream, token: &str, end: Instant) -> Result<()
     let own = nonce()?;
     stream.write_all(&greeting(&own))?;
     let nonces = Nonces { acceptor: read_greeting(&mut from)?, peer: own };
-    stream.write_all(&proof(token, Role::Peer, &nonces))?;
+    stream.write_all(&proof(token, Prover::Peer, &nonces))?;
     let theirs = read_proof(&mut from).map_err(|why| match why.kind() {
         // What process 0 does with a proof by another token.
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => Unproven::OtherToken,
         _ => Unproven::Io(why),
     })?;
-    if is_proof(token, Role::Acceptor, &nonces, &theirs) { Ok(()) } else { Err(Unproven::OtherToken) }
+    if is_proof(token, Prover::Acceptor, &nonces, &theirs) { Ok(()) } else { Err(Unproven::OtherToken) }
 }
 
 #[cfg(test)]
@@ -136,15 +136,15 @@ mod tests {
 
     #[test]
     fn a_proof_holds_for_one_token_one_role_and_one_pair_of_nonces() {
-        let valid = proof("token", Role::Peer, &NONCES);
-        assert!(is_proof("token", Role::Peer, &NONCES, &valid));
-        assert!(!is_proof("tokem", Role::Peer, &NONCES, &valid));
-        assert!(!is_proof("token", Role::Acceptor, &NONCES, &valid));
+        let valid = proof("token", Prover::Peer, &NONCES);
+        assert!(is_proof("token", Prover::Peer, &NONCES, &valid));
+        assert!(!is_proof("tokem", Prover::Peer, &NONCES, &valid));
+        assert!(!is_proof("token", Prover::Acceptor, &NONCES, &valid));
         let replayed = Nonces { acceptor: [3; NONCE], ..NONCES };
-        assert!(!is_proof("token", Role::Peer, &replayed, &valid));
+        assert!(!is_proof("token", Prover::Peer, &replayed, &valid));
         let mut changed = valid;
         changed[PROOF - 1] ^= 1;
-        assert!(!is_proof("token", Role::Peer, &NONCES, &changed));
+        assert!(!is_proof("token", Prover::Peer, &NONCES, &changed));
         assert_ne!(nonce().expect("random bytes"), nonce().expect("random bytes"));
     }
 }

@@ -19,7 +19,7 @@ pub enum Message {
     /// It cannot join, or the launch has failed.
     Refused { why: String },
     /// All processes have joined.
-    Start(Start),
+    Start(Launched),
     /// Sent where there is nothing else to send.
     Alive,
     /// The ranks of a process are in a call. Their offers follow as parts.
@@ -47,7 +47,7 @@ pub struct Hello {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Start {
+pub struct Launched {
     /// By process.
     pub ranks: Vec<usize>,
     pub hosts: Vec<String>,

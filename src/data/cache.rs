@@ -53,12 +53,12 @@ pub struct Pack(Arc<Open>);
 #[derive(Debug)]
 struct Open {
     file: File,
-    images: Vec<Packed>,
+    images: Vec<PackedImage>,
     with_pixels: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Packed {
+struct PackedImage {
     height: u32,
     width: u32,
     crc: u32,
@@ -66,7 +66,7 @@ struct Packed {
     offset: u64,
 }
 
-impl Packed {
+impl PackedImage {
     fn bytes(&self) -> u64 {
         3 * u64::from(self.height) * u64::from(self.width)
     }
@@ -115,19 +115,19 @@ impl Cache {
         &mut self,
         sources: &[FileSource],
         orientation: Orientation,
-    ) -> std::result::Result<Checked, Vec<Damage>> {
+    ) -> std::result::Result<CheckedFiles, Vec<Damage>> {
         let digest = |source: &FileSource| -> Result<([u8; 32], u64)> {
             let bytes = source.read()?;
             let (height, width) = image_file::dimensions(&bytes, &source.path())?;
             Ok((Sha256::digest(&bytes).into(), 3 * height as u64 * width as u64))
         };
-        let files = Files { sources, orientation, looked: sources.par_iter().map(digest).collect() };
+        let files = CheckedSources { sources, orientation, looked: sources.par_iter().map(digest).collect() };
         let whole = files.looked.iter().all(Result::is_ok);
         if let Some(dir) = self.dir.clone().filter(|_| whole) {
             match files.pack(&dir, self.limit) {
                 Ok(open) => {
-                    let prints = open.images.iter().map(Packed::print).collect();
-                    return Ok(Checked { pack: Some(Pack(Arc::new(open))), prints });
+                    let prints = open.images.iter().map(PackedImage::print).collect();
+                    return Ok(CheckedFiles { pack: Some(Pack(Arc::new(open))), prints });
                 }
                 Err(PackFailure::Damaged(damages)) => return Err(damages),
                 Err(PackFailure::Disk(error)) => self.notes.push(format!(
@@ -142,7 +142,7 @@ impl Cache {
             Ok(())
         });
         match decoded {
-            Ok(()) => Ok(Checked { pack: None, prints }),
+            Ok(()) => Ok(CheckedFiles { pack: None, prints }),
             Err(PackFailure::Damaged(damages)) => Err(damages),
             Err(PackFailure::Disk(_)) => unreachable!("nothing is written"),
         }
@@ -151,7 +151,7 @@ impl Cache {
 
 /// Files that can be decoded.
 #[derive(Debug)]
-pub struct Checked {
+pub struct CheckedFiles {
     /// Their images, where there is a cache.
     pub pack: Option<Pack>,
     /// By file.
@@ -176,7 +176,7 @@ pub struct Damage {
 }
 
 /// Files with their digests and the bytes of their pixels.
-struct Files<'a> {
+struct CheckedSources<'a> {
     sources: &'a [FileSource],
     orientation: Orientation,
     looked: Vec<Result<([u8; 32], u64)>>,
@@ -194,7 +194,7 @@ impl From<io::Error> for PackFailure {
     }
 }
 
-impl Files<'_> {
+impl CheckedSources<'_> {
     /// The pack of these files, all of which were looked at, in `dir`.
     fn pack(&self, dir: &Path, limit: u64) -> std::result::Result<Open, PackFailure> {
         let (mut key, mut total) = (Sha256::new(), 0);
@@ -219,7 +219,7 @@ impl Files<'_> {
     /// Hands the images to `take` in order; after a damaged file the rest is only checked.
     fn decode(
         &self,
-        mut take: impl FnMut(Decoded) -> io::Result<()>,
+        mut take: impl FnMut(DecodedBytes) -> io::Result<()>,
     ) -> std::result::Result<(), PackFailure> {
         let (mut damages, mut first) = (Vec::new(), 0);
         let size = |looked: &Result<([u8; 32], u64)>| looked.as_ref().map_or(0, |(_, size)| *size);
@@ -234,7 +234,7 @@ impl Files<'_> {
                 Ok((digest, _)) => decode(&self.sources[i], digest, self.orientation),
                 Err(error) => Err(error.clone()),
             };
-            let decoded: Vec<Result<Decoded>> = (first..last).into_par_iter().map(one).collect();
+            let decoded: Vec<Result<DecodedBytes>> = (first..last).into_par_iter().map(one).collect();
             for (index, image) in (first..last).zip(decoded) {
                 match image {
                     Ok(image) if damages.is_empty() => take(image)?,
@@ -253,9 +253,9 @@ pub(super) fn hex(key: &[u8; 32]) -> String {
     key.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-type Decoded = (Vec<u8>, usize, usize);
+type DecodedBytes = (Vec<u8>, usize, usize);
 
-fn decode(source: &FileSource, digest: &[u8; 32], orientation: Orientation) -> Result<Decoded> {
+fn decode(source: &FileSource, digest: &[u8; 32], orientation: Orientation) -> Result<DecodedBytes> {
     let bytes = source.read()?;
     if Sha256::digest(&bytes).as_slice() != digest {
         return Err(Error::file(source.path(), "the file changed while it was read; start again"));
@@ -264,34 +264,34 @@ fn decode(source: &FileSource, digest: &[u8; 32], orientation: Orientation) -> R
 }
 
 /// What stops an unpacked archive: its input is bad, or it cannot be written.
-pub(super) enum Failure {
+pub(super) enum CacheFailure {
     Input(Error),
     Disk(io::Error),
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure::Input(error)
+impl From<Error> for CacheFailure {
+    fn from(error: Error) -> CacheFailure {
+        CacheFailure::Input(error)
     }
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Disk(error)
+impl From<io::Error> for CacheFailure {
+    fn from(error: io::Error) -> CacheFailure {
+        CacheFailure::Disk(error)
     }
 }
 
 /// A pack while it is written.
 struct Writing {
     out: BufWriter<File>,
-    images: Vec<Packed>,
+    images: Vec<PackedImage>,
     with_pixels: bool,
 }
 
 impl Writing {
-    fn push(&mut self, (pixels, height, width): Decoded) -> io::Result<()> {
+    fn push(&mut self, (pixels, height, width): DecodedBytes) -> io::Result<()> {
         let crc = crc32c::crc32c(&pixels);
-        self.images.push(Packed { height: height as u32, width: width as u32, crc, offset: 0 });
+        self.images.push(PackedImage { height: height as u32, width: width as u32, crc, offset: 0 });
         if self.with_pixels {
             self.out.write_all(&pixels)?;
         }
@@ -342,7 +342,7 @@ fn head_len(count: usize) -> usize {
 }
 
 /// Sets the offsets; where the file must end.
-fn place(images: &mut [Packed]) -> Option<u64> {
+fn place(images: &mut [PackedImage]) -> Option<u64> {
     let mut offset = head_len(images.len()) as u64;
     for image in images {
         image.offset = offset;
@@ -372,9 +372,9 @@ fn open(path: &Path, key: &[u8; 32], count: usize) -> Option<Open> {
     }
     let image = |entry: &[u8]| {
         let value = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| entry[at + i]));
-        Packed { height: value(0), width: value(4), crc: value(8), offset: 0 }
+        PackedImage { height: value(0), width: value(4), crc: value(8), offset: 0 }
     };
-    let mut images: Vec<Packed> = head[HEAD..].chunks_exact(ENTRY).map(image).collect();
+    let mut images: Vec<PackedImage> = head[HEAD..].chunks_exact(ENTRY).map(image).collect();
     let end = place(&mut images)?;
     (!with_pixels || end == length).then_some(Open { file, images, with_pixels })
 }

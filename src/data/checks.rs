@@ -63,12 +63,12 @@ fn what(error: &Error) -> String {
 
 /// An image of a set.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct SetImage<'a> {
     set: &'a ImageSet,
     index: usize,
 }
 
-impl Place<'_> {
+impl SetImage<'_> {
     fn label(self) -> u32 {
         self.set.labels[self.index]
     }
@@ -78,7 +78,7 @@ impl Place<'_> {
     }
 
     /// Whether both have the same pixels.
-    fn equals(self, other: Place) -> Result<bool> {
+    fn equals(self, other: SetImage) -> Result<bool> {
         Ok(self.set.image(self.index)? == other.set.image(other.index)?)
     }
 }
@@ -90,12 +90,12 @@ impl Place<'_> {
 /// `Error::File` for a file that is gone.
 pub fn overlap(data: &DataSet) -> Result<Vec<String>> {
     // By print: different images, or one with different labels, and whether it is trained on.
-    let mut seen: HashMap<Print, Vec<(Place, bool)>> = HashMap::new();
+    let mut seen: HashMap<Print, Vec<(SetImage, bool)>> = HashMap::new();
     let (mut notes, mut two_labels) = (Vec::new(), Vec::new());
     for (part, set) in [("training", &data.train), ("test", &data.test), ("validation", &data.val)] {
         let (trains, mut shared) = (part == "training", Vec::new());
         for index in 0..set.len() {
-            let (place, Some(print)) = (Place { set, index }, set.print(index)) else { continue };
+            let (place, Some(print)) = (SetImage { set, index }, set.print(index)) else { continue };
             let mut equal = Vec::new();
             let candidates = seen.entry(print).or_default();
             for &(earlier, trained) in candidates.iter() {
@@ -110,7 +110,7 @@ pub fn overlap(data: &DataSet) -> Result<Vec<String>> {
             if let [(earlier, _), ..] = *equal
                 && !same_label
             {
-                let named = |place: Place| {
+                let named = |place: SetImage| {
                     format!("{} ({})", place.shown(), data.class_names[place.label() as usize])
                 };
                 two_labels.push(format!("{} and {}", named(earlier), named(place)));

@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use super::folder::{self, Layout};
-use super::image_set::{DataSet, ImageSet, Pixels};
+use super::folder::{self, FolderLayout};
+use super::image_set::{DataSet, ImageSet, PixelArray};
 use super::pickle::Pickle;
 use super::tar_gz;
 use crate::error::{Error, Result};
@@ -100,7 +100,7 @@ pub fn load(dir: &str, set: &Cifar) -> Result<DataSet> {
         (set.python_folder, set.python_files, set.python_archive, false),
     ];
     for (sub, files, _, is_binary) in versions {
-        if let Some(paths) = (Layout { folders: &[sub, ""], files, or_gz: false }).find(dir) {
+        if let Some(paths) = (FolderLayout { folders: &[sub, ""], files, or_gz: false }).find(dir) {
             return read_set(set, is_binary, paths.into_iter().map(|path| (path, None)).collect());
         }
     }
@@ -109,7 +109,7 @@ pub fn load(dir: &str, set: &Cifar) -> Result<DataSet> {
     for (sub, files, _, is_binary) in versions {
         let mut named = folders.iter().filter(|folder| folder.file_name().is_some_and(|name| name == sub));
         if let Some(paths) =
-            named.find_map(|folder| (Layout { folders: &[""], files, or_gz: false }).find(folder))
+            named.find_map(|folder| (FolderLayout { folders: &[""], files, or_gz: false }).find(folder))
         {
             return read_set(set, is_binary, paths.into_iter().map(|path| (path, None)).collect());
         }
@@ -127,7 +127,7 @@ pub fn load(dir: &str, set: &Cifar) -> Result<DataSet> {
     let wanted = versions.map(|(sub, files, archive, _)| {
         format!(
             "{} or {archive} (or .tgz, .tar)",
-            Layout { folders: &[sub, ""], files, or_gz: false }.describe()
+            FolderLayout { folders: &[sub, ""], files, or_gz: false }.describe()
         )
     });
     Err(folder::not_found(dir, set.name, &wanted))
@@ -149,7 +149,7 @@ fn read_set(set: &Cifar, is_binary: bool, files: Vec<(PathBuf, Option<Vec<u8>>)>
             let read = if is_binary { read_binary } else { read_python };
             read(&content(file)?, &file.0, set, &mut all)?;
         }
-        let pixels = Pixels { height: SIDE, width: SIDE, channels: 3, bytes: all.pixels };
+        let pixels = PixelArray { height: SIDE, width: SIDE, channels: 3, bytes: all.pixels };
         Ok(ImageSet::in_memory(pixels, all.labels))
     };
     let class_names = class_names(&content(names)?, &names.0, set, is_binary)?;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::cache::Cache;
-use super::folder::{self, Layout};
+use super::folder::{self, FolderLayout};
 use super::image_set::{DataSet, ImageSet, Sample};
 use super::images;
 use super::listing::Owner;
@@ -26,7 +26,7 @@ const FOLDERS: [&str; 4] = ["CUB_200_2011", "", "cub", "CUB"];
 /// As [`super::load`].
 pub fn load(dir: &str, cache: &mut Cache) -> Result<DataSet> {
     let dir = folder::open(dir, NAME)?;
-    let layout = Layout { folders: &FOLDERS, files: &FILES, or_gz: false };
+    let layout = FolderLayout { folders: &FOLDERS, files: &FILES, or_gz: false };
     if let Some(paths) = layout.find(dir) {
         let pictures = paths[0].with_file_name("images");
         let files: Vec<FileSource> = paths.into_iter().map(FileSource::File).collect();

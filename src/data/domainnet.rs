@@ -6,8 +6,8 @@
 
 use super::folder;
 use super::image_set::DataSet;
-use super::listing::{self, Owner, Row};
-use super::parts::Parts;
+use super::listing::{self, ListedImage, Owner};
+use super::parts::BySubset;
 use super::source::Tree;
 use crate::error::{Error, Result};
 
@@ -48,12 +48,12 @@ pub fn load(dir: &str) -> Result<DataSet> {
                         Error::file(path, what)
                     })?,
                 };
-                part.push(Row { source, domain: Some(domain.into()), ..row });
+                part.push(ListedImage { source, domain: Some(domain.into()), ..row });
             }
         }
     }
     let [train, test] = parts;
-    let parts = Parts { train, test, val: Vec::new() };
+    let parts = BySubset { train, test, val: Vec::new() };
     let mut data = listing::data_set(NAME, parts, None, root, Owner::Published)?;
     if !missing.is_empty() {
         data.notes.push(format!("{} has no lists of the domains {}", root.display(), missing.join(", ")));

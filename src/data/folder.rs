@@ -11,7 +11,7 @@ pub const FILE_BYTES_MAX: u64 = 2 << 30;
 pub const DEFLATE_RATIO_MAX: u64 = 1032;
 
 /// One layout in which a data set is published.
-pub struct Layout<'a> {
+pub struct FolderLayout<'a> {
     /// Sub-folders of the given folder to look in; the empty one is the folder itself.
     pub folders: &'a [&'a str],
     pub files: &'a [&'a str],
@@ -19,7 +19,7 @@ pub struct Layout<'a> {
     pub or_gz: bool,
 }
 
-impl Layout<'_> {
+impl FolderLayout<'_> {
     /// Paths of all files, in the order of `files`, from the first sub-folder that has them all.
     pub fn find(&self, dir: &Path) -> Option<Vec<PathBuf>> {
         let found = |folder: &Path, name: &str| {

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::folder::{self, DEFLATE_RATIO_MAX, Layout};
-use super::image_set::{DataSet, ImageSet, Pixels};
+use super::folder::{self, DEFLATE_RATIO_MAX, FolderLayout};
+use super::image_set::{DataSet, ImageSet, PixelArray};
 use crate::error::{Error, Result};
 
 const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
@@ -50,7 +50,7 @@ pub fn digit_names() -> Vec<String> {
 
 fn load(dir: &str, name: &str, folders: &[&str], class_names: &[&str]) -> Result<DataSet> {
     let dir = folder::open(dir, name)?;
-    let layout = Layout { folders, files: &FILES, or_gz: true };
+    let layout = FolderLayout { folders, files: &FILES, or_gz: true };
     let paths = layout
         .find(dir)
         .or_else(|| renamed(dir, name))
@@ -108,7 +108,7 @@ pub fn read_pair(images: (&[u8], &Path), labels: (&[u8], &Path)) -> Result<Image
             format!("offset {}: a label from 0 to 9 was wanted, found {found}", 8 + i),
         ));
     }
-    let pixels = Pixels { height: image_axes[1], width: image_axes[2], channels: 1, bytes: pixels };
+    let pixels = PixelArray { height: image_axes[1], width: image_axes[2], channels: 1, bytes: pixels };
     Ok(ImageSet::in_memory(pixels, label_bytes.into_iter().map(u32::from).collect()))
 }
 

@@ -18,19 +18,19 @@ pub struct ImageSet {
     /// (n): positions in [`DataSet::domain_names`].
     pub domains: Vec<u32>,
     /// Together n images.
-    blocks: Vec<Block>,
+    blocks: Vec<ImageBlock>,
 }
 
 /// Consecutive images that are stored in one way.
 #[derive(Debug, Clone)]
-enum Block {
-    Memory(Pixels),
-    Files(Files),
+enum ImageBlock {
+    Memory(PixelArray),
+    Files(ImageFiles),
 }
 
 /// Images of one size in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Pixels {
+pub struct PixelArray {
     /// In pixels.
     pub height: usize,
     /// In pixels.
@@ -43,7 +43,7 @@ pub struct Pixels {
 
 /// Image files, with their decoded images where the cache has them.
 #[derive(Debug, Clone)]
-struct Files {
+struct ImageFiles {
     sources: Vec<FileSource>,
     orientation: Orientation,
     pack: Option<Pack>,
@@ -103,7 +103,7 @@ impl Image<'_> {
     }
 }
 
-impl Pixels {
+impl PixelArray {
     fn image_len(&self) -> usize {
         self.height * self.width * self.channels
     }
@@ -123,16 +123,16 @@ impl Pixels {
     }
 }
 
-impl Block {
+impl ImageBlock {
     fn len(&self) -> usize {
         match self {
-            Block::Memory(pixels) => pixels.len(),
-            Block::Files(files) => files.sources.len(),
+            ImageBlock::Memory(pixels) => pixels.len(),
+            ImageBlock::Files(files) => files.sources.len(),
         }
     }
 }
 
-impl Files {
+impl ImageFiles {
     fn image(&self, i: usize) -> Result<Image<'static>> {
         // Damaged pixels in the cache are no reason to stop: the file itself is there.
         if let Some((pixels, height, width)) = self.pack.as_ref().and_then(|pack| pack.read(i)) {
@@ -146,8 +146,8 @@ impl Files {
 
 impl ImageSet {
     /// Images of one size with their labels, all of the one domain.
-    pub fn in_memory(pixels: Pixels, labels: Vec<u32>) -> ImageSet {
-        ImageSet { domains: vec![0; labels.len()], labels, blocks: vec![Block::Memory(pixels)] }
+    pub fn in_memory(pixels: PixelArray, labels: Vec<u32>) -> ImageSet {
+        ImageSet { domains: vec![0; labels.len()], labels, blocks: vec![ImageBlock::Memory(pixels)] }
     }
 
     /// Labels of images that are not here: for planning, not for reading.
@@ -168,7 +168,12 @@ impl ImageSet {
         ImageSet {
             labels,
             domains,
-            blocks: vec![Block::Files(Files { sources, orientation, pack: None, prints: Vec::new() })],
+            blocks: vec![ImageBlock::Files(ImageFiles {
+                sources,
+                orientation,
+                pack: None,
+                prints: Vec::new(),
+            })],
         }
     }
 
@@ -189,9 +194,9 @@ impl ImageSet {
     }
 
     /// All images, where they have one size and lie in memory.
-    pub fn in_one_piece(&self) -> Option<&Pixels> {
+    pub fn in_one_piece(&self) -> Option<&PixelArray> {
         match self.blocks.as_slice() {
-            [Block::Memory(pixels)] => Some(pixels),
+            [ImageBlock::Memory(pixels)] => Some(pixels),
             _ => None,
         }
     }
@@ -202,21 +207,21 @@ impl ImageSet {
     /// `Error::File` when its file cannot be read or decoded.
     pub fn image(&self, i: usize) -> Result<Image<'_>> {
         match self.locate(i) {
-            (Block::Memory(pixels), at) => Ok(pixels.image(at)),
-            (Block::Files(files), at) => files.image(at),
+            (ImageBlock::Memory(pixels), at) => Ok(pixels.image(at)),
+            (ImageBlock::Files(files), at) => files.image(at),
         }
     }
 
     /// The path of image `i`'s file, where it has one of its own.
     pub fn path(&self, i: usize) -> Option<PathBuf> {
         match self.locate(i) {
-            (Block::Memory(_), _) => None,
-            (Block::Files(files), at) => Some(files.sources[at].path()),
+            (ImageBlock::Memory(_), _) => None,
+            (ImageBlock::Files(files), at) => Some(files.sources[at].path()),
         }
     }
 
     /// The block of image `i` and its position there.
-    fn locate(&self, i: usize) -> (&Block, usize) {
+    fn locate(&self, i: usize) -> (&ImageBlock, usize) {
         let mut at = i;
         for block in &self.blocks {
             if at < block.len() {
@@ -238,7 +243,7 @@ impl ImageSet {
             return fail("no images".into());
         }
         for block in &self.blocks {
-            let Block::Memory(Pixels { height, width, channels, bytes }) = block else { continue };
+            let ImageBlock::Memory(PixelArray { height, width, channels, bytes }) = block else { continue };
             if ![1, 3].contains(channels) {
                 return fail(format!("images must have 1 or 3 channels, found {channels}"));
             }
@@ -247,7 +252,7 @@ impl ImageSet {
                 return fail(format!("{} values are no images of {height}x{width}x{channels}", bytes.len()));
             }
         }
-        let images: usize = self.blocks.iter().map(Block::len).sum();
+        let images: usize = self.blocks.iter().map(ImageBlock::len).sum();
         if images != self.len() || images != self.domains.len() {
             let (labels, domains) = (self.len(), self.domains.len());
             return fail(format!("{images} images, {labels} labels and {domains} domains must be as many"));
@@ -290,7 +295,7 @@ impl ImageSet {
             let part = &keep[first..first + block.len()];
             first += part.len();
             match block {
-                Block::Memory(pixels) => {
+                ImageBlock::Memory(pixels) => {
                     let size = pixels.image_len();
                     let kept = (0..part.len()).filter(|&i| part[i]).enumerate();
                     let n = kept.map(|(to, i)| pixels.bytes.copy_within(i * size..(i + 1) * size, to * size));
@@ -298,7 +303,7 @@ impl ImageSet {
                     pixels.bytes.truncate(n * size);
                     pixels.bytes.shrink_to_fit();
                 }
-                Block::Files(files) => {
+                ImageBlock::Files(files) => {
                     retain(&mut files.sources, part);
                     (files.pack, files.prints) = (None, Vec::new());
                 }
@@ -315,7 +320,7 @@ impl ImageSet {
         let (mut damages, mut start) = (Vec::new(), 0);
         for block in &mut self.blocks {
             let len = block.len();
-            if let Block::Files(files) = block {
+            if let ImageBlock::Files(files) = block {
                 match cache.check(&files.sources, files.orientation) {
                     Ok(checked) => (files.pack, files.prints) = (checked.pack, checked.prints),
                     Err(found) => damages.extend(
@@ -331,8 +336,8 @@ impl ImageSet {
     /// What equal images have in common; `None` for images in memory and for files that were not checked.
     pub fn print(&self, i: usize) -> Option<Print> {
         match self.locate(i) {
-            (Block::Files(files), at) => files.prints.get(at).copied(),
-            (Block::Memory(_), _) => None,
+            (ImageBlock::Files(files), at) => files.prints.get(at).copied(),
+            (ImageBlock::Memory(_), _) => None,
         }
     }
 }

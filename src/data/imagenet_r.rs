@@ -9,8 +9,8 @@
 use std::path::Path;
 
 use super::image_set::DataSet;
-use super::listing::{self, Owner, Row};
-use super::parts::Parts;
+use super::listing::{self, ListedImage, Owner};
+use super::parts::BySubset;
 use super::source::Tree;
 use super::{folder, images};
 use crate::error::Result;
@@ -63,7 +63,7 @@ fn has_wordnet_folders(path: &Path) -> bool {
 
 /// The first 80 % in the official order are for training. Both parts are kept in that order.
 fn official(tree: &Tree) -> Result<DataSet> {
-    let mut keyed: Vec<([u8; 16], Row)> = listing::of_folders(tree, Owner::Published)
+    let mut keyed: Vec<([u8; 16], ListedImage)> = listing::of_folders(tree, Owner::Published)
         .rows
         .into_iter()
         .filter(|row| is_wordnet_id(&row.label))
@@ -76,9 +76,9 @@ fn official(tree: &Tree) -> Result<DataSet> {
     keyed.sort_by_key(|(order, _)| *order);
     // TFDS rounds percentages to the nearest example.
     let n = (keyed.len() as f64 * 0.8).round() as usize;
-    let mut train: Vec<Row> = keyed.into_iter().map(|(_, row)| row).collect();
+    let mut train: Vec<ListedImage> = keyed.into_iter().map(|(_, row)| row).collect();
     let test = train.split_off(n);
-    let parts = Parts { train, test, val: Vec::new() };
+    let parts = BySubset { train, test, val: Vec::new() };
     let mut data = listing::data_set(NAME, parts, None, Path::new(""), Owner::Published)?;
     data.split_here = true;
     data.notes

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use super::folder;
 use super::image_set::DataSet;
-use super::listing::{self, Found, Owner, Row};
-use super::parts::{Parts, Subset};
+use super::listing::{self, Found, ListedImage, Owner};
+use super::parts::{BySubset, Subset};
 use super::source::{Tree, name_text};
 use crate::error::{Error, Result};
 
@@ -122,7 +122,7 @@ pub fn load_named(path: &Path, name: &str, owner: Owner) -> Result<Option<DataSe
             && (test.is_some() || val.is_some())
         {
             let read = |list: Option<&PathBuf>| list.map_or(Ok(Vec::new()), |list| rows(list));
-            let parts = Parts { train: rows(train)?, test: read(test)?, val: read(val)? };
+            let parts = BySubset { train: rows(train)?, test: read(test)?, val: read(val)? };
             let classes = listing::class_names(&path.join("classes.txt"))?;
             return finish(parts, name, classes, train, owner).map(Some);
         }
@@ -161,7 +161,7 @@ fn one_list(path: &Path, name: &str) -> Result<DataSet> {
         made_here(&mut data, path);
         return Ok(data);
     }
-    let mut parts: Parts<Vec<Row>> = Parts::default();
+    let mut parts: BySubset<Vec<ListedImage>> = BySubset::default();
     for (row, split) in rows {
         let Some(subset) = split.as_deref().and_then(Subset::named) else {
             let found: String = split.unwrap_or_default().chars().take(60).collect();
@@ -173,11 +173,11 @@ fn one_list(path: &Path, name: &str) -> Result<DataSet> {
     finish(parts, name, classes, path, Owner::User)
 }
 
-fn rows(path: &Path) -> Result<Vec<Row>> {
+fn rows(path: &Path) -> Result<Vec<ListedImage>> {
     Ok(rows_with_split(path)?.into_iter().map(|(row, _)| row).collect())
 }
 
-fn rows_with_split(path: &Path) -> Result<Vec<(Row, Option<String>)>> {
+fn rows_with_split(path: &Path) -> Result<Vec<(ListedImage, Option<String>)>> {
     let base = path.parent().unwrap_or(Path::new(""));
     let bytes = folder::of_utf16(folder::read(path, folder::FILE_BYTES_MAX)?, path)?;
     match path.extension().and_then(|e| e.to_str()) {
@@ -226,7 +226,7 @@ impl Folders<'_> {
     /// Folders for training and for testing with a folder per class each. A folder that has images of its own is a
     /// class, whatever its name.
     fn with_parts(&self, tree: &Tree) -> Result<Option<DataSet>> {
-        let mut parts: Parts<Vec<&str>> = Parts::default();
+        let mut parts: BySubset<Vec<&str>> = BySubset::default();
         for (folder, images) in tops(tree) {
             if let Some(subset) = Subset::named(folder)
                 && images.only_deeper()
@@ -253,7 +253,7 @@ impl Folders<'_> {
             }
             _ => return Ok(None),
         };
-        let (mut rows, mut all) = (Parts::default(), Found::default());
+        let (mut rows, mut all) = (BySubset::default(), Found::default());
         for (subset, part) in
             [(Subset::Train, Some(train)), (Subset::Test, tested), (Subset::Validation, val)]
         {
@@ -361,7 +361,7 @@ fn made_here(data: &mut DataSet, path: &Path) {
 
 /// The set of these parts. Without a test part the validation images are the test set.
 fn finish(
-    mut parts: Parts<Vec<Row>>,
+    mut parts: BySubset<Vec<ListedImage>>,
     name: &str,
     classes: Option<Vec<String>>,
     list: &Path,

@@ -15,7 +15,7 @@ use super::file_kind::{self, FileKind};
 use super::folder;
 use super::image_file::Orientation;
 use super::image_set::{DataSet, ImageSet, Sample};
-use super::parts::Parts;
+use super::parts::BySubset;
 use super::source::{FileSource, Tree, name_text};
 use crate::error::{Error, Result};
 
@@ -39,7 +39,7 @@ pub enum Owner {
 
 /// One line of a list: an image, its label, and what domain it belongs to.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct ListedImage {
     /// The path as the list or the tree has it.
     pub name: String,
     pub source: FileSource,
@@ -53,7 +53,7 @@ pub struct Row {
 #[derive(Debug, Default)]
 pub struct Found {
     /// Sorted by path.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ListedImage>,
     /// Files that were passed over, by kind: how many, and the first.
     pub left_out: BTreeMap<String, (usize, PathBuf)>,
     /// Class folders without an image.
@@ -70,7 +70,7 @@ pub fn of_folders(tree: &Tree, owner: Owner) -> Found {
             None => {
                 classes.insert(class);
                 let (name, source) = (name.clone(), source.clone());
-                found.rows.push(Row { name, source, label: class.into(), domain: None, line: 0 });
+                found.rows.push(ListedImage { name, source, label: class.into(), domain: None, line: 0 });
             }
             Some(kind) => found.left_out.entry(kind).or_insert_with(|| (0, source.path())).0 += 1,
         }
@@ -154,7 +154,7 @@ fn left_out(name: &str, source: &FileSource, owner: Owner) -> Option<String> {
 ///
 /// # Errors
 /// `Error::File` with the number of a line that has other than two or three parts.
-pub fn of_list(text: &[u8], base: &Path, path: &Path) -> Result<Vec<Row>> {
+pub fn of_list(text: &[u8], base: &Path, path: &Path) -> Result<Vec<ListedImage>> {
     let mut rows = Vec::new();
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     for (i, line) in text.split(|&b| b == b'\n').enumerate() {
@@ -178,7 +178,13 @@ pub fn of_list(text: &[u8], base: &Path, path: &Path) -> Result<Vec<Row>> {
             }
         };
         let source = FileSource::File(listed(base, file));
-        rows.push(Row { name: name_text(file), source, label: name_text(label), domain, line: number });
+        rows.push(ListedImage {
+            name: name_text(file),
+            source,
+            label: name_text(label),
+            domain,
+            line: number,
+        });
     }
     Ok(rows)
 }
@@ -218,7 +224,7 @@ const LABEL_COLUMNS: [&str; 8] =
 ///
 /// # Errors
 /// `Error::File` for a missing column or a bad record, with its line.
-pub fn of_csv(bytes: &[u8], base: &Path, path: &Path) -> Result<Vec<(Row, Option<String>)>> {
+pub fn of_csv(bytes: &[u8], base: &Path, path: &Path) -> Result<Vec<(ListedImage, Option<String>)>> {
     let fail = |e: csv::Error| Error::file(path, format!("no readable CSV: {e}"));
     let bytes = without_empty_rows(bytes);
     let mut reader = csv::ReaderBuilder::new()
@@ -250,7 +256,8 @@ pub fn of_csv(bytes: &[u8], base: &Path, path: &Path) -> Result<Vec<(Row, Option
             return Err(Error::file(path, format!("line {line}: path and label must not be empty")));
         }
         let source = FileSource::File(listed(base, record[file].as_bytes()));
-        let row = Row { name: text(file), source, label: text(label), domain: domain.map(text), line };
+        let row =
+            ListedImage { name: text(file), source, label: text(label), domain: domain.map(text), line };
         rows.push((row, split.map(text)));
     }
     Ok(rows)
@@ -291,7 +298,7 @@ fn separator(bytes: &[u8]) -> u8 {
 /// `Error::File` for an unknown label or for a row without a domain among rows with one, with the line.
 pub fn data_set(
     name: &str,
-    parts: Parts<Vec<Row>>,
+    parts: BySubset<Vec<ListedImage>>,
     class_names: Option<Vec<String>>,
     list: &Path,
     owner: Owner,
@@ -333,8 +340,8 @@ pub fn data_set(
     }
     let domains = ordered(all().filter_map(|row| row.domain.as_deref()));
     let of_domain: HashMap<&str, u32> = domains.iter().enumerate().map(|(i, &d)| (d, i as u32)).collect();
-    let part = |rows: &[Row]| {
-        let sample = |row: &Row| Sample {
+    let part = |rows: &[ListedImage]| {
+        let sample = |row: &ListedImage| Sample {
             source: row.source.clone(),
             label: of_label[row.label.as_str()],
             domain: row.domain.as_deref().map_or(0, |domain| of_domain[domain]),
@@ -417,7 +424,10 @@ fn ordered<'a>(words: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 }
 
 /// For labels that are numbers: the folders of their files, where each label has one of its own.
-fn names_by_folder<'a>(labels: &[&'a str], rows: impl Iterator<Item = &'a Row>) -> Option<Vec<String>> {
+fn names_by_folder<'a>(
+    labels: &[&'a str],
+    rows: impl Iterator<Item = &'a ListedImage>,
+) -> Option<Vec<String>> {
     if labels.iter().any(|label| number(label).is_none()) {
         return None;
     }
@@ -442,7 +452,7 @@ pub fn tfds_order(split: &str, key: &str) -> [u8; 16] {
 /// Training and test rows of a set without parts: of each class the first 80 % (rounded, at least one of
 /// each kind where there are two) in the order of [`tfds_order`] of the path, so that the same files give the
 /// same parts wherever they lie.
-pub fn split_each_class(rows: Vec<Row>) -> Parts<Vec<Row>> {
+pub fn split_each_class(rows: Vec<ListedImage>) -> BySubset<Vec<ListedImage>> {
     let mut of_class: HashMap<String, Vec<([u8; 16], usize)>> = HashMap::new();
     for (i, row) in rows.iter().enumerate() {
         of_class.entry(row.label.clone()).or_default().push((tfds_order("test", &row.name), i));
@@ -456,7 +466,7 @@ pub fn split_each_class(rows: Vec<Row>) -> Parts<Vec<Row>> {
     }
     let mut is_train = is_train.into_iter();
     let (train, test) = rows.into_iter().partition(|_| is_train.next().expect("one per row"));
-    Parts { train, test, val: Vec::new() }
+    BySubset { train, test, val: Vec::new() }
 }
 
 /// The class names in `path`, one per line; `None` without such a file.

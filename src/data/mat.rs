@@ -43,18 +43,19 @@ pub fn array(bytes: &[u8], path: &Path, name: &str) -> Result<Array> {
     };
     let mut at = HEADER;
     while at < bytes.len() {
-        let mut reader = Reader { stream: Box::new(&bytes[at..]), left: (bytes.len() - at) as u64, little };
+        let mut reader =
+            MatReader { stream: Box::new(&bytes[at..]), left: (bytes.len() - at) as u64, little };
         let (kind, len) = reader.tag().map_err(|what| fail(at, what))?.long();
         let end = (at + 8).checked_add(len as usize).filter(|&end| end <= bytes.len()).ok_or_else(|| {
             fail(at, format!("an element of {len} bytes, the file has {} more", bytes.len() - at - 8))
         })?;
         let content = &bytes[at + 8..end];
         let found = match kind {
-            MATRIX => Reader { stream: Box::new(content), left: u64::from(len), little }.matrix(name),
+            MATRIX => MatReader { stream: Box::new(content), left: u64::from(len), little }.matrix(name),
             COMPRESSED => {
                 let left = u64::from(len) * DEFLATE_RATIO_MAX;
                 let stream = Box::new(flate2::read::ZlibDecoder::new(content));
-                let mut reader = Reader { stream, left, little };
+                let mut reader = MatReader { stream, left, little };
                 match reader.tag().map(Tag::long) {
                     Ok((MATRIX, len)) => {
                         reader.left = reader.left.min(u64::from(len));
@@ -89,14 +90,14 @@ impl Tag {
     }
 }
 
-struct Reader<'a> {
+struct MatReader<'a> {
     stream: Box<dyn Read + 'a>,
     /// Most bytes that can follow.
     left: u64,
     little: bool,
 }
 
-impl Reader<'_> {
+impl MatReader<'_> {
     fn bytes(&mut self, n: u64) -> Parsed<Vec<u8>> {
         if n > self.left {
             return Err(format!("{n} bytes were wanted, at most {} can follow", self.left));

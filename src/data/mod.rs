@@ -38,9 +38,9 @@ pub mod synthetic;
 pub mod tar_gz;
 pub mod tasks;
 
-pub use image_set::{DataSet, Image, ImageSet, ImageView, Pixels};
+pub use image_set::{DataSet, Image, ImageSet, ImageView, PixelArray};
 pub use loader::Loader;
-pub use prefetch::{Batch, Prefetch};
+pub use prefetch::{HostBatch, Prefetch};
 pub use preprocess::{Normalize, Preprocess};
 pub use reader::{Images, Reader};
 pub use tasks::{Split, Task};

@@ -10,8 +10,8 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::cache::Cache;
-use super::image_set::{DataSet, ImageSet, Pixels};
-use super::listing::{self, Owner, Row};
+use super::image_set::{DataSet, ImageSet, PixelArray};
+use super::listing::{self, ListedImage, Owner};
 use super::source::Tree;
 use super::{folder, image_file, tar_gz};
 use crate::error::{Error, Result};
@@ -81,12 +81,12 @@ fn of_whole(tree: &Tree, path: &Path) -> Result<DataSet> {
     Ok(data)
 }
 
-fn rows(tree: &Tree) -> Vec<Row> {
+fn rows(tree: &Tree) -> Vec<ListedImage> {
     let found = listing::of_folders(tree, Owner::Published);
     found.rows.into_iter().filter(|row| LETTERS.contains(&row.label.as_str())).collect()
 }
 
-fn of_rows(train: Vec<Row>, test: Vec<Row>) -> Result<DataSet> {
+fn of_rows(train: Vec<ListedImage>, test: Vec<ListedImage>) -> Result<DataSet> {
     let ((train, note), (test, other)) = (decode(&train)?, decode(&test)?);
     let mut data = DataSet::new(NAME, train, test, LETTERS.map(String::from).to_vec())?;
     data.notes = note.into_iter().chain(other).collect();
@@ -94,8 +94,8 @@ fn of_rows(train: Vec<Row>, test: Vec<Row>) -> Result<DataSet> {
 }
 
 /// All images in memory, and a sentence about those that are none.
-fn decode(rows: &[Row]) -> Result<(ImageSet, Option<String>)> {
-    let read = |row: &Row| -> Result<Vec<u8>> {
+fn decode(rows: &[ListedImage]) -> Result<(ImageSet, Option<String>)> {
+    let read = |row: &ListedImage| -> Result<Vec<u8>> {
         let path = row.source.path();
         let (pixels, height, width) = image_file::decode_grey(&row.source.read()?, &path)?;
         match (height, width) {
@@ -126,6 +126,6 @@ fn decode(rows: &[Row]) -> Result<(ImageSet, Option<String>)> {
         let more = if damaged.len() > NAMED { " and others" } else { "" };
         format!("{} damaged images are left out: {}{more}", damaged.len(), named.join(", "))
     });
-    let pixels = Pixels { height: SIDE, width: SIDE, channels: 1, bytes };
+    let pixels = PixelArray { height: SIDE, width: SIDE, channels: 1, bytes };
     Ok((ImageSet::in_memory(pixels, labels), note))
 }

@@ -10,7 +10,7 @@ pub enum Subset {
 
 /// What belongs to each part, before or after it is a set.
 #[derive(Debug, Clone, Default)]
-pub struct Parts<T> {
+pub struct BySubset<T> {
     pub train: T,
     pub test: T,
     pub val: T,
@@ -45,7 +45,7 @@ impl Subset {
     }
 }
 
-impl<T> Parts<T> {
+impl<T> BySubset<T> {
     pub fn get_mut(&mut self, subset: Subset) -> &mut T {
         match subset {
             Subset::Train => &mut self.train,
@@ -55,7 +55,7 @@ impl<T> Parts<T> {
     }
 }
 
-impl<T> Parts<Vec<T>> {
+impl<T> BySubset<Vec<T>> {
     /// All items, part by part.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.train.iter().chain(&self.test).chain(&self.val)

@@ -14,7 +14,7 @@ const DEPTH: usize = 2;
 
 /// The images of one training step.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Batch {
+pub struct HostBatch {
     pub step: usize,
     /// (B, S, S, 3).
     pub images: Vec<f32>,
@@ -28,8 +28,8 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Prefetch {
     /// `None` once the last batch or an error was handed out.
-    batches: Option<Receiver<Result<Batch>>>,
-    used: Sender<Batch>,
+    batches: Option<Receiver<Result<HostBatch>>>,
+    used: Sender<HostBatch>,
     thread: Option<JoinHandle<()>>,
     /// The next step to hand out.
     steps: Range<usize>,
@@ -42,7 +42,7 @@ impl Prefetch {
     /// `Error::Failed` when the system gives no thread.
     pub fn start(loader: Arc<Loader>, steps: Range<usize>) -> Result<Prefetch> {
         let (batch_sender, batches) = sync_channel(DEPTH);
-        let (used, used_receiver) = channel::<Batch>();
+        let (used, used_receiver) = channel::<HostBatch>();
         let todo = steps.clone();
         let work = move || {
             for step in todo {
@@ -69,16 +69,16 @@ impl Prefetch {
     }
 
     /// Gives the memory of a batch back for a later one.
-    pub fn recycle(&self, batch: Batch) {
+    pub fn recycle(&self, batch: HostBatch) {
         // After the last batch there is no one to take it.
         let _ = self.used.send(batch);
     }
 }
 
 impl Iterator for Prefetch {
-    type Item = Result<Batch>;
+    type Item = Result<HostBatch>;
 
-    fn next(&mut self) -> Option<Result<Batch>> {
+    fn next(&mut self) -> Option<Result<HostBatch>> {
         let batches = self.batches.as_ref()?;
         let Some(step) = self.steps.next() else {
             self.batches = None;

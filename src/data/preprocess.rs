@@ -225,9 +225,9 @@ impl Preprocess {
     }
 
     /// Box and flip of rules `torchvision`.
-    fn train_job(&self, image: ImageView, rng: &mut Rng) -> pillow::Job {
+    fn train_job(&self, image: ImageView, rng: &mut Rng) -> pillow::ResizeJob {
         let size = self.input_size;
-        pillow::Job {
+        pillow::ResizeJob {
             from: sample_crop_torchvision(rng, image.height, image.width),
             size: (size, size),
             window: CropBox { top: 0, left: 0, height: size, width: size },
@@ -286,7 +286,7 @@ impl Preprocess {
                 let resized = pillow::shorter_side(image.height, image.width, self.resize_size);
                 // Python's `round`: halves to even.
                 let offset = |side: usize| ((side - size) as f64 / 2.0).round_ties_even() as usize;
-                let job = pillow::Job {
+                let job = pillow::ResizeJob {
                     from: CropBox { top: 0, left: 0, height: image.height, width: image.width },
                     size: resized,
                     window: CropBox {

@@ -24,12 +24,12 @@ const FILES_MAX: usize = 20_000_000;
 #[derive(Debug, Clone)]
 pub enum FileSource {
     File(PathBuf),
-    Archived(Arc<Archive>, ArchiveEntry),
+    Archived(Arc<TarArchive>, ArchiveEntry),
 }
 
 /// An open archive.
 #[derive(Debug)]
-pub struct Archive {
+pub struct TarArchive {
     path: PathBuf,
     file: File,
 }
@@ -154,7 +154,7 @@ impl Tree {
     /// `Error::File` for a damaged archive and for links and paths that lead out of it.
     pub fn of_tar(path: &Path, file: File, length: u64) -> Result<Tree> {
         let mut tree = Tree::default();
-        tree.tar(path, Arc::new(Archive { path: path.to_path_buf(), file }), length)?;
+        tree.tar(path, Arc::new(TarArchive { path: path.to_path_buf(), file }), length)?;
         Ok(tree.sorted())
     }
 
@@ -250,7 +250,7 @@ impl Tree {
         Ok(())
     }
 
-    fn tar(&mut self, path: &Path, archive: Arc<Archive>, length: u64) -> Result<()> {
+    fn tar(&mut self, path: &Path, archive: Arc<TarArchive>, length: u64) -> Result<()> {
         let fail = |e: std::io::Error, last: &str| {
             let place = if last.is_empty() { String::new() } else { format!(" behind {}", shown(last)) };
             Error::file(path, format!("no readable tar archive{place}: {e}"))
@@ -343,11 +343,11 @@ fn zip_name<R: Read>(entry: &zip::read::ZipFile<R>) -> String {
     name.replace('\\', "/")
 }
 
-fn open(path: &Path) -> Result<(Arc<Archive>, u64)> {
+fn open(path: &Path) -> Result<(Arc<TarArchive>, u64)> {
     let fail = |e| Error::file(path, format!("cannot be read: {e}"));
     let file = File::open(path).map_err(fail)?;
     let length = file.metadata().map_err(fail)?.len();
-    Ok((Arc::new(Archive { path: path.to_path_buf(), file }), length))
+    Ok((Arc::new(TarArchive { path: path.to_path_buf(), file }), length))
 }
 
 /// The name of a part, for messages: it may be of any length.

@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use super::folder::{self, Layout};
-use super::image_set::{DataSet, ImageSet, Pixels};
+use super::folder::{self, FolderLayout};
+use super::image_set::{DataSet, ImageSet, PixelArray};
 use super::{idx, mat};
 use crate::error::{Error, Result};
 
@@ -19,7 +19,7 @@ const FILES: [&str; 2] = ["train_32x32.mat", "test_32x32.mat"];
 /// As [`super::load`].
 pub fn load(dir: &str) -> Result<DataSet> {
     let dir = folder::open(dir, "svhn")?;
-    let layout = Layout { folders: &["", "svhn", "SVHN"], files: &FILES, or_gz: false };
+    let layout = FolderLayout { folders: &["", "svhn", "SVHN"], files: &FILES, or_gz: false };
     let paths = layout.find(dir).ok_or_else(|| folder::not_found(dir, "svhn", &[layout.describe()]))?;
     let part = |path: &Path| read(&folder::read(path, folder::FILE_BYTES_MAX)?, path);
     DataSet::new("svhn", part(&paths[0])?, part(&paths[1])?, idx::digit_names())
@@ -46,6 +46,6 @@ pub fn read(bytes: &[u8], path: &Path) -> Result<ImageSet> {
             pixels.extend((0..3).map(|channel| image[channel * PLANE + column * SIDE + row]));
         }
     }
-    let pixels = Pixels { height: SIDE, width: SIDE, channels: 3, bytes: pixels };
+    let pixels = PixelArray { height: SIDE, width: SIDE, channels: 3, bytes: pixels };
     Ok(ImageSet::in_memory(pixels, y.values.iter().map(|&label| u32::from(label % 10)).collect()))
 }

@@ -4,7 +4,7 @@
 //! g_kcj (x + t) / 32) + p_kcj) + 20 n, rounded and clamped to [0, 255]; waves f, g, p are drawn per
 //! class and channel, the shift (s, t) of at most 2 pixels per image, the noise n per value.
 
-use super::image_set::{DataSet, ImageSet, Pixels};
+use super::image_set::{DataSet, ImageSet, PixelArray};
 use crate::rng::{Rng, Stream};
 
 const CLASSES: u32 = 10;
@@ -66,6 +66,6 @@ fn part(patterns: &[Pattern], seed: u64, part: u64, per_class: u32) -> ImageSet 
             }
         }
     }
-    let pixels = Pixels { height: SIDE, width: SIDE, channels: 3, bytes: pixels };
+    let pixels = PixelArray { height: SIDE, width: SIDE, channels: 3, bytes: pixels };
     ImageSet::in_memory(pixels, (0..n).map(|i| i % CLASSES).collect())
 }

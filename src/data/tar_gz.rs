@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::cache::{self, Cache, Failure};
+use super::cache::{self, Cache, CacheFailure};
 use super::file_kind;
 use super::folder::{self, DEFLATE_RATIO_MAX};
 use super::source::{self, Tree};
@@ -112,8 +112,8 @@ pub fn open(path: &Path, cache: &mut Cache) -> Result<Tree> {
     if let Some(dir) = cache.dir.clone() {
         match cached(&packed, path, &dir, cache.limit) {
             Ok((file, length)) => return Tree::of_tar(path, file, length),
-            Err(Failure::Input(error)) => return Err(error),
-            Err(Failure::Disk(error)) => cache.notes.push(format!(
+            Err(CacheFailure::Input(error)) => return Err(error),
+            Err(CacheFailure::Disk(error)) => cache.notes.push(format!(
                 "{} is unpacked by every run: {} cannot be written: {error}",
                 path.display(),
                 dir.display()
@@ -121,14 +121,14 @@ pub fn open(path: &Path, cache: &mut Cache) -> Result<Tree> {
         }
     }
     let file = tempfile::tempfile();
-    let unpacked = file.map_err(Failure::Disk).and_then(|file| {
+    let unpacked = file.map_err(CacheFailure::Disk).and_then(|file| {
         let length = inflate(&packed, path, &file, &[0; 32])?;
         Ok((file, length))
     });
     match unpacked {
         Ok((file, length)) => Tree::of_tar(path, file, length),
-        Err(Failure::Input(error)) => Err(error),
-        Err(Failure::Disk(error)) => {
+        Err(CacheFailure::Input(error)) => Err(error),
+        Err(CacheFailure::Disk(error)) => {
             let folder = std::env::temp_dir();
             let what = format!("cannot be unpacked to {}, set TMPDIR to another: {error}", folder.display());
             Err(Error::file(path, what))
@@ -137,7 +137,12 @@ pub fn open(path: &Path, cache: &mut Cache) -> Result<Tree> {
 }
 
 /// The unpacked archive in the cache, put there if it is not, and its length.
-fn cached(packed: &File, path: &Path, dir: &Path, limit: u64) -> std::result::Result<(File, u64), Failure> {
+fn cached(
+    packed: &File,
+    path: &Path,
+    dir: &Path,
+    limit: u64,
+) -> std::result::Result<(File, u64), CacheFailure> {
     let key = digest(packed, path)?;
     let place = dir.join(format!("{}.tar", cache::hex(&key)));
     if let Some(whole) = whole(&place, &key) {
@@ -182,7 +187,12 @@ fn whole(path: &Path, key: &[u8; 32]) -> Option<(File, u64)> {
 }
 
 /// Unpacks `packed` into `to`; the number of unpacked bytes.
-fn inflate(mut packed: &File, path: &Path, to: &File, key: &[u8; 32]) -> std::result::Result<u64, Failure> {
+fn inflate(
+    mut packed: &File,
+    path: &Path,
+    to: &File,
+    key: &[u8; 32],
+) -> std::result::Result<u64, CacheFailure> {
     let cannot = |e: io::Error| Error::file(path, format!("cannot be read: {e}"));
     packed.rewind().map_err(cannot)?;
     let limit = packed.metadata().map_err(cannot)?.len().saturating_mul(PICTURES_RATIO_MAX) + PICTURES_BESIDE;

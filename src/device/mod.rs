@@ -6,7 +6,7 @@ mod kernel;
 mod range;
 
 pub use cuda::{
-    Event, Gpu, Graph, Memory, NcclComm, NcclId, Pinned, ScratchBuffer, StreamKind, Watch, nccl_version,
+    Event, Gpu, GpuMemory, Graph, NcclComm, NcclId, Pinned, ScratchBuffer, StreamKind, Watch, nccl_version,
     probe,
 };
 pub use kernel::{Arg, Argument, Cell, ElementType, Grid, Kernel};

@@ -34,7 +34,7 @@ struct FilePart<'a> {
 
 /// Where a tensor lies.
 #[derive(Debug, Clone)]
-struct Place {
+struct StoredTensor {
     part: usize,
     /// Its name in the file, of which wrappers may have been taken off.
     name: String,
@@ -49,7 +49,7 @@ pub(super) struct Archive<'a> {
     pub metadata: BTreeMap<String, String>,
     /// Remarks for the source sentence.
     pub notes: Vec<String>,
-    places: BTreeMap<String, Place>,
+    places: BTreeMap<String, StoredTensor>,
     parts: Vec<FilePart<'a>>,
 }
 
@@ -100,7 +100,7 @@ impl<'a> Archive<'a> {
             ("safetensors", Container::Safetensors(body), infos)
         };
         for (name, info) in infos {
-            if self.places.insert(name.clone(), Place { part, name: name.clone() }).is_some() {
+            if self.places.insert(name.clone(), StoredTensor { part, name: name.clone() }).is_some() {
                 return Err(Error::file(path, format!("has the tensor `{name}` that another part has, too")));
             }
             self.infos.insert(name, info);
@@ -121,7 +121,7 @@ impl<'a> Archive<'a> {
 
     /// Renames every tensor; those for which `rename` gives nothing are forgotten.
     pub(super) fn rename(&mut self, rename: impl Fn(&str) -> Option<String>) -> Result<()> {
-        let (mut infos, mut places) = (BTreeMap::new(), BTreeMap::<String, Place>::new());
+        let (mut infos, mut places) = (BTreeMap::new(), BTreeMap::<String, StoredTensor>::new());
         for (name, info) in &self.infos {
             let Some((new, place)) = rename(name).zip(self.places.get(name)) else { continue };
             if let Some(other) = places.insert(new.clone(), place.clone()) {

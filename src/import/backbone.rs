@@ -147,4 +147,4 @@ pub struct LoadOptions {
 }
 
 /// Takes a tensor of the engine under its name.
-pub type Place<'a> = &'a mut dyn FnMut(&str, HostTensor) -> Result<()>;
+pub type TensorSink<'a> = &'a mut dyn FnMut(&str, HostTensor) -> Result<()>;

@@ -1,7 +1,7 @@
 //! From the tensors of a file to those of the engine: what is wanted and where it comes from.
 
 use super::archive::Archive;
-use super::backbone::{Backbone, Gelu, HostTensor, LoadOptions, Place, PositionResize, VitDims};
+use super::backbone::{Backbone, Gelu, HostTensor, LoadOptions, PositionResize, TensorSink, VitDims};
 use super::beside::{DescribedBy, Description};
 use super::convert::convert;
 use super::positions::{grid_of, resize_positions};
@@ -162,7 +162,7 @@ impl Conversion {
 
     /// Reads and converts every tensor of the settled conversion and hands each to `place`. `release` is called
     /// between groups of tensors.
-    pub(super) fn run(&self, archive: &Archive, release: &dyn Fn(), place: Place) -> Result<()> {
+    pub(super) fn run(&self, archive: &Archive, release: &dyn Fn(), place: TensorSink) -> Result<()> {
         let mut wanted: BTreeMap<String, Vec<usize>> = self.dims.tensors().into_iter().collect();
         let sources: Vec<&TensorSource> =
             self.sources.iter().filter(|source| wanted.contains_key(&source.to)).collect();

@@ -31,7 +31,7 @@ mod stored;
 mod torch_zip;
 mod wrappers;
 
-pub use backbone::{Backbone, Gelu, HostTensor, LoadOptions, Place, PositionResize, VitDims};
+pub use backbone::{Backbone, Gelu, HostTensor, LoadOptions, PositionResize, TensorSink, VitDims};
 pub use native::write_native;
 pub use positions::resize_positions;
 
@@ -92,7 +92,7 @@ pub fn describe_bytes(name: &str, bytes: &[u8], options: &LoadOptions) -> Result
 ///
 /// # Errors
 /// As [`load`], and those of `place`.
-pub fn read(path: &Path, options: &LoadOptions, place: Place) -> Result<Backbone> {
+pub fn read(path: &Path, options: &LoadOptions, place: TensorSink) -> Result<Backbone> {
     let mapped = Mapped::open(path)?;
     let describe = |conversion: &Conversion| mapped.description(conversion);
     build(&mapped.path, &mapped.files(), options, describe, &|| mapped.release(), place)
@@ -102,13 +102,13 @@ pub fn read(path: &Path, options: &LoadOptions, place: Place) -> Result<Backbone
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_bytes(name: &str, bytes: &[u8], options: &LoadOptions, place: Place) -> Result<Backbone> {
+pub fn read_bytes(name: &str, bytes: &[u8], options: &LoadOptions, place: TensorSink) -> Result<Backbone> {
     let path = Path::new(name);
     build(path, &[FileBytes { path, bytes }], options, |_| Ok(Description::default()), &|| (), place)
 }
 
 /// The backbone that `read` reads, with its tensors.
-fn collected(read: impl FnOnce(Place) -> Result<Backbone>) -> Result<Backbone> {
+fn collected(read: impl FnOnce(TensorSink) -> Result<Backbone>) -> Result<Backbone> {
     let mut tensors = BTreeMap::new();
     let backbone = read(&mut |name: &str, tensor| {
         tensors.insert(name.to_string(), tensor);
@@ -244,7 +244,7 @@ fn build(
     options: &LoadOptions,
     describe: impl FnOnce(&Conversion) -> Result<Description>,
     release: &(dyn Fn() + Sync),
-    place: Place,
+    place: TensorSink,
 ) -> Result<Backbone> {
     std::thread::scope(|scope| {
         let sum = scope.spawn(|| sha256(files, release));

@@ -70,7 +70,7 @@ pub(super) fn conversion(
             family.format, family.positions
         )));
     }
-    let names = Names::find(archive, family)?;
+    let names = TorchNames::find(archive, family)?;
     let dims = names.dims;
     let sources = dims.tensors().into_iter().map(|(to, shape)| names.source(to, shape)).collect();
     let mut notes = Vec::new();
@@ -101,7 +101,7 @@ pub(super) fn conversion(
 const NOT_WEIGHTS: [&str; 3] = ["optimizer.", "global_step", "epoch"];
 
 /// The spellings that one file uses, and its sizes.
-struct Names<'f> {
+struct TorchNames<'f> {
     family: &'f Family,
     dims: VitDims,
     /// What stands before the block number.
@@ -123,8 +123,8 @@ struct Names<'f> {
     leading: usize,
 }
 
-impl<'f> Names<'f> {
-    fn find(archive: &Archive, family: &'f Family) -> Result<Names<'f>> {
+impl<'f> TorchNames<'f> {
+    fn find(archive: &Archive, family: &'f Family) -> Result<TorchNames<'f>> {
         let patch_kernel = format!("{}.weight", family.patch);
         let [dim, channels, patch, width] = shape_of::<4>(archive, family.format, &patch_kernel)?;
         if channels != 3 || patch != width {
@@ -174,7 +174,7 @@ impl<'f> Names<'f> {
             layers: count_blocks(archive, blocks),
             registers: register_count,
         };
-        Ok(Names {
+        Ok(TorchNames {
             family,
             dims,
             blocks: blocks.to_string(),

@@ -22,10 +22,10 @@ const INFLATE_FREE: u64 = 64 << 20;
 
 pub(super) struct Npz<'a> {
     archive: ZipArchive<Cursor<&'a [u8]>>,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, NpzEntry>,
 }
 
-struct Entry {
+struct NpzEntry {
     index: usize,
     /// Bytes of the array, without the header.
     data_len: usize,
@@ -82,7 +82,7 @@ pub(super) fn open<'a>(
                 }
             }
         };
-        entries.insert(name.to_string(), Entry { index, data_len, order: header.order() });
+        entries.insert(name.to_string(), NpzEntry { index, data_len, order: header.order() });
         infos.insert(name.to_string(), TensorInfo { shape, stored });
     }
     Ok((Npz { archive, entries }, infos))

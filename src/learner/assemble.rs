@@ -27,7 +27,7 @@ pub enum Purpose<'a> {
 
 /// Where the weights of a backbone come from.
 #[derive(Clone, Copy)]
-pub enum Weights<'a> {
+pub enum InitialWeights<'a> {
     /// The checkpoint that the configuration names.
     Checkpoint,
     /// The pre-trained weights that another learner holds.
@@ -64,7 +64,7 @@ impl Learner {
         dev: Device,
         class_names: Vec<String>,
         purpose: Purpose,
-        weights: Weights,
+        weights: InitialWeights,
     ) -> Result<Learner> {
         config.precision = match purpose {
             Purpose::Inference { .. } => reading_precision(config.precision, &dev),
@@ -75,12 +75,12 @@ impl Learner {
         let mut model = model(&config, backbone::dims(&backbone), class_names.len(), &mut plan, purpose)?;
         plan.check()?;
         match weights {
-            Weights::Checkpoint => backbone.sha256 = backbone::read(&config, &mut model)?,
-            Weights::Same(other) => {
+            InitialWeights::Checkpoint => backbone.sha256 = backbone::read(&config, &mut model)?,
+            InitialWeights::Same(other) => {
                 backbone::copy(other.method.model(), &mut model)?;
                 backbone.sha256.clone_from(&other.backbone.sha256);
             }
-            Weights::Random => backbone::draw(&mut model, config.seed)?,
+            InitialWeights::Random => backbone::draw(&mut model, config.seed)?,
         }
         model.init_prompts(config.seed)?;
         let method = methods::build(&config, model, &mut plan, &purpose.ranks());

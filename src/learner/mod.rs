@@ -10,8 +10,8 @@ mod precision;
 mod saved;
 
 pub use answer::{Answer, ready};
-pub use assemble::{Learner, Purpose, Weights, fitting_device, planned, test_images};
+pub use assemble::{InitialWeights, Learner, Purpose, fitting_device, planned, test_images};
 pub use locate::locate_backbone;
 pub use position::Position;
 pub use precision::{precision, reading_precision};
-pub use saved::Saved;
+pub use saved::SavedRun;

@@ -1,6 +1,6 @@
 //! A run as it lies in its work directory, for the commands that read it.
 
-use super::assemble::{Learner, Purpose, Weights, fitting_device};
+use super::assemble::{InitialWeights, Learner, Purpose, fitting_device};
 use super::backbone;
 use super::locate::locate_backbone;
 use super::position::Position;
@@ -14,20 +14,20 @@ use crate::output::workdir::Workdir;
 use std::path::{Path, PathBuf};
 
 /// Configuration and last checkpoint of a run, which may still be going on.
-pub struct Saved {
+pub struct SavedRun {
     pub workdir: PathBuf,
     pub config: Config,
     pub at: Position,
     pub tensors: Tensors,
 }
 
-impl Saved {
+impl SavedRun {
     /// Reads the run in `workdir`; damaged checkpoints are skipped with a warning on stderr.
     ///
     /// # Errors
     /// `Error::File` if there is no run or no whole checkpoint yet.
-    pub fn read(workdir: &Path) -> Result<Saved> {
-        let config = Saved::config(workdir)?;
+    pub fn read(workdir: &Path) -> Result<SavedRun> {
+        let config = SavedRun::config(workdir)?;
         let dir = workdir.join("checkpoints");
         if !dir.is_dir() {
             return Err(Error::file(&dir, "is missing: the run has no checkpoint yet; train it first"));
@@ -38,7 +38,7 @@ impl Saved {
         let state =
             state?.ok_or_else(|| Error::file(&dir, "holds no checkpoint yet; train the run first"))?;
         let at = Position::of(&state, &config)?;
-        Ok(Saved { workdir: workdir.to_path_buf(), config, at, tensors: state.tensors })
+        Ok(SavedRun { workdir: workdir.to_path_buf(), config, at, tensors: state.tensors })
     }
 
     /// The configuration that a run was started with.
@@ -78,12 +78,12 @@ impl Saved {
     /// planned for training.
     ///
     /// # Errors
-    /// Those of [`Learner::new`], [`fitting_device`] and [`Saved::restore`].
+    /// Those of [`Learner::new`], [`fitting_device`] and [`SavedRun::restore`].
     pub fn learner(&self, choice: Choice, images: usize) -> Result<Learner> {
         let (config, names) = (self.config.clone(), self.at.class_names.clone());
         let (about, purpose) = (backbone::describe(&config)?, Purpose::Inference { images });
         let dev = fitting_device(&config, backbone::dims(&about), names.len(), choice, purpose)?;
-        let mut learner = Learner::new(config, about, dev, names, purpose, Weights::Checkpoint)?;
+        let mut learner = Learner::new(config, about, dev, names, purpose, InitialWeights::Checkpoint)?;
         self.restore(&mut learner)?;
         Ok(learner)
     }

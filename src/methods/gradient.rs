@@ -6,7 +6,7 @@ use super::{Method, Ranks, Tensors};
 use crate::config::schema::Config;
 use crate::device::{Device, Gpu, Graph, range};
 use crate::error::Result;
-use crate::network::report::{Pending, Report};
+use crate::network::report::{Pending, StepReport};
 use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::optim::Optimizer;
@@ -30,7 +30,7 @@ pub struct Gradient {
     gpu: Option<Arc<Gpu>>,
     /// The step as one launch, for a kind of step; without a graph it has run once. Gone before
     /// the ranks, whose sums it holds.
-    captured: Option<(Kind, Option<Graph>)>,
+    captured: Option<(CapturedStep, Option<Graph>)>,
     ranks: Ranks,
     /// On several GPUs: the learning rate of the last step, whose gradients are still to be summed and followed.
     /// That is done beside the query pass of the next step, which reads nothing that learns.
@@ -38,7 +38,7 @@ pub struct Gradient {
     /// (M): how often all ranks have used each prompt in this task, when they last told each other.
     agreed_uses: Vec<u32>,
     /// The report of a step that was finished within the next one.
-    finished: Option<Report>,
+    finished: Option<StepReport>,
     pending: Pending,
     /// Task and learning rate of each step that has not been reported, oldest first.
     queued: VecDeque<(usize, f64)>,
@@ -47,7 +47,7 @@ pub struct Gradient {
 
 /// What decides the launches of a step: targets, masks, how images select, whether the step before ends in it, the
 /// bits of this rank's share of the step, and which parts of the parameters learn.
-type Kind = (Shape, usize, Select, bool, u64, Vec<Range<usize>>);
+type CapturedStep = (Shape, usize, Select, bool, u64, Vec<Range<usize>>);
 
 impl Gradient {
     pub fn new(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Gradient {
@@ -57,7 +57,7 @@ impl Gradient {
         let pending = Pending::new(plan);
         let uses = model.prompts.uses().map_or(0, |used| used.len() / 2);
         let later = plan.device().gpu().is_some() && !ranks.is_alone();
-        let finished = later.then(|| Report::new(plan));
+        let finished = later.then(|| StepReport::new(plan));
         Gradient {
             model,
             optimizer,

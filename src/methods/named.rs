@@ -7,10 +7,8 @@ use crate::error::{Error, Result};
 use crate::nn::params::{ParamId, Params};
 use crate::optim::Optimizer;
 use crate::output::checkpoint::TensorData;
+pub use crate::output::checkpoint::Tensors;
 use crate::tensor::{DType, View, ViewMut};
-
-/// Tensors by name, for checkpoints.
-pub type Tensors = Vec<(String, Vec<usize>, TensorData)>;
 
 /// How saved values go into a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

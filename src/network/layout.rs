@@ -21,7 +21,7 @@ pub struct LayerLayout {
 }
 
 #[derive(Debug, Clone)]
-pub struct Layout {
+pub struct TokenLayout {
     pub layers: Vec<LayerLayout>,
     /// All prompt tokens in front of the class token at the end.
     pub prompt_tokens: usize,
@@ -31,8 +31,8 @@ pub struct Layout {
     pub read: Range<usize>,
 }
 
-impl Layout {
-    pub fn new(dims: &Dims, classifier: Classifier, prompts: &PromptMethod) -> Layout {
+impl TokenLayout {
+    pub fn new(dims: &Dims, classifier: Classifier, prompts: &PromptMethod) -> TokenLayout {
         let mut tokens = dims.tokens();
         let layers = (0..dims.layers).map(|l| {
             let Slots { tokens: tokens_in, prefix: prefix_rows } = prompts.slots(l);
@@ -48,7 +48,7 @@ impl Layout {
             Classifier::Gap => 0..tokens,
         };
         let entry = layers.iter().position(|l| l.tokens_in + l.prefix_rows > 0);
-        Layout { layers, prompt_tokens, entry, read }
+        TokenLayout { layers, prompt_tokens, entry, read }
     }
 
     /// Tokens of the last layer, the most there are.

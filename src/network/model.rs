@@ -3,15 +3,15 @@
 mod backward;
 mod forward;
 
-use super::layout::Layout;
-use super::pixels::{Entry, Pixels};
-use super::report::{Report, StepStats};
+use super::layout::TokenLayout;
+use super::pixels::{PixelInputs, Pixels};
+use super::report::{StepReport, StepStats};
 use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
 use crate::config::schema::{ClipScope, Shortcuts, TokenOrder};
 use crate::device::{Device, range};
 use crate::error::{Error, Result};
-use crate::nn::block::{Block, BlockGrads, BlockShape, Need, Saved, Tools};
+use crate::nn::block::{Block, BlockGrads, BlockShape, Need, SavedBlock, Tools};
 use crate::nn::layers::Linear;
 use crate::nn::params::{Declare, Grads, Params};
 use crate::nn::vit::{EmbedBackward, Vit};
@@ -43,7 +43,7 @@ pub struct TaskView {
 #[derive(Debug)]
 pub struct Model {
     pub setup: Setup,
-    pub layout: Layout,
+    pub layout: TokenLayout,
     pub vit: Vit,
     pub prompts: PromptMethod,
     pub head: Linear,
@@ -51,8 +51,8 @@ pub struct Model {
     /// The pre-trained backbone as it was, for the query pass of a backbone that learns.
     pub query_params: Option<Params>,
     pub grads: Grads,
-    pub report: Report,
-    entry: Entry,
+    pub report: StepReport,
+    entry: PixelInputs,
     labels: Input,
     soft_labels: Input,
     /// The mask that the workspace holds.
@@ -69,7 +69,7 @@ impl Model {
         let mut vit = Vit::declare(&mut declare, setup.dims);
         vit.blocks.iter_mut().for_each(|block| block.strassen = setup.shortcuts.strassen);
         let prompts = PromptMethod::new(&mut declare, plan, &setup.prompts, setup.room());
-        let layout = Layout::new(&setup.dims, setup.classifier, &prompts);
+        let layout = TokenLayout::new(&setup.dims, setup.classifier, &prompts);
         let (c, classes) = (setup.dims.embed_dim, setup.classes);
         let head = Linear::declare(&mut declare, "head", c, classes);
         let mut params = declare.finish(plan, setup.dtype);
@@ -92,9 +92,9 @@ impl Model {
             && layout.entry.is_some_and(|entry| entry < last);
         let needs = Needs { limit_last, table_rows: prompts.table_rows(), blocks_learn, embed_learns };
         let ws = Workspace::new(plan, &setup, &layout, needs);
-        let (report, mask) = (Report::new(plan), Vec::new());
+        let (report, mask) = (StepReport::new(plan), Vec::new());
         plan.group("inputs");
-        let entry = Entry::new(plan, &setup);
+        let entry = PixelInputs::new(plan, &setup);
         let labels = Input::new(plan, "labels", [setup.max_batch], DType::U32);
         let mixed = if setup.mixed { setup.max_batch } else { 0 };
         let soft_labels = Input::new(plan, "soft labels", [mixed, setup.classes], DType::F32);
@@ -141,7 +141,7 @@ impl Model {
     }
 
     /// Which rows of which layer are what.
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &TokenLayout {
         &self.layout
     }
 

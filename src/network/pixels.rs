@@ -42,16 +42,16 @@ impl Pixels<'_> {
 
 /// Where images, or their numbers, reach the device.
 #[derive(Debug)]
-pub struct Entry {
+pub struct PixelInputs {
     images: Input,
     indices: Input,
     first: Input,
 }
 
-impl Entry {
-    pub fn new(plan: &mut Plan, setup: &Setup) -> Entry {
+impl PixelInputs {
+    pub fn new(plan: &mut Plan, setup: &Setup) -> PixelInputs {
         let (b, side) = (setup.max_batch, setup.dims.image_size);
-        Entry {
+        PixelInputs {
             images: Input::streamed(plan, "images", [b, side, side, CHANNELS], setup.dtype.accum_dtype()),
             indices: Input::new(plan, "image numbers", [b], DType::U32),
             first: Input::new(plan, "first random number", [2], DType::U32),

@@ -23,15 +23,15 @@ pub struct StepStats {
 /// The numbers of a step where the device writes them: loss, right answers, pull term, Σ p² of what decays,
 /// Σ g² of what is clipped.
 #[derive(Debug)]
-pub struct Report(Tensor);
+pub struct StepReport(Tensor);
 
-impl Report {
+impl StepReport {
     pub const LEN: usize = 5;
 
-    pub fn new(plan: &mut Plan) -> Report {
+    pub fn new(plan: &mut Plan) -> StepReport {
         plan.group("numbers");
         let dtype = plan.number();
-        Report(plan.tensor("report", [Report::LEN], dtype))
+        StepReport(plan.tensor("report", [StepReport::LEN], dtype))
     }
 
     pub fn outcome(&mut self) -> ViewMut<'_> {
@@ -72,7 +72,7 @@ impl Report {
 }
 
 impl StepStats {
-    /// From the numbers of a [`Report`].
+    /// From the numbers of a [`StepReport`].
     pub fn of(values: &[f64], term_weight: f64, decay: f64, loss_scale: f64) -> StepStats {
         let (ce_loss, pull, penalty) = (values[0], values[2], 0.5 * decay * values[3]);
         StepStats {
@@ -89,12 +89,12 @@ impl StepStats {
 /// filled, the one before travels on the copy stream.
 #[derive(Debug)]
 pub struct Pending {
-    windows: [Window; 2],
+    windows: [ReportBuffer; 2],
 }
 
 #[derive(Debug)]
-struct Window {
-    /// (steps, [`Report::LEN`])
+struct ReportBuffer {
+    /// (steps, [`StepReport::LEN`])
     rows: Tensor,
     filled: usize,
     /// Host memory, and the mark that the rows are computed.
@@ -108,17 +108,17 @@ impl Pending {
     pub fn new(plan: &mut Plan) -> Pending {
         let steps = if plan.device().gpu().is_some() { Pending::STEPS } else { 0 };
         let windows = [0, 1].map(|_| {
-            let rows = plan.tensor("reports", [steps, Report::LEN], plan.number());
-            Window { rows, filled: 0, way: None }
+            let rows = plan.tensor("reports", [steps, StepReport::LEN], plan.number());
+            ReportBuffer { rows, filled: 0, way: None }
         });
         Pending { windows }
     }
 
     /// Queues a copy of a step's report; the reports of an earlier window, if they have come.
-    pub fn push(&mut self, gpu: &Arc<Gpu>, report: &Report) -> Result<Vec<Vec<f64>>> {
+    pub fn push(&mut self, gpu: &Arc<Gpu>, report: &StepReport) -> Result<Vec<Vec<f64>>> {
         let [now, before] = &mut self.windows;
-        let at = now.filled * Report::LEN;
-        now.rows.view_mut().part(at, [Report::LEN]).copy_from(report.view())?;
+        let at = now.filled * StepReport::LEN;
+        now.rows.view_mut().part(at, [StepReport::LEN]).copy_from(report.view())?;
         now.filled += 1;
         if now.filled < Pending::STEPS {
             return Ok(Vec::new());
@@ -141,7 +141,7 @@ impl Pending {
     }
 }
 
-impl Window {
+impl ReportBuffer {
     /// Starts the copy to the host.
     fn send(&mut self, gpu: &Arc<Gpu>) -> Result<()> {
         let (pinned, computed) = match &mut self.way {
@@ -159,7 +159,7 @@ impl Window {
         let Some((pinned, _)) = self.way.as_mut().filter(|_| filled > 0) else { return Ok(Vec::new()) };
         let bytes: &[u8] = pinned.bytes_mut()?;
         let numbers = bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-        let numbers: Vec<f64> = numbers.take(filled * Report::LEN).collect();
-        Ok(numbers.chunks_exact(Report::LEN).map(<[f64]>::to_vec).collect())
+        let numbers: Vec<f64> = numbers.take(filled * StepReport::LEN).collect();
+        Ok(numbers.chunks_exact(StepReport::LEN).map(<[f64]>::to_vec).collect())
     }
 }

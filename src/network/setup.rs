@@ -1,6 +1,6 @@
 //! What a model needs to know of a configuration, checked against the backbone it will get.
 
-use super::layout::Layout;
+use super::layout::TokenLayout;
 use crate::config::schema::{Classifier, ClipScope, Config, Shortcuts, TokenOrder};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -108,7 +108,7 @@ impl Setup {
         self.prompts.check(self.dims.layers)?;
         let (mut declare, mut plan) = (Declare::default(), Plan::dry(&Device::Cpu));
         let prompts = PromptMethod::new(&mut declare, &mut plan, &self.prompts, self.room());
-        let layout = Layout::new(&self.dims, self.classifier, &prompts);
+        let layout = TokenLayout::new(&self.dims, self.classifier, &prompts);
         let needs_prompts = matches!(self.classifier, Classifier::Prompt | Classifier::TokenPrompt);
         if needs_prompts && layout.prompt_tokens == 0 {
             return Err(Error::config(format!(

@@ -1,6 +1,6 @@
 //! All memory of a model beside its parameters, allocated once from the plan.
 
-use super::layout::Layout;
+use super::layout::TokenLayout;
 use super::setup::Setup;
 use crate::nn::block::{BlockActs, BlockTemp, Keep};
 use crate::nn::vit::Embedded;
@@ -88,7 +88,7 @@ impl Needs {
 }
 
 impl Workspace {
-    pub fn new(plan: &mut Plan, setup: &Setup, layout: &Layout, needs: Needs) -> Workspace {
+    pub fn new(plan: &mut Plan, setup: &Setup, layout: &TokenLayout, needs: Needs) -> Workspace {
         let (b, dtype, wide) = (setup.max_batch, setup.dtype, setup.dtype.accum_dtype());
         let dims = &setup.dims;
         let (c, t0, block) = (dims.embed_dim, dims.tokens(), dims.block());

@@ -5,7 +5,7 @@ use super::layers::{LayerNorm, Linear};
 use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
+use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv};
 use crate::ops::linear::Epilogue;
 use crate::ops::matmul::Write;
 use crate::ops::{gelu, tokens};
@@ -86,7 +86,7 @@ pub struct Tools<'a> {
 }
 
 /// What a backward pass reads of the forward pass: its input x (B, T, C), its activations and its prefix.
-pub struct Saved<'a> {
+pub struct SavedBlock<'a> {
     pub x: &'a Tensor,
     pub acts: &'a BlockActs,
     pub prefix: Option<Prefix<'a>>,
@@ -333,7 +333,7 @@ impl Block {
     }
 
     /// From dL/dy (B, R, C) to what `need` says of dL/dx, both in `out.d`, and to the other gradients.
-    pub fn backward(&self, mut tools: Tools, saved: &Saved, out: BlockGrads, need: Need) -> Result<()> {
+    pub fn backward(&self, mut tools: Tools, saved: &SavedBlock, out: BlockGrads, need: Need) -> Result<()> {
         let BlockGrads { params: grads, d, prefix: dprefix } = out;
         self.backward_attend(&mut tools, saved, grads, d, dprefix, &need)?;
         if need == Need::All { self.backward_project(tools, saved, grads, d) } else { Ok(()) }
@@ -343,7 +343,7 @@ impl Block {
     fn backward_attend(
         &self,
         tools: &mut Tools,
-        saved: &Saved,
+        saved: &SavedBlock,
         grads: &mut Grads,
         d: &mut Tensor,
         dprefix: Option<PrefixMut>,
@@ -396,12 +396,12 @@ impl Block {
             (Need::Nothing, _) => None,
             (_, true) => {
                 t.dqkv.reshape([b, kv_rows.len(), 3 * c]);
-                Some(Gradients { into: Into::Packed(t.dqkv.view_mut()), q_rows, kv_rows })
+                Some(Gradients { into: GradientTarget::Packed(t.dqkv.view_mut()), q_rows, kv_rows })
             }
             (_, false) => {
                 t.dq.reshape([b, q_rows.len(), c]);
                 t.dqkv.reshape([b, kv_rows.len(), 2 * c]);
-                let into = Into::Apart { q: t.dq.view_mut(), kv: t.dqkv.view_mut() };
+                let into = GradientTarget::Apart { q: t.dq.view_mut(), kv: t.dqkv.view_mut() };
                 Some(Gradients { into, q_rows, kv_rows })
             }
         };
@@ -412,8 +412,14 @@ impl Block {
 
     /// Lines 2 and 1: from dL/dmid (B, R, C) in `d` and the gradients of q, k, v in `t` to dL/dx
     /// (B·T, C) in `d`.
-    fn backward_project(&self, tools: Tools, saved: &Saved, grads: &mut Grads, d: &mut Tensor) -> Result<()> {
-        let (Tools { dev, p, temp: t }, Saved { x, acts, .. }) = (tools, saved);
+    fn backward_project(
+        &self,
+        tools: Tools,
+        saved: &SavedBlock,
+        grads: &mut Grads,
+        d: &mut Tensor,
+    ) -> Result<()> {
+        let (Tools { dev, p, temp: t }, SavedBlock { x, acts, .. }) = (tools, saved);
         let (c, e) = (self.dims.embed_dim, &acts.extents);
         let (b, r, rows) = (e.batch, e.read.len(), e.rows());
         let (x, stats) = (x.view().reshaped([rows, c]), acts.ln1_stats.view());

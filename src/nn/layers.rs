@@ -3,7 +3,7 @@
 use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::linear::{self, Epilogue, Weights};
+use crate::ops::linear::{self, Epilogue, LinearWeights};
 use crate::ops::{gelu, layer_norm, matmul::Write};
 use crate::tensor::{DType, View, ViewMut};
 use std::ops::Range;
@@ -75,10 +75,10 @@ impl Linear {
     }
 
     /// For products with activations of type `dtype`.
-    fn weights<'a>(&self, p: &'a Params, dtype: DType, columns: Option<Range<usize>>) -> Weights<'a> {
-        let all = Weights::all(p.get_as(self.kernel, dtype), p.get(self.bias));
+    fn weights<'a>(&self, p: &'a Params, dtype: DType, columns: Option<Range<usize>>) -> LinearWeights<'a> {
+        let all = LinearWeights::all(p.get_as(self.kernel, dtype), p.get(self.bias));
         let columns = columns.unwrap_or(all.columns.clone());
-        Weights { columns, packed: p.packed(self.kernel), ..all }
+        LinearWeights { columns, packed: p.packed(self.kernel), ..all }
     }
 
     /// y = ending(x W + b) with all columns. x: (rows, K), y: (rows, N).

@@ -72,6 +72,9 @@ impl TensorData {
     }
 }
 
+/// Tensors by name, for checkpoints: name, shape, elements.
+pub type Tensors = Vec<(String, Vec<usize>, TensorData)>;
+
 /// Everything that a run needs to go on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
@@ -80,7 +83,7 @@ pub struct State {
     /// Positions, counters, results so far.
     pub meta: Value,
     /// Name, shape and elements of each tensor, in the order in which they were saved.
-    pub tensors: Vec<(String, Vec<usize>, TensorData)>,
+    pub tensors: Tensors,
 }
 
 impl State {
@@ -356,8 +359,6 @@ fn header_of(state: &State) -> Result<String> {
     text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
     Ok(text)
 }
-
-type Tensors = Vec<(String, Vec<usize>, TensorData)>;
 
 fn parse(bytes: &[u8], names: &[String]) -> std::result::Result<Tensors, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| format!("is not a safetensors file: {e}"))?;

@@ -5,9 +5,9 @@
 
 /// A message in the making: each method appends one field.
 #[derive(Debug, Default, Clone)]
-pub struct Message(Vec<u8>);
+pub struct ProtoMessage(Vec<u8>);
 
-impl Message {
+impl ProtoMessage {
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.0.push(value as u8 | 0x80);
@@ -20,40 +20,40 @@ impl Message {
         self.varint(u64::from(field << 3 | wire_type));
     }
 
-    pub fn int(mut self, field: u32, value: u64) -> Message {
+    pub fn int(mut self, field: u32, value: u64) -> ProtoMessage {
         self.key(field, 0);
         self.varint(value);
         self
     }
 
-    pub fn double(mut self, field: u32, value: f64) -> Message {
+    pub fn double(mut self, field: u32, value: f64) -> ProtoMessage {
         self.key(field, 1);
         self.0.extend(value.to_le_bytes());
         self
     }
 
-    pub fn float(mut self, field: u32, value: f32) -> Message {
+    pub fn float(mut self, field: u32, value: f32) -> ProtoMessage {
         self.key(field, 5);
         self.0.extend(value.to_le_bytes());
         self
     }
 
-    pub fn bytes(mut self, field: u32, value: &[u8]) -> Message {
+    pub fn bytes(mut self, field: u32, value: &[u8]) -> ProtoMessage {
         self.key(field, 2);
         self.varint(value.len() as u64);
         self.0.extend(value);
         self
     }
 
-    pub fn text(self, field: u32, value: &str) -> Message {
+    pub fn text(self, field: u32, value: &str) -> ProtoMessage {
         self.bytes(field, value.as_bytes())
     }
 
-    pub fn message(self, field: u32, value: Message) -> Message {
+    pub fn message(self, field: u32, value: ProtoMessage) -> ProtoMessage {
         self.bytes(field, &value.0)
     }
 
-    pub fn doubles(self, field: u32, values: &[f64]) -> Message {
+    pub fn doubles(self, field: u32, values: &[f64]) -> ProtoMessage {
         let packed: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.bytes(field, &packed)
     }

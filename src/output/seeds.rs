@@ -34,15 +34,15 @@ pub struct SeedRun {
     pub seed: u64,
     /// Relative to the folder of this file.
     pub workdir: PathBuf,
-    pub per_image: Metrics,
-    pub per_batch: Metrics,
+    pub per_image: FinalMetrics,
+    pub per_batch: FinalMetrics,
     #[serde(with = "super::nullable::number")]
     pub seconds: f64,
 }
 
 /// The metrics after the last task.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Metrics {
+pub struct FinalMetrics {
     #[serde(with = "super::nullable::number")]
     pub avg_acc: f64,
     pub forgetting: Option<f64>,
@@ -60,17 +60,17 @@ pub struct Spreads {
     pub learning_acc: Spread,
 }
 
-impl From<&Score> for Metrics {
-    fn from(score: &Score) -> Metrics {
+impl From<&Score> for FinalMetrics {
+    fn from(score: &Score) -> FinalMetrics {
         let Score { avg_acc, forgetting, backward, learning_acc, .. } = *score;
-        Metrics { avg_acc, forgetting, backward, learning_acc }
+        FinalMetrics { avg_acc, forgetting, backward, learning_acc }
     }
 }
 
 impl Spreads {
     /// `None` of no run.
-    pub fn of(runs: &[Metrics]) -> Option<Spreads> {
-        let of = |read: fn(&Metrics) -> Option<f64>| Spread::of_some(runs.iter().map(read));
+    pub fn of(runs: &[FinalMetrics]) -> Option<Spreads> {
+        let of = |read: fn(&FinalMetrics) -> Option<f64>| Spread::of_some(runs.iter().map(read));
         Some(Spreads {
             avg_acc: of(|m| Some(m.avg_acc))?,
             forgetting: of(|m| m.forgetting),

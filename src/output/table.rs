@@ -113,7 +113,7 @@ pub fn seeds(seeds: &Seeds, with_vote: bool, style: Style) -> String {
     }
     let mut rows: Vec<Vec<String>> = Vec::new();
     for run in &seeds.runs {
-        let cells = |m: &super::seeds::Metrics| [percent(m.avg_acc), percent_or_dash(m.forgetting)];
+        let cells = |m: &super::seeds::FinalMetrics| [percent(m.avg_acc), percent_or_dash(m.forgetting)];
         let mut row = vec![run.seed.to_string()];
         row.extend(cells(&run.per_image));
         row.extend(with_vote.then(|| cells(&run.per_batch)).into_iter().flatten());

@@ -1,7 +1,7 @@
 //! TensorBoard event files: scalars, histograms of counts, text, hyper-parameters.
 
 use super::atomic;
-use super::proto::Message;
+use super::proto::ProtoMessage;
 pub use super::proto::frame;
 use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions};
@@ -65,11 +65,11 @@ impl HParam {
     }
 
     /// google.protobuf.Value.
-    fn value(&self) -> Message {
+    fn value(&self) -> ProtoMessage {
         match self {
-            HParam::Number(x) => Message::default().double(2, *x),
-            HParam::Text(x) => Message::default().text(3, x),
-            HParam::Bool(x) => Message::default().int(4, u64::from(*x)),
+            HParam::Number(x) => ProtoMessage::default().double(2, *x),
+            HParam::Text(x) => ProtoMessage::default().text(3, x),
+            HParam::Bool(x) => ProtoMessage::default().int(4, u64::from(*x)),
         }
     }
 
@@ -107,11 +107,11 @@ impl Writer {
             .open(&path)
             .map_err(|e| Error::file(&path, atomic::explain(&e, "made")))?;
         let mut writer = Writer { path, out: BufWriter::new(file) };
-        writer.event(Message::default().double(1, now()).text(3, "brain.Event:2"))?;
+        writer.event(ProtoMessage::default().double(1, now()).text(3, "brain.Event:2"))?;
         if let Some(step) = resume {
             // SessionLog.status = START.
-            let log = Message::default().int(1, 1);
-            writer.event(Message::default().double(1, now()).int(2, step).message(7, log))?;
+            let log = ProtoMessage::default().int(1, 1);
+            writer.event(ProtoMessage::default().double(1, now()).int(2, step).message(7, log))?;
         }
         writer.flush()?;
         Ok(writer)
@@ -124,7 +124,7 @@ impl Writer {
     /// # Errors
     /// [`Error::File`] if it cannot be written; so for all that follow.
     pub fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<()> {
-        self.value(step, Message::default().text(1, tag).float(2, value as f32))
+        self.value(step, ProtoMessage::default().text(1, tag).float(2, value as f32))
     }
 
     /// A histogram with one bucket per id: bucket i reaches from i - 1/2 to i + 1/2 and holds
@@ -156,7 +156,7 @@ impl Writer {
             sum += count * centre;
             squares += count * centre * centre;
         }
-        let histogram = Message::default()
+        let histogram = ProtoMessage::default()
             .double(1, min)
             .double(2, limits.last().copied().unwrap_or(min))
             .double(3, n)
@@ -164,44 +164,44 @@ impl Writer {
             .double(5, squares)
             .doubles(6, limits)
             .doubles(7, counts);
-        self.value(step, Message::default().text(1, tag).message(5, histogram))
+        self.value(step, ProtoMessage::default().text(1, tag).message(5, histogram))
     }
 
     /// Markdown, shown under "Text".
     pub fn text(&mut self, tag: &str, step: u64, text: &str) -> Result<()> {
-        let metadata = Message::default().message(1, Message::default().text(1, "text"));
+        let metadata = ProtoMessage::default().message(1, ProtoMessage::default().text(1, "text"));
         // TensorProto: DT_STRING, shape [1].
-        let shape = Message::default().message(2, Message::default().int(1, 1));
-        let tensor = Message::default().int(1, 7).message(2, shape).text(8, text);
-        self.value(step, Message::default().text(1, tag).message(9, metadata).message(8, tensor))
+        let shape = ProtoMessage::default().message(2, ProtoMessage::default().int(1, 1));
+        let tensor = ProtoMessage::default().int(1, 7).message(2, shape).text(8, text);
+        self.value(step, ProtoMessage::default().text(1, tag).message(9, metadata).message(8, tensor))
     }
 
     /// Announces the hyper-parameters of the run and the scalar tags that are its metrics.
     pub fn hparams(&mut self, hparams: &[(String, HParam)], metrics: &[&str]) -> Result<()> {
-        let mut experiment = Message::default().double(3, now());
+        let mut experiment = ProtoMessage::default().double(3, now());
         for (name, value) in hparams {
-            experiment = experiment.message(4, Message::default().text(1, name).int(4, value.kind()));
+            experiment = experiment.message(4, ProtoMessage::default().text(1, name).int(4, value.kind()));
         }
         for metric in metrics {
-            let name = Message::default().text(2, metric);
-            experiment = experiment.message(5, Message::default().message(1, name));
+            let name = ProtoMessage::default().text(2, metric);
+            experiment = experiment.message(5, ProtoMessage::default().message(1, name));
         }
-        let mut start = Message::default();
+        let mut start = ProtoMessage::default();
         for (name, value) in hparams {
-            start = start.message(1, Message::default().text(1, name).message(2, value.value()));
+            start = start.message(1, ProtoMessage::default().text(1, name).message(2, value.value()));
         }
-        self.plugin("_hparams_/experiment", Message::default().int(1, 0).message(2, experiment))?;
+        self.plugin("_hparams_/experiment", ProtoMessage::default().int(1, 0).message(2, experiment))?;
         self.plugin(
             "_hparams_/session_start_info",
-            Message::default().int(1, 0).message(3, start.double(5, now())),
+            ProtoMessage::default().int(1, 0).message(3, start.double(5, now())),
         )
     }
 
     /// Says that the run announced by [`Writer::hparams`] is over.
     pub fn hparams_end(&mut self, success: bool) -> Result<()> {
         let status = if success { 1 } else { 2 };
-        let end = Message::default().int(1, status).double(2, now());
-        self.plugin("_hparams_/session_end_info", Message::default().int(1, 0).message(4, end))
+        let end = ProtoMessage::default().int(1, status).double(2, now());
+        self.plugin("_hparams_/session_end_info", ProtoMessage::default().int(1, 0).message(4, end))
     }
 
     /// Hands everything written so far to the operating system.
@@ -209,20 +209,20 @@ impl Writer {
         self.out.flush().map_err(|e| Error::file(&self.path, atomic::explain(&e, "written")))
     }
 
-    fn plugin(&mut self, tag: &str, data: Message) -> Result<()> {
-        let plugin = Message::default().text(1, "hparams").bytes(2, data.as_bytes());
+    fn plugin(&mut self, tag: &str, data: ProtoMessage) -> Result<()> {
+        let plugin = ProtoMessage::default().text(1, "hparams").bytes(2, data.as_bytes());
         // A scalar float 0 as the value, as TensorBoard's own writer does.
-        let tensor = Message::default().int(1, 1).message(2, Message::default()).float(5, 0.0);
-        let metadata = Message::default().message(1, plugin);
-        self.value(0, Message::default().text(1, tag).message(9, metadata).message(8, tensor))
+        let tensor = ProtoMessage::default().int(1, 1).message(2, ProtoMessage::default()).float(5, 0.0);
+        let metadata = ProtoMessage::default().message(1, plugin);
+        self.value(0, ProtoMessage::default().text(1, tag).message(9, metadata).message(8, tensor))
     }
 
-    fn value(&mut self, step: u64, value: Message) -> Result<()> {
-        let summary = Message::default().message(1, value);
-        self.event(Message::default().double(1, now()).int(2, step).message(5, summary))
+    fn value(&mut self, step: u64, value: ProtoMessage) -> Result<()> {
+        let summary = ProtoMessage::default().message(1, value);
+        self.event(ProtoMessage::default().double(1, now()).int(2, step).message(5, summary))
     }
 
-    fn event(&mut self, event: Message) -> Result<()> {
+    fn event(&mut self, event: ProtoMessage) -> Result<()> {
         let record = frame(event.as_bytes());
         self.out.write_all(&record).map_err(|e| Error::file(&self.path, atomic::explain(&e, "written")))
     }

@@ -2,7 +2,7 @@
 
 use super::dtype::DType;
 use super::view::ViewMut;
-use crate::device::{Memory, NcclComm};
+use crate::device::{GpuMemory, NcclComm};
 use crate::error::{Error, Result};
 
 /// Queues x = the sum of x over the ranks of `comm`, in place, behind everything that is on the compute stream. F32 on
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// `Error::Shape` for elements that are not F32, or in host memory; and as `NcclComm::start`.
 pub fn start(comm: &NcclComm, buffers: &mut [ViewMut]) -> Result<()> {
-    let mut ranges: Vec<(&Memory, usize, usize)> = Vec::with_capacity(buffers.len());
+    let mut ranges: Vec<(&GpuMemory, usize, usize)> = Vec::with_capacity(buffers.len());
     for x in buffers.iter() {
         let (wanted, got) = ("F32 in GPU memory".into(), x.as_view().describe());
         let span = x.as_view().span().filter(|span| span.dtype == DType::F32);

@@ -1,7 +1,7 @@
 //! Buffers and ranges of elements in the memory of a GPU.
 
 use super::dtype::{DType, Element, typed};
-use crate::device::{Gpu, Memory, Pinned, StreamKind};
+use crate::device::{Gpu, GpuMemory, Pinned, StreamKind};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Owned device memory of one element type.
 #[derive(Debug)]
 pub(super) struct DeviceBuffer {
-    pub memory: Memory,
+    pub memory: GpuMemory,
     pub dtype: DType,
 }
 
@@ -48,7 +48,7 @@ impl Clone for DeviceBuffer {
 /// A range of elements in device memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span<'a> {
-    pub memory: &'a Memory,
+    pub memory: &'a GpuMemory,
     pub dtype: DType,
     /// In elements.
     start: usize,
@@ -70,7 +70,7 @@ impl<'a> Span<'a> {
     }
 
     /// The memory, the first byte in it, and the number of bytes.
-    pub fn bytes(self) -> (&'a Memory, usize, usize) {
+    pub fn bytes(self) -> (&'a GpuMemory, usize, usize) {
         (self.memory, self.byte(), self.len * self.dtype.size_bytes())
     }
 

@@ -9,14 +9,14 @@ use crate::error::{Error, Result};
 
 /// One line of the plan.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct PlannedTensor {
     pub group: &'static str,
     pub name: String,
     pub shape: Shape,
     pub dtype: DType,
 }
 
-impl Row {
+impl PlannedTensor {
     pub fn bytes(&self) -> usize {
         self.shape.len() * self.dtype.size_bytes()
     }
@@ -26,7 +26,7 @@ impl Row {
 #[derive(Debug)]
 pub struct Plan {
     dev: Device,
-    rows: Vec<Row>,
+    rows: Vec<PlannedTensor>,
     group: &'static str,
     dry: bool,
     failure: Option<Error>,
@@ -65,7 +65,7 @@ impl Plan {
 
     pub fn tensor(&mut self, name: impl Into<String>, shape: impl Into<Shape>, dtype: DType) -> Tensor {
         let shape = shape.into();
-        self.rows.push(Row { group: self.group, name: name.into(), shape, dtype });
+        self.rows.push(PlannedTensor { group: self.group, name: name.into(), shape, dtype });
         if self.dry || self.failure.is_some() {
             return Tensor::hollow(shape, dtype);
         }
@@ -89,12 +89,12 @@ impl Plan {
         if self.dev.gpu().is_some() { DType::F32 } else { DType::F64 }
     }
 
-    pub fn rows(&self) -> &[Row] {
+    pub fn rows(&self) -> &[PlannedTensor] {
         &self.rows
     }
 
     pub fn total_bytes(&self) -> usize {
-        self.rows.iter().map(Row::bytes).sum()
+        self.rows.iter().map(PlannedTensor::bytes).sum()
     }
 
     /// Bytes by group, in order of first appearance.

@@ -2,7 +2,7 @@
 //! to beat. Each baseline is a row of [`TABLE`].
 
 use super::evaluate::argmax;
-use super::learn::{Kind, Learning};
+use super::learn::{Learning, LearningKind};
 use super::session::{Loaded, Session};
 use super::share;
 use super::steps::total_steps;
@@ -11,10 +11,10 @@ use crate::data::Images;
 use crate::data::tasks::joint;
 use crate::device::Device;
 use crate::error::Result;
-use crate::learner::{Position, Weights};
+use crate::learner::{InitialWeights, Position};
 use crate::methods::ClassMeans;
 use crate::ops::cross_entropy;
-use crate::ops::linear::{Epilogue, Weights as LinearWeights, backward_params_acc, forward};
+use crate::ops::linear::{Epilogue, LinearWeights, backward_params_acc, forward};
 use crate::ops::optimizer::{Adam, adam};
 use crate::output::progress::Progress;
 use crate::output::results::{Baselines, Score};
@@ -164,7 +164,7 @@ fn features(session: &mut Session) -> Result<Features> {
 impl Features {
     /// Makes the features zero mean and unit variance, as those of the first task are.
     fn standardise(&mut self) {
-        let standard = Standard::of(&self.tasks[0].train.0, self.width);
+        let standard = Standardization::of(&self.tasks[0].train.0, self.width);
         for task in &mut self.tasks {
             standard.apply(&mut task.train.0);
             standard.apply(&mut task.test.0);
@@ -196,13 +196,13 @@ fn ncm(_: &Session, Features { tasks, classes, width }: &Features) -> Result<Sco
 }
 
 /// Mean and deviation per feature, of the first task only: later tasks are not known yet.
-struct Standard {
+struct Standardization {
     mean: Vec<f64>,
     rstd: Vec<f64>,
 }
 
-impl Standard {
-    fn of(x: &[f64], c: usize) -> Standard {
+impl Standardization {
+    fn of(x: &[f64], c: usize) -> Standardization {
         let n = (x.len() / c).max(1) as f64;
         let mut mean = vec![0.0; c];
         let mut square = vec![0.0; c];
@@ -216,7 +216,7 @@ impl Standard {
                 square[j] += (row[j] - mean[j]).powi(2) / n;
             }
         }
-        Standard { mean, rstd: square.iter().map(|v| 1.0 / (v + 1e-6).sqrt()).collect() }
+        Standardization { mean, rstd: square.iter().map(|v| 1.0 / (v + 1e-6).sqrt()).collect() }
     }
 
     fn apply(&self, x: &mut [f64]) {
@@ -341,10 +341,11 @@ fn run(session: &Session, config: crate::config::Config, quiet: bool) -> Result<
         backbone: session.learner.backbone.clone(),
         resident: session.resident.clone(),
     };
-    let weights = Weights::Same(&session.learner);
+    let weights = InitialWeights::Same(&session.learner);
     let own = Session::for_training(config, loaded, session.ranks.clone(), weights)?;
     let progress = Progress::new(quiet, own.train_tasks.len(), total_steps(&own)?, 0);
-    let mut run = Learning::new(own, Kind::Baseline, None, progress, Position::default(), Instant::now());
+    let mut run =
+        Learning::new(own, LearningKind::Baseline, None, progress, Position::default(), Instant::now());
     run.learn(|_| Ok(()))?;
     run.progress.finish();
     Score::from_matrix(run.at.per_image)

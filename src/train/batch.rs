@@ -110,11 +110,11 @@ pub fn eval(
 }
 
 /// Changes the images (B, S, S, 3) and the labels (B) of the batch of a step, counted from 0.
-pub type Change = Arc<dyn Fn(usize, &mut [f32], &mut [u32]) + Send + Sync>;
+pub type BatchChange = Arc<dyn Fn(usize, &mut [f32], &mut [u32]) + Send + Sync>;
 
 /// The training batches of a task, in order.
 pub enum Training {
-    Ready { prepared: Prefetch, dtype: DType, side: usize, change: Option<Change> },
+    Ready { prepared: Prefetch, dtype: DType, side: usize, change: Option<BatchChange> },
     Resident { set: Arc<Resident>, loader: Box<Loader>, steps: Range<usize> },
 }
 
@@ -125,7 +125,7 @@ impl Training {
         loader: Loader,
         resident: Option<&ResidentData>,
         dtype: DType,
-        change: Option<Change>,
+        change: Option<BatchChange>,
         steps: Range<usize>,
     ) -> Result<Training> {
         if let Some(resident) = resident {

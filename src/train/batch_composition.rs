@@ -1,7 +1,7 @@
 //! What the composition of the test batches does to the accuracy when the images of a batch vote on
 //! their prompts: batches of one class or one task tell the network what the images have in common.
 
-use super::evaluate::{self, Batch};
+use super::evaluate::{self, TestBatch};
 use super::session::Session;
 use crate::error::{Error, Result};
 use crate::ops::match_prompts::Select;
@@ -208,7 +208,7 @@ impl TestImages {
             let indices: Vec<u32> = which.iter().map(|&i| self.indices[i]).collect();
             let features = self.rows(session, &which);
             let ids: Vec<u32> = batch.iter().flat_map(|(_, ids)| ids).copied().collect();
-            let some = Batch { indices: &indices, features: features.view() };
+            let some = TestBatch { indices: &indices, features: features.view() };
             let (width, among) = (ids.len() / batch.len(), session.learner.method.model().prompts.keys());
             let (right, _) = evaluate::answer(session, &some, &PromptChoice::ids(ids, width, among))?;
             self.known.extend(batch.iter().map(|&q| q.clone()).zip(right));

@@ -75,7 +75,7 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
         session.ranks.comm.check()?;
         let rows = from..from + chunk.len();
         let features = features.view().part(from * c, [chunk.len(), c]);
-        let batch = Batch { indices: chunk, features };
+        let batch = TestBatch { indices: chunk, features };
         let choice = own.part(rows.clone());
         let (correct, loss) = answer(session, &batch, &choice)?;
         score.loss += loss * chunk.len() as f64 / all as f64;
@@ -107,7 +107,7 @@ pub fn vote_group(session: &Session) -> Option<usize> {
 }
 
 /// Test images with their features, (n, C).
-pub(super) struct Batch<'a> {
+pub(super) struct TestBatch<'a> {
     pub indices: &'a [u32],
     pub features: crate::tensor::View<'a>,
 }
@@ -116,7 +116,7 @@ pub(super) struct Batch<'a> {
 /// the task is told (`continual.eval_task_inc`) over those of the image's task.
 pub(super) fn answer(
     session: &mut Session,
-    batch: &Batch,
+    batch: &TestBatch,
     choice: &PromptChoice,
 ) -> Result<(Vec<bool>, f64)> {
     let images = session.eval_batch(Images::Test, batch.indices)?;
@@ -144,7 +144,7 @@ pub(super) fn answer(
 /// answer: the logits of an image depend on nothing but the image and its prompts.
 fn with_votes(
     session: &mut Session,
-    batch: &Batch,
+    batch: &TestBatch,
     own: &PromptChoice,
     votes: &PromptChoice,
     correct: &[bool],
@@ -159,7 +159,7 @@ fn with_votes(
     let rows: Vec<f64> = changed.iter().flat_map(|&i| features[i * c..][..c].to_vec()).collect();
     let rows = Tensor::from_f64(&rows, [changed.len(), c], session.dtype());
     let indices: Vec<u32> = changed.iter().map(|&i| batch.indices[i]).collect();
-    let some = Batch { indices: &indices, features: rows.view() };
+    let some = TestBatch { indices: &indices, features: rows.view() };
     let (right, _) = answer(session, &some, &votes.of(&changed))?;
     Ok(kept + right.iter().filter(|&&r| r).count())
 }

@@ -34,7 +34,7 @@ pub struct Forecast {
     pub plan: Plan,
     /// Values that learn, and values that do not.
     pub params: (usize, usize),
-    pub work: Work,
+    pub work: FlopCount,
     /// Seconds, on a CPU.
     pub seconds: Option<f64>,
     /// What is not as the run will have it.
@@ -44,7 +44,7 @@ pub struct Forecast {
 
 /// Floating-point operations of matrix products, a product and a sum being two.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Work {
+pub struct FlopCount {
     /// Per training image: query, prompted network, its backward pass.
     pub train_image: f64,
     /// Per test image and test, and once per test image for its query.
@@ -163,7 +163,7 @@ fn vit_b16(config: &Config) -> Dims {
 /// Counts the products. With T tokens, P prefixed rows, width C and MLP width H, a block is
 /// 2 T (4 C^2 + 2 C H) for its layers and 4 T (T + P) C for the attention; backward without weight gradients is
 /// the same once for the layers and twice for the attention, and the layers once more where they learn.
-fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], batch: usize) -> Work {
+fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], batch: usize) -> FlopCount {
     let d = model.setup.dims;
     let c = d.embed_dim as f64;
     let layers = |tokens: usize| 2.0 * tokens as f64 * (4.0 * c * c + 2.0 * c * d.mlp_dim as f64);
@@ -207,7 +207,7 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
     let replayed = own.sum::<usize>() * each;
     let total =
         (steps * batch + replayed) as f64 * train_image + tested as f64 * forward + queried as f64 * query;
-    Work { train_image, test_image: forward, query, total }
+    FlopCount { train_image, test_image: forward, query, total }
 }
 
 /// Floating-point operations per second of this CPU in the largest matrix product of the network.

@@ -24,7 +24,7 @@ const ASK_EVERY: usize = 8;
 
 /// What goes through the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum LearningKind {
     /// Tested after its tasks; saved when it is asked to stop.
     Run,
     /// A part of a run with tasks of its own: tested likewise, begins anew after it was stopped.
@@ -36,7 +36,7 @@ pub enum Kind {
 /// A session on its way through its tasks.
 pub struct Learning {
     pub session: Session,
-    pub kind: Kind,
+    pub kind: LearningKind,
     /// Of rank 0, where files are written.
     pub record: Option<Record>,
     pub progress: Progress,
@@ -52,7 +52,7 @@ impl Learning {
     /// Goes on from `at`; `started`: when this process began.
     pub fn new(
         mut session: Session,
-        kind: Kind,
+        kind: LearningKind,
         record: Option<Record>,
         progress: Progress,
         at: Position,
@@ -83,7 +83,7 @@ impl Learning {
                 self.session.learner.method.begin_task(&self.session.task_view(task))?;
             }
             self.train_task(task, &mut cache)?;
-            if self.kind != Kind::Pretraining && self.session.tests_after(task.index) {
+            if self.kind != LearningKind::Pretraining && self.session.tests_after(task.index) {
                 self.evaluate(task, &mut cache)?;
             }
             self.at.task += 1;
@@ -113,7 +113,11 @@ impl Learning {
             self.progress.step(self.at.step, loss, images);
             let within = steps.done < steps.total;
             // Before anything is saved, so that what is saved is tested.
-            if self.kind == Kind::Run && epochs > 0 && self.at.task_step.is_multiple_of(epochs) && within {
+            if self.kind == LearningKind::Run
+                && epochs > 0
+                && self.at.task_step.is_multiple_of(epochs)
+                && within
+            {
                 self.evaluate_within(task, &steps, cache)?;
             }
             // Hosts of GPUs do not wait for each other at every step.
@@ -227,7 +231,7 @@ impl Learning {
 
     /// After a signal: saves and ends, or ends what begins anew.
     fn stop_if_asked(&mut self, within: Option<(&Task, &Steps)>) -> Result<()> {
-        if self.kind == Kind::Baseline {
+        if self.kind == LearningKind::Baseline {
             return self.session.stop_baseline();
         }
         if !self.session.stop_requested()? {

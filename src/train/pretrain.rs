@@ -5,8 +5,8 @@
 
 use super::affine_augment::warp;
 use super::evaluate::argmax;
-use super::learn::{Kind, Learning};
-use super::record::{Place, Record};
+use super::learn::{Learning, LearningKind};
+use super::record::{Record, RunFolder};
 use super::session::Session;
 use crate::config::Config;
 use crate::config::schema::{Baselines, Classifier, Method};
@@ -14,7 +14,7 @@ use crate::data::{self, DataSet, Images, Normalize, Task, tasks};
 use crate::device::Choice;
 use crate::error::Result;
 use crate::import::{Backbone, Gelu, VitDims, write_native};
-use crate::learner::{self, Learner, Position, Purpose, Weights, backbone};
+use crate::learner::{self, InitialWeights, Learner, Position, Purpose, backbone};
 use crate::methods::Ranks;
 use crate::nn::vit::CHANNELS;
 use crate::output::progress::Progress;
@@ -32,7 +32,7 @@ const EPS: f64 = 1e-6;
 
 /// What a pre-training run reached.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct Pretrained {
     /// Share of unseen images (new warps of the training images, for exemplars) answered right
     /// among all classes of the training.
     pub accuracy: f64,
@@ -52,14 +52,14 @@ pub fn pretrain(
     resume: bool,
     quiet: bool,
     choice: Choice,
-) -> Result<Outcome> {
+) -> Result<Pretrained> {
     config.check_pretrain()?;
     signal::install()?;
     let started = Instant::now();
     // Data and network first: a training that cannot start leaves no folder behind.
     let data = Arc::new(data::load(&config.data, config.seed)?);
     let mut session = session(&without_prompts(config), data.clone(), choice)?;
-    let place = Place::open(workdir, resume, config)?;
+    let place = RunFolder::open(workdir, resume, config)?;
     let mut warnings = Vec::new();
     let saved = place.store.load_latest(&mut warnings)?;
     let mut at = Position::default();
@@ -72,7 +72,7 @@ pub fn pretrain(
     let progress = Progress::new(quiet, 1, total as u64, at.step);
     warnings.iter().for_each(|w| say(&format!("warning: {w}")));
     progress.say(&table::memory(&session.learner.plan, table::Style::detect()));
-    let mut run = Learning::new(session, Kind::Pretraining, Some(record), progress, at, started);
+    let mut run = Learning::new(session, LearningKind::Pretraining, Some(record), progress, at, started);
     run.learn(|_| Ok(()))?;
     run.progress.finish();
     let accuracy = test(&mut run.session)?;
@@ -84,7 +84,7 @@ pub fn pretrain(
     ]);
     write_native(out, &backbone, &extra)?;
     let sha256 = crate::import::load(out, &crate::import::LoadOptions::default())?.sha256;
-    Ok(Outcome { accuracy, classes: run.session.classes(), path: out.to_path_buf(), sha256 })
+    Ok(Pretrained { accuracy, classes: run.session.classes(), path: out.to_path_buf(), sha256 })
 }
 
 /// The configuration of the network that becomes a backbone: no prompts, everything learns, all classes in each loss.
@@ -116,7 +116,7 @@ fn session(config: &Config, data: Arc<DataSet>, choice: Choice) -> Result<Sessio
     let (about, ranks) = (described(config), Ranks::alone(batch));
     let purpose = Purpose::Pretraining { ranks: &ranks, images: batch };
     let dev = learner::fitting_device(config, backbone::dims(&about), names.len(), choice, purpose)?;
-    let learner = Learner::new(config.clone(), about, dev, names, purpose, Weights::Random)?;
+    let learner = Learner::new(config.clone(), about, dev, names, purpose, InitialWeights::Random)?;
     let mut session = Session::on_host(learner, data, split, ranks);
     let loader = session.loader(&session.train_tasks[0])?;
     let config = config.clone();

@@ -15,20 +15,20 @@ use serde_json::json;
 use std::path::Path;
 
 /// A run's folder and its checkpoints.
-pub struct Place {
+pub struct RunFolder {
     pub workdir: Workdir,
     pub store: Store,
 }
 
-impl Place {
+impl RunFolder {
     /// The folder of a run of `config`, new or to be resumed.
     ///
     /// # Errors
     /// Those of [`Workdir::create`].
-    pub fn open(workdir: &Path, resume: bool, config: &Config) -> Result<Place> {
+    pub fn open(workdir: &Path, resume: bool, config: &Config) -> Result<RunFolder> {
         let workdir = Workdir::create(workdir, resume, config)?;
         let store = Store::open(&workdir.checkpoints(), config)?;
-        Ok(Place { workdir, store })
+        Ok(RunFolder { workdir, store })
     }
 }
 
@@ -53,13 +53,13 @@ impl Record {
     /// Opens the files of a run that stands at `at`, which `saved` is the checkpoint of, if there is one: what was
     /// written after it is cut off.
     pub fn open(
-        place: Place,
+        place: RunFolder,
         saved: Option<&State>,
         at: &Position,
         config: &Config,
         warnings: &mut Vec<String>,
     ) -> Result<Record> {
-        let Place { workdir, store } = place;
+        let RunFolder { workdir, store } = place;
         let log = Log::open(&workdir.log_jsonl(), saved.map(|_| at.log_bytes), warnings)?;
         let from = workdir.resumed().then(|| saved.map_or(0, |s| s.step + 1));
         let mut events = Writer::create(workdir.path(), from)?;

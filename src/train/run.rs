@@ -1,9 +1,9 @@
 //! A whole run from the command line to its results. What a run has done is in its last checkpoint and nowhere else:
 //! killed at any moment, it goes on from there and ends with the same bits.
 
-use super::learn::{Kind, Learning};
+use super::learn::{Learning, LearningKind};
 use super::options::Options;
-use super::record::{Place, Record};
+use super::record::{Record, RunFolder};
 use super::session::{Loaded, Session, images_on_a_rank};
 use super::steps::total_steps;
 use super::{baselines, report, share};
@@ -11,7 +11,7 @@ use crate::comm::{self, Comm, Launch};
 use crate::config::Config;
 use crate::data::tasks;
 use crate::error::Result;
-use crate::learner::{Position, Purpose, Weights};
+use crate::learner::{InitialWeights, Position, Purpose};
 use crate::methods::Ranks;
 use crate::output::checkpoint::{State, Store};
 use crate::output::progress::Progress;
@@ -76,11 +76,11 @@ fn rank(
     let (comm, first) = (ranks.comm.clone(), ranks.comm.is_first());
     let quiet = options.quiet || !first;
     // Data and backbone first: a run that cannot start leaves no folder behind.
-    let mut session = Session::for_training(config, loaded, ranks, Weights::Checkpoint)?;
+    let mut session = Session::for_training(config, loaded, ranks, InitialWeights::Checkpoint)?;
     let total = total_steps(&session)?;
     let mut warnings = Vec::new();
     let config = &session.learner.config;
-    let place = if first { Some(Place::open(&options.workdir, options.resume, config)?) } else { None };
+    let place = if first { Some(RunFolder::open(&options.workdir, options.resume, config)?) } else { None };
     let saved = match &place {
         Some(place) => place.store.load_latest(&mut warnings)?,
         None => None,
@@ -113,7 +113,7 @@ fn rank(
     if record.as_ref().is_some_and(|record| record.workdir.resumed()) {
         progress.say(&format!("going on from step {} of {total}", at.step));
     }
-    finish(Learning::new(session, Kind::Run, record, progress, at, started), quiet)
+    finish(Learning::new(session, LearningKind::Run, record, progress, at, started), quiet)
 }
 
 /// Where a run stands: at the checkpoint, which is put into the session, or at the start.
@@ -135,7 +135,7 @@ fn restored(session: &mut Session, saved: Option<&State>, options: &Options) -> 
 }
 
 /// Keeps what the run is in its folder.
-fn write_config(session: &Session, place: &Place) -> Result<()> {
+fn write_config(session: &Session, place: &RunFolder) -> Result<()> {
     let backbone = &session.learner.backbone;
     place.workdir.write_config(
         &session.learner.config,

@@ -1,6 +1,6 @@
 //! A learner with its data: what training and evaluation share.
 
-use super::batch::{self, Batch, Change, ResidentData};
+use super::batch::{self, Batch, BatchChange, ResidentData};
 use crate::config::Config;
 use crate::config::schema::{Method as Name, Scenario};
 use crate::data::loader::task_batch;
@@ -8,7 +8,7 @@ use crate::data::{self, DataSet, Images, Loader, Reader, Split, Task, scenario, 
 use crate::device::{Choice, Device};
 use crate::error::Result;
 use crate::import::Backbone;
-use crate::learner::{Learner, Purpose, Saved, Weights, backbone, fitting_device, test_images};
+use crate::learner::{InitialWeights, Learner, Purpose, SavedRun, backbone, fitting_device, test_images};
 use crate::methods::Ranks;
 use crate::network::TaskView;
 use crate::output::signal;
@@ -28,21 +28,21 @@ pub struct Session {
     /// The images, where a GPU keeps them.
     pub resident: Option<ResidentData>,
     /// What happens to training batches before they are used.
-    pub change: Option<Change>,
+    pub change: Option<BatchChange>,
 }
 
 impl Session {
     /// The run `saved` with its data, for tests: nothing is planned for training.
     ///
     /// # Errors
-    /// Those of [`Loaded::new`], [`Learner::new`] and [`Saved::restore`].
-    pub fn of_run(saved: &Saved, config: Config, choice: Choice) -> Result<Session> {
+    /// Those of [`Loaded::new`], [`Learner::new`] and [`SavedRun::restore`].
+    pub fn of_run(saved: &SavedRun, config: Config, choice: Choice) -> Result<Session> {
         let purpose = Purpose::Inference { images: test_images(&config) };
         let Loaded { dev, data, backbone, resident } = Loaded::new(&config, choice, purpose)?;
         let batch = saved.at.images(&config);
         let split = split(&config, &data, batch)?;
         let names = split.class_names.clone();
-        let mut learner = Learner::new(config, backbone, dev, names, purpose, Weights::Checkpoint)?;
+        let mut learner = Learner::new(config, backbone, dev, names, purpose, InitialWeights::Checkpoint)?;
         saved.restore(&mut learner)?;
         Session::with(learner, data, split, Ranks::alone(batch), resident)
     }
@@ -51,7 +51,12 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`split`] and [`Learner::new`].
-    pub fn for_training(config: Config, loaded: Loaded, ranks: Ranks, weights: Weights) -> Result<Session> {
+    pub fn for_training(
+        config: Config,
+        loaded: Loaded,
+        ranks: Ranks,
+        weights: InitialWeights,
+    ) -> Result<Session> {
         let Loaded { dev, data, backbone, resident } = loaded;
         let split = split(&config, &data, ranks.batch)?;
         let images = images_on_a_rank(&config, ranks.batch, ranks.comm.size());

@@ -4,7 +4,7 @@
 use approx::assert_abs_diff_eq;
 use l2p_engine::config::schema::{Data, Interpolation, Transforms};
 use l2p_engine::data::mix::MixRule;
-use l2p_engine::data::preprocess::color::{self, Change};
+use l2p_engine::data::preprocess::color::{self, ColorChange};
 use l2p_engine::data::preprocess::erase::Erasing;
 use l2p_engine::data::preprocess::rand_augment::{Op, RandAugment, cutout};
 use l2p_engine::data::preprocess::{CropBox, jpeg, largest_centre, pillow, sample_crop_torchvision};
@@ -81,7 +81,7 @@ fn filter(case: &Value) -> Interpolation {
 
 fn crop_resized(image: &Image, from: CropBox, size: usize, flip: bool, filter: Interpolation) -> Vec<u8> {
     let window = CropBox { top: 0, left: 0, height: size, width: size };
-    let job = pillow::Job { from, size: (size, size), window, flip, filter };
+    let job = pillow::ResizeJob { from, size: (size, size), window, flip, filter };
     let (mut out, mut rows) = (Vec::new(), 0);
     pillow::resize(image.view(), &job, &mut pillow::PillowBuffers::default(), |y, row| {
         assert_eq!((y, row.len()), (rows, size * image.channels));
@@ -352,11 +352,11 @@ fn changes_of_colour_equal_tensorflows() {
     for (i, case) in list(&json("tensorflow"), "jitter").iter().enumerate() {
         let x = real(case, 1) as f32;
         let change = match case[0].as_str().unwrap() {
-            "Brightness" => Change::Brightness(x),
-            "Contrast" => Change::Contrast(x),
-            "Saturation" => Change::Saturation(x),
-            "Hue" => Change::Hue(x),
-            "Grey" => Change::Grey,
+            "Brightness" => ColorChange::Brightness(x),
+            "Contrast" => ColorChange::Contrast(x),
+            "Saturation" => ColorChange::Saturation(x),
+            "Hue" => ColorChange::Hue(x),
+            "Grey" => ColorChange::Grey,
             name => panic!("no change {name}"),
         };
         let mut image = Image::new(number(case, 2), 24, 24, 3).pixels;
@@ -414,23 +414,24 @@ fn boxes_of_erasing_equal_the_official_ones() {
 fn draws_of_jitter_are_as_often() {
     let data = json("tensorflow");
     let n = 4000;
-    let draws: Vec<Vec<Change>> =
+    let draws: Vec<Vec<ColorChange>> =
         (0..n as u64).map(|i| color::draw(&mut Rng::new(4, Stream::Test, i), 0.5)).collect();
-    let share = |f: &dyn Fn(&Vec<Change>) -> bool| draws.iter().filter(|d| f(d)).count() as f64 / n as f64;
+    let share =
+        |f: &dyn Fn(&Vec<ColorChange>) -> bool| draws.iter().filter(|d| f(d)).count() as f64 / n as f64;
     let stored = &data["jitter_draws"];
-    let (same, grey) = (share(&|d| d.is_empty()), share(&|d| d.last() == Some(&Change::Grey)));
+    let (same, grey) = (share(&|d| d.is_empty()), share(&|d| d.last() == Some(&ColorChange::Grey)));
     for (ours, key) in [(same, "same"), (grey, "grey")] {
         let theirs = stored[key].as_f64().unwrap();
         assert!((ours - theirs).abs() < limit(n), "{key}: {ours} and {theirs}");
     }
     // Each change stands in each place as often, and its factor is uniform.
-    let jitters: Vec<&Vec<Change>> = draws.iter().filter(|d| d.len() > 1).collect();
-    type Spread = (fn(&Change) -> Option<f32>, f64, f64);
+    let jitters: Vec<&Vec<ColorChange>> = draws.iter().filter(|d| d.len() > 1).collect();
+    type Spread = (fn(&ColorChange) -> Option<f32>, f64, f64);
     let spread: [Spread; 4] = [
-        (|c| if let Change::Brightness(x) = c { Some(*x) } else { None }, 0.6, 1.4),
-        (|c| if let Change::Contrast(x) = c { Some(*x) } else { None }, 0.6, 1.4),
-        (|c| if let Change::Saturation(x) = c { Some(*x) } else { None }, 0.6, 1.4),
-        (|c| if let Change::Hue(x) = c { Some(*x) } else { None }, -0.1, 0.1),
+        (|c| if let ColorChange::Brightness(x) = c { Some(*x) } else { None }, 0.6, 1.4),
+        (|c| if let ColorChange::Contrast(x) = c { Some(*x) } else { None }, 0.6, 1.4),
+        (|c| if let ColorChange::Saturation(x) = c { Some(*x) } else { None }, 0.6, 1.4),
+        (|c| if let ColorChange::Hue(x) = c { Some(*x) } else { None }, -0.1, 0.1),
     ];
     for (of, low, high) in spread {
         for place in 0..4 {

@@ -25,7 +25,8 @@ fn the_bundled_images_are_500_per_digit() {
 
 #[test]
 fn the_per_class_limit_takes_the_first_of_each_class() {
-    let pixels = |from: u8| Pixels { height: 1, width: 1, channels: 1, bytes: (from..from + 6).collect() };
+    let pixels =
+        |from: u8| PixelArray { height: 1, width: 1, channels: 1, bytes: (from..from + 6).collect() };
     let labels = || vec![2, 0, 2, 2, 0, 5];
     let mut set = ImageSet::in_memory(pixels(0), labels());
     set.keep_per_class(2);

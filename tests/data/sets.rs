@@ -455,7 +455,7 @@ fn a_loader_decodes_files() {
         let mut data = (*data).clone();
         for set in [&mut data.train, &mut data.test] {
             let images: Vec<_> = (0..set.len()).map(|i| set.image(i).unwrap().pixels.into_owned()).collect();
-            let pixels = Pixels { height: 8, width: 8, channels: 3, bytes: images.concat() };
+            let pixels = PixelArray { height: 8, width: 8, channels: 3, bytes: images.concat() };
             *set = ImageSet::in_memory(pixels, set.labels.clone());
         }
         Arc::new(data)

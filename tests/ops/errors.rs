@@ -1,9 +1,9 @@
 //! Wrong arguments are refused by name.
 
 use super::DEV;
-use l2p_engine::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
+use l2p_engine::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv};
 use l2p_engine::ops::gelu::GeluForm;
-use l2p_engine::ops::linear::{self, Epilogue, Weights};
+use l2p_engine::ops::linear::{self, Epilogue, LinearWeights};
 use l2p_engine::ops::match_prompts::{self, Select};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
@@ -101,7 +101,7 @@ fn matmul_and_linear_arguments() {
     );
 
     let (kernel, bias, input) = (t([3, 4]), t([4]), t([2, 3]));
-    let weights = Weights::all(kernel.view(), bias.view());
+    let weights = LinearWeights::all(kernel.view(), bias.view());
     let (mut y, wrong) = (t([2, 4]), t([2, 3]));
     let residual = Epilogue::Residual(wrong.view());
     refused(linear::forward(&DEV, y.view_mut(), input.view(), &weights, residual), "linear", "residual");
@@ -135,7 +135,7 @@ fn attention_arguments() {
     };
     let with = |shape: [usize; 3], q_rows, kv_rows| {
         let mut d = t(shape);
-        backward(Some(Gradients { into: Into::Packed(d.view_mut()), q_rows, kv_rows }), None, None)
+        backward(Some(Gradients { into: GradientTarget::Packed(d.view_mut()), q_rows, kv_rows }), None, None)
     };
     assert!(with([2, 2, 12], 1..3, 1..3).is_ok());
     refused(with([2, 3, 12], 0..4, 0..3), "attention", "q_rows");
@@ -144,7 +144,7 @@ fn attention_arguments() {
     refused(with([2, 3, 12], 0..2, 0..2), "attention", "dqkv");
     for (q, kv, named) in [([2, 1, 4], [2, 3, 8], "dq"), ([2, 3, 4], [2, 3, 4], "dkv")] {
         let (mut q, mut kv) = (t(q), t(kv));
-        let into = Into::Apart { q: q.view_mut(), kv: kv.view_mut() };
+        let into = GradientTarget::Apart { q: q.view_mut(), kv: kv.view_mut() };
         let gradients = Gradients { into, q_rows: 0..3, kv_rows: 0..3 };
         refused(backward(Some(gradients), None, None), "attention", named);
     }

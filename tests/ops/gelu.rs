@@ -2,7 +2,7 @@
 
 use super::{DEV, f64s, random};
 use l2p_engine::ops::gelu::{self, GeluForm};
-use l2p_engine::ops::linear::{self, Epilogue, Weights};
+use l2p_engine::ops::linear::{self, Epilogue, LinearWeights};
 use l2p_engine::ops::matmul::Write;
 use l2p_engine::tensor::{DType, Tensor};
 
@@ -195,7 +195,7 @@ fn an_epilogue_is_the_op() {
         let (x, kernel) = (random(1, [b, t, k], dtype), random(2, [k, n], dtype));
         let (bias, mut y, mut pre) =
             (random(3, [n], dtype), random(4, [b, t, n], dtype), random(5, [b, t, n], dtype));
-        let weights = Weights::all(kernel.view(), bias.view());
+        let weights = LinearWeights::all(kernel.view(), bias.view());
         let ending = Epilogue::Gelu { pre: Some(pre.view_mut()), form: GeluForm::Erf };
         linear::forward(&DEV, y.view_mut(), x.view(), &weights, ending).expect("forward");
         assert_eq!(y.to_f64(), erf_form(&pre).value.to_f64(), "forward in {dtype:?}");

@@ -2,7 +2,7 @@
 //! some rows of attention, threads.
 
 use super::{DEV, on_threads, random};
-use l2p_engine::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
+use l2p_engine::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::close::same_bits;
@@ -97,7 +97,7 @@ fn attention_grads(tq: usize, rows: Option<(Range<usize>, Range<usize>)>, prefix
     let (mut dq, mut dkv) = (poisoned([B, nq, C]), poisoned([B, nkv, 2 * C]));
     let (mut dk, mut dv) = (poisoned([B, PREFIX, C]), poisoned([B, PREFIX, C]));
     let gradients = rows.map(|(q_rows, kv_rows)| Gradients {
-        into: Into::Apart { q: dq.view_mut(), kv: dkv.view_mut() },
+        into: GradientTarget::Apart { q: dq.view_mut(), kv: dkv.view_mut() },
         q_rows,
         kv_rows,
     });
@@ -157,8 +157,8 @@ fn packed_and_apart_agree_bitwise() {
         attention::forward(&DEV, out.view_mut(), lse.view_mut(), &layout, None, H).expect("forward");
         let (mut dqkv, mut dq, mut dkv) = (zeros(3 * C), zeros(C), zeros(2 * C));
         let into = match apart {
-            true => Into::Apart { q: dq.view_mut(), kv: dkv.view_mut() },
-            false => Into::Packed(dqkv.view_mut()),
+            true => GradientTarget::Apart { q: dq.view_mut(), kv: dkv.view_mut() },
+            false => GradientTarget::Packed(dqkv.view_mut()),
         };
         // Some rows only, the same of queries, keys and values: what the shared prompts ask for.
         let gradients = Some(Gradients { into, q_rows: 0..T, kv_rows: 0..T });

@@ -3,9 +3,9 @@
 use super::{DEV, f64s};
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 use l2p_engine::ops::attention::{self, Prefix, Qkv};
-use l2p_engine::ops::cross_entropy::{self, Outcome};
+use l2p_engine::ops::cross_entropy::{self, LossOutcome};
 use l2p_engine::ops::gelu::{self, GeluForm};
-use l2p_engine::ops::linear::{self, Epilogue, Weights};
+use l2p_engine::ops::linear::{self, Epilogue, LinearWeights};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
 use l2p_engine::ops::pool_tokens::{self, Pooling};
@@ -41,7 +41,7 @@ fn products() {
     same("matmul dw", &dw, &[1035., 1097., 982., 1044., 1124., 976.]);
 
     let bias = f64s(&[0.5, -0.5, 10.], [3]);
-    let weights = Weights::all(w.view(), bias.view());
+    let weights = LinearWeights::all(w.view(), bias.view());
     let mut y = poisoned([3, 3]);
     linear::forward(&DEV, y.view_mut(), x.view(), &weights, Epilogue::Plain).expect("plain");
     same("linear", &y, &[1.5, 4.5, 8., 3.5, 8.5, 8., 5.5, 12.5, 8.]);
@@ -50,7 +50,7 @@ fn products() {
         .expect("sum");
     same("residual", &y, &[2.5, 6.5, 11., 7.5, 13.5, 14., 12.5, 20.5, 17.]);
     let (mut y, mut pre) = (poisoned([3, 1]), poisoned([3, 1]));
-    let one = Weights { kernel: w.view(), bias: bias.view(), columns: 1..2, packed: None };
+    let one = LinearWeights { kernel: w.view(), bias: bias.view(), columns: 1..2, packed: None };
     let ending = Epilogue::Gelu { pre: Some(pre.view_mut()), form: GeluForm::Erf };
     linear::forward(&DEV, y.view_mut(), x.view(), &one, ending).expect("gelu");
     same("pre", &pre, &[4.5, 8.5, 12.5]);
@@ -121,13 +121,13 @@ fn columns_become_unit_vectors() {
     same("x", &x, &[3.0 / length, 0.0, -4.0 / length, 0.0]);
 }
 
-fn loss(d: Option<ViewMut>, z: &Tensor, labels: &Tensor, mask: &[u32], smoothing: f64) -> Outcome {
+fn loss(d: Option<ViewMut>, z: &Tensor, labels: &Tensor, mask: &[u32], smoothing: f64) -> LossOutcome {
     let k = z.dims()[1];
     let shape = if mask.len() == k { vec![k] } else { vec![mask.len() / k, k] };
     let (mut outcome, mask) = (poisoned([2]), Tensor::from_vec(mask.to_vec(), shape.as_slice()));
     let (into, z, labels) = (outcome.view_mut(), z.view(), labels.view());
     cross_entropy::forward_backward(&DEV, into, d, z, labels, mask.view(), smoothing).expect("a loss");
-    Outcome::read(outcome.view()).expect("numbers")
+    LossOutcome::read(outcome.view()).expect("numbers")
 }
 
 /// Class 2 is masked though its logits are the largest. python3, M = (0, 1, 3):

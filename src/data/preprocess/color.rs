@@ -15,7 +15,7 @@ const HUE_SPREAD: f32 = 0.2;
 
 /// What is done to the colours of an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Change {
+pub enum ColorChange {
     /// x f.
     Brightness(f32),
     /// (x - mean) f + mean, with each channel's mean.
@@ -28,21 +28,21 @@ pub enum Change {
 }
 
 /// The changes of one image, in order.
-pub fn draw(rng: &mut Rng, strength: f32) -> Vec<Change> {
+pub fn draw(rng: &mut Rng, strength: f32) -> Vec<ColorChange> {
     let mut changes = Vec::new();
     if rng.uniform() < JITTER_PROBABILITY {
         let spread = SPREAD * strength;
         let mut between = |low: f32, high: f32| low + (high - low) * rng.uniform();
         changes.extend([
-            Change::Brightness(between((1.0 - spread).max(0.0), 1.0 + spread)),
-            Change::Contrast(between(1.0 - spread, 1.0 + spread)),
-            Change::Saturation(between(1.0 - spread, 1.0 + spread)),
-            Change::Hue(between(-HUE_SPREAD * strength, HUE_SPREAD * strength)),
+            ColorChange::Brightness(between((1.0 - spread).max(0.0), 1.0 + spread)),
+            ColorChange::Contrast(between(1.0 - spread, 1.0 + spread)),
+            ColorChange::Saturation(between(1.0 - spread, 1.0 + spread)),
+            ColorChange::Hue(between(-HUE_SPREAD * strength, HUE_SPREAD * strength)),
         ]);
         rng.shuffle(&mut changes);
     }
     if rng.uniform() < GREY_PROBABILITY {
-        changes.push(Change::Grey);
+        changes.push(ColorChange::Grey);
     }
     changes
 }
@@ -51,7 +51,7 @@ pub fn draw(rng: &mut Rng, strength: f32) -> Vec<Change> {
 ///
 /// # Shapes
 /// image: (pixels, 3).
-pub fn apply(changes: &[Change], image: &mut [u8]) {
+pub fn apply(changes: &[ColorChange], image: &mut [u8]) {
     let (pixels, _) = image.as_chunks_mut::<3>();
     let mut values: Vec<[f32; 3]> = pixels.iter().map(|p| p.map(|x| f32::from(x) * (1.0 / 255.0))).collect();
     for change in changes {
@@ -62,19 +62,19 @@ pub fn apply(changes: &[Change], image: &mut [u8]) {
     }
 }
 
-impl Change {
+impl ColorChange {
     fn apply(self, pixels: &mut [[f32; 3]]) {
         match self {
-            Change::Brightness(factor) => each(pixels, |p| p.map(|x| x * factor)),
-            Change::Contrast(factor) => {
+            ColorChange::Brightness(factor) => each(pixels, |p| p.map(|x| x * factor)),
+            ColorChange::Contrast(factor) => {
                 let n = pixels.len() as f64;
                 let mean: [f32; 3] =
                     std::array::from_fn(|c| (pixels.iter().map(|p| f64::from(p[c])).sum::<f64>() / n) as f32);
                 each(pixels, |p| std::array::from_fn(|c| (p[c] - mean[c]) * factor + mean[c]));
             }
-            Change::Saturation(factor) => each(pixels, |p| saturation(p, factor)),
-            Change::Hue(turn) => each(pixels, |p| hue(p, turn)),
-            Change::Grey => each(pixels, |p| [grey_f32(p); 3]),
+            ColorChange::Saturation(factor) => each(pixels, |p| saturation(p, factor)),
+            ColorChange::Hue(turn) => each(pixels, |p| hue(p, turn)),
+            ColorChange::Grey => each(pixels, |p| [grey_f32(p); 3]),
         }
     }
 }

@@ -41,14 +41,14 @@ impl Interpolation {
 
 /// The weights of a part of one resized axis.
 #[derive(Debug, Default)]
-struct Axis {
+struct ResizeAxis {
     /// First source position and the range of `weights` of each output position.
     taps: Vec<(usize, std::ops::Range<usize>)>,
     weights: Vec<i32>,
     exact: Vec<f64>,
 }
 
-impl Axis {
+impl ResizeAxis {
     /// Output positions [from, from + len) of an axis resized from `input` to `output`.
     fn set(&mut self, filter: Interpolation, input: usize, output: usize, from: usize, len: usize) {
         self.taps.clear();
@@ -85,8 +85,8 @@ impl Axis {
 /// Memory that one image leaves to the next.
 #[derive(Debug, Default)]
 pub struct PillowBuffers {
-    columns: Axis,
-    rows: Axis,
+    columns: ResizeAxis,
+    rows: ResizeAxis,
     /// Rows of the image, resized along the row.
     across: Vec<u8>,
     sums: Vec<i32>,
@@ -95,7 +95,7 @@ pub struct PillowBuffers {
 /// What of an image becomes what: the box `from` of it is resized to `size` (height, width), of which the
 /// box `window` is wanted, mirrored or not.
 #[derive(Debug, Clone, Copy)]
-pub struct Job {
+pub struct ResizeJob {
     pub from: CropBox,
     pub size: (usize, usize),
     pub window: CropBox,
@@ -104,7 +104,12 @@ pub struct Job {
 }
 
 /// Calls `emit` with each row of the result, (window.width, channels) bytes.
-pub fn resize(image: ImageView, job: &Job, scratch: &mut PillowBuffers, emit: impl FnMut(usize, &[u8])) {
+pub fn resize(
+    image: ImageView,
+    job: &ResizeJob,
+    scratch: &mut PillowBuffers,
+    emit: impl FnMut(usize, &[u8]),
+) {
     match image.channels {
         1 => resize_channels::<1>(image, job, scratch, emit),
         3 => resize_channels::<3>(image, job, scratch, emit),
@@ -114,11 +119,11 @@ pub fn resize(image: ImageView, job: &Job, scratch: &mut PillowBuffers, emit: im
 
 fn resize_channels<const C: usize>(
     image: ImageView,
-    job: &Job,
+    job: &ResizeJob,
     scratch: &mut PillowBuffers,
     mut emit: impl FnMut(usize, &[u8]),
 ) {
-    let Job { from, size, window, flip, filter } = *job;
+    let ResizeJob { from, size, window, flip, filter } = *job;
     assert!(from.top + from.height <= image.height && from.left + from.width <= image.width);
     assert!(window.top + window.height <= size.0 && window.left + window.width <= size.1);
     let PillowBuffers { columns, rows, across, sums } = scratch;

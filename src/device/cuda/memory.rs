@@ -10,19 +10,19 @@ use std::sync::Arc;
 
 /// Device memory. Freed memory is handed out again at once, which is right as long as all that touch it
 /// run on the compute stream or are ordered with it by events.
-pub struct Memory {
+pub struct GpuMemory {
     pub(super) gpu: Arc<Gpu>,
     pub(super) address: u64,
     pub(super) bytes: usize,
 }
 
-impl fmt::Debug for Memory {
+impl fmt::Debug for GpuMemory {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{} bytes on {}", self.bytes, self.gpu.name())
     }
 }
 
-impl Memory {
+impl GpuMemory {
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
@@ -70,7 +70,7 @@ impl Memory {
     }
 
     /// Copies bytes of other memory of the same device.
-    pub fn copy(&self, at: usize, from: &Memory, from_at: usize, bytes: usize) -> Result<()> {
+    pub fn copy(&self, at: usize, from: &GpuMemory, from_at: usize, bytes: usize) -> Result<()> {
         let (to, start) = (self.range(at, bytes), from.range(from_at, bytes));
         if !Arc::ptr_eq(&self.gpu, &from.gpu) {
             return Err(Error::failed(format!("a copy from {} to {}", from.gpu.name(), self.gpu.name())));
@@ -104,7 +104,7 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for GpuMemory {
     fn drop(&mut self) {
         if self.bytes > 0 {
             locked(&self.gpu.cache).free.entry(self.bytes).or_default().push(self.address);
@@ -169,7 +169,7 @@ impl Pinned {
     }
 
     /// Starts copying the first `bytes` to byte `at` of device memory.
-    pub fn upload(&mut self, to: &Memory, at: usize, bytes: usize, stream: StreamKind) -> Result<()> {
+    pub fn upload(&mut self, to: &GpuMemory, at: usize, bytes: usize, stream: StreamKind) -> Result<()> {
         assert!(bytes <= self.bytes, "{bytes} of {}", self.bytes);
         let to = to.range(at, bytes);
         self.gpu.bind()?;
@@ -183,7 +183,7 @@ impl Pinned {
     }
 
     /// Starts copying `bytes` from byte `at` of device memory to the front.
-    pub fn download(&mut self, from: &Memory, at: usize, bytes: usize, stream: StreamKind) -> Result<()> {
+    pub fn download(&mut self, from: &GpuMemory, at: usize, bytes: usize, stream: StreamKind) -> Result<()> {
         assert!(bytes <= self.bytes, "{bytes} of {}", self.bytes);
         let from = from.range(at, bytes);
         self.gpu.bind()?;

@@ -12,7 +12,7 @@ mod nccl;
 pub mod probe;
 mod stream;
 
-pub use memory::{Memory, Pinned, ScratchBuffer};
+pub use memory::{GpuMemory, Pinned, ScratchBuffer};
 pub use nccl::{NcclComm, NcclId, Watch, nccl_version};
 pub use stream::{Event, Graph};
 
@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 const SMEM_WITHOUT_ASKING: usize = 48 * 1024;
 
 /// Where the image of `kernels/<op>.cu` is found.
-pub type Images = fn(&str) -> Option<&'static [u8]>;
+pub type KernelImages = fn(&str) -> Option<&'static [u8]>;
 
 /// The streams of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ struct Function {
 
 /// Device memory that is not in use, by size.
 #[derive(Default)]
-struct Cache {
+struct ModuleCache {
     free: HashMap<usize, Vec<u64>>,
 }
 
@@ -82,10 +82,10 @@ pub struct Gpu {
     context: Handle<sys::CUcontext>,
     device: sys::CUdevice,
     streams: [Handle<sys::CUstream>; STREAMS],
-    images: Images,
+    images: KernelImages,
     modules: Mutex<HashMap<&'static str, Handle<sys::CUmodule>>>,
     functions: Mutex<HashMap<(&'static str, ElementType), Function>>,
-    cache: Mutex<Cache>,
+    cache: Mutex<ModuleCache>,
     arena: Mutex<Arena>,
     capturing: AtomicBool,
     /// Why its results cannot be used any more.
@@ -107,7 +107,7 @@ impl Gpu {
     ///
     /// # Errors
     /// `Error::Failed` with the reason: no driver, no such GPU, too old a GPU or driver.
-    pub fn open(index: usize, images: Images) -> Result<Arc<Gpu>> {
+    pub fn open(index: usize, images: KernelImages) -> Result<Arc<Gpu>> {
         let gpus = probe::gpus().map_err(Error::failed)?;
         let Some(found) = gpus.get(index) else {
             let has = match gpus.len() {
@@ -314,9 +314,9 @@ impl Gpu {
     ///
     /// # Errors
     /// `Error::Failed`, naming what was wanted and what is free.
-    pub fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Memory> {
+    pub fn allocate(self: &Arc<Self>, bytes: usize) -> Result<GpuMemory> {
         let address = if bytes == 0 { 0 } else { self.take(bytes)? };
-        Ok(Memory { gpu: self.clone(), address, bytes })
+        Ok(GpuMemory { gpu: self.clone(), address, bytes })
     }
 
     fn take(&self, bytes: usize) -> Result<u64> {
@@ -325,7 +325,7 @@ impl Gpu {
             return Ok(address);
         }
         self.bind()?;
-        // SAFETY: the memory is written before it is read, as `Memory` requires.
+        // SAFETY: the memory is written before it is read, as `GpuMemory` requires.
         unsafe { result::malloc_sync(bytes) }
             .or_else(|_| {
                 self.release(&mut cache);
@@ -347,7 +347,7 @@ impl Gpu {
         Ok(free)
     }
 
-    fn release(&self, cache: &mut Cache) {
+    fn release(&self, cache: &mut ModuleCache) {
         for (_, addresses) in cache.free.drain() {
             for address in addresses {
                 // SAFETY: came from `malloc_sync`, and no tensor has it. The driver waits for work that uses it. An

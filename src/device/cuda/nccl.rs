@@ -8,9 +8,9 @@ mod library;
 
 pub use library::nccl_version;
 
-use super::{Event, Gpu, Handle, Memory, StreamKind, locked};
+use super::{Event, Gpu, GpuMemory, Handle, StreamKind, locked};
 use crate::error::{Error, Result};
-use library::{Code, Comm, Config, FLOAT32, ID_BYTES, IN_PROGRESS, Nccl, SUCCESS, SUM, UniqueId, nccl};
+use library::{Code, Config, FLOAT32, ID_BYTES, IN_PROGRESS, Nccl, RawComm, SUCCESS, SUM, UniqueId, nccl};
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -64,7 +64,7 @@ impl From<[u8; ID_BYTES]> for NcclId {
 
 enum Membership {
     Joined {
-        comm: Handle<Comm>,
+        comm: Handle<RawComm>,
         /// NCCL has reported an error: the others cannot be waited for.
         failed: bool,
     },
@@ -73,7 +73,7 @@ enum Membership {
 }
 
 /// A membership, also for those who watch it.
-struct Member {
+struct NcclMember {
     gpu: Arc<Gpu>,
     nccl: &'static Nccl,
     /// `rank 1 of 4`.
@@ -81,9 +81,9 @@ struct Member {
     state: Mutex<Membership>,
 }
 
-impl Member {
+impl NcclMember {
     /// Calls NCCL with the communicator, unless it is over.
-    fn with<R>(&self, call: impl FnOnce(Comm) -> R) -> Result<R> {
+    fn with<R>(&self, call: impl FnOnce(RawComm) -> R) -> Result<R> {
         match &*locked(&self.state) {
             Membership::Joined { comm, .. } => Ok(call(comm.0)),
             Membership::Over(why) => Err(self.error(why)),
@@ -146,7 +146,7 @@ impl Member {
     }
 
     /// Waits for the last sums and the farewell of the others; whether they came.
-    fn finalized(&self, comm: Handle<Comm>) -> bool {
+    fn finalized(&self, comm: Handle<RawComm>) -> bool {
         // SAFETY: the communicator is alive; this thread alone has it.
         let mut code = unsafe { (self.nccl.comm_finalize)(comm.0) };
         let begun = Instant::now();
@@ -163,7 +163,7 @@ impl Member {
 /// One rank's membership in a communicator in which each member has its own GPU. All members drop theirs at about the
 /// same time; graphs that hold its sums must be dropped before.
 pub struct NcclComm {
-    member: Arc<Member>,
+    member: Arc<NcclMember>,
     /// What the compute stream had been given when the sums were started.
     given: Event,
     summed: Event,
@@ -210,7 +210,7 @@ impl NcclComm {
         }
         let state = Mutex::new(Membership::Joined { comm: Handle(comm), failed: false });
         let joined =
-            NcclComm { member: Arc::new(Member { gpu: gpu.clone(), nccl, place, state }), given, summed };
+            NcclComm { member: Arc::new(NcclMember { gpu: gpu.clone(), nccl, place, state }), given, summed };
         let member = &joined.member;
         let mut wait = || {
             member.result("NCCL cannot join", code)?;
@@ -240,7 +240,7 @@ impl NcclComm {
     ///
     /// # Errors
     /// `Error::Failed` if the memory is another GPU's, if NCCL refuses, or after [`Watch::abort`].
-    pub fn start(&self, ranges: &[(&Memory, usize, usize)]) -> Result<()> {
+    pub fn start(&self, ranges: &[(&GpuMemory, usize, usize)]) -> Result<()> {
         let mut buffers = Vec::with_capacity(ranges.len());
         for &(memory, at, bytes) in ranges {
             if !Arc::ptr_eq(&memory.gpu, &self.member.gpu) {
@@ -303,7 +303,7 @@ impl Drop for NcclComm {
 
 /// Checks and aborts a [`NcclComm`] from another thread.
 #[derive(Clone)]
-pub struct Watch(Arc<Member>);
+pub struct Watch(Arc<NcclMember>);
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

@@ -10,7 +10,7 @@ const OLDEST: (i32, i32) = (8, 0);
 
 /// One GPU as the driver describes it.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct FoundGpu {
     pub index: usize,
     pub name: String,
     pub memory_bytes: usize,
@@ -20,7 +20,7 @@ pub struct Found {
     pub l2_bytes: usize,
 }
 
-impl Found {
+impl FoundGpu {
     /// Why the kernels of this program cannot run on it, if so.
     pub fn unusable(&self) -> Option<String> {
         let ((major, minor), (least, _)) = (self.compute_capability, OLDEST);
@@ -36,7 +36,7 @@ impl Found {
 }
 
 /// The GPUs of this machine, or a sentence why none can be used.
-pub fn gpus() -> Result<Vec<Found>, String> {
+pub fn gpus() -> Result<Vec<FoundGpu>, String> {
     if !has_driver() {
         return Err("no NVIDIA driver: libcuda.so.1 was not found".into());
     }
@@ -58,7 +58,7 @@ pub fn gpus() -> Result<Vec<Found>, String> {
         let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
         let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
         let count = |a| usize::try_from(attribute(a)).unwrap_or(0);
-        gpus.push(Found {
+        gpus.push(FoundGpu {
             index: index as usize,
             name,
             memory_bytes,

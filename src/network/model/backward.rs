@@ -109,7 +109,7 @@ impl Model {
         let [k, v] = &ws.prefixes[l];
         let prefix = has_prefix.then(|| Prefix { k: k.view(), v: v.view() });
         let dprefix = has_prefix.then(|| PrefixMut { k: dk.view_mut(), v: dv.view_mut() });
-        let saved = Saved { x: &ws.xs[l], acts: &ws.acts[l], prefix };
+        let saved = SavedBlock { x: &ws.xs[l], acts: &ws.acts[l], prefix };
         let out = BlockGrads { params: grads, d: &mut ws.d, prefix: dprefix };
         self.vit.blocks[l].backward(Tools { dev, p, temp: &mut ws.temp }, &saved, out, need)?;
         if has_prefix { self.prompts.backward_prefix(dev, p, grads, l, &ws.dprefix) } else { Ok(()) }

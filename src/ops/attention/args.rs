@@ -7,7 +7,7 @@ pub(super) const OP: &str = "attention";
 
 /// Rows of C values inside wider rows: row t of image b is at `(b * tokens + t) * stride + offset`.
 #[derive(Debug, Clone, Copy)]
-pub struct Rows<'a> {
+pub struct PackedRows<'a> {
     pub data: View<'a>,
     pub tokens: usize,
     pub stride: usize,
@@ -17,24 +17,24 @@ pub struct Rows<'a> {
 /// Where q, k and v lie: packed (B, T, 3C), or q apart as (B, Tq, C) and kv as (B, T, 2C).
 #[derive(Debug, Clone, Copy)]
 pub struct Qkv<'a> {
-    pub q: Rows<'a>,
-    pub k: Rows<'a>,
-    pub v: Rows<'a>,
+    pub q: PackedRows<'a>,
+    pub k: PackedRows<'a>,
+    pub v: PackedRows<'a>,
 }
 
 impl<'a> Qkv<'a> {
     /// qkv: (B, T, 3C).
     pub fn packed(qkv: View<'a>) -> Qkv<'a> {
         let (t, c) = (qkv.dims()[1], qkv.dims()[2] / 3);
-        let rows = |i| Rows { data: qkv, tokens: t, stride: 3 * c, offset: i * c };
+        let rows = |i| PackedRows { data: qkv, tokens: t, stride: 3 * c, offset: i * c };
         Qkv { q: rows(0), k: rows(1), v: rows(2) }
     }
 
     /// q: (B, Tq, C), kv: (B, T, 2C).
     pub fn apart(q: View<'a>, kv: View<'a>) -> Qkv<'a> {
         let (t, c) = (kv.dims()[1], q.dims()[2]);
-        let rows = |i| Rows { data: kv, tokens: t, stride: 2 * c, offset: i * c };
-        Qkv { q: Rows { data: q, tokens: q.dims()[1], stride: c, offset: 0 }, k: rows(0), v: rows(1) }
+        let rows = |i| PackedRows { data: kv, tokens: t, stride: 2 * c, offset: i * c };
+        Qkv { q: PackedRows { data: q, tokens: q.dims()[1], stride: c, offset: 0 }, k: rows(0), v: rows(1) }
     }
 }
 
@@ -54,7 +54,7 @@ pub struct PrefixMut<'a> {
 
 /// Where the gradients of q, k and v go, in the layouts of [`Qkv`].
 #[derive(Debug)]
-pub enum Into<'a> {
+pub enum GradientTarget<'a> {
     /// (B, n, 3C)
     Packed(ViewMut<'a>),
     /// q: (B, nq, C), kv: (B, n, 2C).
@@ -64,7 +64,7 @@ pub enum Into<'a> {
 /// Gradients to write; the rows that are not asked for are not computed.
 #[derive(Debug)]
 pub struct Gradients<'a> {
-    pub into: Into<'a>,
+    pub into: GradientTarget<'a>,
     /// The rows of q, and of k and v, whose gradient is wanted, written in that order.
     pub q_rows: Range<usize>,
     pub kv_rows: Range<usize>,

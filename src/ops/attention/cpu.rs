@@ -1,6 +1,6 @@
 //! Attention on slices: one task per (image, head), the products through `matmul::cpu`.
 
-use super::args::{AttentionDims, Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
+use super::args::{AttentionDims, GradientTarget, Gradients, PackedRows, Prefix, PrefixMut, Qkv};
 use crate::error::Result;
 use crate::ops::float::{Float, Shared, simd, with_scratch};
 use crate::ops::matmul::cpu::{Strided, product};
@@ -14,17 +14,17 @@ use std::ops::Range;
 
 /// One of q, k, v: values, rows per image, distance of rows, first column.
 #[derive(Clone, Copy)]
-struct Side<'a, T> {
+struct HeadRows<'a, T> {
     data: &'a [T],
     tokens: usize,
     stride: usize,
     offset: usize,
 }
 
-impl<'a, T: Float> Side<'a, T> {
-    fn new(rows: Rows<'a>, arg: &'static str) -> Result<Self> {
-        let Rows { data, tokens, stride, offset } = rows;
-        Ok(Side { data: data.get::<T>(super::args::OP, arg)?, tokens, stride, offset })
+impl<'a, T: Float> HeadRows<'a, T> {
+    fn new(rows: PackedRows<'a>, arg: &'static str) -> Result<Self> {
+        let PackedRows { data, tokens, stride, offset } = rows;
+        Ok(HeadRows { data: data.get::<T>(super::args::OP, arg)?, tokens, stride, offset })
     }
 
     /// Where a row of one head of one image begins.
@@ -41,26 +41,27 @@ impl<'a, T: Float> Side<'a, T> {
 }
 
 pub struct Inputs<'a, T> {
-    q: Side<'a, T>,
-    k: Side<'a, T>,
-    v: Side<'a, T>,
+    q: HeadRows<'a, T>,
+    k: HeadRows<'a, T>,
+    v: HeadRows<'a, T>,
     /// Keys and values in front; (B, n, C) each.
-    prefix: Option<(Side<'a, T>, Side<'a, T>)>,
+    prefix: Option<(HeadRows<'a, T>, HeadRows<'a, T>)>,
     e: AttentionDims,
 }
 
 impl<'a, T: Float> Inputs<'a, T> {
     pub fn new(qkv: &Qkv<'a>, prefix: Option<&Prefix<'a>>, e: AttentionDims) -> Result<Self> {
         let c = e.heads * e.head_dim;
-        let dense = |data, arg| Side::new(Rows { data, tokens: e.prefix, stride: c, offset: 0 }, arg);
+        let dense =
+            |data, arg| HeadRows::new(PackedRows { data, tokens: e.prefix, stride: c, offset: 0 }, arg);
         let prefix = match prefix {
             Some(p) if e.prefix > 0 => Some((dense(p.k, "prefix.k")?, dense(p.v, "prefix.v")?)),
             _ => None,
         };
         Ok(Inputs {
-            q: Side::new(qkv.q, "q")?,
-            k: Side::new(qkv.k, "k")?,
-            v: Side::new(qkv.v, "v")?,
+            q: HeadRows::new(qkv.q, "q")?,
+            k: HeadRows::new(qkv.k, "k")?,
+            v: HeadRows::new(qkv.v, "v")?,
             prefix,
             e,
         })
@@ -248,11 +249,11 @@ pub fn backward_input<T: Float>(
         Some(Gradients { into, q_rows, kv_rows }) => {
             let rows = kv_rows.len();
             let (q, k, v) = match into {
-                Into::Packed(dqkv) => {
+                GradientTarget::Packed(dqkv) => {
                     let all = Target::new(dqkv, "dqkv", rows, 3 * c)?;
                     (all, all.at_column(c), all.at_column(2 * c))
                 }
-                Into::Apart { q, kv } => {
+                GradientTarget::Apart { q, kv } => {
                     let kv = Target::new(kv, "dkv", rows, 2 * c)?;
                     (Target::new(q, "dq", q_rows.len(), c)?, kv, kv.at_column(c))
                 }
@@ -266,7 +267,7 @@ pub fn backward_input<T: Float>(
         }
         _ => None,
     };
-    let dout = Side { data: dout, tokens: tq, stride: c, offset: 0 };
+    let dout = HeadRows { data: dout, tokens: tq, stride: c, offset: 0 };
     (0..inputs.tasks()).into_par_iter().for_each(|task| {
         let (b, h) = (task / e.heads, task % e.heads);
         let (q, dout) = (inputs.q.head(b, h, d, 0), dout.head(b, h, d, 0));

@@ -1,6 +1,6 @@
 //! Launches of `kernels/attention.cu`.
 
-use super::args::{AttentionDims, Gradients, Into, OP, Prefix, PrefixMut, Qkv, Rows};
+use super::args::{AttentionDims, GradientTarget, Gradients, OP, PackedRows, Prefix, PrefixMut, Qkv};
 use crate::device::{Arg, Argument, Cell, ElementType, Gpu, Grid, Kernel, ScratchBuffer, args, kernel};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut};
@@ -84,13 +84,13 @@ impl Pass {
     }
 }
 
-fn first_row<'a>(rows: &Rows<'a>) -> View<'a> {
+fn first_row<'a>(rows: &PackedRows<'a>) -> View<'a> {
     let left = rows.data.len().saturating_sub(rows.offset);
     rows.data.part(rows.offset.min(rows.data.len()), [left])
 }
 
 /// What all kernels read, as they take it.
-struct Inputs {
+struct DeviceInputs {
     form: ElementType,
     extents: AttentionDims,
     tq: usize,
@@ -108,8 +108,8 @@ fn aligned(tensor: &impl Argument, form: ElementType, stride: usize) -> bool {
     }
 }
 
-impl Inputs {
-    fn new(qkv: &Qkv, prefix: Option<&Prefix>, e: AttentionDims) -> Result<Inputs> {
+impl DeviceInputs {
+    fn new(qkv: &Qkv, prefix: Option<&Prefix>, e: AttentionDims) -> Result<DeviceInputs> {
         if e.head_dim > WIDEST {
             let wanted = format!("heads of at most {WIDEST} channels on a GPU");
             return Err(Error::Shape { op: OP, arg: "heads", wanted, got: e.head_dim.to_string() });
@@ -130,7 +130,7 @@ impl Inputs {
             && [prefix_k, prefix_v].iter().flatten().all(|t| aligned(t, form, c))
             && head_dim.is_multiple_of(8);
         let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
-        Ok(Inputs {
+        Ok(DeviceInputs {
             form,
             extents: e,
             tq,
@@ -158,7 +158,7 @@ pub fn forward(
     prefix: Option<&Prefix>,
     e: AttentionDims,
 ) -> Result<()> {
-    let inputs = Inputs::new(qkv, prefix, e)?;
+    let inputs = DeviceInputs::new(qkv, prefix, e)?;
     let vectors = u32::from(inputs.vectors && aligned(&out, inputs.form, e.heads * e.head_dim));
     // SAFETY: mod.rs has checked out (B, Tq, C) and lse (B, H, Tq).
     unsafe { inputs.launch(gpu, &FORWARD_PASS, &args![out, lse], inputs.tq, &args![vectors]) }
@@ -167,7 +167,7 @@ pub fn forward(
 /// The backward pass once delta is known.
 struct Backward<'a> {
     gpu: &'a Gpu,
-    inputs: Inputs,
+    inputs: DeviceInputs,
     delta: ScratchBuffer,
     dout: View<'a>,
     lse: View<'a>,
@@ -222,7 +222,7 @@ pub fn backward_input(
     prefix: Option<&Prefix>,
     e: AttentionDims,
 ) -> Result<()> {
-    let mut inputs = Inputs::new(qkv, prefix, e)?;
+    let mut inputs = DeviceInputs::new(qkv, prefix, e)?;
     let c = e.heads * e.head_dim;
     inputs.vectors &= aligned(&dout, inputs.form, c);
     let delta = gpu.scratch(e.batch * e.heads * inputs.tq)?;
@@ -234,12 +234,12 @@ pub fn backward_input(
         let (first_key, nq, n) = (e.prefix + kv_rows.start, q_rows.len(), kv_rows.len());
         // dk and dv are the last two of the `wide` groups of C columns.
         let (dkv, wide) = match into {
-            Into::Packed(mut dqkv) => {
+            GradientTarget::Packed(mut dqkv) => {
                 // SAFETY: mod.rs has checked dqkv (B, n, 3C) and that n rows of q are asked for.
                 unsafe { backward.queries(dqkv.reborrow(), q_rows.start, nq, 3 * c)? };
                 (dqkv, 3)
             }
-            Into::Apart { q, kv } => {
+            GradientTarget::Apart { q, kv } => {
                 // SAFETY: mod.rs has checked dq (B, nq, C).
                 unsafe { backward.queries(q, q_rows.start, nq, c)? };
                 (kv, 2)

@@ -10,7 +10,7 @@ mod args;
 mod cpu;
 mod cuda;
 
-pub use args::{Gradients, Into, Prefix, PrefixMut, Qkv, Rows};
+pub use args::{GradientTarget, Gradients, PackedRows, Prefix, PrefixMut, Qkv};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -96,15 +96,15 @@ pub fn backward_input(
         }
         let (nq, n) = (g.q_rows.len(), g.kv_rows.len());
         match &g.into {
-            Into::Packed(dqkv) if nq != n => {
+            GradientTarget::Packed(dqkv) if nq != n => {
                 return Err(bad(
                     "into",
                     format!("{nq} query rows apart"),
                     format!("packed {:?}", dqkv.shape()),
                 ));
             }
-            Into::Packed(dqkv) => expect_shape(OP, "dqkv", dqkv.shape(), [batch, n, 3 * c])?,
-            Into::Apart { q, kv } => {
+            GradientTarget::Packed(dqkv) => expect_shape(OP, "dqkv", dqkv.shape(), [batch, n, 3 * c])?,
+            GradientTarget::Apart { q, kv } => {
                 expect_shape(OP, "dq", q.shape(), [batch, nq, c])?;
                 expect_shape(OP, "dkv", kv.shape(), [batch, n, 2 * c])?;
             }

@@ -7,18 +7,18 @@ pub(super) const OP: &str = "cross_entropy";
 
 /// What one batch says.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Outcome {
+pub struct LossOutcome {
     /// Mean loss over the batch.
     pub loss: f64,
     /// Images whose largest allowed logit is the label's; ties to the lower class.
     pub correct: usize,
 }
 
-impl Outcome {
+impl LossOutcome {
     /// What `forward_backward` has written, once it is computed.
-    pub fn read(outcome: View) -> Result<Outcome> {
+    pub fn read(outcome: View) -> Result<LossOutcome> {
         let values = outcome.read_f64()?;
-        Ok(Outcome { loss: values[0], correct: values[1] as usize })
+        Ok(LossOutcome { loss: values[0], correct: values[1] as usize })
     }
 }
 

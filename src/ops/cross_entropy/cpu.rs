@@ -1,7 +1,7 @@
 //! Cross-entropy on slices. Batches are small next to the network: one thread, sums in f64.
 
 use super::args::Labels;
-use super::args::Outcome;
+use super::args::LossOutcome;
 use crate::ops::float::Float;
 
 pub fn forward_backward<T: Float>(
@@ -11,9 +11,9 @@ pub fn forward_backward<T: Float>(
     mask: &[u32],
     k: usize,
     smoothing: f64,
-) -> Outcome {
+) -> LossOutcome {
     let b = logits.len() / k;
-    let mut outcome = Outcome { loss: 0.0, correct: 0 };
+    let mut outcome = LossOutcome { loss: 0.0, correct: 0 };
     for i in 0..b {
         let (label, mask) = (labels.main(i, k), row(mask, i, k));
         let allowed = mask.iter().filter(|&&m| m != 0).count() as f64;

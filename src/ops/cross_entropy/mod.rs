@@ -8,7 +8,7 @@ mod args;
 mod cpu;
 mod cuda;
 
-pub use args::Outcome;
+pub use args::LossOutcome;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -58,7 +58,7 @@ pub fn forward_backward(
             };
             check_labels(labels, mask, k)?;
             let (d, logits) = (dlogits.map(|d| d.get::<T>(OP, "dlogits")).transpose()?, logits.get::<T>(OP, "logits")?);
-            let Outcome { loss, correct } = cpu::forward_backward(d, logits, labels, mask, k, label_smoothing);
+            let LossOutcome { loss, correct } = cpu::forward_backward(d, logits, labels, mask, k, label_smoothing);
             outcome.get::<f64>(OP, "outcome")?.copy_from_slice(&[loss, correct as f64]);
             Ok(())
         }),
@@ -76,7 +76,7 @@ pub fn mean_loss(logits: View, labels: View) -> Result<f64> {
     let mut outcome = Tensor::zeros([2], DType::F64);
     let cpu = &Device::Cpu;
     forward_backward(cpu, outcome.view_mut(), None, logits.view(), labels, mask.view(), 0.0)?;
-    Ok(Outcome::read(outcome.view())?.loss)
+    Ok(LossOutcome::read(outcome.view())?.loss)
 }
 
 fn check_labels(labels: Labels, mask: &[u32], k: usize) -> Result<()> {

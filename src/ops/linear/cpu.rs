@@ -10,13 +10,13 @@ use crate::ops::matmul::{Layout, Write};
 
 /// W, and the same packed for the product at hand.
 #[derive(Clone, Copy)]
-pub struct Kernel<'a, T> {
+pub struct CpuKernel<'a, T> {
     pub w: &'a [T],
     pub at: Layout,
     pub packed: Option<&'a [T]>,
 }
 
-impl<'a, T> Kernel<'a, T> {
+impl<'a, T> CpuKernel<'a, T> {
     fn right(&self, matrix: Strided<*const T>) -> Right<'a, T> {
         self.packed.map_or(Right::Matrix(matrix), Right::Packed)
     }
@@ -31,7 +31,7 @@ impl<'a, T> Kernel<'a, T> {
 }
 
 /// What happens to x W + b before it is stored; see [`super::Epilogue`].
-pub enum Epilogue<'a, T> {
+pub enum CpuEpilogue<'a, T> {
     Plain,
     Residual(&'a [T]),
     Gelu { pre: Option<&'a mut [T]>, form: GeluForm },
@@ -41,28 +41,30 @@ pub enum Epilogue<'a, T> {
 pub fn forward<T: Lanes>(
     y: &mut [T],
     (x, rows): (&[T], usize),
-    kernel: Kernel<T>,
+    kernel: CpuKernel<T>,
     bias: &[T],
-    ending: Epilogue<T>,
+    ending: CpuEpilogue<T>,
 ) {
-    let Kernel { w, at, .. } = kernel;
+    let CpuKernel { w, at, .. } = kernel;
     let e = ProductDims { rows, k: at.rows, n: at.cols };
     if !suits(rows, e.k, e.n) {
         let m = y.len() / e.n.max(1);
         matmul::forward((y, Layout::dense(m, e.n)), (x, Layout::dense(m, e.k)), (w, at), Write::Set);
         return match ending {
-            Epilogue::Plain => add_bias(y, bias),
-            Epilogue::Residual(residual) => add_bias_residual(y, residual, bias),
-            Epilogue::Gelu { pre, form } => add_bias_gelu(y, pre, bias, form),
+            CpuEpilogue::Plain => add_bias(y, bias),
+            CpuEpilogue::Residual(residual) => add_bias_residual(y, residual, bias),
+            CpuEpilogue::Gelu { pre, form } => add_bias_gelu(y, pre, bias, form),
         };
     }
     let w = kernel.forward();
     // SAFETY: `mod.rs` has checked the layouts.
     unsafe {
         match ending {
-            Epilogue::Plain => product(y, x, w, e, Start::Bias(bias), |_, _| ()),
-            Epilogue::Residual(residual) => product(y, x, w, e, Start::Residual(bias, residual), |_, _| ()),
-            Epilogue::Gelu { pre, form } => {
+            CpuEpilogue::Plain => product(y, x, w, e, Start::Bias(bias), |_, _| ()),
+            CpuEpilogue::Residual(residual) => {
+                product(y, x, w, e, Start::Residual(bias, residual), |_, _| ())
+            }
+            CpuEpilogue::Gelu { pre, form } => {
                 let pre = pre.map(|pre| Shared(pre.as_mut_ptr()));
                 product(y, x, w, e, Start::Bias(bias), |first, y| {
                     let pre = pre.map(|pre| std::slice::from_raw_parts_mut(pre.at(first * e.n), y.len()));
@@ -77,8 +79,8 @@ pub fn forward<T: Lanes>(
 }
 
 /// dx = dy Wᵀ, or dx +=. `rows`: how many rows of dx and dy make up an image.
-pub fn backward_input<T: Lanes>(dx: &mut [T], (dy, rows): (&[T], usize), kernel: Kernel<T>, write: Write) {
-    let Kernel { w, at, .. } = kernel;
+pub fn backward_input<T: Lanes>(dx: &mut [T], (dy, rows): (&[T], usize), kernel: CpuKernel<T>, write: Write) {
+    let CpuKernel { w, at, .. } = kernel;
     let e = ProductDims { rows, k: at.cols, n: at.rows };
     if !suits(rows, e.k, e.n) {
         let m = dx.len() / e.n.max(1);
@@ -98,7 +100,7 @@ pub fn backward_input<T: Lanes>(dx: &mut [T], (dy, rows): (&[T], usize), kernel:
 pub fn backward_input_gelu<T: Lanes>(
     dx: &mut [T],
     (dy, rows): (&[T], usize),
-    kernel: Kernel<T>,
+    kernel: CpuKernel<T>,
     pre: &[T],
     form: GeluForm,
 ) {

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// Kernel (K, N) and bias (N), of which the columns `columns` are used.
 #[derive(Debug, Clone)]
-pub struct Weights<'a> {
+pub struct LinearWeights<'a> {
     pub kernel: View<'a>,
     pub bias: View<'a>,
     pub columns: Range<usize>,
@@ -27,11 +27,11 @@ pub struct Packed<'a> {
     pub backward: View<'a>,
 }
 
-impl<'a> Weights<'a> {
+impl<'a> LinearWeights<'a> {
     /// All columns. kernel: (K, N); more axes are folded as (K, rest).
-    pub fn all(kernel: View<'a>, bias: View<'a>) -> Weights<'a> {
+    pub fn all(kernel: View<'a>, bias: View<'a>) -> LinearWeights<'a> {
         let n = bias.len();
-        Weights { kernel, bias, columns: 0..n, packed: None }
+        LinearWeights { kernel, bias, columns: 0..n, packed: None }
     }
 
     fn layout(&self) -> Layout {
@@ -39,11 +39,11 @@ impl<'a> Weights<'a> {
         Layout::dense(self.kernel.len() / n.max(1), n).columns(self.columns.start, self.columns.len())
     }
 
-    fn on_cpu<T: Float>(&self, side: impl Fn(Packed<'a>) -> View<'a>) -> Result<cpu::Kernel<'a, T>> {
+    fn on_cpu<T: Float>(&self, side: impl Fn(Packed<'a>) -> View<'a>) -> Result<cpu::CpuKernel<'a, T>> {
         let whole = self.columns == (0..self.bias.len());
         let packed = self.packed.filter(|_| whole).map(|packed| side(packed).get::<T>("linear", "packed"));
         let w = self.kernel.get::<T>("linear", "kernel")?;
-        Ok(cpu::Kernel { w, at: self.layout(), packed: packed.transpose()? })
+        Ok(cpu::CpuKernel { w, at: self.layout(), packed: packed.transpose()? })
     }
 }
 
@@ -74,7 +74,7 @@ fn rows_of_image(view: View) -> usize {
 ///
 /// With three axes the rows of an image may be computed together ([`matmul::strassen`]): a row's bits then
 /// depend on its image, with two on the row alone.
-pub fn forward(dev: &Device, y: ViewMut, x: View, w: &Weights, ending: Epilogue) -> Result<()> {
+pub fn forward(dev: &Device, y: ViewMut, x: View, w: &LinearWeights, ending: Epilogue) -> Result<()> {
     match &ending {
         Epilogue::Residual(residual) => expect_shape("linear", "residual", residual.shape(), y.shape())?,
         Epilogue::Gelu { pre: Some(pre), .. } => expect_shape("linear", "pre", pre.shape(), y.shape())?,
@@ -88,11 +88,11 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &Weights, ending: Epilogue)
             let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
             let (x, w) = (x.0.get::<T>("linear", "x")?, w.on_cpu(|packed| packed.forward)?);
             let ending = match ending {
-                Epilogue::Plain => cpu::Epilogue::Plain,
-                Epilogue::Residual(r) => cpu::Epilogue::Residual(r.get::<T>("linear", "residual")?),
+                Epilogue::Plain => cpu::CpuEpilogue::Plain,
+                Epilogue::Residual(r) => cpu::CpuEpilogue::Residual(r.get::<T>("linear", "residual")?),
                 Epilogue::Gelu { pre, form } => {
                     let pre = pre.map(|pre| pre.get::<T>("linear", "pre")).transpose()?;
-                    cpu::Epilogue::Gelu { pre, form }
+                    cpu::CpuEpilogue::Gelu { pre, form }
                 }
             };
             cpu::forward(y.get::<T>("linear", "y")?, (x, rows), w, bias, ending);
@@ -100,11 +100,13 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &Weights, ending: Epilogue)
         }),
         Device::Cuda(gpu) => {
             let bias = Some(w.bias.part(w.columns.start, [w.columns.len()]));
-            let none = matmul::cuda::Epilogue { bias, ..Default::default() };
+            let none = matmul::cuda::GpuEpilogue { bias, ..Default::default() };
             let ending = match ending {
                 Epilogue::Plain => none,
-                Epilogue::Residual(residual) => matmul::cuda::Epilogue { residual: Some(residual), ..none },
-                Epilogue::Gelu { pre, form } => matmul::cuda::Epilogue { pre, gelu: Some(form), ..none },
+                Epilogue::Residual(residual) => {
+                    matmul::cuda::GpuEpilogue { residual: Some(residual), ..none }
+                }
+                Epilogue::Gelu { pre, form } => matmul::cuda::GpuEpilogue { pre, gelu: Some(form), ..none },
             };
             matmul::cuda::forward(gpu, (y, at), x, kernel, Write::Set, ending)
         }
@@ -113,7 +115,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &Weights, ending: Epilogue)
 
 /// dx = dy Wᵀ, or dx += with `Write::Add`. dy: (M, N) or (B, T, N), dx: (M, K) or (B, T, K); axes as for
 /// [`forward`].
-pub fn backward_input(dev: &Device, dx: ViewMut, dy: View, w: &Weights, write: Write) -> Result<()> {
+pub fn backward_input(dev: &Device, dx: ViewMut, dy: View, w: &LinearWeights, write: Write) -> Result<()> {
     let at = matrix(dx.as_view());
     let (rows, dy, kernel) = (rows_of_image(dy), (dy, matrix(dy)), (w.kernel, w.layout()));
     match dev {
@@ -135,7 +137,7 @@ pub fn backward_input_gelu(
     dev: &Device,
     dx: ViewMut,
     dy: View,
-    w: &Weights,
+    w: &LinearWeights,
     pre: View,
     form: gelu::GeluForm,
 ) -> Result<()> {

@@ -31,7 +31,7 @@ pub unsafe fn product<T: Float>(
     parallelism: Parallelism,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { Product { extents, dst, lhs, rhs, scale, add, parallelism }.run() }
+    unsafe { GemmCall { extents, dst, lhs, rhs, scale, add, parallelism }.run() }
 }
 
 /// Up to here the library sums products whose operands are both contiguous along k in other lanes.
@@ -50,7 +50,7 @@ const SMALL: usize = 64;
 /// when both m and n are at most 64. The methods take those choices away from it, so that an
 /// element's bits depend on k and on its own row and column only.
 #[derive(Clone, Copy)]
-struct Product<T> {
+struct GemmCall<T> {
     extents: (usize, usize, usize),
     dst: Strided<*mut T>,
     lhs: Strided<*const T>,
@@ -60,7 +60,7 @@ struct Product<T> {
     parallelism: Parallelism,
 }
 
-impl<T: Float> Product<T> {
+impl<T: Float> GemmCall<T> {
     unsafe fn run(self) {
         let (m, n, k) = self.extents;
         if m == 0 || n == 0 {
@@ -84,7 +84,7 @@ impl<T: Float> Product<T> {
         }
         let rhs = Strided { at: copy.as_ptr(), row_stride: stride, col_stride: 1 };
         // SAFETY: as above; the copy has k rows of more than n values.
-        unsafe { Product { rhs, ..self }.tall() }
+        unsafe { GemmCall { rhs, ..self }.tall() }
     }
 
     /// Where element (i, j) of the destination is.
@@ -126,7 +126,7 @@ impl<T: Float> Product<T> {
         // SAFETY: the caller's promise; the own destination has room for all results.
         unsafe {
             self.through((rows, cols), |dst| {
-                Product { extents: (rows, cols, k), dst, lhs, rhs, ..self }.run();
+                GemmCall { extents: (rows, cols, k), dst, lhs, rhs, ..self }.run();
             });
         }
     }
@@ -150,7 +150,7 @@ impl<T: Float> Product<T> {
         let lhs = Strided { at: copy.as_ptr(), row_stride: k, col_stride: 1 };
         // SAFETY: copy and own destination have `rows` rows.
         unsafe {
-            self.through((rows, n), |dst| Product { extents: (rows, n, k), dst, lhs, ..self }.whole());
+            self.through((rows, n), |dst| GemmCall { extents: (rows, n, k), dst, lhs, ..self }.whole());
         }
     }
 
@@ -165,7 +165,7 @@ impl<T: Float> Product<T> {
                 let lhs = Strided { at: self.lhs.at.add(start * self.lhs.col_stride), ..self.lhs };
                 let rhs = Strided { at: self.rhs.at.add(start * self.rhs.row_stride), ..self.rhs };
                 let (extents, add) = ((m, n, depth.min(k - start)), self.add || start > 0);
-                Product { extents, lhs, rhs, add, ..self }.whole();
+                GemmCall { extents, lhs, rhs, add, ..self }.whole();
             }
         }
     }
@@ -234,5 +234,5 @@ pub fn backward_weight_acc<T: Float>(dw: (&mut [T], Layout), x: (&[T], Layout), 
     let (dst, lhs, rhs) = (target(dw.0, dw.1), transposed(x.0, x.1), plain(dy.0, dy.1));
     // SAFETY: as in `forward`.
     let parallelism = Parallelism::Rayon(0);
-    unsafe { Product { extents, dst, lhs, rhs, scale: T::ONE, add: true, parallelism }.in_slices() }
+    unsafe { GemmCall { extents, dst, lhs, rhs, scale: T::ONE, add: true, parallelism }.in_slices() }
 }

@@ -34,7 +34,7 @@ const DEPTH_STEP: usize = 32;
 
 /// What is done with a product before it is stored; see the kernel's header.
 #[derive(Default)]
-pub struct Epilogue<'a> {
+pub struct GpuEpilogue<'a> {
     pub bias: Option<View<'a>>,
     pub residual: Option<View<'a>>,
     /// Lies like y.
@@ -104,10 +104,10 @@ pub fn forward(
     (x, x_at): (View, Layout),
     (w, w_at): (View, Layout),
     write: Write,
-    ending: Epilogue,
+    ending: GpuEpilogue,
 ) -> Result<()> {
     let form = y.dtype().form("matmul", "y")?;
-    let Epilogue { bias, residual, pre, gelu } = ending;
+    let GpuEpilogue { bias, residual, pre, gelu } = ending;
     let (y, x, w) = (at_mut(y, y_at), at(x, x_at), at(w, w_at));
     let pre = pre.map(|pre| at_mut(pre, y_at));
     let residual = match write {

@@ -65,7 +65,7 @@ pub fn forward(
             cpu::forward((y.0.get::<T>("matmul", "y")?, y.1), x, w, write);
             Ok(())
         }),
-        Device::Cuda(gpu) => cuda::forward(gpu, y, x, w, write, cuda::Epilogue::default()),
+        Device::Cuda(gpu) => cuda::forward(gpu, y, x, w, write, cuda::GpuEpilogue::default()),
     }
 }
 

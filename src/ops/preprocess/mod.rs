@@ -5,7 +5,7 @@ mod args;
 mod cpu;
 mod cuda;
 
-use crate::data::{Normalize, Pixels, Preprocess};
+use crate::data::{Normalize, PixelArray, Preprocess};
 pub use args::ImageTransform;
 
 use crate::device::Device;
@@ -31,7 +31,7 @@ impl Resident {
     pub fn new(
         plan: &mut memory::Plan,
         name: &str,
-        images: &Pixels,
+        images: &PixelArray,
         preprocess: &Preprocess,
         seed: u64,
     ) -> Result<Resident> {

@@ -32,7 +32,7 @@ pub struct Axis {
 
 /// A rectangle of the drawing and the values at its edges.
 #[derive(Debug, Clone, Copy)]
-struct Frame {
+struct ChartFrame {
     left: f64,
     top: f64,
     width: f64,
@@ -41,7 +41,7 @@ struct Frame {
     y: (f64, f64),
 }
 
-impl Frame {
+impl ChartFrame {
     fn at(&self, (x, y): (f64, f64)) -> (f64, f64) {
         (self.across(x), self.top + self.height * (1.0 - part(y, self.y)))
     }
@@ -132,8 +132,14 @@ pub fn lines(axis: &Axis, lines: &[Line], y: Option<(f64, f64)>) -> Svg {
         .chain(axis.ticks.iter().map(|t| t.0))
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)));
     let x = if lo <= hi { (lo, hi) } else { (0.0, 1.0) };
-    let frame =
-        Frame { left: 38.0, top: 10.0, width: WIDTH - 38.0 - 12.0 - margin, height: height - 52.0, x, y };
+    let frame = ChartFrame {
+        left: 38.0,
+        top: 10.0,
+        width: WIDTH - 38.0 - 12.0 - margin,
+        height: height - 52.0,
+        x,
+        y,
+    };
     grid(&mut svg, &frame, axis);
     let mut ends = Vec::new();
     for (line, name) in lines.iter().zip(names) {
@@ -167,7 +173,7 @@ pub fn lines(axis: &Axis, lines: &[Line], y: Option<(f64, f64)>) -> Svg {
     svg
 }
 
-fn grid(svg: &mut Svg, frame: &Frame, axis: &Axis) {
+fn grid(svg: &mut Svg, frame: &ChartFrame, axis: &Axis) {
     let marks = ticks(frame.y, 4.0);
     let step = marks.get(1).map_or(1.0, |second| second - marks[0]);
     for value in marks {
@@ -345,7 +351,7 @@ pub fn standing(rows: &[Standing], axis_name: &str) -> Svg {
     let values = rows.iter().flat_map(|r| &r.dots);
     let x = range(values.flat_map(|d| [d.value - d.deviation, d.value + d.deviation]));
     let height = high * rows.len() as f64;
-    let frame = Frame { left, top, width: WIDTH - left - right, height, x, y: (0.0, 1.0) };
+    let frame = ChartFrame { left, top, width: WIDTH - left - right, height, x, y: (0.0, 1.0) };
     let marks = ticks(x, 4.0);
     let step = marks.get(1).map_or(1.0, |second| second - marks[0]);
     for value in marks {
@@ -392,7 +398,7 @@ pub fn panels(panels: &[(String, Vec<Line>)], x: (f64, f64)) -> Svg {
     let mut svg = Svg::new(WIDTH, high * panels.len().div_ceil(across).max(1) as f64);
     for (n, (title, lines)) in panels.iter().enumerate() {
         let (left, top) = (wide * (n % across) as f64 + 26.0, high * (n / across) as f64 + 20.0);
-        let frame = Frame { left, top, width: wide - 40.0, height: high - 44.0, x, y };
+        let frame = ChartFrame { left, top, width: wide - 40.0, height: high - 44.0, x, y };
         svg.text((left, top - 7.0), Anchor::Start, "small strong", &clip(title, 20));
         let marks = ticks(y, 2.0);
         let step = marks.get(1).map_or(1.0, |second| second - marks[0]);

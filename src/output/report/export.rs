@@ -19,48 +19,48 @@ struct Configuration {
     /// In the order of the values of each metric.
     seeds: Vec<u64>,
     workdirs: Vec<String>,
-    results: Vec<Entry>,
+    results: Vec<ExportedResult>,
 }
 
 /// One result of a configuration: of a selection, or a baseline.
 #[derive(Debug, Clone, Serialize)]
-struct Entry {
+struct ExportedResult {
     result: String,
-    avg_acc: Option<Metric>,
-    forgetting: Option<Metric>,
-    backward: Option<Metric>,
-    learning_acc: Option<Metric>,
+    avg_acc: Option<ExportedMetric>,
+    forgetting: Option<ExportedMetric>,
+    backward: Option<ExportedMetric>,
+    learning_acc: Option<ExportedMetric>,
 }
 
 /// Fractions: mean and deviation over the runs, and the value of each.
 #[derive(Debug, Clone, Serialize)]
-struct Metric {
+struct ExportedMetric {
     #[serde(flatten)]
     spread: Spread,
     values: Vec<Option<f64>>,
 }
 
-impl Metric {
-    fn of(scores: &[Option<&Score>], read: fn(&Score) -> Option<f64>) -> Option<Metric> {
+impl ExportedMetric {
+    fn of(scores: &[Option<&Score>], read: fn(&Score) -> Option<f64>) -> Option<ExportedMetric> {
         let finite = |score: &Option<&Score>| score.and_then(read).filter(|value| value.is_finite());
         let values: Vec<Option<f64>> = scores.iter().map(finite).collect();
-        Some(Metric { spread: Spread::of_some(values.iter().copied())?, values })
+        Some(ExportedMetric { spread: Spread::of_some(values.iter().copied())?, values })
     }
 }
 
-impl Entry {
-    fn of<'a>(result: &str, group: &'a Group, read: impl Fn(&'a Run) -> Option<&'a Score>) -> Entry {
+impl ExportedResult {
+    fn of<'a>(result: &str, group: &'a Group, read: impl Fn(&'a Run) -> Option<&'a Score>) -> ExportedResult {
         let scores: Vec<Option<&Score>> = group.runs.iter().map(read).collect();
-        Entry {
+        ExportedResult {
             result: result.to_string(),
-            avg_acc: Metric::of(&scores, |s| Some(s.avg_acc)),
-            forgetting: Metric::of(&scores, |s| s.forgetting),
-            backward: Metric::of(&scores, |s| s.backward),
-            learning_acc: Metric::of(&scores, |s| Some(s.learning_acc)),
+            avg_acc: ExportedMetric::of(&scores, |s| Some(s.avg_acc)),
+            forgetting: ExportedMetric::of(&scores, |s| s.forgetting),
+            backward: ExportedMetric::of(&scores, |s| s.backward),
+            learning_acc: ExportedMetric::of(&scores, |s| Some(s.learning_acc)),
         }
     }
 
-    fn metrics(&self) -> [(&'static str, &Option<Metric>); 4] {
+    fn metrics(&self) -> [(&'static str, &Option<ExportedMetric>); 4] {
         [
             ("avg_acc", &self.avg_acc),
             ("forgetting", &self.forgetting),
@@ -73,12 +73,13 @@ impl Entry {
 fn configurations(groups: &[Group]) -> Vec<Configuration> {
     let of = |group: &Group| {
         let first = &group.first().results;
-        let mut results = vec![Entry::of("each image selects", group, |run| Some(&run.results.per_image))];
+        let mut results =
+            vec![ExportedResult::of("each image selects", group, |run| Some(&run.results.per_image))];
         if group.votes() {
-            results.push(Entry::of("batch vote", group, |run| Some(&run.results.per_batch)));
+            results.push(ExportedResult::of("batch vote", group, |run| Some(&run.results.per_batch)));
         }
         for (name, _) in first.baselines.named() {
-            results.push(Entry::of(name, group, |run| {
+            results.push(ExportedResult::of(name, group, |run| {
                 let named = run.results.baselines.named();
                 named.into_iter().find(|(other, _)| *other == name).map(|(_, score)| score)
             }));
@@ -149,7 +150,7 @@ pub fn latex(groups: &[Group]) -> String {
     );
     for c in configurations(groups) {
         for entry in &c.results {
-            let cell = |metric: &Option<Metric>| match metric.as_ref().map(|m| m.spread) {
+            let cell = |metric: &Option<ExportedMetric>| match metric.as_ref().map(|m| m.spread) {
                 None => "--".to_string(),
                 Some(Spread { mean, deviation: None, .. }) => format!("${}$", percent(mean)),
                 Some(Spread { mean, deviation: Some(d), .. }) => {

@@ -66,7 +66,7 @@ fn vote(results: &Results) -> &Score {
 }
 
 type Selection = fn(&Results) -> &Score;
-type Metric = fn(&Score) -> Option<f64>;
+type ReadMetric = fn(&Score) -> Option<f64>;
 
 fn accuracy(score: &Score) -> Option<f64> {
     Some(score.avg_acc).filter(|v| v.is_finite())
@@ -85,11 +85,11 @@ fn shared_baselines(groups: &[Group]) -> Vec<(&'static str, &Group)> {
 
 /// Where the runs stand: beside their baselines and what others report.
 fn standings(groups: &[Group]) -> Vec<Figure> {
-    let metrics: [(&str, &str, &str, Metric); 2] = [
+    let metrics: [(&str, &str, &str, ReadMetric); 2] = [
         ("average_accuracy", "Average accuracy", "%, after the last task; right is better", accuracy),
         ("forgetting", "Forgetting", "points, after the last task; left is better", forgetting),
     ];
-    let draw = |(name, title, axis, metric): (&str, &str, &str, Metric)| {
+    let draw = |(name, title, axis, metric): (&str, &str, &str, ReadMetric)| {
         let mut rows = Vec::new();
         for (g, group) in groups.iter().enumerate() {
             let colour = colour(g);
@@ -420,8 +420,9 @@ fn training(groups: &[Group]) -> Vec<Figure> {
         let mut lines = Vec::new();
         for (g, group) in groups.iter().enumerate() {
             let steps = group.first().history.steps.iter();
-            let value =
-                |s: &super::runs::Steps| if percent { s.accuracy.map(|a| 100.0 * a) } else { s.ce_loss };
+            let value = |s: &super::runs::LoggedSteps| {
+                if percent { s.accuracy.map(|a| 100.0 * a) } else { s.ce_loss }
+            };
             let points: Vec<(f64, f64)> =
                 steps.map(|s| (s.step as f64, value(s).unwrap_or(f64::NAN))).collect();
             if points.len() > 1 {

@@ -132,16 +132,16 @@ fn shown_spread(spread: &Spread) -> String {
 }
 
 /// A metric: its name, what it is of a score, and of what others published.
-struct Metric {
+struct PageMetric {
     name: &'static str,
     of: fn(&Score) -> Option<f64>,
 }
 
-const METRICS: [Metric; 4] = [
-    Metric { name: "average accuracy", of: |s| Some(s.avg_acc).filter(|v| v.is_finite()) },
-    Metric { name: "forgetting", of: |s| s.forgetting },
-    Metric { name: "backward transfer", of: |s| s.backward },
-    Metric { name: "learning accuracy", of: |s| Some(s.learning_acc).filter(|v| v.is_finite()) },
+const METRICS: [PageMetric; 4] = [
+    PageMetric { name: "average accuracy", of: |s| Some(s.avg_acc).filter(|v| v.is_finite()) },
+    PageMetric { name: "forgetting", of: |s| s.forgetting },
+    PageMetric { name: "backward transfer", of: |s| s.backward },
+    PageMetric { name: "learning accuracy", of: |s| Some(s.learning_acc).filter(|v| v.is_finite()) },
 ];
 
 fn own(results: &Results) -> &Score {
@@ -164,7 +164,7 @@ fn results(groups: &[Group], figures: &[Figure]) -> String {
 
 /// The numbers of a single configuration, large.
 fn tiles(group: &Group) -> String {
-    let tile = |metric: &Metric| {
+    let tile = |metric: &PageMetric| {
         let find = |of: fn(&Results) -> &Score| group.spread(|run| (metric.of)(of(&run.results)));
         let (value, deviation) = match find(own) {
             Some(Spread { mean, deviation, .. }) => (percent(mean), deviation),

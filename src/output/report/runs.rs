@@ -32,13 +32,13 @@ pub struct Group {
 /// What `log.jsonl` holds.
 #[derive(Debug, Clone, Default)]
 pub struct History {
-    pub steps: Vec<Steps>,
+    pub steps: Vec<LoggedSteps>,
     pub tasks: Vec<Choices>,
 }
 
 /// Some training steps, up to this one.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Steps {
+pub struct LoggedSteps {
     pub step: u64,
     pub task: usize,
     pub ce_loss: Option<f64>,

@@ -46,7 +46,7 @@ pub enum Scope {
 
 /// In which type an argument and its gradient are kept when activations have 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
+pub enum ArgType {
     /// Both in 16 bits.
     Activation,
     /// A matrix of a product: 16 bits, its gradient f32.
@@ -57,18 +57,18 @@ pub enum Keep {
     Number,
 }
 
-impl Keep {
+impl ArgType {
     pub(super) fn value(self, dtype: DType) -> DType {
         match (self, dtype) {
-            (Keep::Wide, DType::BF16 | DType::F16) => DType::F32,
-            (Keep::Number, _) => DType::F64,
+            (ArgType::Wide, DType::BF16 | DType::F16) => DType::F32,
+            (ArgType::Number, _) => DType::F64,
             _ => dtype,
         }
     }
 
     pub(super) fn gradient(self, dtype: DType) -> DType {
         match self {
-            Keep::Weight => Keep::Wide.value(dtype),
+            ArgType::Weight => ArgType::Wide.value(dtype),
             _ => self.value(dtype),
         }
     }
@@ -76,12 +76,12 @@ impl Keep {
 
 /// An input.
 #[derive(Debug, Clone)]
-pub struct Arg {
+pub struct CaseArg {
     pub name: &'static str,
     pub shape: Shape,
     pub fill: Fill,
     pub part: Scope,
-    pub keep: Keep,
+    pub keep: ArgType,
 }
 
 /// What an output is to the loss.
@@ -103,7 +103,7 @@ pub struct Out {
     pub part: Scope,
     pub role: Role,
     pub write: Write,
-    pub keep: Keep,
+    pub keep: ArgType,
 }
 
 /// Where an output or a gradient goes.
@@ -124,13 +124,13 @@ pub struct Grad {
 
 /// Bytes moved in f32, or floating-point operations, of one pass; the other is 0.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Work {
+pub struct PassCost {
     pub bytes: usize,
     pub flops: usize,
 }
 
-type Forward = Box<dyn Fn(&Device, &[View], Vec<ViewMut>) -> Result<()> + Send + Sync>;
-type Backward = Box<dyn Fn(&Device, &[View], &[View], &[View], Vec<ViewMut>) -> Result<()> + Send + Sync>;
+type ForwardFn = Box<dyn Fn(&Device, &[View], Vec<ViewMut>) -> Result<()> + Send + Sync>;
+type BackwardFn = Box<dyn Fn(&Device, &[View], &[View], &[View], Vec<ViewMut>) -> Result<()> + Send + Sync>;
 /// From inputs and upstream gradients to outputs and gradients, on plain vectors.
 type Naive<T> = Box<dyn Fn(&[Vec<T>], &[Vec<T>]) -> (Vec<Vec<T>>, Vec<Vec<T>>) + Send + Sync>;
 
@@ -158,16 +158,16 @@ pub struct Case {
     pub label: String,
     /// Images or rows that do not depend on each other; 0: everything depends on everything.
     pub batch: usize,
-    pub inputs: Vec<Arg>,
+    pub inputs: Vec<CaseArg>,
     pub outputs: Vec<Out>,
     pub grads: Vec<Grad>,
     /// Arguments: inputs, outputs.
-    pub forward: Forward,
+    pub forward: ForwardFn,
     /// Arguments: inputs, outputs, upstream gradients of the outputs with [`Role::Result`], gradients.
-    pub backward: Option<Backward>,
+    pub backward: Option<BackwardFn>,
     pub plain: Option<Plain>,
-    pub forward_work: Work,
-    pub backward_work: Work,
+    pub forward_work: PassCost,
+    pub backward_work: PassCost,
     /// The same case with another number of images.
     pub with_batch: Option<Box<dyn Fn(usize) -> Case + Send + Sync>>,
 }
@@ -184,8 +184,8 @@ impl Case {
             forward: Box::new(|_, _, _| Ok(())),
             backward: None,
             plain: None,
-            forward_work: Work::default(),
-            backward_work: Work::default(),
+            forward_work: PassCost::default(),
+            backward_work: PassCost::default(),
             with_batch: None,
         }
     }
@@ -197,7 +197,7 @@ impl Case {
         fill: Fill,
         part: Scope,
     ) -> Case {
-        self.inputs.push(Arg { name, shape: shape.into(), fill, part, keep: Keep::Activation });
+        self.inputs.push(CaseArg { name, shape: shape.into(), fill, part, keep: ArgType::Activation });
         self
     }
 
@@ -208,29 +208,29 @@ impl Case {
         part: Scope,
         role: Role,
     ) -> Case {
-        let (shape, keep) = (shape.into(), Keep::Activation);
+        let (shape, keep) = (shape.into(), ArgType::Activation);
         self.outputs.push(Out { name, shape, part, role, write: Write::Set, keep });
         self
     }
 
     /// These arguments are f32 in any case.
     pub(super) fn wide(self, names: &[&str]) -> Case {
-        self.keep(names, Keep::Wide)
+        self.keep(names, ArgType::Wide)
     }
 
     /// All arguments are f32 in any case: the op has one form.
     pub(super) fn all_wide(mut self) -> Case {
-        self.inputs.iter_mut().for_each(|a| a.keep = Keep::Wide);
-        self.outputs.iter_mut().for_each(|o| o.keep = Keep::Wide);
+        self.inputs.iter_mut().for_each(|a| a.keep = ArgType::Wide);
+        self.outputs.iter_mut().for_each(|o| o.keep = ArgType::Wide);
         self
     }
 
     /// These arguments are sums or settings.
     pub(super) fn numbers(self, names: &[&str]) -> Case {
-        self.keep(names, Keep::Number)
+        self.keep(names, ArgType::Number)
     }
 
-    pub(super) fn keep(mut self, names: &[&str], keep: Keep) -> Case {
+    pub(super) fn keep(mut self, names: &[&str], keep: ArgType) -> Case {
         for &name in names {
             let inputs = self.inputs.iter_mut().filter(|a| a.name == name).map(|a| &mut a.keep);
             let outputs = self.outputs.iter_mut().filter(|o| o.name == name).map(|o| &mut o.keep);
@@ -250,7 +250,7 @@ impl Case {
         inputs
             .map(|a| a.keep)
             .chain(outputs.map(|o| o.keep))
-            .any(|k| matches!(k, Keep::Activation | Keep::Weight))
+            .any(|k| matches!(k, ArgType::Activation | ArgType::Weight))
     }
 
     /// The last output is added to, not overwritten.
@@ -314,8 +314,13 @@ impl Case {
         let inputs = self.inputs.iter().enumerate();
         let inputs = inputs.map(|(i, arg)| fill(arg, seed, i as u64, dtype)).collect();
         let upstream = self.results().enumerate().map(|(i, out)| {
-            let arg =
-                Arg { name: out.name, shape: out.shape, fill: Fill::Values, part: out.part, keep: out.keep };
+            let arg = CaseArg {
+                name: out.name,
+                shape: out.shape,
+                fill: Fill::Values,
+                part: out.part,
+                keep: out.keep,
+            };
             fill(&arg, seed, 100 + i as u64, dtype)
         });
         Data { inputs, upstream: upstream.collect(), dtype }
@@ -468,7 +473,7 @@ impl Data {
     }
 }
 
-fn fill(arg: &Arg, seed: u64, index: u64, dtype: DType) -> Tensor {
+fn fill(arg: &CaseArg, seed: u64, index: u64, dtype: DType) -> Tensor {
     let mut rng = Rng::new(seed, Stream::Test, index);
     let n = arg.shape.len();
     if let Fill::Ids(below) = arg.fill {

@@ -1,10 +1,10 @@
 //! Cases of the ops where the work is: products, linear layers, GELU, layer norm, attention.
 
-use super::case::{Case, Fill, Keep, Role, Scope, assign, plain, take};
-use crate::ops::attention::{self, Gradients, Into, Prefix, PrefixMut, Qkv};
+use super::case::{ArgType, Case, Fill, Role, Scope, assign, plain, take};
+use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv};
 use crate::ops::gelu::{self, GeluForm};
 use crate::ops::layer_norm as norm;
-use crate::ops::linear::{self, Epilogue, Weights};
+use crate::ops::linear::{self, Epilogue, LinearWeights};
 use crate::ops::matmul::{self, Layout, Write};
 use crate::tensor::Shape;
 use crate::testing::plain as naive;
@@ -103,7 +103,7 @@ fn matmul(m: usize, k: usize, n: usize) -> Case {
         .input("x", [m, k], Fill::Values, Scope::Each)
         .input("w", [k, n], Fill::Values, Scope::All)
         .output("y", [m, n], Scope::Each, Role::Result)
-        .keep(&["w"], Keep::Weight)
+        .keep(&["w"], ArgType::Weight)
         .forward(move |dev, x, out| {
             let [y] = take(out);
             matmul::forward(dev, (y, y_at), (x[0], x_at), (x[1], w_at), Write::Set)
@@ -132,7 +132,7 @@ fn matmul_in_columns(m: usize, k: usize, n: usize) -> Case {
         .input("w", [k, n + 5], Fill::Values, Scope::All)
         .output("y", [m, n], Scope::Each, Role::Result)
         .adding()
-        .keep(&["w"], Keep::Weight)
+        .keep(&["w"], ArgType::Weight)
         .forward(move |dev, x, out| {
             let [y] = take(out);
             matmul::forward(dev, (y, y_at), (x[0], x_at), (x[1], w_at), Write::Add)
@@ -147,22 +147,22 @@ fn matmul_in_columns(m: usize, k: usize, n: usize) -> Case {
 }
 
 /// Images, and rows of each: a matrix, if that is one.
-type Images = (usize, usize);
+type ImageRows = (usize, usize);
 
-fn shape((b, t): Images, width: usize) -> Shape {
+fn shape((b, t): ImageRows, width: usize) -> Shape {
     if t == 1 { [b, width].into() } else { [b, t, width].into() }
 }
 
-fn named((b, t): Images) -> String {
+fn named((b, t): ImageRows) -> String {
     if t == 1 { b.to_string() } else { format!("{b}·{t}") }
 }
 
-fn with_weights(op: &'static str, label: String, rows: Images, k: usize, n: usize) -> Case {
+fn with_weights(op: &'static str, label: String, rows: ImageRows, k: usize, n: usize) -> Case {
     Case::new(op, label, rows.0)
         .input("x", shape(rows, k), Fill::Values, Scope::Each)
         .input("kernel", [k, n], Fill::Values, Scope::All)
         .input("bias", [n], Fill::Values, Scope::All)
-        .keep(&["kernel"], Keep::Weight)
+        .keep(&["kernel"], ArgType::Weight)
         .wide(&["bias"])
 }
 
@@ -174,14 +174,14 @@ fn linear_columns(m: usize, k: usize, n: usize) -> Case {
         .output("y", [m, n], Scope::Each, Role::Result)
         .forward(move |dev, x, out| {
             let [y] = take(out);
-            let w = Weights { kernel: x[1], bias: x[2], columns: here.clone(), packed: None };
+            let w = LinearWeights { kernel: x[1], bias: x[2], columns: here.clone(), packed: None };
             linear::forward(dev, y, x[0], &w, Epilogue::Plain)
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
             move |dev, x, _, up, grads| {
                 let [dx, dkernel, dbias] = take(grads);
-                let w = Weights { kernel: x[1], bias: x[2], columns: there.clone(), packed: None };
+                let w = LinearWeights { kernel: x[1], bias: x[2], columns: there.clone(), packed: None };
                 linear::backward_input(dev, dx, up[0], &w, Write::Set)?;
                 linear::backward_params_acc(dev, Some(dkernel), Some(dbias), x[0], up[0], there.clone())
             },
@@ -190,20 +190,20 @@ fn linear_columns(m: usize, k: usize, n: usize) -> Case {
         .batched(move |m| linear_columns(m, k, n))
 }
 
-fn linear_residual(rows: Images, k: usize, n: usize) -> Case {
+fn linear_residual(rows: ImageRows, k: usize, n: usize) -> Case {
     let m = rows.0 * rows.1;
     with_weights("linear", format!("{}x{k}x{n} + residual", named(rows)), rows, k, n)
         .input("residual", shape(rows, n), Fill::Values, Scope::Each)
         .output("y", shape(rows, n), Scope::Each, Role::Result)
         .forward(move |dev, x, out| {
             let [y] = take(out);
-            linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Epilogue::Residual(x[3]))
+            linear::forward(dev, y, x[0], &LinearWeights::all(x[1], x[2]), Epilogue::Residual(x[3]))
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
             move |dev, x, _, up, grads| {
                 let [dx, dkernel, dbias] = take(grads);
-                linear::backward_input(dev, dx, up[0], &Weights::all(x[1], x[2]), Write::Set)?;
+                linear::backward_input(dev, dx, up[0], &LinearWeights::all(x[1], x[2]), Write::Set)?;
                 linear::backward_params_acc(dev, Some(dkernel), Some(dbias), x[0], up[0], 0..n)
             },
         )
@@ -217,14 +217,20 @@ fn linear_residual(rows: Images, k: usize, n: usize) -> Case {
         .batched(move |b| linear_residual((b, rows.1), k, n))
 }
 
-fn linear_gelu(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
+fn linear_gelu(rows: ImageRows, k: usize, n: usize, form: GeluForm) -> Case {
     let m = rows.0 * rows.1;
     with_weights("linear", format!("{}x{k}x{n} gelu {form:?}", named(rows)), rows, k, n)
         .output("y", shape(rows, n), Scope::Each, Role::Result)
         .output("pre", shape(rows, n), Scope::Each, Role::Kept)
         .forward(move |dev, x, out| {
             let [y, pre] = take(out);
-            linear::forward(dev, y, x[0], &Weights::all(x[1], x[2]), Epilogue::Gelu { pre: Some(pre), form })
+            linear::forward(
+                dev,
+                y,
+                x[0],
+                &LinearWeights::all(x[1], x[2]),
+                Epilogue::Gelu { pre: Some(pre), form },
+            )
         })
         .backward(
             &[("x", Write::Set), ("kernel", Write::Add), ("bias", Write::Add)],
@@ -233,7 +239,7 @@ fn linear_gelu(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
                 let mut d = crate::tensor::Tensor::zeros_on(dev, up[0].shape(), up[0].dtype())?;
                 assign(d.view_mut(), up[0]);
                 gelu::backward_in_place(dev, d.view_mut(), out[1], form)?;
-                linear::backward_input(dev, dx, d.view(), &Weights::all(x[1], x[2]), Write::Set)?;
+                linear::backward_input(dev, dx, d.view(), &LinearWeights::all(x[1], x[2]), Write::Set)?;
                 linear::backward_params_acc(dev, Some(dkernel), Some(dbias), x[0], d.view(), 0..n)
             },
         )
@@ -251,7 +257,7 @@ fn linear_gelu(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
 }
 
 /// A layer on gelu(x), back to x in one step.
-fn gelu_linear(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
+fn gelu_linear(rows: ImageRows, k: usize, n: usize, form: GeluForm) -> Case {
     let m = rows.0 * rows.1;
     with_weights("linear", format!("{}x{k}x{n} of gelu {form:?}", named(rows)), rows, k, n)
         .output("y", shape(rows, n), Scope::Each, Role::Result)
@@ -259,11 +265,11 @@ fn gelu_linear(rows: Images, k: usize, n: usize, form: GeluForm) -> Case {
         .forward(move |dev, x, out| {
             let [y, mut activation] = take(out);
             gelu::forward(dev, activation.reborrow(), x[0], form)?;
-            linear::forward(dev, y, activation.as_view(), &Weights::all(x[1], x[2]), Epilogue::Plain)
+            linear::forward(dev, y, activation.as_view(), &LinearWeights::all(x[1], x[2]), Epilogue::Plain)
         })
         .backward(&[("x", Write::Set)], move |dev, x, _, up, grads| {
             let [dx] = take(grads);
-            linear::backward_input_gelu(dev, dx, up[0], &Weights::all(x[1], x[2]), x[0], form)
+            linear::backward_input_gelu(dev, dx, up[0], &LinearWeights::all(x[1], x[2]), x[0], form)
         })
         .plain(plain!(|x, up| {
             let both: Vec<_> = x[0].iter().map(|&x| naive::gelu(x, form)).collect();
@@ -389,7 +395,7 @@ fn attention_packed(b: usize, t: usize, (h, d): (usize, usize), n: usize) -> Cas
         })
         .backward(&grads, move |dev, x, out, up, grads| {
             let mut grads = grads.into_iter();
-            let into = Into::Packed(grads.next().expect("dqkv"));
+            let into = GradientTarget::Packed(grads.next().expect("dqkv"));
             let gradients = Gradients { into, q_rows: 0..t, kv_rows: 0..t };
             let dprefix = grads.next().zip(grads.next()).map(|(k, v)| PrefixMut { k, v });
             let prefix = (n > 0).then(|| Prefix { k: x[1], v: x[2] });
@@ -438,7 +444,7 @@ fn attention_apart(b: usize, (tq, t): (usize, usize), (h, d): (usize, usize), n:
         })
         .backward(&grads, move |dev, x, out, up, grads| {
             let mut grads = grads.into_iter();
-            let into = Into::Apart { q: grads.next().expect("dq"), kv: grads.next().expect("dkv") };
+            let into = GradientTarget::Apart { q: grads.next().expect("dq"), kv: grads.next().expect("dkv") };
             let gradients = Gradients { into, q_rows: 0..tq, kv_rows: 0..t };
             let dprefix = grads.next().zip(grads.next()).map(|(k, v)| PrefixMut { k, v });
             let prefix = (n > 0).then(|| Prefix { k: x[2], v: x[3] });

@@ -6,7 +6,7 @@ mod case;
 mod dense;
 mod rows;
 
-pub use case::{Arg, Case, Data, Fill, Grad, Keep, On, Out, Plain, Role, Scope, Work};
+pub use case::{ArgType, Case, CaseArg, Data, Fill, Grad, On, Out, PassCost, Plain, Role, Scope};
 
 /// Small, odd and ragged shapes of every op: what tests run.
 pub fn small() -> Vec<Case> {

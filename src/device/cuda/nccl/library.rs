@@ -17,7 +17,7 @@ const HOW: &str = "`pip install nvidia-nccl-cu13`, or the package libnccl2 of NV
                    system, brings it; L2P_NCCL_LIBRARY names the file where it lies elsewhere";
 
 /// `ncclComm_t`.
-pub(super) type Comm = *mut c_void;
+pub(super) type RawComm = *mut c_void;
 /// `ncclResult_t`.
 pub(super) type Code = c_int;
 pub(super) const SUCCESS: Code = 0;
@@ -59,24 +59,24 @@ pub(super) struct Nccl {
     /// `2.27.5 (libnccl.so.2)`.
     name: String,
     pub get_unique_id: unsafe extern "C" fn(*mut UniqueId) -> Code,
-    pub comm_init: unsafe extern "C" fn(*mut Comm, c_int, UniqueId, c_int, *mut Config) -> Code,
+    pub comm_init: unsafe extern "C" fn(*mut RawComm, c_int, UniqueId, c_int, *mut Config) -> Code,
     pub all_reduce: unsafe extern "C" fn(
         *const c_void,
         *mut c_void,
         usize,
         c_int,
         c_int,
-        Comm,
+        RawComm,
         *mut c_void, // cudaStream_t, which is a CUstream
     ) -> Code,
     pub group_start: unsafe extern "C" fn() -> Code,
     pub group_end: unsafe extern "C" fn() -> Code,
-    pub comm_get_async_error: unsafe extern "C" fn(Comm, *mut Code) -> Code,
-    pub comm_finalize: unsafe extern "C" fn(Comm) -> Code,
-    pub comm_destroy: unsafe extern "C" fn(Comm) -> Code,
-    pub comm_abort: unsafe extern "C" fn(Comm) -> Code,
+    pub comm_get_async_error: unsafe extern "C" fn(RawComm, *mut Code) -> Code,
+    pub comm_finalize: unsafe extern "C" fn(RawComm) -> Code,
+    pub comm_destroy: unsafe extern "C" fn(RawComm) -> Code,
+    pub comm_abort: unsafe extern "C" fn(RawComm) -> Code,
     get_error_string: unsafe extern "C" fn(Code) -> *const c_char,
-    get_last_error: unsafe extern "C" fn(Comm) -> *const c_char,
+    get_last_error: unsafe extern "C" fn(RawComm) -> *const c_char,
     /// The functions are its.
     _library: Shared,
 }

@@ -7,7 +7,7 @@ use super::{is_first, packed_len, suits};
 use crate::ops::float::{Shared, with_scratch};
 use crate::ops::matmul::cpu::Strided;
 use crate::ops::matmul::tile::cpu::{lanes, load, multiply_once, prefetch, store};
-use crate::ops::matmul::tile::{FEW, Lanes, MANY, Shape};
+use crate::ops::matmul::tile::{FEW, Lanes, MANY, TileShape};
 use crate::tensor::memory::LINE;
 use Blocks::{Difference, One, Sum};
 use pulp::{Arch, Simd, WithSimd};
@@ -47,7 +47,7 @@ pub unsafe fn product<T: Lanes>(
         Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (e.n, y.len())),
     }
     // SAFETY: the caller's promise.
-    unsafe { run(y, x, w, e, start, ending, Shape::of::<T>()) }
+    unsafe { run(y, x, w, e, start, ending, TileShape::of::<T>()) }
 }
 
 /// # Safety
@@ -59,7 +59,7 @@ unsafe fn run<T: Lanes>(
     e: ProductDims,
     start: Start<T>,
     ending: impl Fn(usize, &mut [T]) + Sync,
-    shape: Shape,
+    shape: TileShape,
 ) {
     let w = match w {
         Right::Packed(packed) => packed,
@@ -76,11 +76,11 @@ unsafe fn run<T: Lanes>(
     assert_eq!(w.len(), packed_len(e.k, e.n));
     let (arch, tile) = (Arch::new(), shape.tile);
     let pairs = Pairs { images: x.len() / (e.rows * e.k), rows: e.rows };
-    let job = Job { y: Shared(y.as_mut_ptr()), x, packed: w, e, pieces: Pieces::new(e.k / 2) };
+    let job = StrassenJob { y: Shared(y.as_mut_ptr()), x, packed: w, e, pieces: Pieces::new(e.k / 2) };
     let all: Vec<_> = (0..pairs.len()).map(|pair| pairs.rows(pair)).collect();
     all.par_chunks(TILES * tile).for_each(|pairs| {
         with_scratch(7 * TILES * tile * STRIDE, |left: &mut [T]| {
-            arch.dispatch(Group { job: &job, pairs, left, start, tile });
+            arch.dispatch(PairGroup { job: &job, pairs, left, start, tile });
         });
         let rows = Pairs::range(pairs);
         // SAFETY: a group's pairs are consecutive rows that no other group has.
@@ -96,7 +96,7 @@ unsafe fn run<T: Lanes>(
 pub unsafe fn pack<T: Lanes>(packed: &mut [T], w: Strided<*const T>, (k, n): (usize, usize)) {
     assert!(suits(2, k, n) && packed.len() == packed_len(k, n));
     // SAFETY: the caller's promise.
-    unsafe { pack_in(packed, w, (k, n), Shape::of::<T>()) }
+    unsafe { pack_in(packed, w, (k, n), TileShape::of::<T>()) }
 }
 
 /// # Safety
@@ -105,7 +105,7 @@ unsafe fn pack_in<T: Lanes>(
     packed: &mut [T],
     w: Strided<*const T>,
     (k, n): (usize, usize),
-    Shape { width, .. }: Shape,
+    TileShape { width, .. }: TileShape,
 ) {
     let (arch, pieces, panels) = (Arch::new(), Pieces::new(k / 2), n / 2 / width);
     let (to, w) = (Shared(packed.as_mut_ptr()), SharedMatrix(w));
@@ -211,7 +211,7 @@ fn panels_at(n: usize, piece: &Range<usize>) -> usize {
 }
 
 /// All groups of rows read this.
-struct Job<'a, T> {
+struct StrassenJob<'a, T> {
     y: Shared<T>,
     x: &'a [T],
     packed: &'a [T],
@@ -220,15 +220,15 @@ struct Job<'a, T> {
 }
 
 /// Pairs of rows that one thread computes, and room to pack them.
-struct Group<'a, T> {
-    job: &'a Job<'a, T>,
+struct PairGroup<'a, T> {
+    job: &'a StrassenJob<'a, T>,
     pairs: &'a [[usize; 2]],
     left: &'a mut [T],
     start: Start<'a, T>,
     tile: usize,
 }
 
-impl<T: Lanes> WithSimd for Group<'_, T> {
+impl<T: Lanes> WithSimd for PairGroup<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
@@ -237,12 +237,12 @@ impl<T: Lanes> WithSimd for Group<'_, T> {
 }
 
 /// A product's place in y: block, whether it is added or taken away, whether it is the first there.
-type Place = (usize, bool, bool);
+type BlockUse = (usize, bool, bool);
 
-impl<T: Lanes> Group<'_, T> {
+impl<T: Lanes> PairGroup<'_, T> {
     #[inline(always)]
     fn run<S: Simd, const TILE: usize>(self, simd: S) {
-        let Group { job: &Job { y, x, packed, e, ref pieces }, pairs, left, start, .. } = self;
+        let PairGroup { job: &StrassenJob { y, x, packed, e, ref pieces }, pairs, left, start, .. } = self;
         let (k, n, width) = (e.k / 2, e.n / 2, 2 * lanes::<T, S>());
         let nothing = vec![T::ZERO; k];
         for piece in pieces.iter() {
@@ -262,7 +262,7 @@ impl<T: Lanes> Group<'_, T> {
             for panel in 0..n / width {
                 for Chain { products, into } in &CHAINS {
                     for (tile, pairs) in pairs.chunks(TILE).enumerate() {
-                        let target = Target { y, start, n: e.n, column: panel * width, pairs };
+                        let target = TileTarget { y, start, n: e.n, column: panel * width, pairs };
                         let mut sums = [[T::splat(simd, T::ZERO); 2]; TILE];
                         for (p, into) in products.clone().zip(*into) {
                             let left = &left[(p * TILES + tile) * TILE * STRIDE..][..TILE * STRIDE];
@@ -315,7 +315,7 @@ fn pack_pair<T: Lanes>(out: &mut [T], stride: usize, blocks: [&[T]; 4]) {
 }
 
 /// Where tiles of products go: the rows of `pairs`, columns from `column` on of each half of y.
-struct Target<'a, T> {
+struct TileTarget<'a, T> {
     y: Shared<T>,
     start: Start<'a, T>,
     n: usize,
@@ -323,8 +323,8 @@ struct Target<'a, T> {
     pairs: &'a [[usize; 2]],
 }
 
-impl<T: Lanes> Target<'_, T> {
-    /// Brings near what [`Target::put`] will change in a block.
+impl<T: Lanes> TileTarget<'_, T> {
+    /// Brings near what [`TileTarget::put`] will change in a block.
     #[inline(always)]
     fn prefetch(&self, block: usize, width: usize) {
         let column = (block % 2) * (self.n / 2) + self.column;
@@ -344,7 +344,7 @@ impl<T: Lanes> Target<'_, T> {
         &self,
         simd: S,
         sums: &[[T::V<S>; 2]; TILE],
-        (block, plus, opens): Place,
+        (block, plus, opens): BlockUse,
     ) {
         let column = (block % 2) * (self.n / 2) + self.column;
         let lanes = lanes::<T, S>();
@@ -400,7 +400,7 @@ impl<T: Lanes> Target<'_, T> {
     /// y = f(sum, where in y, which of the two vectors) in the rows of a block that are there.
     ///
     /// # Safety
-    /// As for [`Target::put`].
+    /// As for [`TileTarget::put`].
     #[inline(always)]
     unsafe fn each_row<S: Simd, const TILE: usize>(
         &self,
@@ -514,7 +514,7 @@ mod tests {
         let at = Layout::dense(e.k, e.n + 5).columns(3, e.n);
         let turned = Layout::dense(e.n, e.k + 3).columns(2, e.k);
         let v = random::<T>(e.n * (e.k + 3), 5);
-        let width = Shape::of::<T>().width;
+        let width = TileShape::of::<T>().width;
         for tile in [FEW, MANY] {
             for back in [false, true] {
                 let matrix = if back { transposed(&v, turned) } else { plain(&w, at) };
@@ -541,7 +541,7 @@ mod tests {
                             rows.iter_mut().for_each(|y| *y += T::ONE);
                         };
                         // SAFETY: the layouts lie within their matrices.
-                        unsafe { run(&mut y, &x, w, e, start, ending, Shape { tile, width }) };
+                        unsafe { run(&mut y, &x, w, e, start, ending, TileShape { tile, width }) };
                         assert!(seen.into_inner().expect("the rows seen").iter().all(|&times| times == 1));
                         y
                     };

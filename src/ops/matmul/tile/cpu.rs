@@ -1,24 +1,24 @@
 //! Vectors in memory and the innermost products.
 
-use super::{FEW, Lanes, MANY, Shape};
+use super::{FEW, Lanes, MANY, TileShape};
 use pulp::{Arch, Simd, WithSimd};
 use std::marker::PhantomData;
 
 struct ShapeOf<T>(PhantomData<T>);
 
-impl Shape {
+impl TileShape {
     /// On this machine.
-    pub fn of<T: Lanes>() -> Shape {
+    pub fn of<T: Lanes>() -> TileShape {
         Arch::new().dispatch(ShapeOf::<T>(PhantomData))
     }
 }
 
 impl<T: Lanes> WithSimd for ShapeOf<T> {
-    type Output = Shape;
+    type Output = TileShape;
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Shape {
+    fn with_simd<S: Simd>(self, _: S) -> TileShape {
         let many = size_of::<T::V<S>>() == 64;
-        Shape { tile: if many { MANY } else { FEW }, width: 2 * lanes::<T, S>() }
+        TileShape { tile: if many { MANY } else { FEW }, width: 2 * lanes::<T, S>() }
     }
 }
 

@@ -12,7 +12,7 @@ pub const FEW: usize = 6;
 
 /// A tile's rows, and its columns: two vectors of them.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
+pub struct TileShape {
     pub tile: usize,
     pub width: usize,
 }
