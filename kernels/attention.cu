@@ -141,7 +141,7 @@ __device__ __forceinline__ void accumulate(float (&sum)[WIDTH / 8][4], const uin
 }
 
 // Writes a warp's sums, times a factor per row (rows g and g + 8), through its own rows of the tile,
-// which nobody needs any more.
+// which is not read any more.
 template <class T, unsigned WIDTH>
 __device__ __forceinline__ void store(const Rows<T>& to, const typename Shape<T, WIDTH>::Own& tile, unsigned row0, unsigned row,
                                       const float (&sum)[WIDTH / 8][4], float factor, float factor8, const Problem& p) {

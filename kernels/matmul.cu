@@ -150,7 +150,7 @@ template <class T, Inner A, Inner B, unsigned BM, unsigned BN, unsigned WM, unsi
         float acc[WM / 16][WN / 8][4] = {};
         for (unsigned step = 0; step < steps; step++) {
             cp_async_wait<STAGES - 2>();
-            __syncthreads(); // this stage has landed, and nobody reads the one that is filled next
+            __syncthreads(); // this stage has landed, and no warp reads the one that is filled next
             if (step + STAGES - 1 < steps) load(step + STAGES - 1);
             cp_async_commit();
             T* const stage = pipeline + step % STAGES * STAGE;

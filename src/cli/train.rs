@@ -64,10 +64,10 @@ impl Train {
         let workdir = self.workdir.unwrap_or_else(|| free_workdir(self.resume));
         let quiet = self.quiet || !launch.is_first();
         let options = Options { workdir: workdir.clone(), resume: self.resume, quiet, choices, launch };
-        let speaks = options.launch.is_first();
+        let prints = options.launch.is_first();
         if let Some(seeds) = seeds {
             let found = seeds::train(&loaded.config, &seeds, &options)?;
-            if !speaks {
+            if !prints {
                 return Ok(());
             }
             print(&table::seeds(&found, loaded.config.prompt_pool.pool_size > 0, Style::detect()));
@@ -75,7 +75,7 @@ impl Train {
             return Ok(());
         }
         let results = run::train(loaded.config, &options)?;
-        if !speaks {
+        if !prints {
             return Ok(());
         }
         print(&report::closing(&results, &workdir, Style::detect()));
@@ -83,13 +83,13 @@ impl Train {
     }
 }
 
-/// More ranks of one process are a slip of the pen.
+/// The most ranks of one process; a larger number is taken for a typing error.
 const MAX_RANKS: usize = 256;
 
 impl Train {
     /// The devices of this process, one for each of its ranks.
     fn devices(&self, launch: &Launch) -> Result<Vec<Choice>> {
-        // A process of several on a machine takes the GPU with its number there, if it was not told.
+        // A process of several on a machine takes the GPU with its number there, unless `--device` names one.
         let one_each = launch.processes > 1 && matches!(self.device.as_str(), "auto" | "cuda");
         let word = match one_each.then(probe::gpus) {
             Some(Ok(gpus)) if gpus.len() > 1 => format!("cuda:{}", launch.local_process),
@@ -112,7 +112,7 @@ impl Train {
     }
 }
 
-/// Where a run goes that was not told where to go.
+/// The folder of a run without `--workdir`.
 fn free_workdir(resume: bool) -> PathBuf {
     let first = PathBuf::from("runs/default");
     let taken = |dir: &PathBuf| dir.read_dir().is_ok_and(|mut entries| entries.next().is_some());
@@ -123,7 +123,7 @@ fn free_workdir(resume: bool) -> PathBuf {
     numbered.into_iter().find(|dir| !taken(dir)).unwrap_or(first)
 }
 
-/// More are a slip of the pen.
+/// The most seeds; a larger number is taken for a typing error.
 const MAX_SEEDS: usize = 1000;
 
 /// The seeds of `A..B`, `A..=B` or `A,B,…`.

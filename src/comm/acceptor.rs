@@ -1,6 +1,6 @@
 //! The listening side of a rendezvous: process 0 waits here for the other processes.
 //!
-//! A connection is a *pending peer* until it has proved that it knows the token ([`handshake`]). Pending
+//! A connection is a *pending peer* until it has proved possession of the token ([`handshake`]). Pending
 //! peers get no message, cannot end the launch, and are dropped after [`INTRODUCTION`]. A peer that has
 //! proved itself and contradicts the launch ends it, and is told why. After the start every further
 //! connection is closed without a message; a process of a later run on the same port tries again.
@@ -313,7 +313,7 @@ impl AcceptorState {
                 return;
             }
         };
-        // From here on the peer knows the token, and the connection stays open while it waits.
+        // From here on the peer has proved possession of the token, and the connection stays open while it waits.
         self.remove_pending(stream);
         let mut state = self.lock();
         match self.judge(&mut state, &hello, from) {

@@ -25,9 +25,9 @@ const PROOF: usize = 32;
 /// Why a handshake came to nothing.
 #[derive(Debug)]
 pub enum Unproven {
-    /// The other side speaks another protocol, or the connection failed.
+    /// The other side uses another protocol, or the connection failed.
     Io(io::Error),
-    /// The other side speaks this protocol with another token.
+    /// The other side uses this protocol with another token.
     OtherToken,
 }
 

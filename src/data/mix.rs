@@ -1,11 +1,11 @@
-//! Mixing of the images of a batch and of what they are to be called.
+//! Mixing of the images of a batch, and the soft labels of the result.
 //! Mixup: x_i <- w_i x_i + (1 - w_i) x_j with j from a permutation (Zhang et al. 2017, arXiv:1710.09412).
 //! CutMix: a box of x_i stays, around it is x_j with j = B - 1 - i (Yun et al. 2019, arXiv:1905.04899).
-//! Both call the result i with share w_i and j with 1 - w_i.
+//! In both the soft label of the result is w_i for the class of i and 1 - w_i for that of j.
 //! Source: google-research/l2p @ dd8836e, `augment/augment_utils.py` and `augment_ops.py`; their weights are
 //! u^(1 / alpha) / 2 with uniform u, which for alpha other than 1 is not the Beta distribution of the papers;
 //! mixup takes the larger of that and its complement. With the class mask of continual learning the loss
-//! there is NaN (0 times infinity); here classes with share 0 do not count.
+//! there is NaN (0 times infinity); here classes with a soft label of 0 do not count.
 
 use super::boxes::CropBox;
 use crate::config::schema::Data;

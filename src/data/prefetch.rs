@@ -55,7 +55,7 @@ impl Prefetch {
                     .and_then(|()| loader.soft_labels(step))
                     .map(|soft_labels| batch.soft_labels = soft_labels);
                 let stop = result.is_err();
-                // Sending fails when the receiver was dropped: nobody wants more batches.
+                // Sending fails when the receiver was dropped; then no more batches are needed.
                 if batch_sender.send(result.map(|()| batch)).is_err() || stop {
                     return;
                 }
@@ -70,7 +70,7 @@ impl Prefetch {
 
     /// Gives the memory of a batch back for a later one.
     pub fn recycle(&self, batch: HostBatch) {
-        // After the last batch there is no one to take it.
+        // Sending fails after the last batch, when the loader thread has ended.
         let _ = self.used.send(batch);
     }
 }

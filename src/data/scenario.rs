@@ -1,9 +1,9 @@
 //! What a run learns one after the other: tasks, their class masks and their test sets.
 //!
-//! A scenario is a function from images and configuration to a [`Split`]; nothing else in the engine knows
-//! which one it is. `class`, and `joint` for training on all of them at once: [`tasks::split`]. `domain`: a task per domain. `gaussian`: overlapping label
-//! sets, drawn around peaks that move over the classes. `gaussian_once` and `stream`: one pass without
-//! boundaries, cut only where the network is tested.
+//! A scenario is a function from images and configuration to a [`Split`]; the rest of the engine reads
+//! the split, not the scenario. `class`, and `joint` for training on all classes at once: [`tasks::split`]. `domain`: a
+//! task per domain. `gaussian`: overlapping label sets, drawn around peaks that move over the classes. `gaussian_once`
+//! and `stream`: one pass without boundaries, cut only where the network is tested.
 
 use std::sync::Arc;
 

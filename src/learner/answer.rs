@@ -110,7 +110,7 @@ struct Decoded {
     errors: Vec<Option<Error>>,
 }
 
-/// Reads and preprocesses all files; ends when nobody takes them any more.
+/// Reads and preprocesses all files; ends when the receiver is dropped.
 fn decode(files: &[PathBuf], batch: usize, preprocess: &Preprocess, sender: &SyncSender<Decoded>) {
     let size = preprocess.output_len();
     for part in files.chunks(batch) {

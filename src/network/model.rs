@@ -250,7 +250,7 @@ impl Model {
         Ok(&self.ws.logits)
     }
 
-    /// Brings what the host knows of a step where it reads it: all that may wait for the host.
+    /// Loads the inputs of a step from the host: the only part of a step that may wait for the host.
     pub fn prepare_step(
         &mut self,
         dev: &Device,

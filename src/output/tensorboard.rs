@@ -37,7 +37,7 @@ pub mod tags {
         format!("histogram_{task}")
     }
 
-    /// One of ours, such as `l2p_engine/per_batch/avg_acc`.
+    /// A tag of this program, such as `l2p_engine/per_batch/avg_acc`.
     pub fn ours(name: &str) -> String {
         format!("{OURS}{name}")
     }

@@ -1,4 +1,4 @@
-//! Batches of images, prepared by the host or resident on the device, behind one face.
+//! Batches of images, prepared by the host or resident on the device, behind one type.
 
 use crate::data::{DataSet, Images, Loader, Prefetch, Preprocess, Reader};
 use crate::device::Device;
@@ -27,7 +27,7 @@ enum Source {
 }
 
 impl Batch {
-    /// What the images are to be called: class ids (B), or soft labels (B, K) of mixed images.
+    /// The targets of the loss: class ids (B), or soft labels (B, K) of mixed images.
     pub fn targets(&self) -> Tensor {
         let images = self.labels.len();
         match self.soft_labels.len() {

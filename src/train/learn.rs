@@ -19,7 +19,7 @@ use std::time::Instant;
 /// Steps between lines in the log and points in TensorBoard.
 const LOG_EVERY: u64 = 10;
 
-/// Steps of several GPUs between questions whether somebody asked to stop.
+/// Steps of several GPUs between checks for a request to stop.
 const ASK_EVERY: usize = 8;
 
 /// What goes through the loop.

@@ -178,7 +178,7 @@ fn finish(mut run: Learning, quiet: bool) -> Result<Results> {
         record.end()?;
     }
     run.progress.finish();
-    // Nobody leaves while rank 0 can still fail to write.
+    // All ranks wait here until rank 0 has written its files: writing can still fail.
     run.session.ranks.comm.any("the end of the run", false)?;
     Ok(results)
 }

@@ -198,13 +198,13 @@ impl Session {
         Ok((self.ranks.gather("features", &features)?, self.ranks.gather("labels", &labels)?))
     }
 
-    /// Whether somebody asked any rank to stop; all ranks get the same answer.
+    /// Whether any rank was asked to stop; all ranks get the same answer.
     pub fn stop_requested(&self) -> Result<bool> {
         self.ranks.comm.any("requests to stop", signal::stop_requested())
     }
 
     /// # Errors
-    /// `Error::Interrupted` if somebody asked any rank to stop, for parts that begin anew after it.
+    /// `Error::Interrupted` if any rank was asked to stop, for parts that begin anew after it.
     pub fn stop_baseline(&self) -> Result<()> {
         if self.stop_requested()? {
             signal::request_stop();

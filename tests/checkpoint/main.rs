@@ -113,7 +113,7 @@ fn a_checkpoint_of_another_configuration_is_refused() {
 }
 
 /// Key by key: a key that is missing there had its default, one with an old name has the value of the new one, and
-/// one that nobody knows any more cannot be honoured.
+/// one that no longer exists is refused.
 #[test]
 fn configurations_of_other_versions_are_compared_by_key() {
     let config = Config::default();

@@ -1,4 +1,4 @@
-//! What nobody on the host looks at before a kernel runs: ids that are none, labels that are masked, gradients
+//! What the host does not check before a kernel runs: ids that are none, labels that are masked, gradients
 //! that are not finite; and the ties that selection has to break as the CPU does.
 
 use super::device;
@@ -182,7 +182,7 @@ fn updates(dev: &Device) {
     }
 }
 
-/// What this file knows about an op.
+/// The checks of this file, by op.
 pub fn of(op: &str, dev: &Device) {
     match op {
         "match_prompts" => {

@@ -86,7 +86,7 @@ impl Mutation {
 }
 
 /// Barriers and waits that are dropped, indices that are swapped, bounds that are moved, ties, factors and
-/// terms that are wrong, tails that nobody looks after.
+/// terms that are wrong, tails that are not handled.
 const MUTATIONS: &[Mutation] = &[
     own("attention", "        __syncthreads();\n        use(i);", "        use(i);"),
     own("attention", "        __syncthreads(); // the stage may be filled again\n", ""),
@@ -190,7 +190,7 @@ const MUTATIONS: &[Mutation] = &[
     own("matmul", "cp_async_wait<STAGES - 2>();", "cp_async_wait<STAGES - 1>();"),
     own(
         "matmul",
-        "            __syncthreads(); // this stage has landed, and nobody reads the one that is filled next\n",
+        "            __syncthreads(); // this stage has landed, and no warp reads the one that is filled next\n",
         "",
     ),
     own("matmul", "        __syncthreads(); // the pipeline is empty\n", ""),
@@ -408,7 +408,7 @@ fn deep_every_mutation_is_caught() {
             Err(why) => wrong.push(why),
             Ok(None) if m.from.is_empty() => {}
             Ok(Some(said)) if m.from.is_empty() => wrong.push(format!("{} as it is: {said}", m.path())),
-            Ok(None) => wrong.push(format!("nobody notices {}", m.text())),
+            Ok(None) => wrong.push(format!("no test notices {}", m.text())),
             Ok(Some(_)) => {}
         }
     }

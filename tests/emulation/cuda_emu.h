@@ -198,7 +198,7 @@ inline int __any_sync(uint32_t mask, int yes, EMU_HERE) { return emu::ballot(mas
 inline int __all_sync(uint32_t mask, int yes, EMU_HERE) { return emu::ballot(mask, yes != 0, { file, line }) == mask; }
 
 // Atomics. Blocks run one after the other on one thread of the host, so plain code is atomic; the
-// builtins are for ThreadSanitizer. It knows no fences, so every atomic orders what comes before and after.
+// builtins are for ThreadSanitizer. ThreadSanitizer does not model fences, so every atomic orders what comes before and after.
 namespace emu {
 template <class F> inline uint32_t atomic(uint32_t* p, F next) {
     uint32_t old = __atomic_load_n(p, __ATOMIC_RELAXED);

@@ -328,7 +328,7 @@ extern "C" __attribute__((visibility("default"))) void emu_set_seed(uint64_t see
     set_seed(seed);
 }
 
-// What the stream is told to wait for from now on is passed over: an event that somebody forgot.
+// What the stream is told to wait for from now on is passed over: an event that the program under test forgot.
 extern "C" __attribute__((visibility("default"))) void emu_forget_waits(Stream* stream, int forget) {
     const std::lock_guard<std::mutex> lock(driver);
     stream->forgets = forget != 0;
@@ -337,7 +337,7 @@ extern "C" __attribute__((visibility("default"))) void emu_forget_waits(Stream* 
 // ---- For libnccl.so.2 (nccl.cpp) ----
 
 // Queues work that `poll` does: a CUresult, or -1 where it waits for another process or rank. While `urgent` says that
-// somebody waits for it, it is run even if nobody in this process does. `release` comes when no queue or graph holds it.
+// another process waits for it, it is run even if no thread of this process waits. `release` comes when no queue or graph holds it.
 API emu_submit(void* stream, int (*poll)(void*), int (*urgent)(void*), void (*release)(void*), void* data) {
     WITH_STREAM(c, s, stream);
     static const Helper helper;

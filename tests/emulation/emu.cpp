@@ -37,7 +37,7 @@ constexpr size_t STACK_BYTES = 128 * 1024, PAGE = 4096;
 size_t stack_offset(unsigned t) { return t % 128 * 320; }
 // The most a block may have on an H100; and how much of it may be static.
 constexpr size_t DYNAMIC_BYTES = 227 * 1024, STATIC_BYTES = 48 * 1024;
-// Behind every piece of shared memory there is poison that nobody may touch.
+// Behind every piece of shared memory there is poison that must stay untouched.
 constexpr size_t SMEM_GUARD = 128;
 constexpr unsigned char POISON = 0xff; // NaN in every float type, an absurd id
 

@@ -1,10 +1,10 @@
 // libnccl.so.2 of the emulated devices: the part of NCCL's interface (2.14 and newer) that the engine calls, between
-// threads and between processes. A test double of a library that is not ours; it never ships.
+// threads and between processes. A test double of an external library; it never ships.
 //
 //   L2P_EMU_NCCL_VERSION  what ncclGetVersion tells (22705)
 //
 // Kinder than NCCL in one thing: ranks that start different sums hang, as there, but ncclCommGetAsyncError says so. As
-// there, nobody learns that another rank is gone, what is aborted leaves garbage, a communicator that does not block queues
+// there, no rank is told that another is gone, what is aborted leaves garbage, a communicator that does not block queues
 // its kernels some time after ncclGroupEnd, and graphs keep communicators from being left.
 //
 // Ranks meet in a file that the id names; each has another one for what it adds to a sum.
@@ -74,7 +74,7 @@ struct Comm {
     std::atomic<bool> aborted{ false }, leaving{ false };
     std::atomic<int> held{ 0 }; // by queues and graphs
     std::atomic<int> error{ Success };
-    // Groups that are not queued yet, and how often somebody has asked since.
+    // Groups that are not queued yet, and how often their state was polled since.
     struct Late { void* stream; std::vector<Buffer> buffers; };
     std::vector<Late> late;
     int asked = 0;
@@ -199,7 +199,7 @@ int poll(void* data) {
     if (!s.arrived) {
         if (!c.busy) s.number = ++c.sums;
         c.busy = &s;
-        // Nobody reads the last sum's numbers any more.
+        // The last sum's numbers are not read any more.
         if (!c.all([&](int r) { return m.done[r] + 1 >= s.number; })) return NOT_YET;
         if (!publish(s)) return end(s, CUDA_LAUNCH_FAILED);
         s.arrived = true;

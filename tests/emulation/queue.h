@@ -25,7 +25,7 @@ constexpr int NOT_YET = -1;
 
 struct Work {
     Action action;
-    std::function<bool()> urgent; // whether somebody outside waits for it; empty: nobody ever does
+    std::function<bool()> urgent; // whether another process or rank waits for it; empty: never
     std::vector<std::shared_ptr<Work>> after; // empty once done
     Context* context;
     bool done = false;

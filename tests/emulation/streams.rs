@@ -66,7 +66,7 @@ fn copies_of_pinned_memory_are_late() {
     let Some(mut gpu) = gpu::open(0) else { return };
     let (device, n) = (gpu.alloc(400), N as usize);
     let stream = gpu.streams[0];
-    // SAFETY: pinned memory of N floats, freed at the end; nobody else has it.
+    // SAFETY: pinned memory of N floats, freed at the end; no other reference exists.
     unsafe {
         let start = result::malloc_host(400, 0).expect("pinned").cast::<f32>();
         let pinned = std::slice::from_raw_parts_mut(start, n);

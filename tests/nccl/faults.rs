@@ -7,7 +7,7 @@ use l2p_engine::tensor::all_reduce;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-/// Rank 1 goes away after it has joined. Rank 0 waits, until somebody ends it; from then on every wait says why.
+/// Rank 1 goes away after it has joined. Rank 0 waits until it is aborted; from then on every wait says why.
 #[test]
 fn a_rank_that_is_gone_does_not_hold_the_others() {
     for captured in [false, true] {
@@ -42,7 +42,7 @@ fn a_rank_that_is_gone_does_not_hold_the_others() {
             let watch = clique.watch();
             let killer = std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_millis(150));
-                watch.check().expect("nobody has noticed");
+                watch.check().expect("no failure is known yet");
                 watch.abort("rank 1 on node-b does not answer");
                 watch.abort("a second reason");
                 watch.check().expect_err("it is over").to_string()
@@ -117,7 +117,7 @@ fn ranks_that_sum_different_things_are_found() {
             all.watches.lock().expect("watches").push(clique.watch());
             let mut g: Vec<_> = sizes[rank.rank].iter().map(|&n| rank.tensor(&vec![1.0; n])).collect();
             let mut views: Vec<_> = g.iter_mut().map(|g| g.view_mut()).collect();
-            all_reduce::start(&clique, &mut views).expect("nobody knows yet");
+            all_reduce::start(&clique, &mut views).expect("no failure is known yet");
             drop(views);
             clique.finish().expect("queued");
             let watch = clique.watch();

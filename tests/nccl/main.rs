@@ -81,7 +81,7 @@ struct Rank {
 #[derive(Default)]
 struct All {
     watches: Mutex<Vec<Watch>>,
-    /// A rank has panicked, or time is up: nobody shall wait.
+    /// A rank has panicked, or time is up: all waits end.
     over: AtomicBool,
 }
 

@@ -32,7 +32,7 @@ fn round(rank: &Rank, clique: &l2p_engine::device::NcclComm, salt: usize) -> Opt
     for (i, &n) in SIZES.iter().enumerate() {
         let sum: Vec<f64> = sums(rank.size, n, salt).iter().map(|s| 2.0 * s).collect();
         let rest: Vec<f64> = sum.iter().zip(rank.numbers(n, salt)).map(|(s, x)| s - x).collect();
-        // y first: reading g waits for no sum that nobody has waited for.
+        // y first: reading g waits only for sums that were waited for before.
         if read(&y[i]).expect("numbers") != rest || read(&g[i]).expect("numbers") != sum {
             return Some(format!("rank {} of {}, {n} numbers", rank.rank, rank.size));
         }
@@ -78,7 +78,7 @@ fn a_forgotten_wait_shows() {
             });
             wrong += usize::from(found.iter().any(Option::is_some));
         }
-        assert!(wrong > 0, "nobody notices that the stream for {lane:?} does not wait ({seeds:?})");
+        assert!(wrong > 0, "no test notices that the stream for {lane:?} does not wait ({seeds:?})");
     }
 }
 

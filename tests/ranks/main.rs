@@ -250,7 +250,7 @@ fn what_should_be_the_same_is_compared() {
             &said,
             &["the parameters after task 2", "rank", "1", "3", "differ from rank 0's", "0909", "0303"],
         );
-        // Everyone found it, and nobody failed alone.
+        // All ranks found it, and none failed alone.
         assert!(said.starts_with("the parameters"), "{said}");
     }
 }
@@ -396,7 +396,7 @@ fn a_rank_that_hangs_is_named() {
         all.iter_mut().for_each(|l| l.rank_timeout = Duration::from_millis(800));
         let said = sentence(together(&all, ranks, |comm| {
             let (tell, told) = channel();
-            comm.on_failure(move || tell.send(()).expect("somebody waits"));
+            comm.on_failure(move || tell.send(()).expect("the receiver waits"));
             comm.barrier("start")?;
             if comm.rank() == 2 {
                 told.recv_timeout(LONG).expect("an alarm");
@@ -418,7 +418,7 @@ fn silence_of_all_is_noticed() {
         all.iter_mut().for_each(|l| l.rank_timeout = Duration::from_millis(300));
         let said = sentence(together(&all, ranks, |comm| {
             let (tell, told) = channel();
-            comm.on_failure(move || tell.send(()).expect("somebody waits"));
+            comm.on_failure(move || tell.send(()).expect("the receiver waits"));
             told.recv_timeout(LONG).expect("an alarm");
             Err::<(), _>(Error::failed("the device was told to stop"))
         }));
@@ -504,7 +504,7 @@ fn a_missing_process_0_is_looked_for() {
     let mut launch = launches(2).remove(1);
     launch.port = free_port();
     launch.join_timeout = Duration::from_millis(300);
-    let said = run(&launch, 1, |_| Ok(())).expect_err("nobody there").to_string();
+    let said = run(&launch, 1, |_| Ok(())).expect_err("no other process").to_string();
     contains(&said, &["process 1 of 2 could not join", "0.3 s", "is process 0 running"]);
 }
 
@@ -633,7 +633,7 @@ fn process_0_may_be_late_for_the_next_run() {
 }
 
 /// A connection that sends `bytes` and stays open.
-fn stranger(port: u16, bytes: &[u8]) -> TcpStream {
+fn other_client(port: u16, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
     stream.write_all(bytes).expect("a few bytes");
     stream
@@ -650,26 +650,26 @@ fn answer(mut stream: TcpStream) -> Vec<u8> {
 }
 
 #[test]
-fn strangers_neither_stop_nor_delay_a_run() {
+fn others_neither_stop_nor_delay_a_run() {
     let all = launches(3);
     let port = all[0].port;
     let huge = [GREETING, &u32::MAX.to_le_bytes(), b"{}"].concat();
-    let mut strangers: Vec<TcpStream> = Vec::new();
+    let mut others: Vec<TcpStream> = Vec::new();
     let web = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
     for bytes in [b"".as_slice(), b"l2p", web, &[0; 4096], b"l2pcomm1{}{}{}{}{}"] {
-        strangers.extend((0..8).map(|_| stranger(port, bytes)));
+        others.extend((0..8).map(|_| other_client(port, bytes)));
     }
     let clock = Instant::now();
     ok(together(&all, &[1, 2, 1], |comm| {
         if comm.rank() == 0 {
-            drop(stranger(port, &huge));
-            drop(stranger(port, b"GET"));
+            drop(other_client(port, &huge));
+            drop(other_client(port, b"GET"));
         }
         comm.barrier("start")
     }));
     assert!(clock.elapsed() < Duration::from_secs(4), "they were waited for: {:?}", clock.elapsed());
     // Those that sent something else than the greeting got nothing back.
-    for stream in strangers.into_iter().skip(16) {
+    for stream in others.into_iter().skip(16) {
         let said = answer(stream);
         assert!(said.is_empty(), "{said:?}");
     }
@@ -677,13 +677,13 @@ fn strangers_neither_stop_nor_delay_a_run() {
 
 /// More connections than process 0 keeps: the oldest are dropped, the processes of the launch join.
 #[test]
-fn many_silent_strangers_do_not_keep_processes_out() {
+fn many_silent_others_do_not_keep_processes_out() {
     let all = launches(2);
     ok(std::thread::scope(|scope| {
         let first = scope.spawn(|| run(&all[0], 1, |comm| comm.barrier("start")));
-        let strangers: Vec<TcpStream> = (0..600).map(|_| stranger(all[0].port, b"")).collect();
+        let others: Vec<TcpStream> = (0..600).map(|_| other_client(all[0].port, b"")).collect();
         let second = run(&all[1], 1, |comm| comm.barrier("start"));
-        drop(strangers);
+        drop(others);
         vec![first.join().expect("no panic"), second]
     }));
 }
@@ -697,7 +697,7 @@ fn proof(token: &str, role: &str, acceptor: &[u8], peer: &[u8]) -> Vec<u8> {
 
 /// Sends the greeting; returns the connection and the nonce of process 0.
 fn greeted(port: u16, nonce: &[u8; 32]) -> (TcpStream, [u8; 32]) {
-    let mut stream = stranger(port, &[GREETING, nonce].concat());
+    let mut stream = other_client(port, &[GREETING, nonce].concat());
     let mut greeting = [0; 8 + 32];
     stream.read_exact(&mut greeting).expect("a greeting");
     assert_eq!(&greeting[..8], GREETING);

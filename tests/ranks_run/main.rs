@@ -271,7 +271,7 @@ fn processes_give_the_bits_of_threads() {
     assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
     assert_eq!(second.status.code(), Some(0), "{}", stderr(&second));
     assert!(stdout(&first).contains("average accuracy") || !stdout(&first).is_empty());
-    assert_eq!(stdout(&second), "", "only rank 0 speaks");
+    assert_eq!(stdout(&second), "", "only rank 0 prints");
     assert!(!nothing.exists(), "only rank 0 writes");
     same(&threads, &processes, "two processes of two ranks beside four threads");
 }

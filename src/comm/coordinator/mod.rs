@@ -85,7 +85,7 @@ impl LocalRank {
     }
 }
 
-/// What this process knows of another that it is connected to.
+/// State of a connected process, as seen by this one.
 struct Peer {
     heard: Instant,
     /// The call that its ranks are in: the purpose and what they offer.

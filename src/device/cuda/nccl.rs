@@ -1,7 +1,7 @@
 //! Sums over the GPUs of several threads, processes or machines, by NCCL on the communication stream.
 //!
 //! On the host only [`NcclComm::join`] waits for another GPU, and asks repeatedly whether to go on. A kernel that waits
-//! on the device for a GPU that has failed waits for ever, until [`Watch::abort`] is called by the thread that knows of
+//! on the device for a GPU that has failed waits for ever, until [`Watch::abort`] is called by the thread that has detected
 //! the failure. From then on every wait for this GPU returns an error with the reason, as its results cannot be used.
 
 mod library;
@@ -141,7 +141,7 @@ impl NcclMember {
         let in_peace = self.gpu.bind().is_ok() && self.gpu.check().is_ok() && !failed;
         let end =
             if in_peace && self.finalized(comm) { self.nccl.comm_destroy } else { self.nccl.comm_abort };
-        // SAFETY: the communicator is alive and not used again. Errors have no one to go to.
+        // SAFETY: the communicator is alive and not used again. Errors cannot be returned from `drop`.
         let _ = unsafe { end(comm.0) };
     }
 

@@ -24,7 +24,7 @@ impl Event {
         Event::with(gpu, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
     }
 
-    /// One that knows when it was reached; see [`Event::ms_since`].
+    /// An event with a time stamp; see [`Event::ms_since`].
     pub fn timed(gpu: &Arc<Gpu>) -> Result<Event> {
         Event::with(gpu, sys::CUevent_flags::CU_EVENT_DEFAULT)
     }

@@ -61,7 +61,7 @@ pub fn select(gpu: &Gpu, mut ids: ViewMut, similarity: View, how: Select) -> Res
     let args = args![votes, ids = ids.as_view(), b, n, m, group];
     // SAFETY: the scratch memory holds M votes per group.
     unsafe { gpu.launch(&COUNT_VOTES, ElementType::F32, elements(groups * m), &args)? };
-    // SAFETY: as above; the last group may have fewer images, which the kernel knows from B.
+    // SAFETY: as above; the last group may have fewer images, which the kernel derives from B.
     unsafe {
         gpu.launch(&SELECT, ElementType::F32, warps(groups), &args![ids, scores = votes, b, n, m, group])
     }

@@ -133,7 +133,7 @@ impl<T> SharedMatrix<T> {
 /// one panel another arrives.
 const TILES: usize = 4;
 
-/// Panels between the one that is multiplied and the one that is brought near: a chain has up to two.
+/// Panels between the one that is multiplied and the one that is prefetched: a chain has up to two.
 const AHEAD: usize = 2;
 
 /// Lines of w that are read at a time.
@@ -324,7 +324,7 @@ struct TileTarget<'a, T> {
 }
 
 impl<T: Lanes> TileTarget<'_, T> {
-    /// Brings near what [`TileTarget::put`] will change in a block.
+    /// Prefetches what [`TileTarget::put`] will change in a block.
     #[inline(always)]
     fn prefetch(&self, block: usize, width: usize) {
         let column = (block % 2) * (self.n / 2) + self.column;
