@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 pub enum Images {
     Train,
     Test,
+    Validation,
 }
 
 /// Reads images of a data set. Cheap to clone.
@@ -52,6 +53,7 @@ impl Reader {
         match images {
             Images::Train => &self.data.train,
             Images::Test => &self.data.test,
+            Images::Validation => &self.data.val,
         }
     }
 

@@ -49,6 +49,10 @@ fn all_test(data: &DataSet) -> Arc<Vec<u32>> {
     Arc::new((0..data.test.len() as u32).collect())
 }
 
+fn all_val(data: &DataSet) -> Arc<Vec<u32>> {
+    Arc::new((0..data.val.len() as u32).collect())
+}
+
 /// A task per domain that has training images, in their order, all classes in each. Where every one of them
 /// also has test images, each task has its own test set; otherwise (CORe50, whose test sessions are others)
 /// all tasks share the whole test set, as in google-research/l2p @ dd8836e.
@@ -72,7 +76,7 @@ fn domains(data: &DataSet, continual: &Continual, numbering: &Numbering) -> Resu
     let tests: Vec<Vec<u32>> =
         with_images.iter().map(|(domain, _)| of(&data.test.domains, *domain)).collect();
     let shared = tests.iter().take(wanted).any(Vec::is_empty);
-    let all = all_test(data);
+    let (all, all_val) = (all_test(data), all_val(data));
     let parts = with_images.into_iter().zip(tests).take(wanted).enumerate();
     let tasks = parts.map(|(index, ((domain, train), test))| Task {
         index,
@@ -80,6 +84,7 @@ fn domains(data: &DataSet, continual: &Continual, numbering: &Numbering) -> Resu
         classes: numbering.all(),
         train,
         test: if shared { all.clone() } else { Arc::new(test) },
+        val: if shared { all_val.clone() } else { Arc::new(of(&data.val.domains, domain)) },
         ordered: false,
     });
     Ok((tasks.collect(), shared))
@@ -126,7 +131,7 @@ pub fn label_sets(classes: usize, tasks: usize, sigma: f64, seed: u64) -> Result
 fn gaussian(data: &DataSet, continual: &Continual, seed: u64, numbering: &Numbering) -> Result<Vec<Task>> {
     let all = numbering.all();
     let sets = label_sets(all.len(), continual.num_tasks, continual.gaussian_sigma, seed)?;
-    let test = all_test(data);
+    let (test, val) = (all_test(data), all_val(data));
     let task = |(index, classes): (usize, Vec<u32>)| {
         let mut inside = vec![false; all.len()];
         classes.iter().for_each(|&class| inside[class as usize] = true);
@@ -141,7 +146,7 @@ fn gaussian(data: &DataSet, continual: &Continual, seed: u64, numbering: &Number
             )));
         }
         let name = numbering.name(&classes);
-        Ok(Task { index, name, classes, train, test: test.clone(), ordered: false })
+        Ok(Task { index, name, classes, train, test: test.clone(), val: val.clone(), ordered: false })
     };
     sets.into_iter().enumerate().map(task).collect()
 }
@@ -183,13 +188,15 @@ fn stream(
             order.len()
         )));
     }
-    let (test, cut) = (all_test(data), |part: usize| (part * batches / parts) * batch);
+    let (test, val) = (all_test(data), all_val(data));
+    let cut = |part: usize| (part * batches / parts) * batch;
     let task = |index: usize| Task {
         index,
         name: format!("part {} of the stream", index + 1),
         classes: numbering.all(),
         train: order[cut(index)..cut(index + 1)].to_vec(),
         test: test.clone(),
+        val: val.clone(),
         ordered: true,
     };
     Ok((0..parts).map(task).collect())
@@ -233,5 +240,5 @@ pub fn replay_set(
     let name = format!("replay set after task {}", task + 1);
     // Reviewed, its random streams are those of no other task.
     let index = split.tasks.len() + task;
-    Some(Task { index, name, classes, train, test: Arc::default(), ordered: false })
+    Some(Task { index, name, classes, train, test: Arc::default(), val: Arc::default(), ordered: false })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::folder;
 use super::image_set::{DataSet, ImageSet};
+use super::reader::Images;
 use crate::config::schema::{Continual, TaskSizes};
 use crate::error::{Error, Result};
 use crate::rng::{Rng, Stream};
@@ -25,6 +26,8 @@ pub struct Task {
     pub train: Vec<u32>,
     /// Positions in `DataSet::test`, ascending.
     pub test: Arc<Vec<u32>>,
+    /// Positions in `DataSet::val`, ascending.
+    pub val: Arc<Vec<u32>>,
     /// The training images come in the order of `train` and not shuffled.
     pub ordered: bool,
 }
@@ -43,7 +46,23 @@ pub struct Split {
     pub shared_test: bool,
 }
 
+impl Task {
+    /// Positions of its images in a part of the data set.
+    pub fn images(&self, which: Images) -> &[u32] {
+        match which {
+            Images::Train => &self.train,
+            Images::Test => &self.test,
+            Images::Validation => &self.val,
+        }
+    }
+}
+
 impl Split {
+    /// Whether every task has validation images, so that there is an accuracy on them.
+    pub fn has_validation(&self) -> bool {
+        self.tasks.iter().all(|task| !task.val.is_empty())
+    }
+
     /// How many test sets there are once task `t` is learned: those of the tasks so far, or the one of all.
     pub fn tests_after(&self, t: usize) -> usize {
         if self.shared_test { 1 } else { t + 1 }
@@ -143,10 +162,16 @@ pub fn split(data: &DataSet, continual: &Continual, seed: u64) -> Result<Split> 
         }
     };
     let (train, test) = (by_task(&data.train, "training")?, by_task(&data.test, "test")?);
+    let mut val = vec![Vec::new(); num_tasks];
+    for (i, &label) in data.val.labels.iter().enumerate() {
+        if let Some(&task) = task_of.get(numbering.class(label) as usize) {
+            val[task].push(i as u32);
+        }
+    }
     let task = |(index, (train, test)): (usize, (Vec<u32>, Vec<u32>))| {
         let classes: Vec<u32> = per_task.range(index).map(|class| class as u32).collect();
-        let name = numbering.name(&classes);
-        Task { index, name, classes, train, test: Arc::new(test), ordered: false }
+        let (name, val) = (numbering.name(&classes), Arc::new(std::mem::take(&mut val[index])));
+        Task { index, name, classes, train, test: Arc::new(test), val, ordered: false }
     };
     let tasks = train.into_iter().zip(test).enumerate().map(task).collect();
     Ok(numbering.split(tasks, false))
@@ -189,6 +214,7 @@ pub fn joint(split: &Split) -> Task {
         name: name(&classes, &split.class_names),
         train: all(|task| &task.train),
         test: Arc::new(all(|task| &task.test)),
+        val: Arc::new(all(|task| &task.val)),
         ordered: false,
         classes,
     }

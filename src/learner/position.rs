@@ -20,6 +20,9 @@ pub struct Position {
     /// Row: after task t; column: task i <= t, or the one test set of all.
     pub per_image: Vec<Vec<f64>>,
     pub per_batch: Vec<Vec<f64>>,
+    /// The same as `per_image` for validation images, where there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub validation: Vec<Vec<f64>>,
     /// Length of the log in bytes.
     pub log_bytes: u64,
     /// Steps since the last line of the log, and their images.

@@ -37,6 +37,9 @@ pub struct Results {
     pub per_image: Score,
     /// The test images of a vote group select together, as the official evaluation does.
     pub per_batch: Score,
+    /// Of validation images, where every task has some; each selects its own prompts. Chooses nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Score>,
     pub baselines: Baselines,
     pub images_per_second: Speed,
     /// Wall time of the run so far, resumed parts included.

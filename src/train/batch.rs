@@ -93,16 +93,18 @@ pub fn eval(
     which: Images,
     indices: &[u32],
 ) -> Result<Batch> {
-    let Some(resident) = resident else {
+    let on_device = resident.and_then(|resident| match which {
+        Images::Train => Some(resident.train.clone()),
+        Images::Test => Some(resident.test.clone()),
+        // Rarely there, and then of files.
+        Images::Validation => None,
+    });
+    let Some(set) = on_device else {
         let mut pixels = vec![0.0; indices.len() * reader.preprocess().output_len()];
         let mut labels = vec![0; indices.len()];
         reader.fill_eval(which, indices, &mut pixels, &mut labels)?;
         let images = Source::Ready(ready(dtype, reader.preprocess().input_size(), &pixels));
         return Ok(Batch { images, labels, soft_labels: Vec::new() });
-    };
-    let set = match which {
-        Images::Train => resident.train.clone(),
-        Images::Test => resident.test.clone(),
     };
     let labels = reader.labels(which, indices)?;
     let images = Source::Resident { set, indices: indices.to_vec(), first: None };

@@ -9,12 +9,13 @@ use crate::ops::match_prompts::Select;
 use crate::prompts::PromptChoice;
 use crate::tensor::Tensor;
 
-/// Queries of a rank's test images of every task, (n, C) each, in task order.
+/// Queries of a rank's images of every task in a part of the data set, (n, C) each, in task order.
 pub struct QueryCache {
+    which: Images,
     tasks: Vec<Option<Tensor>>,
 }
 
-/// One task's test set under both selections.
+/// One task's test or validation images under both selections.
 #[derive(Debug, Clone, Default)]
 pub struct TaskScore {
     pub images: usize,
@@ -31,16 +32,17 @@ pub struct TaskScore {
 }
 
 impl QueryCache {
-    pub fn new(tasks: usize) -> QueryCache {
-        QueryCache { tasks: (0..tasks).map(|_| None).collect() }
+    /// For test or validation images.
+    pub fn new(which: Images, tasks: usize) -> QueryCache {
+        QueryCache { which, tasks: (0..tasks).map(|_| None).collect() }
     }
 
-    /// Queries of the test images of `task`, computed at the first call (and again after learning where
+    /// Queries of the images of `task`, computed at the first call (and again after learning where
     /// the patch embedding, which makes them, learns).
     pub fn get(&mut self, session: &mut Session, task: usize) -> Result<&Tensor> {
         if self.tasks[task].is_none() || session.learner.method.model().query_learns() {
-            let indices = own_images(session, task);
-            let values = session.queries(&indices)?;
+            let indices = own_images(session, self.which, task);
+            let values = session.queries(self.which, &indices)?;
             let c = session.learner.backbone.dims.embed_dim;
             let features = Tensor::from_f64(&values, [indices.len(), c], session.dtype());
             self.tasks[task] = Some(features);
@@ -49,16 +51,17 @@ impl QueryCache {
     }
 }
 
-/// The test images of `task` that are this rank's: whole vote groups.
-fn own_images(session: &Session, task: usize) -> Vec<u32> {
-    let all = &session.split.tasks[task].test;
+/// The images of `task` that are this rank's: whole vote groups.
+fn own_images(session: &Session, which: Images, task: usize) -> Vec<u32> {
+    let all = session.split.tasks[task].images(which);
     all[session.ranks.share_of(all.len(), vote_group(session).unwrap_or(1))].to_vec()
 }
 
-/// Evaluates the test set of `task`, each rank a part of it.
+/// Evaluates the images of `task` that `cache` is for, each rank a part of them.
 pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Result<TaskScore> {
     let features = cache.get(session, task)?.clone();
-    let (all, indices) = (session.split.tasks[task].test.len(), own_images(session, task));
+    let which = cache.which;
+    let (all, indices) = (session.split.tasks[task].images(which).len(), own_images(session, which, task));
     let (n, c) = (indices.len(), session.learner.backbone.dims.embed_dim);
     let (own, similarity) = select_all(session, &features, Select::PerImage, all)?;
     let voted = match vote_group(session) {
@@ -75,7 +78,7 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
         session.ranks.comm.check()?;
         let rows = from..from + chunk.len();
         let features = features.view().part(from * c, [chunk.len(), c]);
-        let batch = TestBatch { indices: chunk, features };
+        let batch = TestBatch { which, indices: chunk, features };
         let choice = own.part(rows.clone());
         let (correct, loss) = answer(session, &batch, &choice)?;
         score.loss += loss * chunk.len() as f64 / all as f64;
@@ -106,8 +109,9 @@ pub fn vote_group(session: &Session) -> Option<usize> {
     Some(if group == 0 { session.learner.config.train.per_device_batch_size } else { group })
 }
 
-/// Test images with their features, (n, C).
+/// Images with their features, (n, C).
 pub(super) struct TestBatch<'a> {
+    pub which: Images,
     pub indices: &'a [u32],
     pub features: crate::tensor::View<'a>,
 }
@@ -119,7 +123,7 @@ pub(super) fn answer(
     batch: &TestBatch,
     choice: &PromptChoice,
 ) -> Result<(Vec<bool>, f64)> {
-    let images = session.eval_batch(Images::Test, batch.indices)?;
+    let images = session.eval_batch(batch.which, batch.indices)?;
     let logits =
         session.learner.method.logits(&session.learner.dev, images.pixels(), batch.features, choice)?;
     let (logits, labels) = (logits.view().to_host()?, &images.labels);
@@ -159,7 +163,7 @@ fn with_votes(
     let rows: Vec<f64> = changed.iter().flat_map(|&i| features[i * c..][..c].to_vec()).collect();
     let rows = Tensor::from_f64(&rows, [changed.len(), c], session.dtype());
     let indices: Vec<u32> = changed.iter().map(|&i| batch.indices[i]).collect();
-    let some = TestBatch { indices: &indices, features: rows.view() };
+    let some = TestBatch { which: batch.which, indices: &indices, features: rows.view() };
     let (right, _) = answer(session, &some, &votes.of(&changed))?;
     Ok(kept + right.iter().filter(|&&r| r).count())
 }

@@ -7,12 +7,13 @@ use super::report;
 use super::session::Session;
 use super::steps::{Done, Steps};
 use crate::config::schema::Scenario;
-use crate::data::Task;
+use crate::data::{Images, Task};
 use crate::error::{Error, Result};
 use crate::learner::Position;
 use crate::network::StepStats;
 use crate::output::progress::Progress;
 use crate::output::results::Score;
+use crate::output::table;
 use sha2::{Digest, Sha256};
 use std::time::Instant;
 
@@ -73,7 +74,9 @@ impl Learning {
     /// # Errors
     /// `Error::Interrupted` after a signal, with everything saved; any other error leaves the last checkpoint intact.
     pub fn learn(&mut self, mut after: impl FnMut(&mut Learning) -> Result<()>) -> Result<()> {
-        let mut cache = QueryCache::new(self.session.split.tasks.len());
+        let tests = self.session.split.tasks.len();
+        let mut cache = QueryCache::new(Images::Test, tests);
+        let mut validation = self.validates().then(|| QueryCache::new(Images::Validation, tests));
         let tasks = self.session.train_tasks.clone();
         while self.at.task < tasks.len() {
             let task = &tasks[self.at.task];
@@ -84,7 +87,7 @@ impl Learning {
             }
             self.train_task(task, &mut cache)?;
             if self.kind != LearningKind::Pretraining && self.session.tests_after(task.index) {
-                self.evaluate(task, &mut cache)?;
+                self.evaluate(task, &mut cache, validation.as_mut())?;
             }
             self.at.task += 1;
             self.at.task_step = 0;
@@ -188,6 +191,11 @@ impl Learning {
         self.session.learner.config.continual.scenario == Scenario::Joint
     }
 
+    /// Validation images of a run are reported; they choose nothing.
+    fn validates(&self) -> bool {
+        self.kind == Kind::Run && self.session.split.has_validation()
+    }
+
     /// Tests on the test sets of the tasks up to this one; with `stops`, a request to stop ends it.
     fn scores(&mut self, task: &Task, cache: &mut QueryCache, stops: bool) -> Result<Vec<TaskScore>> {
         let clock = Instant::now();
@@ -203,8 +211,17 @@ impl Learning {
         Ok(scores)
     }
 
-    fn evaluate(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
+    fn evaluate(
+        &mut self,
+        task: &Task,
+        cache: &mut QueryCache,
+        validation: Option<&mut QueryCache>,
+    ) -> Result<()> {
         let scores = self.scores(task, cache, true)?;
+        let validation = match validation {
+            Some(cache) => self.scores(task, cache, true)?,
+            None => Vec::new(),
+        };
         if let Some(bad) = scores.iter().position(|s| !s.loss.is_finite()) {
             return Err(Error::failed(format!(
                 "after task {} the loss on the test images of task {} is {}: the last steps diverged; a smaller \
@@ -220,12 +237,20 @@ impl Learning {
         for n in rows {
             self.at.per_image.push(scores[..n].iter().map(|s| s.per_image).collect());
             self.at.per_batch.push(scores[..n].iter().map(|s| s.per_batch).collect());
+            if !validation.is_empty() {
+                self.at.validation.push(validation[..n].iter().map(|s| s.per_image).collect());
+            }
         }
         let Some(record) = &mut self.record else { return Ok(()) };
         let own = Score::from_matrix(self.at.per_image.clone())?;
         let voted = Score::from_matrix(self.at.per_batch.clone())?;
-        record.task(task.index, self.at.step, &scores, &own, &voted)?;
-        self.progress.say(&report::task_line(task, self.session.train_tasks.len(), &own, &voted));
+        let validation = Score::from_matrix(self.at.validation.clone())?;
+        record.task(task.index, self.at.step, &scores, &own, &voted, &validation)?;
+        let mut line = report::task_line(task, self.session.train_tasks.len(), &own, &voted);
+        if !validation.accuracy_matrix.is_empty() {
+            line += &format!(", validation {} %", table::percent(validation.avg_acc));
+        }
+        self.progress.say(&line);
         Ok(())
     }
 

@@ -118,7 +118,8 @@ impl Record {
         self.log.append("epoch", step, fields)
     }
 
-    /// Writes the tests after task `task`. `own`, `voted`: the scores of all tests so far.
+    /// Writes the tests after task `task`. `own`, `voted`, `validation`: the scores of all tests so far, the last one
+    /// empty without validation images.
     pub fn task(
         &mut self,
         task: usize,
@@ -126,6 +127,7 @@ impl Record {
         scores: &[TaskScore],
         own: &Score,
         voted: &Score,
+        validation: &Score,
     ) -> Result<()> {
         let events = &mut self.events;
         for (i, score) in scores.iter().enumerate() {
@@ -149,14 +151,20 @@ impl Record {
                 events.scalar(&tags::ours(&format!("per_batch/{tag}")), step, value)?;
             }
         }
+        for (i, accuracy) in validation.accuracy_matrix.last().into_iter().flatten().enumerate() {
+            events.scalar(&tags::ours(&format!("validation/accuracy_{i}")), step, *accuracy)?;
+        }
         events.flush()?;
         let each = |of: fn(&TaskScore) -> serde_json::Value| scores.iter().map(of).collect::<Vec<_>>();
-        let fields = json!({
+        let mut fields = json!({
             "task": task,
             "per_image": each(|s| json!(s.per_image)), "per_batch": each(|s| json!(s.per_batch)),
             "prompt_usage": each(|s| json!(s.usage)), "vote_usage": each(|s| json!(s.vote_usage)),
             "similarity": each(|s| json!(s.similarity)),
         });
+        if let Some(last) = validation.accuracy_matrix.last() {
+            fields["validation"] = json!(last);
+        }
         self.log.append("task", step, fields)
     }
 

@@ -41,6 +41,20 @@ impl Opening<'_> {
     }
 }
 
+/// Why validation images are not reported, where that is so.
+fn unvalidated(data: &DataSet, split: &Split) -> Option<String> {
+    if data.val.is_empty() {
+        return None;
+    }
+    let without = split.tasks.iter().find(|task| task.val.is_empty())?;
+    Some(format!(
+        "the accuracy on the {} validation images is not reported: task {} ({}) has none",
+        data.val.len(),
+        without.index + 1,
+        without.name
+    ))
+}
+
 /// Backbone, data, tasks and steps in a few lines, and the notes about the data.
 pub fn opening(run: &Opening) -> String {
     let (config, (learn, frozen)) = (run.config, run.params);
@@ -53,7 +67,15 @@ pub fn opening(run: &Opening) -> String {
         }
     };
     let unused = tasks::unused(run.data, run.split);
-    let notes: String = run.data.notes.iter().chain(&unused).map(|note| format!("\nnote: {note}")).collect();
+    let unvalidated = unvalidated(run.data, run.split);
+    let notes: String = run
+        .data
+        .notes
+        .iter()
+        .chain(&unused)
+        .chain(&unvalidated)
+        .map(|note| format!("\nnote: {note}"))
+        .collect();
     format!(
         "{} {} on {}: {} training and {} test images, {} tasks of {} ({})\n\
          backbone: {}\n\
@@ -160,6 +182,12 @@ pub fn closing(results: &Results, workdir: &Path, style: Style) -> String {
     text += "\n";
     text += &table::summary(&results.per_image, vote, style);
     text += "\n";
+    if let Some(validation) = &results.validation {
+        let last = validation.accuracy_matrix.last().map(Vec::as_slice).unwrap_or_default();
+        let each: Vec<String> = last.iter().map(|a| percent(*a)).collect();
+        let mean = percent(validation.avg_acc);
+        text += &format!("validation images: accuracy {mean} %, by task {}\n", each.join(" "));
+    }
     if !results.baselines.named().is_empty() {
         text += &table::baselines(&results.per_image, vote, &results.baselines, style);
         text += "\n";

@@ -211,6 +211,10 @@ fn results(run: &Learning, complete: bool) -> Result<Results> {
         complete,
         per_image: Score::from_matrix(at.per_image.clone())?,
         per_batch: Score::from_matrix(at.per_batch.clone())?,
+        validation: match at.validation.is_empty() {
+            true => None,
+            false => Some(Score::from_matrix(at.validation.clone())?),
+        },
         baselines: at.baselines.clone().unwrap_or_default(),
         images_per_second: Speed {
             train: per(at.train_images, at.train_seconds),

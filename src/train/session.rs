@@ -172,12 +172,12 @@ impl Session {
         batch::eval(&self.reader, self.resident.as_ref(), self.dtype(), which, indices)
     }
 
-    /// Queries (n, C) of the test images `indices`, in f64 rows.
-    pub fn queries(&mut self, indices: &[u32]) -> Result<Vec<f64>> {
+    /// Queries (n, C) of the images `indices`, in f64 rows.
+    pub fn queries(&mut self, which: Images, indices: &[u32]) -> Result<Vec<f64>> {
         let mut queries = Vec::new();
         for chunk in indices.chunks(self.learner.config.train.eval_batch_size) {
             self.ranks.comm.check()?;
-            let batch = self.eval_batch(Images::Test, chunk)?;
+            let batch = self.eval_batch(which, chunk)?;
             queries.extend(self.learner.method.query(&self.learner.dev, batch.pixels())?.view().read_f64()?);
         }
         Ok(queries)

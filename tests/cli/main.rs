@@ -522,6 +522,53 @@ fn arbitrary_arguments_never_panic() {
     }
 }
 
+/// [37] Validation images are reported beside the test images, and change nothing else.
+#[test]
+fn validation_images_are_reported() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let images = dir.path().join("pets");
+    for (part, per) in [("train", 12u8), ("test", 4), ("val", 3)] {
+        for class in 0..4u8 {
+            let folder = images.join(format!("{part}/kind {class}"));
+            std::fs::create_dir_all(&folder).expect("a folder");
+            for i in 0..per {
+                let shade = part.len() as u8 * 20 + i;
+                let pixel = |x: u32, y: u32| image::Rgb([class * 60, (x * 9) as u8 ^ shade, (y * 5) as u8]);
+                let image = image::RgbImage::from_fn(20, 24, pixel);
+                image.save(folder.join(format!("{i}.png"))).expect("a picture");
+            }
+        }
+    }
+    let cache = format!("data.cache_dir={}", path(&dir.path().join("cache")));
+    let run = |workdir: &str| {
+        let mut args = vec!["--data-dir", path(&images), "--set", &cache];
+        for set in [
+            "data.dataset=images",
+            "continual.num_tasks=2",
+            "continual.num_classes_per_task=2",
+            "train.per_device_batch_size=8",
+        ] {
+            args.extend(["--set", set]);
+        }
+        train(&dir.path().join(workdir), &args)
+    };
+    let said = expect(run("with"), 0);
+    assert!(said.contains("validation images: accuracy "), "{said}");
+    let with = common::process::outcome(&dir.path().join("with"));
+    let rows = with.2["validation"]["accuracy_matrix"].as_array().expect("rows").clone();
+    assert_eq!(rows.iter().map(|row| row.as_array().expect("a row").len()).collect::<Vec<_>>(), [1, 2]);
+    let log = with.3.iter().filter(|line| line.contains("\"validation\":[")).count();
+    assert_eq!(log, 2, "{:?}", with.3);
+    std::fs::remove_dir_all(images.join("val/kind 3")).expect("a class less");
+    let some = expect(run("some"), 0);
+    assert!(!some.contains("validation images: accuracy "), "{some}");
+    std::fs::remove_dir_all(images.join("val")).expect("no validation");
+    expect(run("without"), 0);
+    let without = common::process::outcome(&dir.path().join("without"));
+    assert_eq!(with.1, without.1, "validation changed the tests");
+    assert!(without.2.get("validation").is_none());
+}
+
 /// A run on a user's own images keeps how it split them, can be repeated from that, and notices other
 /// images when it is resumed.
 #[test]

@@ -466,6 +466,7 @@ fn a_loader_decodes_files() {
         classes: vec![0, 1, 9],
         train: (0..25).collect(),
         test: Arc::default(),
+        val: Arc::default(),
         ordered: false,
     };
     let label_to_class: Vec<u32> = (0..50).collect();
