@@ -65,13 +65,13 @@ impl Eval {
         let now_voted: Vec<f64> = scores.iter().map(|s| s.per_batch).collect();
         // Rows of earlier moments are history: they come from the run, the last one from now, unless the network has
         // learned on since then.
-        let within = at.task_step > 0;
+        let (within, tested) = (at.task_step > 0, session.tested_tasks());
         let matrix = |mut rows: Vec<Vec<f64>>, now: &Vec<f64>| {
             if !within {
                 rows.pop();
                 rows.push(now.clone());
             }
-            Score::from_matrix(rows)
+            Ok::<Score, Error>(Score::from_matrix(rows)?.after_tasks(&tested))
         };
         let own = matrix(at.per_image.clone(), &now_own)?;
         let voted = matrix(at.per_batch.clone(), &now_voted)?;

@@ -100,6 +100,38 @@ impl Comm {
         }
     }
 
+    /// [`Comm::all_gather`] for any number of bytes, which travel in messages of at most `piece` bytes of each rank.
+    ///
+    /// # Errors
+    /// As [`Comm::all_gather`].
+    pub fn all_gather_in_pieces(&self, what: &str, bytes: &[u8], piece: usize) -> Result<Vec<Vec<u8>>> {
+        const HEAD: usize = size_of::<u64>();
+        let piece = piece.max(1);
+        // The length of all comes before the first piece.
+        let mut first = (bytes.len() as u64).to_le_bytes().to_vec();
+        first.extend(&bytes[..bytes.len().min(piece)]);
+        let received = self.all_gather(what, first)?;
+        let mut lengths = Vec::with_capacity(received.len());
+        let mut all = Vec::with_capacity(received.len());
+        for bytes in received.iter() {
+            let (length, rest) = bytes.split_first_chunk::<HEAD>().ok_or_else(|| {
+                Error::failed(format!("a rank has sent {} bytes of `{what}`, which is no start", bytes.len()))
+            })?;
+            lengths.push(u64::from_le_bytes(*length));
+            all.push(rest.to_vec());
+        }
+        while all.iter().zip(&lengths).any(|(bytes, &length)| (bytes.len() as u64) < length) {
+            let sent = all[self.rank()].len();
+            let next = bytes[sent..bytes.len().min(sent + piece)].to_vec();
+            let received = self.all_gather(what, next)?;
+            if received.iter().all(Vec::is_empty) {
+                return Err(Error::failed(format!("fewer bytes of `{what}` were sent than were announced")));
+            }
+            all.iter_mut().zip(received.iter()).for_each(|(all, piece)| all.extend(piece));
+        }
+        Ok(all)
+    }
+
     /// The bytes of rank 0; those of the others are ignored and may be empty.
     ///
     /// # Errors

@@ -18,4 +18,5 @@ pub mod task_sizes;
 mod write;
 
 pub use load::{LoadedConfig, load, load_with_notes};
+pub use resolve::CHANGEABLE;
 pub use schema::Config;

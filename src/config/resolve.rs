@@ -14,6 +14,9 @@ const FREE: [&str; 8] = [
     "baselines",
 ];
 
+/// The key that a run may change when it goes on, which is recorded: a part of its identity all the same.
+pub const CHANGEABLE: &str = "optim.learning_rate";
+
 /// Whether a run may change the key at `path` when it is resumed.
 pub(super) fn is_free(path: &str) -> bool {
     FREE.iter()

@@ -271,7 +271,7 @@ Optim {
     learning_rate_schedule: Schedule = Schedule::Constant,
     /// Linear warm-up from 0, in epochs.
     warmup_epochs: f64 = 0.0,
-    /// The schedule does not go below this.
+    /// The schedule does not go below this, which is scaled by the batch as `learning_rate` is.
     min_learning_rate: f64 = 0.0,
     /// Weight of the decay; 0: none.
     weight_decay: f64 = 0.0,
@@ -295,7 +295,8 @@ Train {
     num_epochs: usize = 5,
     /// Images per evaluation batch; results do not depend on it.
     eval_batch_size: usize = 64,
-    /// Test on the first so many images of each test set, counted in batches of `per_device_batch_size`; 0: on all.
+    /// Test on so many images of each test set, counted in batches of `per_device_batch_size` and spread evenly over the
+    /// set in the order of its classes; 0: on all.
     num_eval_steps: usize = 0,
     /// Test also after every so many epochs of a task, for the log and TensorBoard; 0: at the end of a task only.
     eval_per_epochs: usize = 0,

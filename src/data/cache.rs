@@ -209,8 +209,9 @@ impl CheckedSources<'_> {
         let key: [u8; 32] = key.finalize().into();
         let path = dir.join(format!("{}.pack", hex(&key)));
         match open(&path, &key, self.sources.len()) {
-            Some(open) => Ok(open),
-            None => write(dir, &path, (&key, self.sources.len(), total <= limit), |out| {
+            // Sizes alone are enough only while the pixels do not fit: the limit may have been raised since.
+            Some(open) if open.with_pixels || total > limit => Ok(open),
+            _ => write(dir, &path, (&key, self.sources.len(), total <= limit), |out| {
                 self.decode(|image| out.push(image))
             }),
         }

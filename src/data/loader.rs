@@ -68,6 +68,8 @@ pub struct Loader {
     rows: Range<usize>,
     epochs: usize,
     steps: usize,
+    /// The last step has what is left of the first pass, and none follows.
+    once: bool,
 }
 
 /// Images again and again, each time in another order.
@@ -141,7 +143,15 @@ impl Loader {
             rows: 0..batch,
             epochs,
             steps,
+            once: false,
         })
+    }
+
+    /// One pass in which every image comes once: the last step has the rest.
+    pub fn each_once(mut self) -> Loader {
+        (self.epochs, self.once) = (1, true);
+        self.steps = self.train.images.len().div_ceil(self.batch);
+        self
     }
 
     /// The same steps, of which only these rows of each batch are made.
@@ -193,9 +203,16 @@ impl Loader {
         self.steps / self.epochs
     }
 
-    /// Images per step that are made here: B, or fewer on one of several ranks.
-    pub fn batch(&self) -> usize {
-        self.rows.len()
+    /// Images of a step, wherever they are made: B, or what is left of a single pass.
+    pub fn images_of(&self, step: usize) -> usize {
+        let left = self.train.images.len().saturating_sub(step * self.batch);
+        if self.once { self.batch.min(left) } else { self.batch }
+    }
+
+    /// Those rows of a step that are made here.
+    pub fn rows_of(&self, step: usize) -> Range<usize> {
+        let images = self.images_of(step);
+        self.rows.start.min(images)..self.rows.end.min(images)
     }
 
     /// The images of the data set, in any order.
@@ -210,7 +227,7 @@ impl Loader {
     /// Positions in `DataSet::train` of the images of a step, counted from 0 within the task. Steps
     /// past `steps()` continue the stream.
     pub fn batch_indices(&self, step: usize) -> Vec<u32> {
-        self.row_indices(step, &self.rows)
+        self.row_indices(step, &self.rows_of(step))
     }
 
     /// The same for some rows of the batch.
@@ -228,7 +245,7 @@ impl Loader {
     /// Number of the random stream from which the first image of a step draws box and flip; the others
     /// follow one by one.
     pub fn first_number(&self, step: usize) -> u64 {
-        self.number(step, &self.rows)
+        self.number(step, &self.rows_of(step))
     }
 
     fn number(&self, step: usize, rows: &Range<usize>) -> u64 {
@@ -265,7 +282,9 @@ impl Loader {
     /// # Errors
     /// `Error::Shape`, naming the argument; `Error::File` for an image file that cannot be decoded.
     pub fn fill_train(&self, step: usize, out: &mut [f32], labels: &mut [u32]) -> Result<()> {
-        let Some(mix) = self.mix(step) else { return self.fill_rows(step, &self.rows, out, labels) };
+        let Some(mix) = self.mix(step) else {
+            return self.fill_rows(step, &self.rows_of(step), out, labels);
+        };
         let size = self.preprocess().input_size();
         if self.rows.len() == self.batch {
             self.fill_rows(step, &self.rows, out, labels)?;

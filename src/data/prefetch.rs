@@ -48,8 +48,9 @@ impl Prefetch {
             for step in todo {
                 let mut batch = used_receiver.try_recv().unwrap_or_default();
                 batch.step = step;
-                batch.images.resize(loader.batch() * loader.preprocess().output_len(), 0.0);
-                batch.labels.resize(loader.batch(), 0);
+                let rows = loader.rows_of(step).len();
+                batch.images.resize(rows * loader.preprocess().output_len(), 0.0);
+                batch.labels.resize(rows, 0);
                 let filled = loader.fill_train(step, &mut batch.images, &mut batch.labels);
                 let result = filled
                     .and_then(|()| loader.soft_labels(step))

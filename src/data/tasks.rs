@@ -68,11 +68,23 @@ impl Split {
         if self.shared_test { 1 } else { t + 1 }
     }
 
-    /// Only the first images of each test set; 0: all.
-    pub fn limit_tests(&mut self, images: usize) {
-        if images > 0 {
-            let first = |test: &[u32]| Arc::new(test[..test.len().min(images)].to_vec());
-            self.tasks.iter_mut().for_each(|task| task.test = first(&task.test));
+    /// Only `images` of each test set of `data`, spread evenly over it in the order of its classes, so that each class
+    /// keeps its share to within one image; 0: all.
+    pub fn limit_tests(&mut self, data: &DataSet, images: usize) {
+        if images == 0 {
+            return;
+        }
+        for task in &mut self.tasks {
+            let n = task.test.len();
+            if n <= images {
+                continue;
+            }
+            let mut by_class = task.test.to_vec();
+            by_class.sort_by_key(|&i| self.label_to_class[data.test.labels[i as usize] as usize]);
+            let middle = |k: usize| by_class[(2 * k + 1) * n / (2 * images)];
+            let mut spread: Vec<u32> = (0..images).map(middle).collect();
+            spread.sort_unstable();
+            task.test = Arc::new(spread);
         }
     }
 }

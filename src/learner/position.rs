@@ -5,7 +5,7 @@ use crate::config::schema::{Method, Scenario};
 use crate::error::{Error, Result};
 use crate::network::StepStats;
 use crate::output::checkpoint::State;
-use crate::output::results::Baselines;
+use crate::output::results::{Baselines, RateChange};
 use serde::{Deserialize, Serialize};
 
 /// Where a run stands; part of every checkpoint.
@@ -44,6 +44,12 @@ pub struct Position {
     #[serde(default)]
     pub classes_seen: Vec<u32>,
     pub checkpoint_sha256: String,
+    /// `optim.learning_rate`; earlier versions did not save it.
+    #[serde(default)]
+    pub learning_rate: Option<f64>,
+    /// Where it was changed.
+    #[serde(default)]
+    pub learning_rate_changes: Vec<RateChange>,
     /// Images per step on all ranks together: a resumed run keeps them, on whatever number of ranks.
     #[serde(default)]
     pub batch: usize,
@@ -71,6 +77,25 @@ impl Position {
         let in_order = cl.scenario == Scenario::Class && config.method != Method::Joint;
         let met = if in_order { cl.num_classes_per_task.upto(self.per_image.len()) } else { all };
         (0..if met == 0 { all } else { met.min(all) } as u32).collect()
+    }
+
+    /// The `optim.learning_rate` that the run had so far, if `config` has another for the steps that are left of its
+    /// `tasks` tasks. `earlier`: that of a run whose version did not save it.
+    ///
+    /// # Errors
+    /// `Error::Config` if no step is left.
+    pub fn rate_before(&self, config: &Config, earlier: Option<f64>, tasks: usize) -> Result<Option<f64>> {
+        let to = config.optim.learning_rate;
+        let Some(from) = self.learning_rate.or(earlier).filter(|&from| from != to && self.step > 0) else {
+            return Ok(None);
+        };
+        if self.task < tasks {
+            return Ok(Some(from));
+        }
+        Err(Error::config(format!(
+            "optim.learning_rate: the run has {from}, asked for {to}, but all of its tasks are learned; ask for the same \
+             value, or choose another `--workdir`"
+        )))
     }
 
     /// Images per step on all ranks together.

@@ -230,8 +230,9 @@ impl Gradient {
             return Ok(());
         }
         Err(crate::error::Error::failed(format!(
-            "the loss of task {} is {} with gradient norm {}; a smaller optim.learning_rate (now {lr}) or \
-             other data may help; the last checkpoint is intact",
+            "the loss of task {} is {} with gradient norm {}; the learning rate of the step was {lr}; a \
+             smaller one or other data may help: `--resume --set optim.learning_rate=RATE` goes on from the last \
+             checkpoint, which is intact",
             task + 1,
             stats.loss,
             stats.grad_norm

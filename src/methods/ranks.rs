@@ -15,6 +15,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Bytes of all ranks in one message of a gathering.
+const MESSAGE: usize = 256 << 20;
+
 /// The ranks of a run, seen from one of them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Ranks {
@@ -90,7 +93,8 @@ impl Ranks {
         if self.is_alone() {
             return Ok(values.to_vec());
         }
-        let all = self.comm.all_gather(what, bytemuck::cast_slice(values).to_vec())?;
+        let piece = MESSAGE / self.comm.size();
+        let all = self.comm.all_gather_in_pieces(what, bytemuck::cast_slice(values), piece)?;
         Ok(all.iter().flat_map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect::<Vec<T>>())
     }
 

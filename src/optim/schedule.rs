@@ -10,6 +10,7 @@ pub struct LearningRate {
     pub base: f64,
     pub schedule: Schedule,
     pub warmup_epochs: f64,
+    /// Scaled likewise.
     pub min: f64,
     pub steps_per_epoch: usize,
     pub num_epochs: usize,
@@ -26,7 +27,7 @@ impl LearningRate {
             base: base(config, global_batch),
             schedule: config.learning_rate_schedule,
             warmup_epochs: config.warmup_epochs,
-            min: config.min_learning_rate,
+            min: scaled(config, config.min_learning_rate, global_batch),
             steps_per_epoch,
             num_epochs,
         }
@@ -48,10 +49,16 @@ impl LearningRate {
     }
 }
 
-/// learning_rate · global_batch / lr_batch (256 in the official code); `lr_batch` 0: as it is.
+/// The learning rate of a step of `global_batch` images, before its schedule.
 pub fn base(config: &Optim, global_batch: usize) -> f64 {
+    scaled(config, config.learning_rate, global_batch)
+}
+
+/// rate · global_batch / lr_batch (256 in the official code, which scales the least rate like the base rate:
+/// google-research/l2p @ dd8836e, `train_continual.py`, where `learning_rate_fn` is made); `lr_batch` 0: as it is.
+fn scaled(config: &Optim, rate: f64, global_batch: usize) -> f64 {
     match config.lr_batch {
-        0 => config.learning_rate,
-        per => config.learning_rate * global_batch as f64 / per as f64,
+        0 => rate,
+        per => rate * global_batch as f64 / per as f64,
     }
 }

@@ -5,7 +5,7 @@
 
 use super::atomic;
 use super::manifest::{FORMAT, Manifest, hex};
-use crate::config::Config;
+use crate::config::{CHANGEABLE, Config};
 use crate::error::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
@@ -123,6 +123,8 @@ pub struct Store {
     dir: PathBuf,
     /// Of the run.
     config: Config,
+    /// The run goes on and may change [`CHANGEABLE`].
+    goes_on: bool,
 }
 
 impl Store {
@@ -134,11 +136,11 @@ impl Store {
     pub fn open(dir: &Path, config: &Config) -> Result<Store> {
         std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, atomic::explain(&e, "made")))?;
         atomic::sweep(dir);
-        Ok(Store::of(dir, config))
+        Ok(Store { goes_on: true, ..Store::of(dir, config) })
     }
 
     fn of(dir: &Path, config: &Config) -> Store {
-        Store { dir: dir.to_path_buf(), config: config.clone() }
+        Store { dir: dir.to_path_buf(), config: config.clone(), goes_on: false }
     }
 
     /// The newest whole checkpoint in `dir` as [`Store::load_latest`] finds it, for a reader beside a run
@@ -277,7 +279,8 @@ impl Store {
         if manifest.config.is_empty() {
             return Ok(());
         }
-        let differences = self.config.differences_to(&manifest.config);
+        let mut differences = self.config.differences_to(&manifest.config);
+        differences.retain(|(key, ..)| !self.goes_on || key != CHANGEABLE);
         let lines = differences.iter().map(|(key, there, here)| match here {
             Some(here) => format!("\n  {key}: the checkpoint has {there}, asked for {here}"),
             None => format!("\n  {key}: the checkpoint has {there}, this version has no such key"),

@@ -31,6 +31,9 @@ pub struct Results {
     /// How many classes learning has met; 0 in the results of earlier versions.
     #[serde(default)]
     pub classes_seen: usize,
+    /// Where the run went on with another `optim.learning_rate`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub learning_rate_changes: Vec<RateChange>,
     /// All tasks are done.
     pub complete: bool,
     /// Each test image selects its own prompts: the headline.
@@ -47,12 +50,20 @@ pub struct Results {
     pub seconds: f64,
 }
 
+/// A run that went on with another `optim.learning_rate`, which all steps after the first `step` have.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RateChange {
+    pub step: u64,
+    pub from: f64,
+    pub to: f64,
+}
+
 /// An accuracy matrix and what follows from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default)]
 pub struct Score {
     /// Row: after task t; column: task i <= t, both in the order of training. One column: a test set that all
-    /// tasks share.
+    /// tasks share; then a row need not be there for every task, and `after_each_task` names those of the rows.
     #[serde(with = "super::nullable::matrix")]
     pub accuracy_matrix: Vec<Vec<f64>>,
     /// The metrics after the last row.
@@ -79,6 +90,17 @@ impl Score {
             learning_acc: last.learning_acc,
             after_each_task,
         })
+    }
+
+    /// With the task after which each row was taken, where that is not its place.
+    pub fn after_tasks(mut self, tasks: &[usize]) -> Score {
+        self.after_each_task.iter_mut().zip(tasks).for_each(|(metrics, &task)| metrics.task = task);
+        self
+    }
+
+    /// The task after which row `row` was taken, from 0.
+    pub fn task_of(&self, row: usize) -> usize {
+        self.after_each_task.get(row).map_or(row, |metrics| metrics.task)
     }
 }
 
@@ -162,8 +184,8 @@ impl Results {
         }
         out.push('\n');
         for (selection, score) in [("per_image", &self.per_image), ("per_batch", &self.per_batch)] {
-            for (after, row) in score.accuracy_matrix.iter().enumerate() {
-                let _ = write!(out, "{selection},{}", after + 1);
+            for (i, row) in score.accuracy_matrix.iter().enumerate() {
+                let _ = write!(out, "{selection},{}", score.task_of(i) + 1);
                 for task in 0..tasks {
                     out.push(',');
                     if let Some(value) = row.get(task).filter(|v| v.is_finite()) {

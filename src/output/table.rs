@@ -58,7 +58,7 @@ fn matrix(title: &str, score: &Score, style: Style) -> String {
     header.extend(["avg".to_string(), "forgetting".to_string()]);
     let rows = score.accuracy_matrix.iter().enumerate().map(|(t, row)| {
         let metrics = score.after_each_task.get(t);
-        let mut cells = vec![(t + 1).to_string()];
+        let mut cells = vec![(score.task_of(t) + 1).to_string()];
         cells.extend((0..tasks).map(|i| row.get(i).map_or(String::new(), |a| percent(*a))));
         cells.push(metrics.map_or("-".into(), |m| percent(m.avg_acc)));
         cells.push(percent_or_dash(metrics.and_then(|m| m.forgetting)));

@@ -2,7 +2,7 @@
 
 use super::atomic;
 use super::console::say;
-use crate::config::Config;
+use crate::config::{CHANGEABLE, Config};
 use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -19,7 +19,8 @@ const LOCK: &str = "run.lock";
 #[derive(Debug)]
 pub struct Workdir {
     path: PathBuf,
-    resumed: bool,
+    /// `optim.learning_rate` in its `config.toml`, if a run was there already.
+    earlier_rate: Option<f64>,
     _lock: Lock,
 }
 
@@ -65,7 +66,11 @@ impl Workdir {
         if saved.is_none() {
             atomic::write(&path.join(CONFIG), config.to_toml().as_bytes())?;
         }
-        Ok(Workdir { path: path.to_path_buf(), resumed: saved.is_some(), _lock: lock })
+        Ok(Workdir {
+            path: path.to_path_buf(),
+            earlier_rate: saved.map(|saved| saved.optim.learning_rate),
+            _lock: lock,
+        })
     }
 
     /// The configuration of the run in `path`; `None` if there is none.
@@ -115,7 +120,7 @@ impl Workdir {
         std::fs::create_dir_all(&folder).map_err(|e| Error::file(&folder, atomic::explain(&e, "made")))?;
         for (name, text) in lists {
             let path = folder.join(name);
-            let kept = if self.resumed { std::fs::read(&path).ok() } else { None };
+            let kept = if self.resumed() { std::fs::read(&path).ok() } else { None };
             // The last part of the path, and what follows it.
             let plain = |text: &[u8]| -> Vec<String> {
                 String::from_utf8_lossy(text)
@@ -145,7 +150,12 @@ impl Workdir {
 
     /// Whether a run was there already.
     pub fn resumed(&self) -> bool {
-        self.resumed
+        self.earlier_rate.is_some()
+    }
+
+    /// The learning rate that the run was last started with, if it was there already.
+    pub fn earlier_rate(&self) -> Option<f64> {
+        self.earlier_rate
     }
 
     pub fn config_toml(&self) -> PathBuf {
@@ -184,7 +194,8 @@ fn contents(path: &Path) -> Vec<String> {
 }
 
 fn refuse_other_config(path: &Path, saved: &Config, config: &Config) -> Result<()> {
-    let differences = saved.identity().differences(&config.identity());
+    let mut differences = saved.identity().differences(&config.identity());
+    differences.retain(|(key, ..)| key != CHANGEABLE);
     if differences.is_empty() {
         return Ok(());
     }

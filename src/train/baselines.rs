@@ -10,7 +10,7 @@ use crate::config::schema::{self, Method as Name, Scenario};
 use crate::data::Images;
 use crate::data::tasks::joint;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::learner::{InitialWeights, Position};
 use crate::methods::ClassMeans;
 use crate::ops::cross_entropy;
@@ -79,6 +79,8 @@ const RATE: f64 = 0.003;
 /// Frozen features and labels of all tasks.
 struct Features {
     tasks: Vec<TaskFeatures>,
+    /// The task after which all that is known is these features and those before them.
+    after: Vec<usize>,
     classes: usize,
     width: usize,
 }
@@ -107,14 +109,22 @@ pub fn compute(session: &mut Session, rows: &[&Baseline], into: &mut Baselines, 
         }
         let features = features(session)?;
         let comm = session.ranks.comm.clone();
-        let mine = if comm.is_first() {
-            let mut mine = into.clone();
-            on_features(session, rows, features, &mut mine)?;
-            Some(mine)
-        } else {
-            None
+        let mut mine = None;
+        if comm.is_first() {
+            let mut scores = into.clone();
+            // The others wait for the scores, which may take longer than a rank may be silent.
+            match comm.alive(|| on_features(session, rows, features, &mut scores)) {
+                Ok(()) => mine = Some(scores),
+                // A request to stop is no failure: all ranks hear of it and end.
+                Err(Error::Interrupted(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let Some(scores) = share::json(&comm, "baselines", mine)? else {
+            signal::request_stop();
+            return signal::stop_baseline();
         };
-        *into = share::json(&comm, "baselines", mine)?.unwrap_or_default();
+        *into = scores;
     }
     for row in rows {
         if let Compute::Run(run) = row.compute {
@@ -147,9 +157,9 @@ fn on_features(
 fn features(session: &mut Session) -> Result<Features> {
     let mut all = Vec::new();
     // Tasks that share their test set also share classes: what is known at the end is one number.
-    let tasks = match session.split.shared_test {
-        true => vec![joint(&session.split)],
-        false => session.split.tasks.clone(),
+    let (tasks, after) = match session.split.shared_test {
+        true => (vec![joint(&session.split)], session.tested_tasks().pop().into_iter().collect()),
+        false => (session.split.tasks.clone(), (0..session.split.tasks.len()).collect()),
     };
     for task in tasks {
         session.stop_baseline()?;
@@ -158,7 +168,7 @@ fn features(session: &mut Session) -> Result<Features> {
         all.push(TaskFeatures { train, test });
     }
     let (classes, width) = (session.classes(), session.learner.backbone.dims.embed_dim);
-    Ok(Features { tasks: all, classes, width })
+    Ok(Features { tasks: all, after, classes, width })
 }
 
 impl Features {
@@ -183,16 +193,17 @@ fn row(tasks: &[TaskFeatures], t: usize, c: usize, classify: impl Fn(&[f64]) -> 
 }
 
 /// Nearest class mean by cosine.
-fn ncm(_: &Session, Features { tasks, classes, width }: &Features) -> Result<Score> {
+fn ncm(_: &Session, Features { tasks, after, classes, width }: &Features) -> Result<Score> {
     let (classes, c) = (*classes, *width);
     let mut means = ClassMeans::new(classes, c);
     let mut matrix = Vec::new();
     for t in 0..tasks.len() {
+        signal::stop_baseline()?;
         let (x, y) = &tasks[t].train;
         x.chunks_exact(c).zip(y).for_each(|(x, &y)| means.add(y, x));
         matrix.push(row(tasks, t, c, |x| argmax(&means.scores(x))));
     }
-    Score::from_matrix(matrix)
+    Ok(Score::from_matrix(matrix)?.after_tasks(after))
 }
 
 /// Mean and deviation per feature, of the first task only: later tasks are not known yet.
@@ -231,7 +242,8 @@ impl Standardization {
 /// A linear head on frozen features. `rehearse`: after each task it learns anew from all data seen so
 /// far (the linear probe); otherwise it goes on with the new task's data alone, without any mask
 /// (naive sequential fine-tuning of the head).
-fn probe(session: &Session, Features { tasks, classes, width }: &Features, rehearse: bool) -> Result<Score> {
+fn probe(session: &Session, features: &Features, rehearse: bool) -> Result<Score> {
+    let Features { tasks, after, classes, width } = features;
     let (classes, c) = (*classes, *width);
     let mut head = Head::new(classes, c);
     let mut matrix = Vec::new();
@@ -252,7 +264,7 @@ fn probe(session: &Session, Features { tasks, classes, width }: &Features, rehea
             argmax(&logits)
         }));
     }
-    Score::from_matrix(matrix)
+    Ok(Score::from_matrix(matrix)?.after_tasks(after))
 }
 
 struct Head {
@@ -344,9 +356,10 @@ fn run(session: &Session, config: crate::config::Config, quiet: bool) -> Result<
     let weights = InitialWeights::Same(&session.learner);
     let own = Session::for_training(config, loaded, session.ranks.clone(), weights)?;
     let progress = Progress::new(quiet, own.train_tasks.len(), total_steps(&own)?, 0);
+    let tested = own.tested_tasks();
     let mut run =
         Learning::new(own, LearningKind::Baseline, None, progress, Position::default(), Instant::now());
     run.learn(|_| Ok(()))?;
     run.progress.finish();
-    Score::from_matrix(run.at.per_image)
+    Ok(Score::from_matrix(run.at.per_image)?.after_tasks(&tested))
 }

@@ -118,6 +118,10 @@ pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Fore
 
 /// Steps of a task with `images` images.
 fn steps(images: usize, epochs: usize, batch: usize, config: &Config) -> Result<usize> {
+    if config.method == Name::Ncm {
+        // Each image once.
+        return Ok(images.div_ceil(batch));
+    }
     loader::steps_per_task(images, epochs, loader::task_batch(images, batch, config.data.partial_batch))
 }
 

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::learner::Position;
 use crate::network::StepStats;
 use crate::output::progress::Progress;
-use crate::output::results::Score;
+use crate::output::results::{RateChange, Score};
 use crate::output::table;
 use sha2::{Digest, Sha256};
 use std::time::Instant;
@@ -67,6 +67,21 @@ impl Learning {
     /// Wall time, earlier parts of a resumed run included.
     pub fn seconds(&self) -> f64 {
         self.before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Records that the run goes on with another `optim.learning_rate` than it had, before a step is made with it.
+    /// `from`: what [`Position::rate_before`] says.
+    ///
+    /// # Errors
+    /// Those of [`Learning::save`].
+    pub fn change_rate(&mut self, from: Option<f64>) -> Result<()> {
+        let to = self.session.learner.config.optim.learning_rate;
+        let Some(from) = from else { return Ok(()) };
+        let change = RateChange { step: self.at.step, from, to };
+        self.at.learning_rate_changes.push(change);
+        self.progress.say(&format!("after step {}: optim.learning_rate is {to}, was {from}", change.step));
+        self.record.as_mut().map_or(Ok(()), |record| record.rate(&change))?;
+        self.save()
     }
 
     /// Learns the tasks that are left. `after` is called when one is finished and saved.
@@ -143,9 +158,8 @@ impl Learning {
         let before = self.at.step - self.at.task_step as u64;
         for stats in stats {
             self.at.window.push(stats);
-            let (own, images) = steps.own;
-            self.at.window_images += if self.known < own { images } else { self.session.ranks.batch };
             self.known += 1;
+            self.at.window_images += steps.images(self.known);
             let step = before + self.known as u64;
             if step.is_multiple_of(LOG_EVERY) || self.known == steps.total {
                 let window = Window {
@@ -193,7 +207,7 @@ impl Learning {
 
     /// Validation images of a run are reported; they choose nothing.
     fn validates(&self) -> bool {
-        self.kind == Kind::Run && self.session.split.has_validation()
+        self.kind == LearningKind::Run && self.session.split.has_validation()
     }
 
     /// Tests on the test sets of the tasks up to this one; with `stops`, a request to stop ends it.
@@ -225,7 +239,8 @@ impl Learning {
         if let Some(bad) = scores.iter().position(|s| !s.loss.is_finite()) {
             return Err(Error::failed(format!(
                 "after task {} the loss on the test images of task {} is {}: the last steps diverged; a smaller \
-                 optim.learning_rate may help; the last checkpoint is intact",
+                 optim.learning_rate may help: `--resume --set optim.learning_rate=RATE` goes on from the last \
+                 checkpoint, which is intact",
                 task.index + 1,
                 bad + 1,
                 scores[bad].loss
@@ -242,9 +257,10 @@ impl Learning {
             }
         }
         let Some(record) = &mut self.record else { return Ok(()) };
-        let own = Score::from_matrix(self.at.per_image.clone())?;
-        let voted = Score::from_matrix(self.at.per_batch.clone())?;
-        let validation = Score::from_matrix(self.at.validation.clone())?;
+        let tested = self.session.tested_tasks();
+        let own = Score::from_matrix(self.at.per_image.clone())?.after_tasks(&tested);
+        let voted = Score::from_matrix(self.at.per_batch.clone())?.after_tasks(&tested);
+        let validation = Score::from_matrix(self.at.validation.clone())?.after_tasks(&tested);
         record.task(task.index, self.at.step, &scores, &own, &voted, &validation)?;
         let mut line = report::task_line(task, self.session.train_tasks.len(), &own, &voted);
         if !validation.accuracy_matrix.is_empty() {
@@ -282,6 +298,7 @@ impl Learning {
         self.at.classes_seen.clone_from(&self.session.learner.classes_seen);
         self.at.optimizer_step = self.session.learner.method.optimizer_step();
         self.at.seconds = self.seconds();
+        self.at.learning_rate = Some(self.session.learner.config.optim.learning_rate);
         let Some(record) = &mut self.record else { return Ok(()) };
         record.save(&mut self.at, self.session.learner.method.as_ref())
     }

@@ -67,12 +67,14 @@ pub fn pretrain(
         at = Position::of(state, config)?;
         session.learner.method.restore(&state.tensors, at.optimizer_step)?;
     }
+    let rate_before = at.rate_before(config, place.workdir.earlier_rate(), session.train_tasks.len())?;
     let record = Record::open(place, saved.as_ref(), &at, config, &mut warnings)?;
     let total = session.loader(&session.train_tasks[0])?.steps();
     let progress = Progress::new(quiet, 1, total as u64, at.step);
     warnings.iter().for_each(|w| say(&format!("warning: {w}")));
     progress.say(&table::memory(&session.learner.plan, table::Style::detect()));
     let mut run = Learning::new(session, LearningKind::Pretraining, Some(record), progress, at, started);
+    run.change_rate(rate_before)?;
     run.learn(|_| Ok(()))?;
     run.progress.finish();
     let accuracy = test(&mut run.session)?;

@@ -8,7 +8,7 @@ use crate::methods::Method;
 use crate::network::StepStats;
 use crate::output::checkpoint::{State, Store};
 use crate::output::log::Log;
-use crate::output::results::Score;
+use crate::output::results::{RateChange, Score};
 use crate::output::tensorboard::{HParam, Writer, tags};
 use crate::output::workdir::Workdir;
 use serde_json::json;
@@ -103,6 +103,11 @@ impl Record {
             "learning_rate": window.learning_rate, "grad_norm": last.grad_norm,
         });
         self.log.append("train", window.step, fields)
+    }
+
+    /// Writes that the steps after this one have another learning rate.
+    pub fn rate(&mut self, change: &RateChange) -> Result<()> {
+        self.log.append("learning_rate", change.step, json!({"from": change.from, "to": change.to}))
     }
 
     /// Writes tests in the middle of task `task`.

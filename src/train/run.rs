@@ -87,6 +87,8 @@ fn rank(
     };
     let saved = share::state(&comm, saved)?;
     let at = restored(&mut session, saved.as_ref(), options)?;
+    let earlier = place.as_ref().and_then(|place| place.workdir.earlier_rate());
+    let rate_before = at.rate_before(&session.learner.config, earlier, session.train_tasks.len())?;
     if let Some(place) = &place {
         write_config(&session, place)?;
     }
@@ -113,7 +115,9 @@ fn rank(
     if record.as_ref().is_some_and(|record| record.workdir.resumed()) {
         progress.say(&format!("going on from step {} of {total}", at.step));
     }
-    finish(Learning::new(session, LearningKind::Run, record, progress, at, started), quiet)
+    let mut run = Learning::new(session, LearningKind::Run, record, progress, at, started);
+    run.change_rate(rate_before)?;
+    finish(run, quiet)
 }
 
 /// Where a run stands: at the checkpoint, which is put into the session, or at the start.
@@ -194,7 +198,7 @@ fn device(session: &Session) -> String {
 fn results(run: &Learning, complete: bool) -> Result<Results> {
     let per = |images: u64, seconds: f64| if seconds > 0.0 { images as f64 / seconds } else { f64::NAN };
     let (session, at) = (&run.session, &run.at);
-    let config = &session.learner.config;
+    let (config, tested) = (&session.learner.config, session.tested_tasks());
     Ok(Results {
         engine_version: env!("CARGO_PKG_VERSION").into(),
         rule_set: config.rule_set.to_string(),
@@ -208,12 +212,13 @@ fn results(run: &Learning, complete: bool) -> Result<Results> {
         checkpoint_sha256: at.checkpoint_sha256.clone(),
         num_tasks: session.split.tasks.len(),
         classes_seen: session.learner.classes_seen.len(),
+        learning_rate_changes: at.learning_rate_changes.clone(),
         complete,
-        per_image: Score::from_matrix(at.per_image.clone())?,
-        per_batch: Score::from_matrix(at.per_batch.clone())?,
+        per_image: Score::from_matrix(at.per_image.clone())?.after_tasks(&tested),
+        per_batch: Score::from_matrix(at.per_batch.clone())?.after_tasks(&tested),
         validation: match at.validation.is_empty() {
             true => None,
-            false => Some(Score::from_matrix(at.validation.clone())?),
+            false => Some(Score::from_matrix(at.validation.clone())?.after_tasks(&tested)),
         },
         baselines: at.baselines.clone().unwrap_or_default(),
         images_per_second: Speed {

@@ -94,12 +94,13 @@ impl Session {
     pub fn loader(&self, task: &Task) -> Result<Loader> {
         let config = &self.learner.config;
         let preprocess = self.learner.preprocess.clone();
-        let batch = task_batch(task.train.len(), self.ranks.batch, config.data.partial_batch);
-        let epochs = config.train.num_epochs;
-        // Class means need each image once.
-        let epochs = if config.method == Name::Ncm { 1 } else { epochs };
+        // Class means take each image once, whatever the batch.
+        let once = config.method == Name::Ncm;
+        let batch = task_batch(task.train.len(), self.ranks.batch, config.data.partial_batch || once);
+        let epochs = if once { 1 } else { config.train.num_epochs };
         let loader =
             Loader::new(self.data.clone(), &self.split, task, preprocess, config.seed, batch, epochs)?;
+        let loader = if once { loader.each_once() } else { loader };
         let (cl, data) = (&config.continual, &self.data);
         let replay = cl.replayed_upto(task.index);
         let replay = replay.and_then(|upto| scenario::replay_set(data, &self.split, cl, config.seed, upto));
@@ -132,6 +133,15 @@ impl Session {
     pub fn tests_after(&self, t: usize) -> bool {
         let every = self.learner.config.continual.eval_every_tasks.max(1);
         (t + 1).is_multiple_of(every) || t + 1 == self.train_tasks.len()
+    }
+
+    /// The task after which each row of the accuracy matrix is taken. Learned all at once, row t tells of the first
+    /// t + 1 tasks.
+    pub fn tested_tasks(&self) -> Vec<usize> {
+        match self.learner.config.continual.scenario {
+            Scenario::Joint => (0..self.split.tasks.len()).collect(),
+            _ => (0..self.train_tasks.len()).filter(|&t| self.tests_after(t)).collect(),
+        }
     }
 
     pub fn classes(&self) -> usize {
@@ -234,7 +244,7 @@ pub fn train_tasks(config: &Config, split: &Split) -> Vec<Task> {
 /// The tasks of `config` for steps of `batch` images, tests limited as it says.
 pub fn split(config: &Config, data: &DataSet, batch: usize) -> Result<Split> {
     let mut split = scenario::split(data, &config.continual, config.seed, batch)?;
-    split.limit_tests(config.train.num_eval_steps * batch);
+    split.limit_tests(data, config.train.num_eval_steps * batch);
     Ok(split)
 }
 

@@ -6,6 +6,7 @@ use crate::data::{Loader, Task};
 use crate::error::Result;
 use crate::network::{StepStats, TaskView};
 use crate::optim::schedule::LearningRate;
+use std::cmp::Ordering;
 
 /// Steps of all tasks.
 pub fn total_steps(session: &Session) -> Result<u64> {
@@ -25,8 +26,12 @@ pub struct Steps {
     pub rate: LearningRate,
     pub done: usize,
     pub total: usize,
-    /// Steps on the task's own batches, and the images of each; those that follow have as many as the task's own.
-    pub own: (usize, usize),
+    /// Steps on the task's own batches, and the images of each.
+    own: (usize, usize),
+    /// Images of the last of the task's own steps.
+    last: usize,
+    /// Images of a step on kept ones.
+    batch: usize,
     /// Steps of an epoch.
     pub epoch: usize,
 }
@@ -46,7 +51,7 @@ impl Steps {
         let (own, review) = (loader.steps(), session.review_loader(task)?);
         let total = own + review.as_ref().map_or(0, Loader::steps);
         let (task, own_batch) = (session.batch_view(task, &loader), loader.whole_batch());
-        let epoch = loader.steps_per_epoch();
+        let (epoch, last) = (loader.steps_per_epoch(), loader.images_of(own.saturating_sub(1)));
         let review = review.map(|loader| (loader, done.saturating_sub(own)));
         let first = done.min(own);
         let batches = Training::start(
@@ -56,11 +61,20 @@ impl Steps {
             session.change.clone(),
             first..own,
         )?;
-        Ok(Steps { batches, task, review, rate, done, total, own: (own, own_batch), epoch })
+        Ok(Steps { batches, task, review, rate, done, total, own: (own, own_batch), last, batch, epoch })
+    }
+
+    /// Images of step `step`, from 1.
+    pub fn images(&self, step: usize) -> usize {
+        match step.cmp(&self.own.0) {
+            Ordering::Less => self.own.1,
+            Ordering::Equal => self.last,
+            Ordering::Greater => self.batch,
+        }
     }
 
     /// The next batch, and what became known of earlier steps on the way from a task's own images to the replay set.
-    fn batch(&mut self, session: &mut Session) -> Result<Option<(Batch, Vec<StepStats>)>> {
+    fn next_batch(&mut self, session: &mut Session) -> Result<Option<(Batch, Vec<StepStats>)>> {
         if let Some(batch) = self.batches.next() {
             return Ok(Some((batch?, Vec::new())));
         }
@@ -77,10 +91,10 @@ impl Steps {
 
     /// Makes the next step; `None` after the last.
     pub fn next(&mut self, session: &mut Session) -> Result<Option<Done>> {
-        let Some((batch, mut stats)) = self.batch(session)? else { return Ok(None) };
+        let Some((batch, mut stats)) = self.next_batch(session)? else { return Ok(None) };
         self.done += 1;
         let lr = self.rate.at(self.done);
-        let images = if self.done <= self.own.0 { self.own.1 } else { session.ranks.batch };
+        let images = self.images(self.done);
         let targets = batch.targets();
         stats.extend(session.learner.method.step(
             &session.learner.dev,

@@ -456,6 +456,20 @@ fn hints_name_keys_that_exist() {
     }
 }
 
+/// As the official code has it: `config.get("min_learning_rate", 0.) * global_batch_size / 256.0`.
+#[test]
+fn the_least_learning_rate_is_scaled_by_the_batch_like_the_other() {
+    let sets = ["optim.learning_rate=0.03", "optim.min_learning_rate=0.002"];
+    for (lr_batch, least) in [(256, 0.001), (0, 0.002)] {
+        let sets: Vec<String> = sets.map(String::from).into_iter().collect();
+        let sets = [sets, vec![format!("optim.lr_batch={lr_batch}")]].concat();
+        let config = load(None, &sets, None, None, None).unwrap();
+        let rate = schedule::LearningRate::new(&config.optim, 128, 10, 5);
+        assert!(abs_diff_eq!(rate.min, least, epsilon = 1e-15), "{rate:?}");
+        assert!(abs_diff_eq!(rate.base, 15.0 * least, epsilon = 1e-15), "{rate:?}");
+    }
+}
+
 /// What follows from a shipped file and the published sizes of its data set: scenario, rule set, training images
 /// and steps of the first and the last task, all steps, and the learning rate that is used.
 #[test]

@@ -118,6 +118,11 @@ fn too_large_and_unwritable_caches_stream() {
     check(&mut small);
     assert_eq!(packs(&config).len(), 1);
     same(&plain, &data::load(&config, 0).unwrap());
+    // With a raised limit the pixels are kept after all, and they stay when it is lowered again.
+    let raised = check(&mut data::cache::Cache::of(&config));
+    let (pixels, height, width) = raised.read(0).expect("pixels");
+    assert_eq!(pixels.len(), 3 * height * width);
+    assert_eq!(check(&mut small).read(0), Some((pixels, height, width)));
 
     // No folder can be made below a file.
     std::fs::write(cache.path().join("file"), "x").unwrap();

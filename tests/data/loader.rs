@@ -14,8 +14,8 @@ fn small_loader(task: usize, seed: u64, batch: usize, epochs: usize) -> (Loader,
 }
 
 fn filled(loader: &Loader, step: usize) -> (Vec<f32>, Vec<u32>) {
-    let mut out = vec![f32::NAN; loader.batch() * loader.preprocess().output_len()];
-    let mut labels = vec![u32::MAX; loader.batch()];
+    let mut out = vec![f32::NAN; loader.rows().len() * loader.preprocess().output_len()];
+    let mut labels = vec![u32::MAX; loader.rows().len()];
     loader.fill_train(step, &mut out, &mut labels).unwrap();
     (out, labels)
 }
@@ -94,8 +94,8 @@ fn replayed_images_follow_those_of_the_task() {
         (small_loader(2, 9, 50, 5).0.with_replay(&replay, rows), replay)
     };
     let (loader, replay) = new(1, 14);
-    assert_eq!((loader.batch(), loader.own_rows(), loader.steps()), (64, 50, plain.steps()));
-    assert_eq!((plain.batch(), plain.own_rows(), replay.train.len()), (50, 50, 44));
+    assert_eq!((loader.rows().len(), loader.own_rows(), loader.steps()), (64, 50, plain.steps()));
+    assert_eq!((plain.rows().len(), plain.own_rows(), replay.train.len()), (50, 50, 44));
     let mut replayed = Vec::new();
     for step in 0..loader.steps() {
         let indices = loader.batch_indices(step);

@@ -28,6 +28,32 @@ fn tasks_partition_the_images_by_class() {
     assert_ne!(order("seed:7"), order("seed:8"));
 }
 
+/// However the images of a class lie in the test set, each class keeps its share of a limited one.
+#[test]
+fn limited_tests_have_images_of_every_class() {
+    let data = synthetic();
+    for (images, per_class) in [(15, 3), (16, 3), (5, 1), (37, 7)] {
+        let mut split = tasks::split(&data, &continual(2, 5, "seed:3"), 0).unwrap();
+        let all = split.clone();
+        split.limit_tests(&data, images);
+        for (task, whole) in split.tasks.iter().zip(&all.tasks) {
+            assert_eq!(task.test.len(), images);
+            assert!(task.test.is_sorted_by(|a, b| a < b) && task.test.iter().all(|i| whole.test.contains(i)));
+            for &class in &task.classes {
+                let of = |&&i: &&u32| split.label_to_class[data.test.labels[i as usize] as usize] == class;
+                let n = task.test.iter().filter(of).count();
+                assert!((per_class..=per_class + 1).contains(&n), "{images} images: {n} of class {class}");
+            }
+        }
+        // 0 and more than there are: all.
+        for images in [0, 1_000] {
+            let mut split = all.clone();
+            split.limit_tests(&data, images);
+            assert_eq!(split, all);
+        }
+    }
+}
+
 #[test]
 fn bad_tasks_and_class_orders_are_explained() {
     let data = synthetic();

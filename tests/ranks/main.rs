@@ -99,6 +99,25 @@ fn one_rank_is_alone_and_on_this_thread() {
     assert_eq!(run(&Launch::single(), 0, |_| Ok(())).expect_err("no ranks").exit_code(), 2);
 }
 
+/// What does not fit into one message is sent in several, of ranks with different amounts.
+#[test]
+fn large_gatherings_travel_in_pieces() {
+    let part = |rank: usize| -> Vec<u8> {
+        (0..1000 * rank + 5 * (rank % 2)).map(|i| (i * 7 + rank) as u8).collect()
+    };
+    for ranks in SPREADS {
+        for piece in [1000, 999, 64, 1 << 20] {
+            ok(spread(ranks, |comm| {
+                let all = comm.all_gather_in_pieces("features", &part(comm.rank()), piece)?;
+                assert_eq!(all, (0..4).map(part).collect::<Vec<_>>(), "pieces of {piece}");
+                let none = comm.all_gather_in_pieces("nothing", &[], piece)?;
+                assert_eq!(none, vec![Vec::<u8>::new(); 4]);
+                Ok(())
+            }));
+        }
+    }
+}
+
 #[test]
 fn everyone_gets_everything_in_rank_order() {
     for ranks in SPREADS {

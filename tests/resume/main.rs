@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod pretrain;
 
 use common::lanes::deep;
 use common::process::{expect, same, stderr, train};

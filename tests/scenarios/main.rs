@@ -4,7 +4,7 @@
 mod common;
 
 use common::lanes::deep;
-use common::process::{engine, expect, train};
+use common::process::{engine, expect, outcome, train};
 use std::path::Path;
 
 /// The matrix and the results of a small run with these settings.
@@ -43,6 +43,23 @@ fn without_boundaries_there_is_one_accuracy() {
         let scenario = format!("continual.scenario={name}");
         let (matrix, results) = run(&workdir, &[&[scenario.as_str()], sets].concat());
         assert!(matrix.len() == rows && matrix.iter().all(|row| row.len() == 1), "{name}: {matrix:?}");
+        // Rows are called by the task after which they were taken.
+        let wanted: &[u64] = match rows {
+            7 => &[0, 1, 2, 3, 4, 5, 6],
+            3 => &[2, 5, 6],
+            _ => &[0],
+        };
+        let tasks = |score: &serde_json::Value| -> Vec<u64> {
+            let rows = score["after_each_task"].as_array().expect("rows");
+            rows.iter().map(|row| row["task"].as_u64().expect("a task")).collect()
+        };
+        assert_eq!(tasks(&results["per_image"]), wanted, "{name}");
+        assert_eq!(tasks(&results["per_batch"]), wanted, "{name}");
+        assert_eq!(tasks(&results["baselines"]["ncm"]), wanted[rows - 1..], "{name}");
+        let csv = std::fs::read_to_string(workdir.join("accuracy_matrix.csv")).expect("a table");
+        let after = csv.lines().skip(1).map(|line| line.split(',').nth(1).expect("a column").to_string());
+        let numbered: Vec<String> = wanted.iter().chain(wanted).map(|t| (t + 1).to_string()).collect();
+        assert_eq!(after.collect::<Vec<_>>(), numbered, "{name}: {csv}");
         let last = matrix[rows - 1][0];
         assert!((0.0..=1.0).contains(&last), "{name}: {last}");
         if rows > 1 {
@@ -61,6 +78,7 @@ fn without_boundaries_there_is_one_accuracy() {
         let eval: serde_json::Value =
             serde_json::from_str(&said[said.find('{').expect("JSON")..]).expect("JSON");
         assert_eq!(eval["per_image"]["avg_acc"].as_f64(), Some(last), "{name}: {said}");
+        assert_eq!(tasks(&eval["per_image"]), wanted, "{name}");
     }
 }
 
@@ -143,7 +161,7 @@ fn deep_review_of_replayed_images_tells_tasks_apart() {
     assert_eq!(last["step"].as_u64(), Some(5 * 5 + 6 * (2 + 4 + 6 + 8 + 10)), "{last}");
 }
 
-/// Tests within a task say how it goes and change nothing; on the first images of a test set only, they are of those.
+/// Tests within a task say how it goes and change nothing; on some images of a test set only, they are of those.
 #[test]
 fn tests_within_a_task_and_on_few_images() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -152,7 +170,7 @@ fn tests_within_a_task_and_on_few_images() {
     let within = [&sets[..], &["train.eval_per_epochs=1"]].concat();
     let (matrix, _) = run(&dir.path().join("within"), &within);
     assert_eq!(matrix, alone);
-    // 20 test images per task, of which the first batch of 16.
+    // 20 test images per task, of which one batch of 16.
     assert!(matrix.iter().flatten().all(|a| (a * 16.0).fract() == 0.0), "{matrix:?}");
     let log = std::fs::read_to_string(dir.path().join("within/log.jsonl")).expect("a log");
     let lines: Vec<serde_json::Value> =
@@ -169,6 +187,40 @@ fn tests_within_a_task_and_on_few_images() {
     let wanted: Vec<(u64, usize)> =
         (0..5).flat_map(|t| [(15 * t + 5, t as usize + 1), (15 * t + 10, t as usize + 1)]).collect();
     assert_eq!(epochs, wanted);
+}
+
+/// Class means have seen every image of a task once and in one order, however many a step and a rank take.
+#[test]
+fn class_means_do_not_depend_on_batches_and_ranks() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let learned = |name: &str, batch: usize, ranks: &str| -> Vec<u8> {
+        let (workdir, batch) = (dir.path().join(name), format!("train.per_device_batch_size={batch}"));
+        let mut args = vec!["--device", "cpu", "--ranks", ranks];
+        for set in ["method=ncm", &batch] {
+            args.extend(["--set", set]);
+        }
+        expect(train(&workdir, &args), 0);
+        let (bytes, _, results, log) = outcome(&workdir);
+        // 20 test images and 80 training images of each of 5 tasks.
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a checkpoint");
+        let counts = file.tensor("class counts").expect("counts").data().to_vec();
+        let counts = counts.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes")));
+        assert_eq!(counts.collect::<Vec<_>>(), [40.0; 10], "{name}");
+        // What the method learns is what the baseline of the same name does.
+        let [own, baseline] = [&results["per_image"], &results["baselines"]["ncm"]];
+        assert_eq!(own["accuracy_matrix"], baseline["accuracy_matrix"], "{name}");
+        assert!(
+            log.iter().filter(|line| line.contains(r#""event":"train""#)).count() >= 5,
+            "{name}: {log:?}"
+        );
+        bytes
+    };
+    let wanted = learned("batches of 16", 16, "1");
+    // 12 steps, the last of 3 images; 3 steps, the last of 16; fewer images than a batch; a last step of 2 images that
+    // are all those of one rank.
+    for (name, batch, ranks) in [("7", 7, "1"), ("32", 32, "1"), ("100", 100, "1"), ("2 ranks", 39, "2")] {
+        assert!(learned(name, batch, ranks) == wanted, "{name}: other class means");
+    }
 }
 
 /// Kept images in every batch from the second task on: less is forgotten than without them.

@@ -169,14 +169,20 @@ fn task_axis(groups: &[Group]) -> Axis {
     let tasks = groups.iter().map(|g| g.first().tasks()).max().unwrap_or(0);
     Axis {
         name: "tasks learned".into(),
-        ticks: (1..=tasks).map(|t| (t as f64, t.to_string())).collect(),
+        // At most so many numbers stand beside each other.
+        ticks: (1..=tasks).step_by(tasks.div_ceil(40).max(1)).map(|t| (t as f64, t.to_string())).collect(),
         cuts: Vec::new(),
     }
 }
 
-/// Average accuracy or forgetting after task t.
-fn at(score: &Score, t: usize, forgetting: bool) -> Option<f64> {
-    let after = score.after_each_task.get(t)?;
+/// How many tasks were learned when row `row` was taken.
+fn learned(group: &Group, row: usize) -> f64 {
+    group.first().results.per_image.task_of(row) as f64 + 1.0
+}
+
+/// Average accuracy or forgetting in row `row`.
+fn at(score: &Score, row: usize, forgetting: bool) -> Option<f64> {
+    let after = score.after_each_task.get(row)?;
     if forgetting { after.forgetting } else { Some(after.avg_acc).filter(|v| v.is_finite()) }
 }
 
@@ -184,9 +190,9 @@ fn at(score: &Score, t: usize, forgetting: bool) -> Option<f64> {
 fn over_tasks(groups: &[Group]) -> Vec<Figure> {
     let series = |group: &Group, of: fn(&Results) -> &Score, forgetting: bool| {
         let mut line = Line::default();
-        for t in usize::from(forgetting)..group.first().tasks() {
-            if let Some(spread) = group.spread(|run| at(of(&run.results), t, forgetting)) {
-                line.points.push((t as f64 + 1.0, 100.0 * spread.mean));
+        for row in usize::from(forgetting)..group.first().rows() {
+            if let Some(spread) = group.spread(|run| at(of(&run.results), row, forgetting)) {
+                line.points.push((learned(group, row), 100.0 * spread.mean));
                 line.band.push(100.0 * spread.deviation.unwrap_or(0.0));
             }
         }
@@ -195,8 +201,8 @@ fn over_tasks(groups: &[Group]) -> Vec<Figure> {
     let figure = |name: &str, title: &str, what: &str, forgetting: bool| {
         let mut lines = Vec::new();
         for (baseline, of) in shared_baselines(groups) {
-            let at = |t: usize| of.baseline(baseline, |score| at(score, t, forgetting));
-            let points = (0..of.first().tasks()).filter_map(|t| Some((t as f64 + 1.0, 100.0 * at(t)?.mean)));
+            let at = |row: usize| of.baseline(baseline, |score| at(score, row, forgetting));
+            let points = (0..of.first().rows()).filter_map(|t| Some((learned(of, t), 100.0 * at(t)?.mean)));
             let (class, name) = ("baseline".into(), baseline.into());
             lines.push(Line { class, name, points: points.collect(), band: Vec::new() });
         }
@@ -238,7 +244,8 @@ fn each_task(groups: &[Group]) -> Option<Figure> {
     let panel = |i: usize| {
         let lines = matrices.iter().zip(groups).enumerate().map(|(g, (matrix, group))| {
             let after = matrix.iter().enumerate();
-            let points = after.filter_map(|(t, row)| Some((t as f64 + 1.0, 100.0 * row.get(i)?))).collect();
+            let points =
+                after.filter_map(|(t, row)| Some((learned(group, t), 100.0 * row.get(i)?))).collect();
             Line { class: colour(g), name: group.label.clone(), points, band: Vec::new() }
         });
         (format!("task {}", i + 1), lines.collect::<Vec<_>>())
@@ -302,7 +309,7 @@ fn matrices(g: usize, group: &Group) -> Vec<Figure> {
             group.matrix(of).iter().map(|row| row.iter().map(|v| 100.0 * v).collect()).collect();
         let mean = |row: &Vec<f64>| format!("{:.1}", row.iter().sum::<f64>() / row.len().max(1) as f64);
         let map = Heat {
-            rows: (1..=values.len()).map(|t| format!("after {t}")).collect(),
+            rows: (0..values.len()).map(|t| format!("after {}", learned(group, t))).collect(),
             columns: (1..=values.iter().map(Vec::len).max().unwrap_or(0)).map(|t| t.to_string()).collect(),
             column_name: "task".into(),
             range: (lowest, 100.0),

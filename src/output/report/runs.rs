@@ -102,9 +102,14 @@ impl Run {
         Ok(Run { workdir: workdir.to_path_buf(), config, results, history })
     }
 
-    /// Tasks that are finished.
-    pub fn tasks(&self) -> usize {
+    /// Rows of the accuracy matrix.
+    pub fn rows(&self) -> usize {
         self.results.per_image.accuracy_matrix.len()
+    }
+
+    /// Tasks that are finished, as far as the last test tells.
+    pub fn tasks(&self) -> usize {
+        self.rows().checked_sub(1).map_or(0, |last| self.results.per_image.task_of(last) + 1)
     }
 
     /// All runs of a key are one group: the configuration without its seed, the backbone, the tasks done.
