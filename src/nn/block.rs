@@ -377,7 +377,7 @@ impl Block {
         self.fc1.backward_input(dev, p, t.a.view_mut(), self.images(t.wide.view(), b), None, Write::Set)?;
         /* 6 */
         let (dy, stats) = (t.a.view(), acts.ln2_stats.view());
-        self.ln2.backward_acc(dev, p, grads, Some(d.view_mut()), dy, acts.mid.view(), stats)?;
+        self.ln2.backward_acc(dev, p, grads, Some(d.view_mut()), dy, (acts.mid.view(), stats))?;
         /* 5 */
         // d already is dL/dx through the skip connection
         /* 4 */
@@ -467,6 +467,6 @@ impl Block {
         }
         d.reshape([rows, c]);
         /* 1 */
-        self.ln1.backward_acc(dev, p, grads, Some(d.view_mut()), t.a.view(), x, stats)
+        self.ln1.backward_acc(dev, p, grads, Some(d.view_mut()), t.a.view(), (x, stats))
     }
 }

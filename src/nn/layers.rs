@@ -33,7 +33,8 @@ impl LayerNorm {
     }
 
     /// dx += …; the gradients of scale and bias too, where they are wanted.
-    #[allow(clippy::too_many_arguments)]
+    ///
+    /// (x, stats): the input x and the statistics of [`LayerNorm::forward`].
     pub fn backward_acc(
         &self,
         dev: &Device,
@@ -41,8 +42,7 @@ impl LayerNorm {
         grads: &mut Grads,
         dx: Option<ViewMut>,
         dy: View,
-        x: View,
-        stats: View,
+        (x, stats): (View, View),
     ) -> Result<()> {
         if grads.wants(p, self.scale) || grads.wants(p, self.bias) {
             let c = p.spec(self.scale).shape.len();

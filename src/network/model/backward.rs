@@ -34,7 +34,7 @@ impl Model {
         ws.d.fill(0.0);
         let dy = ws.temp.a.view().reshaped([batch * rows, c]);
         let (x, stats) = (ws.last.view().reshaped([batch * rows, c]), ws.norm_stats.view());
-        self.vit.norm.backward_acc(dev, p, grads, Some(ws.d.view_mut()), dy, x, stats)
+        self.vit.norm.backward_acc(dev, p, grads, Some(ws.d.view_mut()), dy, (x, stats))
     }
 
     /// What the gradient of layer `l`'s input is needed for.

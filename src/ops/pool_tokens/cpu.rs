@@ -47,7 +47,6 @@ pub fn forward<T: Float>(y: &mut [T], x: &[T], t: usize, c: usize, rows: Range<u
     );
 }
 
-#[allow(clippy::too_many_arguments)]
 pub fn backward<T: Float>(
     dx: &mut [T],
     dy: &[T],

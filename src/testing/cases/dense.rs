@@ -1,6 +1,7 @@
 //! Cases of the ops where the work is: products, linear layers, GELU, layer norm, attention.
 
-use super::case::{ArgType, Case, Fill, Role, Scope, assign, plain, take};
+use super::case::{Case, Role, assign, plain, take};
+use super::data::{ArgType, Fill, Scope};
 use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv};
 use crate::ops::gelu::{self, GeluForm};
 use crate::ops::layer_norm as norm;

@@ -3,10 +3,13 @@
 //! the rows of `benches/ops.rs`.
 
 mod case;
+mod data;
 mod dense;
+mod learn;
 mod rows;
 
-pub use case::{ArgType, Case, CaseArg, Data, Fill, Grad, On, Out, PassCost, Plain, Role, Scope};
+pub use case::{Case, Grad, Out, PassCost, Plain, Role};
+pub use data::{ArgType, CaseArg, Data, Fill, On, Scope};
 
 /// Small, odd and ragged shapes of every op: what tests run.
 pub fn small() -> Vec<Case> {
