@@ -44,9 +44,17 @@ fn a_run_that_diverges_goes_on_with_another_learning_rate() {
     let calm = dir.path().join("calm");
     let go = |rate: &str, more: &[&str]| -> Command {
         let rate = format!("optim.learning_rate={rate}");
-        train(&calm, &[&["--set", &rate, "--set", "train.checkpoint_every_steps=1"][..], more].concat())
+        let sets = [
+            "--set",
+            &rate,
+            "--set",
+            "train.checkpoint_every_steps=3",
+            "--set",
+            "baselines.single_prompt=false",
+        ];
+        train(&calm, &[&sets[..], more].concat())
     };
-    let mut child = go("0.02", &["--set", "train.num_epochs=10"]).spawn().expect("the program starts");
+    let mut child = go("0.02", &["--set", "train.num_epochs=6"]).spawn().expect("the program starts");
     while !calm.join("checkpoints/step_000003.json").exists() && child.try_wait().expect("a status").is_none()
     {
         std::thread::sleep(std::time::Duration::from_millis(2));
@@ -55,7 +63,7 @@ fn a_run_that_diverges_goes_on_with_another_learning_rate() {
     child.wait().expect("an end");
     let at = description(&calm)["step"].as_u64().expect("a step");
     assert!(at > 0);
-    expect(go("0.01", &["--set", "train.num_epochs=10", "--resume"]), 0);
+    expect(go("0.01", &["--set", "train.num_epochs=6", "--resume"]), 0);
     let text = std::fs::read_to_string(calm.join("results.json")).expect("results");
     let results: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let changes = results["learning_rate_changes"].as_array().expect("changes").clone();
@@ -74,8 +82,8 @@ fn a_run_that_diverges_goes_on_with_another_learning_rate() {
         assert!((found - rate).abs() < 1e-12, "{line}: {rate}");
     }
     // Saying it again changes nothing; at the end there is nothing left to change.
-    expect(go("0.01", &["--set", "train.num_epochs=10", "--resume"]), 0);
-    let said = expect(go("0.5", &["--set", "train.num_epochs=10", "--resume"]), 2);
+    expect(go("0.01", &["--set", "train.num_epochs=6", "--resume"]), 0);
+    let said = expect(go("0.5", &["--set", "train.num_epochs=6", "--resume"]), 2);
     assert!(said.contains("the run has 0.01, asked for 0.5, but all of its tasks are learned"), "{said}");
     let mut eval = engine();
     eval.args(["eval", "--device", "cpu", "--workdir"]).arg(&calm);
