@@ -118,6 +118,8 @@ pub struct Backbone {
     /// The weights expect `(x - mean) / std` for pixels x in [0, 1].
     pub mean: [f32; 3],
     pub std: [f32; 3],
+    /// The rule by which the position table was resized; `None` where it is as stored.
+    pub position_resize: Option<PositionResize>,
     /// One sentence: the format, what was recognised, the sizes.
     pub source: String,
     /// SHA-256 of the file, in hex. Of a checkpoint in parts: that of the text with one line

@@ -24,6 +24,8 @@ pub(super) struct Conversion {
     pub norm: ([f32; 3], [f32; 3]),
     /// The rule of the library that the format belongs to.
     pub position_resize: PositionResize,
+    /// Whether the positions are resized, after [`Conversion::settle`].
+    pub resized: bool,
     pub sources: Vec<TensorSource>,
     /// Tensors whose name starts with one of these are known and not needed.
     pub dropped: Vec<String>,
@@ -138,7 +140,7 @@ impl Conversion {
                 dims.image_size,
                 self.position_resize.describe()
             ));
-            dims.image_size = options.image_size;
+            (dims.image_size, self.resized) = (options.image_size, true);
         }
         self.gelu = options.gelu.or(described.gelu).unwrap_or(self.gelu);
         self.layer_norm_eps =
@@ -211,6 +213,7 @@ impl Conversion {
             layer_norm_eps: self.layer_norm_eps,
             mean: self.norm.0,
             std: self.norm.1,
+            position_resize: self.resized.then_some(self.position_resize),
             source: format!("{} in {} ({}){notes}", self.format, archive.container, describe(&self.dims)),
             sha256: String::new(),
             tensors: BTreeMap::new(),

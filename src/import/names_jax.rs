@@ -75,6 +75,7 @@ pub(super) fn conversion(archive: &Archive) -> Result<Conversion> {
         layer_norm_eps: 1e-6,
         norm: UNIT_NORM,
         position_resize: PositionResize::BilinearAligned,
+        resized: false,
         sources: sources.collect(),
         dropped: ["head/", "pre_logits/"].map(String::from).to_vec(),
         described_by: DescribedBy::Stem,

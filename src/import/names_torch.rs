@@ -90,6 +90,7 @@ pub(super) fn conversion(
         layer_norm_eps,
         norm,
         position_resize,
+        resized: false,
         sources,
         dropped: family.dropped.iter().chain(&NOT_WEIGHTS).map(|name| name.to_string()).collect(),
         described_by: DescribedBy::StemAndConfig,

@@ -87,6 +87,7 @@ pub(super) fn conversion(archive: &Archive) -> Result<Conversion> {
         layer_norm_eps: eps.parse().map_err(|_| bad("layer_norm_eps", eps))?,
         norm: (three("mean")?, three("std")?),
         position_resize: PositionResize::BilinearAligned,
+        resized: false,
         sources: dims.tensors().into_iter().map(source).collect(),
         dropped: Vec::new(),
         described_by: DescribedBy::Itself,

@@ -1,6 +1,7 @@
 //! A network assembled for a purpose: from configuration and backbone to a method that answers and learns.
 
 use super::backbone;
+use super::origin;
 use super::position::Position;
 use super::precision::{precision, reading_precision};
 use crate::config::Config;
@@ -92,10 +93,11 @@ impl Learner {
     }
 
     /// # Errors
-    /// `Error::Failed` if the run in `workdir`, which stands at `at`, was made on another backbone than this one.
+    /// `Error::Failed` if the run in `workdir`, which stands at `at`, was made on another backbone than this one, or
+    /// the backbone was understood in another way.
     pub fn expect_backbone(&self, at: &Position, workdir: &Path) -> Result<()> {
         if at.checkpoint_sha256 == self.backbone.sha256 {
-            return Ok(());
+            return origin::expect(&at.origin, &origin::of_backbone(&self.backbone), workdir);
         }
         Err(Error::failed(format!(
             "{}: the run was made on a backbone with sha256 {}, {} has {}; wanted the same file",

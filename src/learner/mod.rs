@@ -5,6 +5,7 @@ mod answer;
 mod assemble;
 pub mod backbone;
 mod locate;
+pub mod origin;
 mod position;
 mod precision;
 mod saved;

@@ -1,5 +1,6 @@
 //! Where a run stands: the part of every checkpoint that is no tensor.
 
+use super::origin::Origin;
 use crate::config::Config;
 use crate::config::schema::{Method, Scenario};
 use crate::error::{Error, Result};
@@ -44,6 +45,9 @@ pub struct Position {
     #[serde(default)]
     pub classes_seen: Vec<u32>,
     pub checkpoint_sha256: String,
+    /// What the run is made of beside its configuration; earlier versions did not save it.
+    #[serde(default)]
+    pub origin: Origin,
     /// `optim.learning_rate`; earlier versions did not save it.
     #[serde(default)]
     pub learning_rate: Option<f64>,

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// The task after which these hold, from 0: the place of their row, or what [`super::results::Score::after_tasks`]
-    /// says.
+    /// The task after which these hold, from 0: the place of their row, where tests do not come more seldom.
     pub task: usize,
     #[serde(with = "super::nullable::number")]
     pub avg_acc: f64,

@@ -65,8 +65,10 @@ pub fn pretrain(
     let mut at = Position::default();
     if let Some(state) = &saved {
         at = Position::of(state, config)?;
+        session.expect_origin(&at, workdir)?;
         session.learner.method.restore(&state.tensors, at.optimizer_step)?;
     }
+    at.origin = session.origin();
     let rate_before = at.rate_before(config, place.workdir.earlier_rate(), session.train_tasks.len())?;
     let record = Record::open(place, saved.as_ref(), &at, config, &mut warnings)?;
     let total = session.loader(&session.train_tasks[0])?.steps();
@@ -151,7 +153,17 @@ fn described(config: &Config) -> Backbone {
     };
     let (mean, std) = (Normalize::UNIT.mean, Normalize::UNIT.std);
     let (source, sha256, tensors) = (String::new(), String::new(), BTreeMap::new());
-    Backbone { dims, gelu: Gelu::Tanh, layer_norm_eps: EPS, mean, std, source, sha256, tensors }
+    Backbone {
+        dims,
+        gelu: Gelu::Tanh,
+        layer_norm_eps: EPS,
+        mean,
+        std,
+        position_resize: None,
+        source,
+        sha256,
+        tensors,
+    }
 }
 
 /// The backbone with what was learned.

@@ -122,19 +122,24 @@ fn rank(
 
 /// Where a run stands: at the checkpoint, which is put into the session, or at the start.
 fn restored(session: &mut Session, saved: Option<&State>, options: &Options) -> Result<Position> {
-    let (learner, batch) = (&mut session.learner, session.ranks.batch);
+    let (origin, batch) = (session.origin(), session.ranks.batch);
     let Some(state) = saved else {
+        let learner = &session.learner;
         return Ok(Position {
+            origin,
             class_names: learner.class_names.clone(),
             checkpoint_sha256: learner.backbone.sha256.clone(),
             batch,
             ..Position::default()
         });
     };
-    let mut at = Position::of(state, &learner.config)?;
+    let mut at = Position::of(state, &session.learner.config)?;
     at.batch = batch;
-    learner.expect_backbone(&at, &options.workdir)?;
-    learner.method.restore(&state.tensors, at.optimizer_step)?;
+    session.learner.expect_backbone(&at, &options.workdir)?;
+    session.expect_origin(&at, &options.workdir)?;
+    // A run of an earlier version is from now on what it is now.
+    at.origin = origin;
+    session.learner.method.restore(&state.tensors, at.optimizer_step)?;
     Ok(at)
 }
 

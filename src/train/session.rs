@@ -8,11 +8,15 @@ use crate::data::{self, DataSet, Images, Loader, Reader, Split, Task, scenario, 
 use crate::device::{Choice, Device};
 use crate::error::Result;
 use crate::import::Backbone;
-use crate::learner::{InitialWeights, Learner, Purpose, SavedRun, backbone, fitting_device, test_images};
+use crate::learner::origin::{self, Origin};
+use crate::learner::{
+    InitialWeights, Learner, Position, Purpose, SavedRun, backbone, fitting_device, test_images,
+};
 use crate::methods::Ranks;
 use crate::network::TaskView;
 use crate::output::signal;
 use crate::tensor::DType;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A learner, its data, and the data's tasks.
@@ -42,9 +46,12 @@ impl Session {
         let batch = saved.at.images(&config);
         let split = split(&config, &data, batch)?;
         let names = split.class_names.clone();
+        origin::expect_classes(&saved.at.class_names, &names, &saved.workdir)?;
         let mut learner = Learner::new(config, backbone, dev, names, purpose, InitialWeights::Checkpoint)?;
         saved.restore(&mut learner)?;
-        Session::with(learner, data, split, Ranks::alone(batch), resident)
+        let session = Session::with(learner, data, split, Ranks::alone(batch), resident)?;
+        session.expect_origin(&saved.at, &saved.workdir)?;
+        Ok(session)
     }
 
     /// A session for training with data at hand, untrained, on one of several ranks.
@@ -88,6 +95,20 @@ impl Session {
         let train_tasks = train_tasks(&learner.config, &split);
         let reader = Reader::new(data.clone(), &split, learner.preprocess.clone());
         Session { learner, data, split, reader, train_tasks, ranks, resident: None, change: None }
+    }
+
+    /// What this session is made of.
+    pub fn origin(&self) -> Origin {
+        let mut all = origin::of_backbone(&self.learner.backbone);
+        all.extend(origin::of_data(&self.data, &self.split));
+        all
+    }
+
+    /// # Errors
+    /// `Error::Failed` if the run in `workdir`, which stands at `at`, was made of something else, naming all of it.
+    pub fn expect_origin(&self, at: &Position, workdir: &Path) -> Result<()> {
+        origin::expect_classes(&at.class_names, &self.split.class_names, workdir)?;
+        origin::expect(&at.origin, &self.origin(), workdir)
     }
 
     /// The batches of one task.

@@ -4,12 +4,13 @@
 mod common;
 
 use common::lanes::deep;
-use common::process::{expect, outcome, same, stderr, stdout, train};
+use common::process::{SMALL, engine, expect, outcome, same, stderr, stdout, train};
 use common::{absolute_error, relative_error};
 use safetensors::{Dtype, SafeTensors};
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Sixteen images a step on any of these numbers of ranks.
@@ -314,6 +315,49 @@ fn inspect(workdir: &Path) -> Command {
     let mut command = common::process::engine();
     command.arg("inspect").arg(workdir);
     command
+}
+
+/// Rank 0 alone learns the linear heads; the other ranks, which wait for them, hear of a request to stop all the same.
+#[test]
+fn a_signal_during_baselines_is_no_failure() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let start = |workdir: &Path| -> (Child, BufReader<ChildStderr>) {
+        let mut command = engine();
+        command.args(["train", "--device", "cpu", "--ranks", "2", "--workdir"]).arg(workdir);
+        command.args(set(SMALL)).args(set(&["baselines.single_prompt=true", "train.num_epochs=1"]));
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let said = BufReader::new(child.stderr.take().expect("its messages"));
+        (child, said)
+    };
+    let until = |said: &mut BufReader<ChildStderr>, wanted: &str| {
+        let mut line = String::new();
+        while !line.contains(wanted) {
+            line.clear();
+            assert!(said.read_line(&mut line).expect("a line") > 0, "no `{wanted}`");
+        }
+    };
+    // How long the baselines before the single prompt take.
+    let (mut child, mut said) = start(&dir.path().join("whole"));
+    until(&mut said, "baselines on the frozen features");
+    let clock = Instant::now();
+    until(&mut said, "the same run with a single prompt");
+    let needed = clock.elapsed();
+    child.kill().expect("a kill");
+    child.wait().expect("an end");
+    for part in [0.2, 0.7, 0.85, 0.95] {
+        let workdir = dir.path().join(part.to_string());
+        let (child, mut said) = start(&workdir);
+        until(&mut said, "baselines on the frozen features");
+        std::thread::sleep(needed.mul_f64(part));
+        let kill = ["-s", "INT", &child.id().to_string()].map(String::from);
+        assert!(Command::new("kill").args(kill).status().expect("kill").success());
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).expect("the rest");
+        let output = ends(child);
+        assert_eq!(output.status.code(), Some(130), "after {part} of {needed:?}: {rest}");
+        assert!(rest.contains("add --resume to go on") && !rest.contains("panicked"), "{rest}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A run that is killed at any moment and resumed ends with the bits of one that was left alone.
 //! Processes are really killed.
 
+mod changes;
 #[path = "../common/mod.rs"]
 mod common;
 mod pretrain;
