@@ -70,6 +70,7 @@ impl Predict {
 
     /// The paths of the command line, with those of standard input in the place of `-`.
     fn given(&self) -> Result<Vec<PathBuf>> {
+        use crate::data::file_kind::{self, FileKind};
         let mut given = Vec::new();
         for path in &self.images {
             if path.as_os_str() != "-" {
@@ -80,6 +81,18 @@ impl Predict {
             std::io::stdin()
                 .read_to_end(&mut text)
                 .map_err(|e| Error::failed(format!("standard input cannot be read: {e}")))?;
+            // No path holds a zero byte.
+            if !self.null && text.contains(&0) {
+                let found = match FileKind::of(&text[..text.len().min(file_kind::HEAD)]) {
+                    FileKind::Image(format) => {
+                        format!("a {} image: save it and give its path", file_kind::name(format))
+                    }
+                    _ => "zero bytes; `-0` takes paths that end with them".into(),
+                };
+                return Err(Error::failed(format!(
+                    "standard input: paths of images were wanted, one a line, found {found}"
+                )));
+            }
             let end = if self.null { 0 } else { b'\n' };
             let paths = text.split(|&byte| byte == end).map(|path| match self.null {
                 true => path,

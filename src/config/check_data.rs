@@ -36,9 +36,9 @@ impl Config {
         let known = match data.dataset {
             _ if !data.classes.0.is_empty() => None,
             DatasetName::Joined => {
-                data.joined_names().ok().and_then(|names| names.into_iter().map(classes_of).sum())
+                data.joined_names().ok().and_then(|names| names.into_iter().map(DatasetName::classes).sum())
             }
-            name => classes_of(name),
+            name => name.classes(),
         };
         if let Some(there_are) = known {
             c.unless(classes <= there_are, || {
@@ -197,16 +197,5 @@ impl Config {
         c.unless(!data.is_mixed() || self.method != Method::Ncm, || {
             "data.mixup_alpha and data.cutmix_alpha must be 0 with method = \"ncm\", which takes means of classes".into()
         });
-    }
-}
-
-/// Classes of a data set; `None`: known once it is loaded.
-fn classes_of(dataset: DatasetName) -> Option<usize> {
-    use DatasetName::*;
-    match dataset {
-        MnistSubset | Mnist | FashionMnist | Cifar10 | Svhn | NotMnist => Some(10),
-        Core50 => Some(50),
-        Cifar100 => Some(100),
-        _ => None,
     }
 }

@@ -73,6 +73,21 @@ DatasetName {
     Synthetic = "synthetic",
 } default MnistSubset }
 
+impl DatasetName {
+    /// How many classes the set has; `None`: known once it is loaded.
+    pub fn classes(self) -> Option<usize> {
+        use DatasetName::*;
+        match self {
+            MnistSubset | Mnist | FashionMnist | Cifar10 | Svhn | NotMnist | Synthetic => Some(10),
+            Core50 => Some(50),
+            Cifar100 => Some(100),
+            ImageNetR | Cub200 => Some(200),
+            DomainNet => Some(345),
+            Joined | Images => None,
+        }
+    }
+}
+
 words! {
 /// How the images of a data set come in tasks.
 Scenario {

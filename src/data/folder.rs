@@ -188,12 +188,19 @@ pub fn of_utf16(bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>> {
     text.map(String::into_bytes).map_err(|_| Error::file(path, "damaged UTF-16 text; save it as UTF-8"))
 }
 
+fn is_web_address(path: &Path) -> bool {
+    ["http:", "https:"].iter().any(|scheme| path.starts_with(scheme))
+}
+
 /// The whole of a regular file.
 ///
 /// # Errors
 /// `Error::File` when it cannot be read, is not a regular file, or has more than `most` bytes.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let meta = std::fs::metadata(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
+    let meta = std::fs::metadata(path).map_err(|e| match is_web_address(path) {
+        true => Error::file(path, "nothing is downloaded: save the file and give its path"),
+        false => Error::file(path, format!("cannot be read: {e}")),
+    })?;
     if !meta.is_file() {
         return Err(Error::file(path, "a file was wanted, found a folder or a device"));
     }

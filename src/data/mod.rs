@@ -32,6 +32,7 @@ pub mod preprocess;
 pub mod published;
 pub mod reader;
 pub mod scenario;
+mod sets;
 pub mod source;
 pub mod svhn;
 pub mod synthetic;
@@ -58,7 +59,8 @@ use crate::error::Result;
 /// image files where there are several.
 pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
     let mut cache = cache::Cache::of(config);
-    let mut data = raw(config, seed, &mut cache)?;
+    let from = sets::Source { config, seed, cache: &mut cache };
+    let mut data = (sets::row(config.dataset).read)(from)?;
     if let Some(labels) = tasks::selected(&config.classes.0, &data.class_names)? {
         data.select_classes(&labels)?;
     }
@@ -73,24 +75,4 @@ pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
         data.notes.extend(notes);
     }
     Ok(data)
-}
-
-/// `config.dataset` as its files hold it; `cache` has room for unpacked archives.
-fn raw(config: &Data, seed: u64, cache: &mut cache::Cache) -> Result<DataSet> {
-    Ok(match config.dataset {
-        DatasetName::MnistSubset => bundled::load()?,
-        DatasetName::Mnist => idx::load_mnist(&config.dir)?,
-        DatasetName::FashionMnist => idx::load_fashion_mnist(&config.dir)?,
-        DatasetName::Cifar10 => cifar::load(&config.dir, &cifar::CIFAR10)?,
-        DatasetName::Cifar100 => cifar::load(&config.dir, &cifar::CIFAR100)?,
-        DatasetName::Svhn => svhn::load(&config.dir)?,
-        DatasetName::NotMnist => notmnist::load(&config.dir, cache)?,
-        DatasetName::Core50 => core50::load(&config.dir)?,
-        DatasetName::ImageNetR => imagenet_r::load(&config.dir)?,
-        DatasetName::Cub200 => cub200::load(&config.dir, cache)?,
-        DatasetName::DomainNet => domainnet::load(&config.dir)?,
-        DatasetName::Images => images::load(&config.dir)?,
-        DatasetName::Joined => joined::load(config, cache, |one, cache| raw(one, seed, cache))?,
-        DatasetName::Synthetic => synthetic::load(seed),
-    })
 }

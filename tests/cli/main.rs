@@ -313,6 +313,13 @@ fn predict_takes_folders_lists_and_any_name() {
     std::fs::create_dir(dir.path().join("empty")).expect("a folder");
     let said = expect(with(&["predict", "--workdir", path(&workdir), path(&dir.path().join("empty"))]), 1);
     assert!(said.contains("holds no image file"), "{said}");
+    // An image instead of paths, an address instead of a file.
+    let mut image_given = with(&["predict", "--workdir", path(&workdir), "-"]);
+    image_given.stdin(std::fs::File::open(&sorted[4]).expect("an image"));
+    let said = expect(image_given, 1);
+    assert!(said.contains("found a PNG image: save it and give its path"), "{said}");
+    let said = expect(with(&["predict", "--workdir", path(&workdir), "https://example.invalid/x.png"]), 1);
+    assert!(said.contains("https://example.invalid/x.png: nothing is downloaded"), "{said}");
 }
 
 /// Peak of resident memory of the command in bytes.
