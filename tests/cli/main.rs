@@ -505,6 +505,14 @@ fn jobs_started_together_get_folders_of_their_own() {
     assert!(!dir.path().join("runs/default-4").exists());
 }
 
+/// Where every image chooses the same prompts no vote can change anything, and that is said.
+#[test]
+fn leakcheck_says_why_all_rows_are_equal() {
+    let (_dir, workdir) = finished(&["--set", "prompt_pool.pool_size=2", "--set", "train.num_epochs=1"]);
+    let said = expect(with(&["leakcheck", "--workdir", path(&workdir), "--shuffles", "1"]), 0);
+    assert!(said.contains("every image chose the same prompts"), "{said}");
+}
+
 /// Values that are valid and end like a success get a warning with both values.
 #[test]
 fn traps_are_pointed_out() {
