@@ -6,12 +6,12 @@ use crate::error::Result;
 use crate::output;
 use clap::Args;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the configuration comes from; later flags win.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// TOML file; without it, the built-in default.
+    /// TOML file; without it, the built-in default, or with --resume that of the run.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Pre-trained backbone: `.npz`, `.safetensors` or `bundled:micro`.
@@ -30,8 +30,14 @@ pub struct ConfigArgs {
 
 impl ConfigArgs {
     pub fn load(&self) -> Result<LoadedConfig> {
+        self.load_over(None)
+    }
+
+    /// The same, where `saved` takes the place of the built-in default.
+    pub fn load_over(&self, saved: Option<&Path>) -> Result<LoadedConfig> {
         let (checkpoint, data) = (self.init_checkpoint.as_deref(), self.data_dir.as_deref());
-        crate::config::load_with_notes(self.config.as_deref(), &self.set, self.seed, checkpoint, data)
+        let file = self.config.as_deref().or(saved);
+        crate::config::load_with_notes(file, &self.set, self.seed, checkpoint, data)
     }
 }
 

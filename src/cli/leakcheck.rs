@@ -65,6 +65,12 @@ impl LeakCheck {
         }
         let rows: Vec<_> = found.compositions.iter().map(|c| (c.name, c.avg_acc, c.moved)).collect();
         print(&table::leak(&rows, Style::detect()));
+        if found.choices == 1 {
+            print(
+                "all rows are equal because every image chose the same prompts by itself: whatever the batch, the vote \
+                 has one outcome",
+            );
+        }
         let accuracy = |name| found.named(name).map_or(f64::NAN, |c| c.avg_acc.mean);
         print(&format!(
             "{} test images of {tasks} tasks, votes among {} images, {} shuffles; batches of one task are worth {:+.2} \

@@ -2,12 +2,17 @@
 
 use super::{ConfigArgs, print};
 use crate::comm::Launch;
+use crate::config::Config;
 use crate::device::{Choice, Device, probe};
 use crate::error::{Error, Result};
+use crate::learner::{Position, backbone, locate_backbone};
+use crate::output::checkpoint::Store;
 use crate::output::table::{self, Style};
+use crate::output::workdir::{CHECKPOINTS, CONFIG};
+use crate::output::{atomic, say};
 use crate::train::{Options, forecast, report, run, seeds};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub struct Train {
@@ -44,29 +49,51 @@ pub struct Train {
 
 impl Train {
     pub fn run(self) -> Result<()> {
-        let loaded = self.config.load()?;
-        if !self.quiet {
-            loaded.notes.iter().for_each(|note| crate::output::say(&format!("note: {note}")));
-        }
         let seeds = self.seeds.as_deref().map(parse_seeds).transpose()?;
+        let run = self.resumed(seeds.as_deref());
+        let saved = run.as_ref().map(|run| run.join(CONFIG));
+        let mut loaded = self.config.load_over(saved.as_deref())?;
+        if !self.quiet {
+            loaded.notes.iter().for_each(|note| say(&format!("note: {note}")));
+            if let (Some(text), Some(seeds)) = (&self.seeds, &seeds)
+                && text.contains("..")
+            {
+                let each: Vec<String> = seeds.iter().map(u64::to_string).collect();
+                say(&format!("note: --seeds {text} are {} seeds: {}", seeds.len(), each.join(", ")));
+            }
+        }
         if self.print_config {
             print(loaded.config.to_toml().trim_end());
             return Ok(());
         }
         let launch = Launch::from_env(|name| std::env::var(name).ok())?;
         let choices = self.devices(&launch)?;
+        if !self.quiet {
+            // A backbone that cannot be read is an error later, if it is needed.
+            let backbone = backbone::contradictions(&loaded.config).unwrap_or_default();
+            let traps = loaded.config.traps().into_iter().chain(backbone);
+            traps.for_each(|trap| say(&format!("warning: {trap}")));
+        }
         if self.dry_run {
             let ranks = choices.len() * launch.processes;
             let plan = forecast::forecast(loaded.config, choices[0].clone(), ranks)?;
             print(&report::forecast(&plan, Style::detect()));
             return Ok(());
         }
-        let workdir = self.workdir.unwrap_or_else(|| free_workdir(self.resume));
+        if let Some(run) = &run {
+            self.find_backbone(run, &mut loaded.config)?;
+        }
+        let (workdir, claimed) = match self.workdir {
+            Some(dir) => (dir, false),
+            // The other processes of a launch write nothing.
+            None if self.resume || !launch.is_first() => (PathBuf::from(DEFAULT), false),
+            None => (claim_workdir()?, true),
+        };
         let quiet = self.quiet || !launch.is_first();
         let options = Options { workdir: workdir.clone(), resume: self.resume, quiet, choices, launch };
         let prints = options.launch.is_first();
         if let Some(seeds) = seeds {
-            let found = seeds::train(&loaded.config, &seeds, &options)?;
+            let found = kept(seeds::train(&loaded.config, &seeds, &options), &workdir, claimed)?;
             if !prints {
                 return Ok(());
             }
@@ -74,7 +101,7 @@ impl Train {
             print(&format!("written to {}: seeds.json and a folder per seed", workdir.display()));
             return Ok(());
         }
-        let results = run::train(loaded.config, &options)?;
+        let results = kept(run::train(loaded.config, &options), &workdir, claimed)?;
         if !prints {
             return Ok(());
         }
@@ -87,6 +114,37 @@ impl Train {
 const MAX_RANKS: usize = 256;
 
 impl Train {
+    /// The folder of the run that is to be resumed, if there is one: with `seeds` that of the first which has begun.
+    fn resumed(&self, seeds: Option<&[u64]>) -> Option<PathBuf> {
+        if !self.resume {
+            return None;
+        }
+        let dir = self.workdir.clone().unwrap_or_else(|| DEFAULT.into());
+        let runs: Vec<PathBuf> = match seeds {
+            Some(seeds) => seeds.iter().map(|seed| dir.join(format!("seed_{seed}"))).collect(),
+            None => vec![dir],
+        };
+        runs.into_iter().find(|run| run.join(CONFIG).is_file())
+    }
+
+    /// Finds the backbone of the run in `run` again after either has moved.
+    fn find_backbone(&self, run: &Path, config: &mut Config) -> Result<()> {
+        let recorded = config.model.init_checkpoint.clone();
+        // What was given counts as it is; its checksum is compared when it is read.
+        if self.config.init_checkpoint.is_some() || recorded.is_empty() {
+            return Ok(());
+        }
+        let at = Store::latest_meta(&run.join(CHECKPOINTS));
+        let at = at.and_then(|meta| serde_json::from_value::<Position>(meta).ok());
+        let found =
+            locate_backbone(&recorded, None, run, at.as_ref().map(|at| at.checkpoint_sha256.as_str()))?;
+        if found != recorded && !self.quiet {
+            say(&format!("note: the backbone {recorded} of the run is {found} now"));
+        }
+        config.model.init_checkpoint = found;
+        Ok(())
+    }
+
     /// The devices of this process, one for each of its ranks.
     fn devices(&self, launch: &Launch) -> Result<Vec<Choice>> {
         // A process of several on a machine takes the GPU with its number there, unless `--device` names one.
@@ -96,7 +154,7 @@ impl Train {
             _ => self.device.clone(),
         };
         let (mut choices, note) = Device::choose_all(&word)?;
-        note.iter().for_each(|note| crate::output::say(note));
+        note.iter().for_each(|note| say(note));
         let Some(ranks) = self.ranks else { return Ok(choices) };
         if ranks == 0 || ranks > MAX_RANKS {
             return Err(Error::config(format!("--ranks: wanted from 1 to {MAX_RANKS}, found {ranks}")));
@@ -112,15 +170,36 @@ impl Train {
     }
 }
 
-/// The folder of a run without `--workdir`.
-fn free_workdir(resume: bool) -> PathBuf {
-    let first = PathBuf::from("runs/default");
-    let taken = |dir: &PathBuf| dir.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-    if resume || !taken(&first) {
-        return first;
+/// Where a run goes that was not told where to go.
+const DEFAULT: &str = "runs/default";
+
+/// Makes the first folder of `runs/default`, `runs/default-2`, … that is not there yet. Of several processes that
+/// start at the same instant each gets its own.
+fn claim_workdir() -> Result<PathBuf> {
+    let fail = |dir: &Path, e: std::io::Error| Error::file(dir, atomic::explain(&e, "made"));
+    let first = PathBuf::from(DEFAULT);
+    let parent = first.parent().unwrap_or(Path::new(""));
+    std::fs::create_dir_all(parent).map_err(|e| fail(parent, e))?;
+    let mut dir = first;
+    for n in 2u64.. {
+        match std::fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                dir = PathBuf::from(format!("{DEFAULT}-{n}"));
+            }
+            Err(e) => return Err(fail(&dir, e)),
+        }
     }
-    let numbered = (2..).map(|n| PathBuf::from(format!("runs/default-{n}")));
-    numbered.into_iter().find(|dir| !taken(dir)).unwrap_or(first)
+    unreachable!("there are fewer folders than numbers")
+}
+
+/// The outcome of a run. If it failed before it wrote anything, the folder that was made for it goes again.
+fn kept<T>(outcome: Result<T>, workdir: &Path, claimed: bool) -> Result<T> {
+    if outcome.is_err() && claimed {
+        // Only an empty folder can be removed.
+        let _ = std::fs::remove_dir(workdir);
+    }
+    outcome
 }
 
 /// The most seeds; a larger number is taken for a typing error.

@@ -15,6 +15,7 @@ pub mod published;
 mod resolve;
 pub mod schema;
 pub mod task_sizes;
+mod traps;
 mod write;
 
 pub use load::{LoadedConfig, load, load_with_notes};

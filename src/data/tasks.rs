@@ -281,7 +281,8 @@ pub fn parse_class_order(text: &str, path: &Path, class_names: &[String]) -> Res
         return Err(Error::file(
             path,
             format!(
-                "all {} classes were wanted, found {}; missing: `{shown}`{}",
+                "all {} classes were wanted, found {}; missing: `{shown}`{}; add them at the end (tasks take classes \
+                 from the start), or name the same file in data.classes to leave them out",
                 class_names.len(),
                 order.len(),
                 if missing.len() > 5 { " and others" } else { "" }

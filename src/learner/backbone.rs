@@ -81,6 +81,31 @@ pub fn describe(config: &Config) -> Result<Backbone> {
     }
 }
 
+/// A sentence for each key that says something else than the checkpoint, which `auto` would follow.
+///
+/// # Errors
+/// Those of [`describe`].
+pub fn contradictions(config: &Config) -> Result<Vec<String>> {
+    let (set, mut auto) = (describe(config)?, config.clone());
+    (auto.model.gelu, auto.model.input_norm) = (GeluChoice::Auto, InputNorm::Auto);
+    let own = describe(&auto)?;
+    let mut found = Vec::new();
+    let mut say = |key: &str, given: String, own: String| {
+        found.push(format!(
+            "model.{key} = \"{given}\", but {} was made with {own}; model.{key} = \"auto\" follows the checkpoint",
+            config.model.init_checkpoint
+        ));
+    };
+    if set.gelu != own.gelu {
+        say("gelu", config.model.gelu.to_string(), format!("{:?}", own.gelu).to_lowercase());
+    }
+    if (set.mean, set.std) != (own.mean, own.std) {
+        let values = format!("mean {:?} and deviation {:?}", own.mean, own.std);
+        say("input_norm", config.model.input_norm.to_string(), values);
+    }
+    Ok(found)
+}
+
 /// Reads the checkpoint that `model.init_checkpoint` names into `model`, one tensor at a time, and returns its
 /// SHA-256.
 ///

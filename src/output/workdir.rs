@@ -9,7 +9,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-const CONFIG: &str = "config.toml";
+pub const CONFIG: &str = "config.toml";
 const RESULTS: &str = "results.json";
 const LOG: &str = "log.jsonl";
 pub const CHECKPOINTS: &str = "checkpoints";
@@ -199,12 +199,21 @@ fn refuse_other_config(path: &Path, saved: &Config, config: &Config) -> Result<(
     if differences.is_empty() {
         return Ok(());
     }
+    // Images per step are part of the run; on how many ranks they are computed is not.
+    let batch = differences.iter().any(|(key, ..)| key == "train.per_device_batch_size");
+    let hint = match batch {
+        true => {
+            "\na run keeps its images per step: leave the key out to go on, on any number of ranks, or start a new run; \
+             train.eval_batch_size may change"
+        }
+        false => "",
+    };
     let lines: Vec<String> = differences
         .iter()
         .map(|(key, there, here)| format!("  {key}: the run has {there}, asked for {here}"))
         .collect();
     Err(Error::config(format!(
-        "{} holds a run of another configuration:\n{}\nask for the same values to continue it, or choose another `--workdir`",
+        "{} holds a run of another configuration:\n{}{hint}\nask for the same values to continue it, or choose another `--workdir`",
         path.display(),
         lines.join("\n")
     )))

@@ -21,6 +21,8 @@ pub struct Leak {
     pub images: usize,
     /// Images per vote.
     pub vote_group: usize,
+    /// How many different sets of prompts the images choose by themselves.
+    pub choices: usize,
     pub compositions: Vec<Composition>,
 }
 
@@ -99,7 +101,11 @@ pub fn check(session: &mut Session, tasks: usize, group: Option<usize>, shuffles
         })
     })
     .collect::<Result<Vec<_>>>()?;
-    Ok(Leak { tasks, images: images.indices.len(), vote_group: group, compositions })
+    let mut own = images.own.clone();
+    own.iter_mut().for_each(|ids| ids.sort_unstable());
+    own.sort_unstable();
+    own.dedup();
+    Ok(Leak { tasks, images: images.indices.len(), vote_group: group, choices: own.len(), compositions })
 }
 
 /// One evaluation of all images.
@@ -211,8 +217,9 @@ impl TestImages {
             let ids: Vec<u32> = batch.iter().flat_map(|(_, ids)| ids).copied().collect();
             let some = TestBatch { which: Images::Test, indices: &indices, features: features.view() };
             let (width, among) = (ids.len() / batch.len(), session.learner.method.model().prompts.keys());
-            let (right, _) = evaluate::answer(session, &some, &PromptChoice::ids(ids, width, among))?;
-            self.known.extend(batch.iter().map(|&q| q.clone()).zip(right));
+            let (guesses, _) = evaluate::answer(session, &some, &PromptChoice::ids(ids, width, among))?;
+            self.known
+                .extend(batch.iter().map(|&q| q.clone()).zip(guesses.iter().map(|guess| guess.is_right())));
         }
         Ok(())
     }

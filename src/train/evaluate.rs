@@ -29,6 +29,22 @@ pub struct TaskScore {
     pub vote_usage: Vec<u64>,
     /// Mean cosine of the queries to each key.
     pub similarity: Vec<f64>,
+    /// What each image of this rank was answered and the prompts that it chose, per-image selection.
+    pub guesses: Vec<Guess>,
+    pub chosen: Vec<Vec<u32>>,
+}
+
+/// An engine class id that was answered, and the right one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guess {
+    pub class: u32,
+    pub label: u32,
+}
+
+impl Guess {
+    pub fn is_right(self) -> bool {
+        self.class == self.label
+    }
 }
 
 impl QueryCache {
@@ -69,7 +85,11 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
         None => own.clone(),
     };
     let (usage, vote_usage) = (own.usage(), voted.usage());
-    let mut score = TaskScore { images: n, usage, vote_usage, similarity, ..TaskScore::default() };
+    let chosen = own.as_ids().map_or(Vec::new(), |(ids, width)| match width {
+        0 => Vec::new(),
+        width => ids.chunks_exact(width).map(<[u32]>::to_vec).collect(),
+    });
+    let mut score = TaskScore { images: n, usage, vote_usage, similarity, chosen, ..TaskScore::default() };
     let (mut right, mut right_voted) = (0, 0);
     for (chunk, from) in indices
         .chunks(session.learner.config.train.eval_batch_size)
@@ -80,7 +100,9 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
         let features = features.view().part(from * c, [chunk.len(), c]);
         let batch = TestBatch { which, indices: chunk, features };
         let choice = own.part(rows.clone());
-        let (correct, loss) = answer(session, &batch, &choice)?;
+        let (guesses, loss) = answer(session, &batch, &choice)?;
+        let correct: Vec<bool> = guesses.iter().map(|guess| guess.is_right()).collect();
+        score.guesses.extend(guesses);
         score.loss += loss * chunk.len() as f64 / all as f64;
         right += correct.iter().filter(|&&c| c).count();
         right_voted += with_votes(session, &batch, &choice, &voted.part(rows), &correct)?;
@@ -116,13 +138,13 @@ pub(super) struct TestBatch<'a> {
     pub features: crate::tensor::View<'a>,
 }
 
-/// Whether each image is answered right, and the mean loss: over all classes, the latter in any case, or where
+/// What each image is answered, and the mean loss: over all classes, the latter in any case, or where
 /// the task is told (`continual.eval_task_inc`) over those of the image's task.
 pub(super) fn answer(
     session: &mut Session,
     batch: &TestBatch,
     choice: &PromptChoice,
-) -> Result<(Vec<bool>, f64)> {
+) -> Result<(Vec<Guess>, f64)> {
     let images = session.eval_batch(batch.which, batch.indices)?;
     let logits =
         session.learner.method.logits(&session.learner.dev, images.pixels(), batch.features, choice)?;
@@ -131,17 +153,17 @@ pub(super) fn answer(
     let told = (cl.eval_task_inc && !cl.takes_all_classes()).then(|| cl.num_classes_per_task.clone());
     let labels_tensor = Tensor::from_vec(labels.clone(), [labels.len()]);
     let loss = cross_entropy::mean_loss(logits.view(), labels_tensor.view())?;
-    let right = logits
+    let guesses = logits
         .to_f64()
         .chunks_exact(classes)
         .zip(labels)
         .map(|(z, &label)| {
             let label = label as usize;
             let among = told.as_ref().map_or(0..classes, |sizes| sizes.range_with(label, classes));
-            among.start + argmax(&z[among.clone()]) == label
+            Guess { class: (among.start + argmax(&z[among.clone()])) as u32, label: label as u32 }
         })
         .collect();
-    Ok((right, loss))
+    Ok((guesses, loss))
 }
 
 /// Images answered right with the voted prompts. An image whose vote equals its own choice keeps its
@@ -164,8 +186,8 @@ fn with_votes(
     let rows = Tensor::from_f64(&rows, [changed.len(), c], session.dtype());
     let indices: Vec<u32> = changed.iter().map(|&i| batch.indices[i]).collect();
     let some = TestBatch { which: batch.which, indices: &indices, features: rows.view() };
-    let (right, _) = answer(session, &some, &votes.of(&changed))?;
-    Ok(kept + right.iter().filter(|&&r| r).count())
+    let (guesses, _) = answer(session, &some, &votes.of(&changed))?;
+    Ok(kept + guesses.iter().filter(|guess| guess.is_right()).count())
 }
 
 /// What images choose, in chunks of whole vote groups, and their part in the mean over `all` images of the cosine of a

@@ -208,6 +208,30 @@ fn a_run_leaves_what_is_promised_and_eval_agrees_for_any_batch() {
             assert_eq!(now[selection], results[selection], "{selection} with batches of {batch}");
         }
     }
+    let file = moved.with_file_name("images.csv");
+    let said =
+        expect(with(&["eval", "--workdir", path(&moved), "--per-class", "--per-image", path(&file)]), 0);
+    let text = std::fs::read_to_string(&file).expect("a table");
+    let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split(',').collect()).collect();
+    assert_eq!(text.lines().next(), Some("task,image,label,answer,right,prompts"));
+    assert_eq!(rows.len(), 100);
+    let last = results["per_image"]["accuracy_matrix"][4].as_array().expect("a row");
+    for (task, accuracy) in last.iter().enumerate() {
+        let of: Vec<_> = rows.iter().filter(|row| row[0] == (task + 1).to_string()).collect();
+        let right = of.iter().filter(|row| row[4] == "true").count();
+        assert!(of.iter().all(|row| (row[2] == row[3]) == (row[4] == "true")));
+        assert!(of.iter().all(|row| row[5].split(' ').count() == 2), "two prompts each");
+        assert_eq!(right as f64 / of.len() as f64, accuracy.as_f64().expect("a number"));
+    }
+    for class in 0..10 {
+        let of = |row: &&Vec<&str>| row[2] == class.to_string();
+        let right = rows.iter().filter(of).filter(|row| row[4] == "true").count();
+        assert!(said.contains(&format!("({right} of 10)")), "{said}");
+    }
+    let tests = moved.with_file_name("tests");
+    std::fs::create_dir_all(tests.join("Test/0")).expect("a folder");
+    let said = expect(with(&["eval", "--workdir", path(&moved), "--data-dir", path(&tests)]), 1);
+    assert!(said.contains("without training images"), "{said}");
     let said = expect(with(&["inspect", path(&moved)]), 0);
     assert!(said.contains("5 tasks finished"), "{said}");
     // A second start in the same folder is refused, another configuration too.
@@ -465,6 +489,59 @@ fn runs_without_a_workdir_get_folders_of_their_own() {
     }
 }
 
+/// Of jobs that start at the same instant each gets a folder; one that fails leaves none.
+#[test]
+fn jobs_started_together_get_folders_of_their_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let job = |more: &[&str]| {
+        let mut command = with(&["train", "--quiet", "--set", "train.num_epochs=1"]);
+        common::process::SMALL.iter().filter(|set| !set.contains("num_epochs")).for_each(|set| {
+            command.args(["--set", set]);
+        });
+        command.args(more).current_dir(dir.path());
+        command
+    };
+    let jobs: Vec<_> = (0..3).map(|_| job(&[]).spawn().expect("a start")).collect();
+    for mut job in jobs {
+        assert_eq!(job.wait().expect("an end").code(), Some(0));
+    }
+    for folder in ["runs/default", "runs/default-2", "runs/default-3"] {
+        assert!(dir.path().join(folder).join("results.json").is_file(), "{folder}");
+    }
+    expect(job(&["--init-checkpoint", "no.npz"]), 1);
+    assert!(!dir.path().join("runs/default-4").exists());
+}
+
+/// Where every image chooses the same prompts no vote can change anything, and that is said.
+#[test]
+fn leakcheck_says_why_all_rows_are_equal() {
+    let (_dir, workdir) = finished(&["--set", "prompt_pool.pool_size=2", "--set", "train.num_epochs=1"]);
+    let said = expect(with(&["leakcheck", "--workdir", path(&workdir), "--shuffles", "1"]), 0);
+    assert!(said.contains("every image chose the same prompts"), "{said}");
+}
+
+/// Values that are valid and end like a success get a warning with both values.
+#[test]
+fn traps_are_pointed_out() {
+    for (sets, named) in [
+        (&["data.resize_size=128"][..], &["data.resize_size = 128", "data.input_size = 28", "22 %"][..]),
+        (
+            &["model.gelu=tanh", "model.input_norm=imagenet"],
+            &["model.gelu = \"tanh\"", "erf", "model.input_norm"],
+        ),
+        (&["method=dualprompt"], &["g_prompt.g_prompt_length = 0", "no general prompt"]),
+    ] {
+        let mut command = with(&["train", "--dry-run"]);
+        sets.iter().for_each(|set| {
+            command.args(["--set", set]);
+        });
+        let said = expect(command, 0);
+        let named = [&["warning: "], named].concat();
+        assert!(named.iter().all(|word| said.contains(word)), "{sets:?}: {said}");
+    }
+    assert!(!expect(with(&["train", "--dry-run"]), 0).contains("warning: "));
+}
+
 #[test]
 fn a_full_disk_is_a_sentence_and_loses_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -566,7 +643,10 @@ fn validation_images_are_reported() {
     assert_eq!(rows.iter().map(|row| row.as_array().expect("a row").len()).collect::<Vec<_>>(), [1, 2]);
     let log = with.3.iter().filter(|line| line.contains("\"validation\":[")).count();
     assert_eq!(log, 2, "{:?}", with.3);
-    std::fs::remove_dir_all(images.join("val/kind 3")).expect("a class less");
+    // The second task has none.
+    for class in ["val/kind 2", "val/kind 3"] {
+        std::fs::remove_dir_all(images.join(class)).expect("a class less");
+    }
     let some = expect(run("some"), 0);
     assert!(!some.contains("validation images: accuracy "), "{some}");
     std::fs::remove_dir_all(images.join("val")).expect("no validation");

@@ -75,7 +75,11 @@ fn bad_tasks_and_class_orders_are_explained() {
             "order.txt: line 2: a class name or a number from 0 to 2 was wanted, got `shop`; did you mean `ship`?",
         ),
         ("cat\n\n0\n", "order.txt: line 3: class `0` is already on line 1"),
-        ("dog\n", "order.txt: all 3 classes were wanted, found 1; missing: `cat`, `ship`"),
+        (
+            "dog\n",
+            "order.txt: all 3 classes were wanted, found 1; missing: `cat`, `ship`; add them at the end (tasks take \
+             classes from the start), or name the same file in data.classes to leave them out",
+        ),
         ("3\n", "order.txt: line 1: a class name or a number from 0 to 2 was wanted, got `3`"),
     ] {
         assert_eq!(parse(text).unwrap_err().to_string(), wanted);

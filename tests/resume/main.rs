@@ -7,7 +7,7 @@ mod common;
 mod pretrain;
 
 use common::lanes::deep;
-use common::process::{expect, same, stderr, train};
+use common::process::{engine, expect, same, stderr, train};
 use l2p_engine::rng::{Rng, Stream};
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -230,4 +230,36 @@ fn resume_without_a_checkpoint_begins_anew_and_says_so() {
     same(&usual, &workdir, "begun with --resume");
     let said = expect(train(&workdir, &["--resume"]), 0);
     assert!(!said.contains("begins anew"), "{said}");
+}
+
+/// Without --config a run goes on with its own configuration; what is asked for is compared with that.
+#[test]
+fn a_run_is_resumed_with_its_own_configuration() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (workdir, seeds) = (dir.path().join("run"), dir.path().join("seeds"));
+    let resume = |workdir: &Path, more: &[&str]| {
+        let mut command = engine();
+        command.args(["train", "--resume", "--workdir"]).arg(workdir).args(more);
+        command
+    };
+    let backbone = dir.path().join("micro.safetensors");
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/micro.safetensors"), &backbone)
+        .expect("a backbone");
+    let from = ["--init-checkpoint", backbone.to_str().expect("UTF-8"), "--seed", "3"];
+    reference(&workdir, &from);
+    let said = expect(resume(&workdir, &[]), 0);
+    assert!(said.contains("written to"), "{said}");
+    let said = expect(resume(&workdir, &["--set", "prompt_pool.length=3"]), 2);
+    assert!(said.contains("prompt_pool.length: the run has 2, asked for 3"), "{said}");
+    assert_eq!(said.lines().filter(|line| line.contains("the run has")).count(), 1, "{said}");
+    let said = expect(resume(&workdir, &["--set", "train.per_device_batch_size=8"]), 2);
+    assert!(said.contains("leave the key out"), "{said}");
+    // The backbone lies beside the run now.
+    std::fs::rename(&backbone, workdir.join("micro.safetensors")).expect("a move");
+    let said = expect(resume(&workdir, &[]), 0);
+    assert!(said.contains("is ") && said.contains("run/micro.safetensors now"), "{said}");
+
+    expect(train(&seeds, &["--seeds", "0..2", "--set", "train.num_epochs=1"]), 0);
+    let said = expect(resume(&seeds, &["--seeds", "0..2"]), 0);
+    assert!(said.contains("note: --seeds 0..2 are 2 seeds: 0, 1"), "{said}");
 }
