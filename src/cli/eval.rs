@@ -1,8 +1,7 @@
 //! `l2p-engine eval`.
 
 use super::print;
-use crate::data::Images;
-use crate::data::parts::Subset;
+use crate::data::Subset;
 use crate::error::{Error, Result};
 use crate::learner::SavedRun;
 use crate::output::atomic;
@@ -68,7 +67,7 @@ impl Eval {
             )));
         }
         let tests = session.split.tests_after(tasks - 1);
-        let mut cache = QueryCache::new(Images::Test, session.split.tasks.len());
+        let mut cache = QueryCache::new(Subset::Test, session.split.tasks.len());
         let scores: Result<Vec<_>> =
             (0..tests).map(|i| evaluate::task(&mut session, &mut cache, i)).collect();
         let scores = scores?;

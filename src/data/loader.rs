@@ -18,8 +18,9 @@ use std::sync::{Arc, Mutex};
 
 use super::image_set::DataSet;
 use super::mix::{Mix, MixRule};
+use super::parts::Subset;
 use super::preprocess::Preprocess;
-use super::reader::{Images, Reader};
+use super::reader::Reader;
 use super::tasks::{Split, Task};
 use crate::error::{Error, Result};
 use crate::rng::{Rng, Stream};
@@ -268,7 +269,7 @@ impl Loader {
         }
         let mix = self.mix(step).unwrap_or_else(|| Mix::nothing(self.batch));
         let classes = self.reader.classes();
-        let all = self.reader.labels(Images::Train, &self.row_indices(step, &(0..self.batch)))?;
+        let all = self.reader.labels(Subset::Train, &self.row_indices(step, &(0..self.batch)))?;
         let rows = self.rows.start * classes..self.rows.end * classes;
         Ok(mix.soft_labels(&all, classes)[rows].to_vec())
     }
@@ -306,7 +307,7 @@ impl Loader {
     /// These rows of a step's batch, not mixed.
     fn fill_rows(&self, step: usize, rows: &Range<usize>, out: &mut [f32], labels: &mut [u32]) -> Result<()> {
         let (indices, first) = (self.row_indices(step, rows), self.number(step, rows));
-        self.reader.fill(Images::Train, &indices, out, labels, |i, view, out| {
+        self.reader.fill(Subset::Train, &indices, out, labels, |i, view, out| {
             let mut rng = Rng::new(self.seed, Stream::Augment, first + i as u64);
             self.preprocess().train(view, &mut rng, out);
         })

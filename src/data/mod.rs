@@ -41,9 +41,10 @@ pub mod tasks;
 
 pub use image_set::{DataSet, Image, ImageSet, ImageView, PixelArray};
 pub use loader::Loader;
+pub use parts::Subset;
 pub use prefetch::{HostBatch, Prefetch};
 pub use preprocess::{Normalize, Preprocess};
-pub use reader::{Images, Reader};
+pub use reader::Reader;
 pub use tasks::{Split, Task};
 
 use crate::config::schema::{Data, DatasetName};

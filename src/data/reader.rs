@@ -5,17 +5,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::image_set::{DataSet, ImageSet, ImageView};
+use super::parts::Subset;
 use super::preprocess::Preprocess;
 use super::tasks::Split;
 use crate::error::{Error, Result};
-
-/// Which part of the data set indices refer to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Images {
-    Train,
-    Test,
-    Validation,
-}
 
 /// Reads images of a data set. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,17 +36,17 @@ impl Reader {
     ///
     /// # Errors
     /// `Error::Shape` for an index past the last image.
-    pub fn labels(&self, images: Images, indices: &[u32]) -> Result<Vec<u32>> {
+    pub fn labels(&self, images: Subset, indices: &[u32]) -> Result<Vec<u32>> {
         let mut labels = vec![0; indices.len()];
         self.fill_labels(self.set(images), indices, &mut labels)?;
         Ok(labels)
     }
 
-    fn set(&self, images: Images) -> &ImageSet {
+    fn set(&self, images: Subset) -> &ImageSet {
         match images {
-            Images::Train => &self.data.train,
-            Images::Test => &self.data.test,
-            Images::Validation => &self.data.val,
+            Subset::Train => &self.data.train,
+            Subset::Test => &self.data.test,
+            Subset::Validation => &self.data.val,
         }
     }
 
@@ -78,7 +71,7 @@ impl Reader {
     /// that cannot be decoded.
     pub fn fill_eval(
         &self,
-        images: Images,
+        images: Subset,
         indices: &[u32],
         out: &mut [f32],
         labels: &mut [u32],
@@ -89,7 +82,7 @@ impl Reader {
     /// The images `indices`, each prepared by `one` of its place among them, its pixels and its part of `out`.
     pub(super) fn fill(
         &self,
-        images: Images,
+        images: Subset,
         indices: &[u32],
         out: &mut [f32],
         labels: &mut [u32],

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::folder;
 use super::image_set::{DataSet, ImageSet};
-use super::reader::Images;
+use super::parts::Subset;
 use crate::config::schema::{Continual, TaskSizes};
 use crate::error::{Error, Result};
 use crate::rng::{Rng, Stream};
@@ -48,11 +48,11 @@ pub struct Split {
 
 impl Task {
     /// Positions of its images in a part of the data set.
-    pub fn images(&self, which: Images) -> &[u32] {
+    pub fn images(&self, which: Subset) -> &[u32] {
         match which {
-            Images::Train => &self.train,
-            Images::Test => &self.test,
-            Images::Validation => &self.val,
+            Subset::Train => &self.train,
+            Subset::Test => &self.test,
+            Subset::Validation => &self.val,
         }
     }
 }

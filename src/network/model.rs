@@ -231,7 +231,10 @@ impl Model {
 
     /// Chooses prompts for queries (B, C) computed earlier, as `how` says.
     pub fn choose(&mut self, dev: &Device, query: View, how: Select) -> Result<PromptChoice> {
-        self.prompts.choose(dev, &self.params, query, how)?;
+        // A query that was computed earlier is in host memory.
+        self.ws.query.reshape(query.shape());
+        self.ws.query.view_mut().copy_from(query)?;
+        self.prompts.choose(dev, &self.params, self.ws.query.view(), how)?;
         self.prompts.choice()
     }
 

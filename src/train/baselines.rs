@@ -7,7 +7,7 @@ use super::session::{Loaded, Session};
 use super::share;
 use super::steps::total_steps;
 use crate::config::schema::{self, Method as Name, Scenario};
-use crate::data::Images;
+use crate::data::Subset;
 use crate::data::tasks::joint;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -163,8 +163,8 @@ fn features(session: &mut Session) -> Result<Features> {
     };
     for task in tasks {
         session.stop_baseline()?;
-        let train = session.all_features(Images::Train, &task.train)?;
-        let test = session.all_features(Images::Test, &task.test)?;
+        let train = session.all_features(Subset::Train, &task.train)?;
+        let test = session.all_features(Subset::Test, &task.test)?;
         all.push(TaskFeatures { train, test });
     }
     let (classes, width) = (session.classes(), session.learner.backbone.dims.embed_dim);

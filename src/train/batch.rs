@@ -1,6 +1,6 @@
 //! Batches of images, prepared by the host or resident on the device, behind one type.
 
-use crate::data::{DataSet, Images, Loader, Prefetch, Preprocess, Reader};
+use crate::data::{DataSet, Loader, Prefetch, Preprocess, Reader, Subset};
 use crate::device::Device;
 use crate::error::Result;
 use crate::learner::ready;
@@ -90,14 +90,14 @@ pub fn eval(
     reader: &Reader,
     resident: Option<&ResidentData>,
     dtype: DType,
-    which: Images,
+    which: Subset,
     indices: &[u32],
 ) -> Result<Batch> {
     let on_device = resident.and_then(|resident| match which {
-        Images::Train => Some(resident.train.clone()),
-        Images::Test => Some(resident.test.clone()),
+        Subset::Train => Some(resident.train.clone()),
+        Subset::Test => Some(resident.test.clone()),
         // Rarely there, and then of files.
-        Images::Validation => None,
+        Subset::Validation => None,
     });
     let Some(set) = on_device else {
         let mut pixels = vec![0.0; indices.len() * reader.preprocess().output_len()];
@@ -158,7 +158,7 @@ impl Iterator for Training {
             Training::Resident { set, loader, steps } => {
                 let step = steps.next()?;
                 let (indices, first) = (loader.batch_indices(step), Some(loader.first_number(step)));
-                let labels = loader.reader().labels(Images::Train, &indices);
+                let labels = loader.reader().labels(Subset::Train, &indices);
                 let images = Source::Resident { set: set.clone(), indices, first };
                 Some(labels.map(|labels| Batch { images, labels, soft_labels: Vec::new() }))
             }

@@ -3,7 +3,7 @@
 
 use super::evaluate::{self, TestBatch};
 use super::session::Session;
-use crate::data::Images;
+use crate::data::Subset;
 use crate::error::{Error, Result};
 use crate::ops::match_prompts::Select;
 use crate::output::spread::Spread;
@@ -143,7 +143,7 @@ impl TestImages {
             indices.extend(t.test.iter());
             task.extend(t.test.iter().map(|_| t.index));
         }
-        let features = session.queries(Images::Test, &indices)?;
+        let features = session.queries(Subset::Test, &indices)?;
         let width = session.learner.backbone.dims.embed_dim;
         let (own, known) = (Vec::new(), HashMap::new());
         let mut images = TestImages { indices, task, tasks, features, width, own, known };
@@ -215,7 +215,7 @@ impl TestImages {
             let indices: Vec<u32> = which.iter().map(|&i| self.indices[i]).collect();
             let features = self.rows(session, &which);
             let ids: Vec<u32> = batch.iter().flat_map(|(_, ids)| ids).copied().collect();
-            let some = TestBatch { which: Images::Test, indices: &indices, features: features.view() };
+            let some = TestBatch { which: Subset::Test, indices: &indices, features: features.view() };
             let (width, among) = (ids.len() / batch.len(), session.learner.method.model().prompts.keys());
             let (guesses, _) = evaluate::answer(session, &some, &PromptChoice::ids(ids, width, among))?;
             self.known

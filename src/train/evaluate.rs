@@ -2,7 +2,7 @@
 //! side. Query features are computed once per run: the backbone is frozen and nothing is augmented.
 
 use super::session::Session;
-use crate::data::Images;
+use crate::data::Subset;
 use crate::error::Result;
 use crate::ops::cross_entropy;
 use crate::ops::match_prompts::Select;
@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 
 /// Queries of a rank's images of every task in a part of the data set, (n, C) each, in task order.
 pub struct QueryCache {
-    which: Images,
+    which: Subset,
     tasks: Vec<Option<Tensor>>,
 }
 
@@ -49,7 +49,7 @@ impl Guess {
 
 impl QueryCache {
     /// For test or validation images.
-    pub fn new(which: Images, tasks: usize) -> QueryCache {
+    pub fn new(which: Subset, tasks: usize) -> QueryCache {
         QueryCache { which, tasks: (0..tasks).map(|_| None).collect() }
     }
 
@@ -68,7 +68,7 @@ impl QueryCache {
 }
 
 /// The images of `task` that are this rank's: whole vote groups.
-fn own_images(session: &Session, which: Images, task: usize) -> Vec<u32> {
+fn own_images(session: &Session, which: Subset, task: usize) -> Vec<u32> {
     let all = session.split.tasks[task].images(which);
     all[session.ranks.share_of(all.len(), vote_group(session).unwrap_or(1))].to_vec()
 }
@@ -133,7 +133,7 @@ pub fn vote_group(session: &Session) -> Option<usize> {
 
 /// Images with their features, (n, C).
 pub(super) struct TestBatch<'a> {
-    pub which: Images,
+    pub which: Subset,
     pub indices: &'a [u32],
     pub features: crate::tensor::View<'a>,
 }

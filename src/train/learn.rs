@@ -7,7 +7,7 @@ use super::report;
 use super::session::Session;
 use super::steps::{Done, Steps};
 use crate::config::schema::Scenario;
-use crate::data::{Images, Task};
+use crate::data::{Subset, Task};
 use crate::error::{Error, Result};
 use crate::learner::Position;
 use crate::network::StepStats;
@@ -90,8 +90,8 @@ impl Learning {
     /// `Error::Interrupted` after a signal, with everything saved; any other error leaves the last checkpoint intact.
     pub fn learn(&mut self, mut after: impl FnMut(&mut Learning) -> Result<()>) -> Result<()> {
         let tests = self.session.split.tasks.len();
-        let mut cache = QueryCache::new(Images::Test, tests);
-        let mut validation = self.validates().then(|| QueryCache::new(Images::Validation, tests));
+        let mut cache = QueryCache::new(Subset::Test, tests);
+        let mut validation = self.validates().then(|| QueryCache::new(Subset::Validation, tests));
         let tasks = self.session.train_tasks.clone();
         while self.at.task < tasks.len() {
             let task = &tasks[self.at.task];

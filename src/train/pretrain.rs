@@ -10,7 +10,7 @@ use super::record::{Record, RunFolder};
 use super::session::Session;
 use crate::config::Config;
 use crate::config::schema::{Baselines, Classifier, Method};
-use crate::data::{self, DataSet, Images, Normalize, Task, tasks};
+use crate::data::{self, DataSet, Normalize, Subset, Task, tasks};
 use crate::device::Choice;
 use crate::error::Result;
 use crate::import::{Backbone, Gelu, VitDims, write_native};
@@ -206,7 +206,7 @@ fn test(session: &mut Session) -> Result<f64> {
     let Session { learner, reader, train_tasks, .. } = session;
     let (config, task): (&Config, &Task) = (&learner.config, &train_tasks[0]);
     let (side, exemplars) = (config.data.input_size, config.pretrain.exemplars);
-    let (which, indices) = if exemplars { (Images::Train, &task.train) } else { (Images::Test, &*task.test) };
+    let (which, indices) = if exemplars { (Subset::Train, &task.train) } else { (Subset::Test, &*task.test) };
     let (mut right, mut all) = (0, 0u64);
     for chunk in indices.chunks(config.train.eval_batch_size) {
         let mut pixels = vec![0.0; chunk.len() * side * side * CHANNELS];

@@ -4,7 +4,7 @@ use super::batch::{self, Batch, BatchChange, ResidentData};
 use crate::config::Config;
 use crate::config::schema::{Method as Name, Scenario};
 use crate::data::loader::task_batch;
-use crate::data::{self, DataSet, Images, Loader, Reader, Split, Task, scenario, tasks};
+use crate::data::{self, DataSet, Loader, Reader, Split, Subset, Task, scenario, tasks};
 use crate::device::{Choice, Device};
 use crate::error::Result;
 use crate::import::Backbone;
@@ -199,12 +199,12 @@ impl Session {
     }
 
     /// Images without augmentation, and their class ids.
-    pub fn eval_batch(&self, which: Images, indices: &[u32]) -> Result<Batch> {
+    pub fn eval_batch(&self, which: Subset, indices: &[u32]) -> Result<Batch> {
         batch::eval(&self.reader, self.resident.as_ref(), self.dtype(), which, indices)
     }
 
     /// Queries (n, C) of the images `indices`, in f64 rows.
-    pub fn queries(&mut self, which: Images, indices: &[u32]) -> Result<Vec<f64>> {
+    pub fn queries(&mut self, which: Subset, indices: &[u32]) -> Result<Vec<f64>> {
         let mut queries = Vec::new();
         for chunk in indices.chunks(self.learner.config.train.eval_batch_size) {
             self.ranks.comm.check()?;
@@ -215,7 +215,7 @@ impl Session {
     }
 
     /// Frozen features (n, C) of the images `indices`, in f64 rows, and their class ids. All ranks compute a part.
-    pub fn all_features(&mut self, which: Images, indices: &[u32]) -> Result<(Vec<f64>, Vec<u32>)> {
+    pub fn all_features(&mut self, which: Subset, indices: &[u32]) -> Result<(Vec<f64>, Vec<u32>)> {
         let (mut features, mut labels) = (Vec::new(), Vec::new());
         for chunk in
             indices[self.ranks.share_of(indices.len(), 1)].chunks(self.learner.config.train.eval_batch_size)

@@ -526,8 +526,8 @@ fn traps_are_pointed_out() {
     for (sets, named) in [
         (&["data.resize_size=128"][..], &["data.resize_size = 128", "data.input_size = 28", "22 %"][..]),
         (
-            &["model.gelu=tanh", "model.input_norm=imagenet"],
-            &["model.gelu = \"tanh\"", "erf", "model.input_norm"],
+            &["model.gelu=erf", "model.input_norm=imagenet"],
+            &["model.gelu = \"erf\"", "tanh", "model.input_norm"],
         ),
         (&["method=dualprompt"], &["g_prompt.g_prompt_length = 0", "no general prompt"]),
     ] {

@@ -240,17 +240,17 @@ fn evaluation_batches_and_wrong_buffers() {
     let size = loader.preprocess().output_len();
     let indices = &split.tasks[3].test[..7];
     let (mut out, mut labels) = (vec![f32::NAN; 7 * size], vec![0; 7]);
-    loader.reader().fill_eval(Images::Test, indices, &mut out, &mut labels).unwrap();
+    loader.reader().fill_eval(Subset::Test, indices, &mut out, &mut labels).unwrap();
     for (at, &i) in indices.iter().enumerate() {
         let mut one = vec![0.0; size];
         loader.preprocess().eval(data.test.image(i as usize).unwrap().view(), &mut one);
         assert_eq!(one, out[at * size..(at + 1) * size]);
         assert!(split.tasks[3].classes.contains(&labels[at]));
     }
-    loader.reader().fill_eval(Images::Train, &[599], &mut out[..size], &mut labels[..1]).unwrap();
+    loader.reader().fill_eval(Subset::Train, &[599], &mut out[..size], &mut labels[..1]).unwrap();
     for result in [
-        loader.reader().fill_eval(Images::Test, &[200], &mut out[..size], &mut labels[..1]),
-        loader.reader().fill_eval(Images::Test, indices, &mut out[1..], &mut labels),
+        loader.reader().fill_eval(Subset::Test, &[200], &mut out[..size], &mut labels[..1]),
+        loader.reader().fill_eval(Subset::Test, indices, &mut out[1..], &mut labels),
         loader.fill_train(0, &mut out, &mut labels),
     ] {
         assert!(matches!(result, Err(Error::Shape { .. })));

@@ -9,7 +9,7 @@ use l2p_engine::Error;
 use l2p_engine::config::schema::{Augment, Continual, Data, DatasetName, Interpolation, Transforms};
 use l2p_engine::data::tasks::parse_class_order;
 use l2p_engine::data::{
-    self, DataSet, ImageSet, Images, Loader, Normalize, PixelArray, Prefetch, Preprocess, Split, cifar, idx,
+    self, DataSet, ImageSet, Loader, Normalize, PixelArray, Prefetch, Preprocess, Split, Subset, cifar, idx,
     image_file, listing, loader, mat, source, svhn, tar_gz, tasks,
 };
 use l2p_engine::rng::{Rng, Stream};

@@ -201,10 +201,12 @@ fn a_work_directory_belongs_to_one_run() {
 
     let mut other = config.clone();
     other.seed = 7;
-    other.optim.learning_rate = 0.01;
+    other.prompt_pool.pull_constraint_coeff = 0.25;
     let said = Workdir::create(&path, true, &other).unwrap_err().to_string();
     assert!(said.contains("seed: the run has 42, asked for 7"), "{said}");
-    assert!(said.contains("optim.learning_rate: the run has 0.03, asked for 0.01"), "{said}");
+    let key = "prompt_pool.pull_constraint_coeff";
+    let ours = config.prompt_pool.pull_constraint_coeff;
+    assert!(said.contains(&format!("{key}: the run has {ours:?}, asked for 0.25")), "{said}");
     assert!(!path.join("run.lock").exists(), "a refused run leaves no lock");
 
     std::fs::create_dir(path.join("checkpoints")).unwrap();
