@@ -203,7 +203,7 @@ pub fn all(dev: &Device) {
 }
 
 #[test]
-fn what_nobody_has_checked() {
+fn edges_that_no_case_covers() {
     let Some(gpu) = device() else { return };
     all(&Device::Cuda(gpu));
 }

@@ -332,7 +332,7 @@ fn a_failure_that_a_rank_announces() {
 }
 
 #[test]
-fn the_same_error_of_all_ranks_is_nobodys_own() {
+fn an_error_that_all_ranks_have_names_none_of_them() {
     let said = sentence(spread(&[4], |_| Err::<(), _>(Error::config("no such task"))));
     assert_eq!(said, "no such task");
     // A process that sees only its own ranks cannot tell.
