@@ -1,6 +1,7 @@
 //! The two float types of the CPU and the loops every op is built from.
 
 use super::gelu::Constants;
+use super::matmul::library::LibraryProduct;
 use crate::tensor::Element;
 use crate::tensor::memory::Memory;
 use rayon::prelude::*;
@@ -11,6 +12,7 @@ use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssi
 pub trait Float:
     Element
     + Constants
+    + LibraryProduct
     + PartialOrd
     + Add<Output = Self>
     + Sub<Output = Self>

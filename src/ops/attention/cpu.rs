@@ -8,7 +8,7 @@ use crate::ops::matmul::tile::cpu::prefetch;
 use crate::ops::sum::cpu::{lanes, max_lanes, sum_lanes};
 use crate::tensor::ViewMut;
 use crate::tensor::memory::LINE;
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 use rayon::prelude::*;
 use std::ops::Range;
 

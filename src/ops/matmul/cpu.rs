@@ -1,8 +1,8 @@
-//! Matrix products through the `gemm` crate.
+//! Matrix products through the crates of the `gemm` family.
 
 use super::args::{Layout, Write};
 use crate::ops::float::Float;
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 
 /// A product of fewer multiplications than this runs on the calling thread.
 const PARALLEL_FROM: usize = 256 * 1024;
@@ -13,6 +13,12 @@ pub struct Strided<P> {
     pub at: P,
     pub row_stride: usize,
     pub col_stride: usize,
+}
+
+impl<P> Strided<P> {
+    fn transposed(self) -> Strided<P> {
+        Strided { at: self.at, row_stride: self.col_stride, col_stride: self.row_stride }
+    }
 }
 
 /// dst (m, n) = lhs (m, k) rhs (k, n), or dst += with `add`, times `scale`, on the calling thread or
@@ -170,26 +176,32 @@ impl<T: Float> GemmCall<T> {
         }
     }
 
-    /// One call of the library.
+    /// One call of the library, whose destination is contiguous along columns: a destination that is contiguous along
+    /// rows is computed as its transpose.
     unsafe fn whole(self) {
         let (m, n, k) = self.extents;
         let parallelism = if m * n * k < PARALLEL_FROM { Parallelism::None } else { self.parallelism };
+        let (rows, cols, dst, lhs, rhs) = if self.dst.col_stride < self.dst.row_stride {
+            (n, m, self.dst.transposed(), self.rhs.transposed(), self.lhs.transposed())
+        } else {
+            (m, n, self.dst, self.lhs, self.rhs)
+        };
         // SAFETY: the caller's promise. The library's `alpha` multiplies the destination.
         unsafe {
-            gemm::gemm(
-                m,
-                n,
+            T::routine()(
+                rows,
+                cols,
                 k,
-                self.dst.at,
-                self.dst.col_stride as isize,
-                self.dst.row_stride as isize,
+                dst.at,
+                dst.col_stride as isize,
+                dst.row_stride as isize,
                 self.add,
-                self.lhs.at,
-                self.lhs.col_stride as isize,
-                self.lhs.row_stride as isize,
-                self.rhs.at,
-                self.rhs.col_stride as isize,
-                self.rhs.row_stride as isize,
+                lhs.at,
+                lhs.col_stride as isize,
+                lhs.row_stride as isize,
+                rhs.at,
+                rhs.col_stride as isize,
+                rhs.row_stride as isize,
                 if self.add { T::ONE } else { T::ZERO },
                 self.scale,
                 false,
@@ -206,8 +218,7 @@ pub fn plain<T>(s: &[T], at: Layout) -> Strided<*const T> {
 }
 
 pub fn transposed<T>(s: &[T], at: Layout) -> Strided<*const T> {
-    let plain = plain(s, at);
-    Strided { row_stride: plain.col_stride, col_stride: plain.row_stride, ..plain }
+    plain(s, at).transposed()
 }
 
 fn target<T>(s: &mut [T], at: Layout) -> Strided<*mut T> {

@@ -6,6 +6,7 @@
 mod args;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub(crate) mod library;
 pub(crate) mod strassen;
 pub(crate) mod tile;
 
