@@ -11,6 +11,8 @@ pub const SMALL: &[&str] = &[
     "train.checkpoint_every_steps=2",
     "prompt_pool.length=2",
     "prompt_pool.top_k=2",
+    // As long as the run itself.
+    "baselines.single_prompt=false",
 ];
 
 pub fn engine() -> Command {

@@ -186,7 +186,10 @@ fn deep_fifty_steps_stay_by_the_cpu() {
 
 /// Frozen rows keep their bits, also where the step was captured before, and the rest learns as on the CPU.
 #[test]
-fn frozen_rows_stay_as_they_are() {
+fn deep_frozen_rows_stay_as_they_are() {
+    if !thorough("frozen rows over whole steps on the device") {
+        return;
+    }
     let Some(gpu) = device() else { return };
     let dev = Device::Cuda(gpu);
     for (name, width) in [("traj_l2p_adam", 64), ("traj_core50_sgd", 32)] {

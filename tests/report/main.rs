@@ -168,7 +168,7 @@ fn a_page_says_what_the_runs_found() {
     let mut seeds = train(&first, &["--seeds", "0..2"]);
     seeds.args(VARIED).args(["--set", "published=[\"Wang & <others>, arXiv:0000: 83.83 +- 0.04, 7.63\"]"]);
     expect(seeds, 0);
-    expect(train(&second, &["--set", "method=finetune", "--set", "baselines.single_prompt=false"]), 0);
+    expect(train(&second, &["--set", "method=finetune"]), 0);
     let [page, drawings] = ["page.html", "svg"].map(|name| dir.path().join(name));
     let [at, svg] = [&page, &drawings].map(|path| path.to_str().expect("UTF-8"));
     let out = ["--out", at, "--svg", svg];

@@ -44,14 +44,7 @@ fn a_run_that_diverges_goes_on_with_another_learning_rate() {
     let calm = dir.path().join("calm");
     let go = |rate: &str, more: &[&str]| -> Command {
         let rate = format!("optim.learning_rate={rate}");
-        let sets = [
-            "--set",
-            &rate,
-            "--set",
-            "train.checkpoint_every_steps=3",
-            "--set",
-            "baselines.single_prompt=false",
-        ];
+        let sets = ["--set", &rate, "--set", "train.checkpoint_every_steps=3"];
         train(&calm, &[&sets[..], more].concat())
     };
     let mut child = go("0.02", &["--set", "train.num_epochs=6"]).spawn().expect("the program starts");
@@ -111,7 +104,7 @@ fn other_classes_and_another_backbone_are_refused() {
     };
     write([3, 1, 2, 0, 4, 5, 6, 7, 8, 9]);
     let set = format!("continual.class_order={}", order.display());
-    let few = ["--set", &set, "--set", "train.num_epochs=1", "--set", "baselines.single_prompt=false"];
+    let few = ["--set", &set, "--set", "train.num_epochs=1"];
     let resumed = || train(&workdir, &[&few[..], &["--resume"]].concat());
     let eval = || {
         let mut eval = engine();
