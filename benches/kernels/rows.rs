@@ -5,7 +5,7 @@ use l2p_engine::Result;
 use l2p_engine::config::schema::{Augment, Data};
 use l2p_engine::data::{Normalize, Preprocess};
 use l2p_engine::device::{Device, ElementType};
-use l2p_engine::ops::attention::{self, GradientTarget, Gradients, Qkv};
+use l2p_engine::ops::attention::{self, GradientTarget, Gradients, Qkv, Wanted};
 use l2p_engine::ops::gelu;
 use l2p_engine::ops::linear::{self, Epilogue, LinearWeights};
 use l2p_engine::ops::match_prompts::{self, Select};
@@ -472,7 +472,8 @@ fn packed_backward(s: &Size, stage: &'static str, times: usize, t: usize, rows: 
             let [dqkv] = take(outs);
             let gradients =
                 Gradients { into: GradientTarget::Packed(dqkv), q_rows: rows.clone(), kv_rows: rows.clone() };
-            attention::backward_input(dev, Some(gradients), None, x[1], x[2], &Qkv::packed(x[0]), None, h)
+            let wanted = Wanted { gradients: Some(gradients), prefix: None };
+            attention::backward_input(dev, wanted, x[1], x[2], &Qkv::packed(x[0]), None, h)
         })
 }
 
@@ -488,8 +489,7 @@ fn apart_backward(s: &Size, stage: &'static str, times: usize, (tq, t): (usize, 
             let gradients = Gradients { into: GradientTarget::Apart { q, kv }, q_rows: 0..tq, kv_rows: 0..t };
             attention::backward_input(
                 dev,
-                Some(gradients),
-                None,
+                Wanted { gradients: Some(gradients), prefix: None },
                 x[2],
                 x[3],
                 &Qkv::apart(x[0], x[1]),
@@ -700,7 +700,7 @@ fn small_rows(s: &Size, (tq, tp, p): (usize, usize, usize)) -> Vec<Row> {
             .adding()
             .runs(move |dev, x, outs| {
                 let [p, m, v] = take(outs);
-                optimizer::adam(dev, p, m, v, x[0], x[1], x[2], with)
+                optimizer::adam(dev, p, [m, v], x[0], x[1], x[2], with)
             }),
     ]
 }

@@ -5,7 +5,7 @@ use super::layers::{LayerNorm, Linear};
 use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv};
+use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv, Wanted};
 use crate::ops::linear::Epilogue;
 use crate::ops::matmul::Write;
 use crate::ops::{gelu, tokens};
@@ -407,7 +407,8 @@ impl Block {
         };
         let qkv = layout(e, &acts.qkv, &acts.q);
         let (lse, heads) = (acts.lse.view(), self.dims.heads);
-        attention::backward_input(dev, gradients, dprefix, dout, lse, &qkv, saved.prefix.as_ref(), heads)
+        let wanted = Wanted { gradients, prefix: dprefix };
+        attention::backward_input(dev, wanted, dout, lse, &qkv, saved.prefix.as_ref(), heads)
     }
 
     /// Lines 2 and 1: from dL/dmid (B, R, C) in `d` and the gradients of q, k, v in `t` to dL/dx

@@ -103,7 +103,7 @@ impl Optimizer {
                 }
                 _ => {
                     let v = self.v.view_mut().part(start, n);
-                    adam(dev, p, m, v, g, squares, step_scalars, with)?;
+                    adam(dev, p, [m, v], g, squares, step_scalars, with)?;
                 }
             }
         }

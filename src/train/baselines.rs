@@ -324,8 +324,8 @@ impl Head {
                 for ((p, [m, v]), g) in
                     [&mut self.kernel, &mut self.bias].into_iter().zip(&mut moments).zip(&grads)
                 {
-                    let (m, v) = (m.view_mut(), v.view_mut());
-                    adam(dev, p.view_mut(), m, v, g.view(), squares.view(), step_scalars.view(), with)?;
+                    let moments = [m.view_mut(), v.view_mut()];
+                    adam(dev, p.view_mut(), moments, g.view(), squares.view(), step_scalars.view(), with)?;
                 }
             }
         }

@@ -155,8 +155,7 @@ fn updates(dev: &Device) {
         optimizer::adam(
             dev,
             p.view_mut(),
-            m_view,
-            v_view,
+            [m_view, v_view],
             grads.view(),
             squares.view(),
             step_scalars.view(),

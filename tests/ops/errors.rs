@@ -1,7 +1,7 @@
 //! Wrong arguments are refused by name.
 
 use super::DEV;
-use l2p_engine::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv};
+use l2p_engine::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv, Wanted};
 use l2p_engine::ops::gelu::GeluForm;
 use l2p_engine::ops::linear::{self, Epilogue, LinearWeights};
 use l2p_engine::ops::match_prompts::{self, Select};
@@ -131,7 +131,7 @@ fn attention_arguments() {
     let packed = Qkv::packed(qkv.view());
     let backward = |gradients: Option<Gradients>, dprefix: Option<PrefixMut>, prefix: Option<&Prefix>| {
         let (dout, lse) = (dout.view(), lse.view());
-        attention::backward_input(&DEV, gradients, dprefix, dout, lse, &packed, prefix, 2)
+        attention::backward_input(&DEV, Wanted { gradients, prefix: dprefix }, dout, lse, &packed, prefix, 2)
     };
     let with = |shape: [usize; 3], q_rows, kv_rows| {
         let mut d = t(shape);
@@ -293,8 +293,7 @@ fn selection_and_loss_arguments() {
         optimizer::adam(
             &DEV,
             p.view_mut(),
-            m.view_mut(),
-            v.view_mut(),
+            [m.view_mut(), v.view_mut()],
             g.view(),
             squares.view(),
             step_scalars.view(),

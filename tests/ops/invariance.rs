@@ -2,7 +2,7 @@
 //! some rows of attention, threads.
 
 use super::{DEV, on_threads, random};
-use l2p_engine::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv};
+use l2p_engine::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv, Wanted};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::close::same_bits;
@@ -102,8 +102,16 @@ fn attention_grads(tq: usize, rows: Option<(Range<usize>, Range<usize>)>, prefix
         kv_rows,
     });
     let dprefix = prefixes.then(|| PrefixMut { k: dk.view_mut(), v: dv.view_mut() });
-    attention::backward_input(&DEV, gradients, dprefix, dout.view(), lse.view(), &qkv, prefix, H)
-        .expect("backward");
+    attention::backward_input(
+        &DEV,
+        Wanted { gradients, prefix: dprefix },
+        dout.view(),
+        lse.view(),
+        &qkv,
+        prefix,
+        H,
+    )
+    .expect("backward");
     [dq, dkv, dk, dv]
 }
 
@@ -162,8 +170,16 @@ fn packed_and_apart_agree_bitwise() {
         };
         // Some rows only, the same of queries, keys and values: what the shared prompts ask for.
         let gradients = Some(Gradients { into, q_rows: 0..T, kv_rows: 0..T });
-        attention::backward_input(&DEV, gradients, None, dout.view(), lse.view(), &layout, None, H)
-            .expect("backward");
+        attention::backward_input(
+            &DEV,
+            Wanted { gradients, prefix: None },
+            dout.view(),
+            lse.view(),
+            &layout,
+            None,
+            H,
+        )
+        .expect("backward");
         if apart {
             let rows = dq.to_f64();
             let rows = rows.chunks_exact(C).zip(dkv.as_slice::<f64>().expect("f64").chunks_exact(2 * C));

@@ -209,8 +209,7 @@ fn optimizer_values() {
             let update = optimizer::adam(
                 &DEV,
                 p.view_mut(),
-                m.view_mut(),
-                v.view_mut(),
+                [m.view_mut(), v.view_mut()],
                 g,
                 squares,
                 step_scalars,
@@ -251,7 +250,7 @@ fn optimizers_pass_over_infinity() {
     for bad in [f64::NAN, f64::INFINITY] {
         let squares = f64s(&[bad], [1]);
         let (g, squares, step_scalars) = (g.view(), squares.view(), step_scalars.view());
-        optimizer::adam(&DEV, p.view_mut(), m.view_mut(), v.view_mut(), g, squares, step_scalars, with)
+        optimizer::adam(&DEV, p.view_mut(), [m.view_mut(), v.view_mut()], g, squares, step_scalars, with)
             .expect("adam");
         let with = Sgd { momentum: 0.9, max_norm: 0.0 };
         optimizer::sgd(&DEV, p.view_mut(), m.view_mut(), g, squares, step_scalars, with).expect("sgd");

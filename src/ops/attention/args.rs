@@ -70,6 +70,13 @@ pub struct Gradients<'a> {
     pub kv_rows: Range<usize>,
 }
 
+/// What the backward pass writes.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    pub gradients: Option<Gradients<'a>>,
+    pub prefix: Option<PrefixMut<'a>>,
+}
+
 /// B, H, D, and the extent of the prefix.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttentionDims {

@@ -1,6 +1,6 @@
 //! Attention on slices: one task per (image, head), the products through `matmul::cpu`.
 
-use super::args::{AttentionDims, GradientTarget, Gradients, PackedRows, Prefix, PrefixMut, Qkv};
+use super::args::{AttentionDims, GradientTarget, Gradients, PackedRows, Prefix, Qkv, Wanted};
 use crate::error::Result;
 use crate::ops::float::{Float, Shared, simd, with_scratch};
 use crate::ops::matmul::cpu::{Strided, product};
@@ -234,17 +234,11 @@ struct Targets<T> {
     kv_rows: Range<usize>,
 }
 
-pub fn backward_input<T: Float>(
-    gradients: Option<Gradients>,
-    dprefix: Option<PrefixMut>,
-    dout: &[T],
-    lse: &[T],
-    inputs: &Inputs<T>,
-) -> Result<()> {
+pub fn backward_input<T: Float>(wanted: Wanted, dout: &[T], lse: &[T], inputs: &Inputs<T>) -> Result<()> {
     let e = inputs.e;
     let (d, n, tq, stride) = (e.head_dim, e.prefix, inputs.q.tokens, inputs.stride());
     let c = e.heads * d;
-    let targets = match gradients {
+    let targets = match wanted.gradients {
         None => None,
         Some(Gradients { into, q_rows, kv_rows }) => {
             let rows = kv_rows.len();
@@ -261,7 +255,7 @@ pub fn backward_input<T: Float>(
             Some(Targets { q, k, v, q_rows, kv_rows })
         }
     };
-    let dprefix = match dprefix {
+    let dprefix = match wanted.prefix {
         Some(p) if n > 0 => {
             Some((Target::<T>::new(p.k, "dprefix.k", n, c)?, Target::<T>::new(p.v, "dprefix.v", n, c)?))
         }

@@ -1,6 +1,6 @@
 //! Launches of `kernels/attention.cu`.
 
-use super::args::{AttentionDims, GradientTarget, Gradients, OP, PackedRows, Prefix, PrefixMut, Qkv};
+use super::args::{AttentionDims, GradientTarget, Gradients, OP, PackedRows, Prefix, PrefixMut, Qkv, Wanted};
 use crate::device::{Arg, Argument, Cell, ElementType, Gpu, Grid, Kernel, ScratchBuffer, args, kernel};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut};
@@ -211,11 +211,9 @@ impl Backward<'_> {
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 pub fn backward_input(
     gpu: &Gpu,
-    gradients: Option<Gradients>,
-    dprefix: Option<PrefixMut>,
+    wanted: Wanted,
     dout: View,
     lse: View,
     qkv: &Qkv,
@@ -230,7 +228,7 @@ pub fn backward_input(
     // SAFETY: delta has a number for each query of each head; mod.rs has checked dout and lse.
     unsafe { inputs.launch(gpu, &DELTA_PASS, &args![delta, dout, lse], inputs.tq, &args![vectors])? };
     let backward = Backward { gpu, inputs, delta, dout, lse };
-    if let Some(Gradients { into, q_rows, kv_rows }) = gradients {
+    if let Some(Gradients { into, q_rows, kv_rows }) = wanted.gradients {
         let (first_key, nq, n) = (e.prefix + kv_rows.start, q_rows.len(), kv_rows.len());
         // dk and dv are the last two of the `wide` groups of C columns.
         let (dkv, wide) = match into {
@@ -254,7 +252,7 @@ pub fn backward_input(
             unsafe { backward.keys(&to, vectors, first_key, n, wide * c)? };
         }
     }
-    if let Some(PrefixMut { k: dk, v: dv }) = dprefix {
+    if let Some(PrefixMut { k: dk, v: dv }) = wanted.prefix {
         let vectors = backward.vectors(&[&dk, &dv], c);
         // SAFETY: mod.rs has checked both (B, prefix, C).
         unsafe { backward.keys(&args![dk, dv], vectors, 0, e.prefix, c)? };

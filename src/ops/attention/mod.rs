@@ -10,7 +10,7 @@ mod args;
 mod cpu;
 mod cuda;
 
-pub use args::{GradientTarget, Gradients, PackedRows, Prefix, PrefixMut, Qkv};
+pub use args::{GradientTarget, Gradients, PackedRows, Prefix, PrefixMut, Qkv, Wanted};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -68,16 +68,13 @@ pub fn forward(
     }
 }
 
-/// Overwrites the gradients that are asked for: of q, k, v if `gradients` is there, of the prefix if
-/// `dprefix` is there. dout: (B, Tq, C).
+/// Overwrites what is wanted: the gradients of q, k and v, of the prefix, or both. dout: (B, Tq, C).
 ///
 /// With P = softmax(S), dP = dout vᵀ: dS = P ∘ (dP - Σ P dP), dq = dS k / √D, dk = dSᵀ q / √D,
 /// dv = Pᵀ dout.
-#[allow(clippy::too_many_arguments)]
 pub fn backward_input(
     dev: &Device,
-    gradients: Option<Gradients>,
-    dprefix: Option<PrefixMut>,
+    wanted: Wanted,
     dout: View,
     lse: View,
     qkv: &Qkv,
@@ -88,7 +85,7 @@ pub fn backward_input(
     let e = extents(qkv, prefix, batch, c, heads)?;
     expect_shape(OP, "dout", dout.shape(), [batch, qkv.q.tokens, c])?;
     expect_shape(OP, "lse", lse.shape(), [batch, heads, tq])?;
-    if let Some(g) = &gradients {
+    if let Some(g) = &wanted.gradients {
         for (arg, rows, of) in [("q_rows", &g.q_rows, tq), ("kv_rows", &g.kv_rows, qkv.k.tokens)] {
             if rows.start > rows.end || rows.end > of {
                 return Err(bad(arg, format!("within {of} rows"), format!("{rows:?}")));
@@ -110,7 +107,7 @@ pub fn backward_input(
             }
         }
     }
-    if let Some(d) = &dprefix {
+    if let Some(d) = &wanted.prefix {
         expect_shape(OP, "dprefix.k", d.k.shape(), [batch, e.prefix, c])?;
         expect_shape(OP, "dprefix.v", d.v.shape(), [batch, e.prefix, c])?;
     }
@@ -118,8 +115,8 @@ pub fn backward_input(
         Device::Cpu => float!("attention", "dout", dout.dtype(), T => {
             let inputs = cpu::Inputs::<T>::new(qkv, prefix, e)?;
             let (dout, lse) = (dout.get::<T>(OP, "dout")?, lse.get::<T>(OP, "lse")?);
-            cpu::backward_input(gradients, dprefix, dout, lse, &inputs)
+            cpu::backward_input(wanted, dout, lse, &inputs)
         }),
-        Device::Cuda(gpu) => cuda::backward_input(gpu, gradients, dprefix, dout, lse, qkv, prefix, e),
+        Device::Cuda(gpu) => cuda::backward_input(gpu, wanted, dout, lse, qkv, prefix, e),
     }
 }

@@ -20,12 +20,10 @@ fn grid(n: usize) -> Grid {
     Grid::new(n.div_ceil(4 * THREADS), THREADS as u32)
 }
 
-#[allow(clippy::too_many_arguments)]
 pub fn adam(
     gpu: &Gpu,
     p: ViewMut,
-    m: ViewMut,
-    v: ViewMut,
+    [m, v]: [ViewMut; 2],
     g: View,
     squares: View,
     step_scalars: View,

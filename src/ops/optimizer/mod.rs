@@ -29,12 +29,10 @@ fn grad_scale(squares: f64, unscale: f64, max_norm: f64) -> Option<f64> {
 /// # Shapes
 /// p, m, v, g: the same length; squares: (1), Σ g² over all gradients that are clipped together; step_scalars: (4),
 /// see [`Adam::step_scalars`]. The last two are F64 on the CPU, F32 on a GPU.
-#[allow(clippy::too_many_arguments)]
 pub fn adam(
     dev: &Device,
     p: ViewMut,
-    m: ViewMut,
-    v: ViewMut,
+    [m, v]: [ViewMut; 2],
     g: View,
     squares: View,
     step_scalars: View,
@@ -54,7 +52,7 @@ pub fn adam(
             }
             Ok(())
         }),
-        Device::Cuda(gpu) => cuda::adam(gpu, p, m, v, g, squares, step_scalars, with),
+        Device::Cuda(gpu) => cuda::adam(gpu, p, [m, v], g, squares, step_scalars, with),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::case::{Case, Role, assign, plain, take};
 use super::data::{ArgType, Fill, Scope};
-use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv};
+use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv, Wanted};
 use crate::ops::gelu::{self, GeluForm};
 use crate::ops::layer_norm as norm;
 use crate::ops::linear::{self, Epilogue, LinearWeights};
@@ -401,7 +401,8 @@ fn attention_packed(b: usize, t: usize, (h, d): (usize, usize), n: usize) -> Cas
             let dprefix = grads.next().zip(grads.next()).map(|(k, v)| PrefixMut { k, v });
             let prefix = (n > 0).then(|| Prefix { k: x[1], v: x[2] });
             let qkv = Qkv::packed(x[0]);
-            attention::backward_input(dev, Some(gradients), dprefix, up[0], out[1], &qkv, prefix.as_ref(), h)
+            let wanted = Wanted { gradients: Some(gradients), prefix: dprefix };
+            attention::backward_input(dev, wanted, up[0], out[1], &qkv, prefix.as_ref(), h)
         })
         .plain(plain!(|x, up| {
             let part = |i: usize| naive::columns(&x[0], 3 * c, i * c..(i + 1) * c);
@@ -450,7 +451,8 @@ fn attention_apart(b: usize, (tq, t): (usize, usize), (h, d): (usize, usize), n:
             let dprefix = grads.next().zip(grads.next()).map(|(k, v)| PrefixMut { k, v });
             let prefix = (n > 0).then(|| Prefix { k: x[2], v: x[3] });
             let qkv = Qkv::apart(x[0], x[1]);
-            attention::backward_input(dev, Some(gradients), dprefix, up[0], out[1], &qkv, prefix.as_ref(), h)
+            let wanted = Wanted { gradients: Some(gradients), prefix: dprefix };
+            attention::backward_input(dev, wanted, up[0], out[1], &qkv, prefix.as_ref(), h)
         })
         .plain(plain!(|x, up| {
             let part = |i: usize| naive::columns(&x[1], 2 * c, i * c..(i + 1) * c);

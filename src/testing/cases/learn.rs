@@ -162,7 +162,7 @@ pub(super) fn adam(n: usize, decay: f64) -> Case {
             for (to, from) in [&mut p, &mut m, &mut v].into_iter().zip(x) {
                 assign(to.reborrow(), *from);
             }
-            optimizer::adam(dev, p, m, v, x[3], x[4], x[5], with)
+            optimizer::adam(dev, p, [m, v], x[3], x[4], x[5], with)
         })
         .plain(plain!(|x, _up| (naive::adam(x, with), vec![])))
         .moves(13 * n, 0)
