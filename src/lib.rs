@@ -4,6 +4,7 @@
 //! `tests/layers/main.rs` enforces them.
 
 pub mod error;
+mod pickle;
 pub mod rng;
 
 pub mod device;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::folder::{self, FolderLayout};
 use super::image_set::{DataSet, ImageSet, PixelArray};
-use super::pickle::Pickle;
+use super::pickle::PickledArrays;
 use super::tar_gz;
 use crate::error::{Error, Result};
 
@@ -196,7 +196,7 @@ pub fn read_binary(bytes: &[u8], path: &Path, set: &Cifar, into: &mut Records) -
 /// `Error::File` with the offset of a bad instruction, or the entry of the dictionary that is wrong.
 pub fn read_python(bytes: &[u8], path: &Path, set: &Cifar, into: &mut Records) -> Result<()> {
     let fail = |what: String| Error::file(path, what);
-    let pickle = Pickle::parse(bytes).map_err(fail)?;
+    let pickle = PickledArrays::parse(bytes).map_err(fail)?;
     let data = pickle.get("data").and_then(|id| pickle.byte_array(id, "data")).map_err(fail)?;
     let key = set.labels_key;
     let labels = pickle.get(key).and_then(|id| pickle.ints(id, key)).map_err(fail)?;
@@ -234,7 +234,7 @@ fn class_names(bytes: &[u8], path: &Path, set: &Cifar, is_binary: bool) -> Resul
         let text = String::from_utf8_lossy(bytes);
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
     } else {
-        let pickle = Pickle::parse(bytes).map_err(|what| Error::file(path, what))?;
+        let pickle = PickledArrays::parse(bytes).map_err(|what| Error::file(path, what))?;
         let key = set.names_key;
         pickle.get(key).and_then(|id| pickle.texts(id, key)).map_err(|what| Error::file(path, what))?
     };

@@ -4,7 +4,7 @@
 //! Source: PyTorch `torch/serialization.py`, `caffe2/serialize/inline_container.h`. A tensor is a view of a
 //! storage: an offset, extents and strides. Several tensors may share one.
 
-use super::pickle::{Entry, Id, Pickle};
+use super::pickle::{Entry, Id, PickledWeights};
 use super::stored::{StridedView, TensorInfo};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -122,7 +122,7 @@ pub(super) fn open<'a>(
             storages.insert(key.to_string(), StorageFile { index, range, checked: OnceLock::new() });
         }
     }
-    let pickle = Pickle::parse(&pickle).map_err(bad)?;
+    let pickle = PickledWeights::parse(&pickle).map_err(bad)?;
     let (views, notes) = state_dict(&pickle).map_err(bad)?;
     let mut needed = 0u64;
     for (name, view) in &views {
@@ -182,7 +182,9 @@ fn check(view: &StridedView, storage_bytes: usize) -> std::result::Result<usize,
 }
 
 /// The dictionary of tensors among what was saved with it.
-fn state_dict(pickle: &Pickle) -> std::result::Result<(BTreeMap<String, StridedView>, Vec<String>), String> {
+fn state_dict(
+    pickle: &PickledWeights,
+) -> std::result::Result<(BTreeMap<String, StridedView>, Vec<String>), String> {
     let mut search = Search { pickle, left: ENTRIES_MAX };
     let (mut at, mut path) = (pickle.root, Vec::new());
     for _ in 0..DEPTH_MAX {
@@ -227,7 +229,7 @@ fn state_dict(pickle: &Pickle) -> std::result::Result<(BTreeMap<String, StridedV
 }
 
 struct Search<'p, 'a> {
-    pickle: &'p Pickle<'a>,
+    pickle: &'p PickledWeights<'a>,
     /// Entries that may still be looked at.
     left: usize,
 }

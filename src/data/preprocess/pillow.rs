@@ -158,20 +158,20 @@ fn resize_channels<const C: usize>(
     for (y, (start, of)) in rows.taps.iter().enumerate() {
         let weights = &rows.weights[of.clone()];
         let source = &across[(start - first) * line..][..weights.len() * line];
-        arch.dispatch(Between { weights, source, sums, out: bytes });
+        arch.dispatch(WeightedSum { weights, source, sums, out: bytes });
         emit(y, bytes);
     }
 }
 
 /// The weighted sum of rows that follow each other in `source`.
-struct Between<'a> {
+struct WeightedSum<'a> {
     weights: &'a [i32],
     source: &'a [u8],
     sums: &'a mut [i32],
     out: &'a mut [u8],
 }
 
-impl pulp::NullaryFnOnce for Between<'_> {
+impl pulp::NullaryFnOnce for WeightedSum<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -196,7 +196,7 @@ impl pulp::NullaryFnOnce for Between<'_> {
     }
 }
 
-impl Between<'_> {
+impl WeightedSum<'_> {
     #[inline(always)]
     fn few<const N: usize>(self, weights: [i32; N]) {
         let line = self.out.len();

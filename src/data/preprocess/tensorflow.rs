@@ -56,7 +56,7 @@ pub fn window_u8(
     let arch = pulp::Arch::new();
     resize(image, &plain, scratch, |y, top, bottom, weight| {
         let out = &mut out[y * line..(y + 1) * line];
-        arch.dispatch(Between { top, bottom, weight, out, as_value: truncate });
+        arch.dispatch(WeightedMean { top, bottom, weight, out, as_value: truncate });
     });
 }
 
@@ -80,7 +80,7 @@ pub fn to_input(
     resize(crop, &unit, scratch, |y, top, bottom, weight| {
         let out = &mut out[y * size * 3..(y + 1) * size * 3];
         if crop.channels == 3 {
-            arch.dispatch(Between { top, bottom, weight, out: &mut *out, as_value: |x| x });
+            arch.dispatch(WeightedMean { top, bottom, weight, out: &mut *out, as_value: |x| x });
         } else {
             for ((rgb, &a), &b) in out.as_chunks_mut::<3>().0.iter_mut().zip(top).zip(bottom) {
                 *rgb = [a + (b - a) * weight; 3];
@@ -103,7 +103,7 @@ fn truncate(x: f32) -> u8 {
 }
 
 /// The weighted mean of two rows.
-struct Between<'a, T, F> {
+struct WeightedMean<'a, T, F> {
     top: &'a [f32],
     bottom: &'a [f32],
     weight: f32,
@@ -111,7 +111,7 @@ struct Between<'a, T, F> {
     as_value: F,
 }
 
-impl<T, F: Fn(f32) -> T> pulp::NullaryFnOnce for Between<'_, T, F> {
+impl<T, F: Fn(f32) -> T> pulp::NullaryFnOnce for WeightedMean<'_, T, F> {
     type Output = ();
 
     #[inline(always)]
