@@ -2,6 +2,7 @@
 
 mod jpeg;
 mod png;
+mod tiff;
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -108,6 +109,9 @@ fn pixels_max(format: ImageFormat, bytes: u64) -> u64 {
 
 /// Height and width, within the limits.
 fn look(bytes: &[u8], format: ImageFormat) -> std::result::Result<(usize, usize), String> {
+    if format == ImageFormat::Tiff && !tiff::tags_fit(bytes) {
+        return Err(format!("a tag announces more values than a file of {} bytes can hold", bytes.len()));
+    }
     let (width, height) = ImageReader::with_format(Cursor::new(bytes), format)
         .into_dimensions()
         .map_err(|e| cannot(format, &e))?;

@@ -162,6 +162,20 @@ proptest! {
     }
 }
 
+/// The number of values of a tag, which the TIFF decoder would make room for, is held against the length of the file.
+#[test]
+fn tags_of_a_tiff_lie_in_the_file() {
+    let mut bytes = encoded(image::ImageFormat::Tiff);
+    assert!(image_file::decode_rgb(&bytes, Path::new("bad file")).is_ok());
+    // Little-endian, as it is written; the last entry of the directory: tag, type, count, offset.
+    let directory = u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
+    let entries = usize::from(u16::from_le_bytes(bytes[directory..directory + 2].try_into().unwrap()));
+    let last = directory + 2 + (entries - 1) * 12;
+    bytes[last + 4..last + 8].copy_from_slice(&2000u32.to_le_bytes());
+    let error = image_file::decode_rgb(&bytes, Path::new("bad file")).unwrap_err().to_string();
+    assert!(error.contains("a tag announces more values than a file of"), "{error}");
+}
+
 /// Files that announce much and hold little, nest deeply, or refer to themselves.
 #[test]
 fn hostile_files_cost_nothing() {
