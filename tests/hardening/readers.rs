@@ -1,10 +1,10 @@
 //! The readers, each with small intact files. `read` says whether a file was taken; an error must be a sentence.
 
-use super::support::{Store, npz as npz_of, read_npz};
+use super::support::{OPTIONS, Store, npz as npz_of, read_npz};
 use l2p_engine::config::Config;
 use l2p_engine::data::tasks::parse_class_order;
 use l2p_engine::data::{self, cifar, idx, image_file, listing, source, svhn, tar_gz};
-use l2p_engine::import::{LoadOptions, load_bytes};
+use l2p_engine::import::load_bytes;
 use l2p_engine::output::{State, TensorData};
 use l2p_engine::{Error, Result};
 use std::io::{Cursor, Read as _, Write as _};
@@ -56,16 +56,6 @@ fn is_sentence(error: &Error) -> bool {
     assert!(text.len() > 20 && text.len() < 10_000, "{} bytes: {text}", text.len());
     false
 }
-
-const OPTIONS: LoadOptions = LoadOptions {
-    heads: 2,
-    blocks: 0,
-    image_size: 0,
-    gelu: None,
-    layer_norm_eps: None,
-    norm: None,
-    position_resize: None,
-};
 
 fn backbone(name: &'static str, seeds: Vec<Vec<u8>>, ratio: usize) -> Reader {
     let read = |bytes: &[u8]| match load_bytes("bad file", bytes, &OPTIONS) {

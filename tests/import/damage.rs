@@ -1,20 +1,10 @@
 //! Damaged and hostile files: an error or, where nothing that counts was hit, a backbone; never a panic.
 
 use super::support::*;
-use l2p_engine::import::{LoadOptions, load, load_bytes, write_native};
+use l2p_engine::import::{load, load_bytes, write_native};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
-
-const OPTIONS: LoadOptions = LoadOptions {
-    heads: 2,
-    blocks: 0,
-    image_size: 0,
-    gelu: None,
-    layer_norm_eps: None,
-    norm: None,
-    position_resize: None,
-};
 
 const FILES: usize = 8;
 

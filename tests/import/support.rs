@@ -1,9 +1,20 @@
 //! Arrays in and out of `.npz` bytes, and a plain vision transformer in f64.
 
-use l2p_engine::import::{Backbone, Gelu};
+use l2p_engine::import::{Backbone, Gelu, LoadOptions};
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read, Write};
 use std::path::PathBuf;
+
+/// Two heads, and all else as the file says or its format has it.
+pub const OPTIONS: LoadOptions = LoadOptions {
+    heads: 2,
+    blocks: 0,
+    image_size: 0,
+    gelu: None,
+    layer_norm_eps: None,
+    norm: None,
+    position_resize: None,
+};
 
 /// An array widened to f64.
 #[derive(Debug, Clone)]

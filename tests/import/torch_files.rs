@@ -2,19 +2,9 @@
 
 use super::support::*;
 use super::{refusal, tiny};
-use l2p_engine::import::{LoadOptions, list, load, load_bytes};
+use l2p_engine::import::{list, load, load_bytes};
 use proptest::prelude::*;
 use std::time::Instant;
-
-const OPTIONS: LoadOptions = LoadOptions {
-    heads: 2,
-    blocks: 0,
-    image_size: 0,
-    gelu: None,
-    layer_norm_eps: None,
-    norm: None,
-    position_resize: None,
-};
 
 #[test]
 fn a_state_dict_is_the_safetensors_file_of_the_same_model() {

@@ -5,16 +5,6 @@ use super::{refusal, tiny};
 use l2p_engine::import::{LoadOptions, load_bytes};
 use std::collections::BTreeMap;
 
-const OPTIONS: LoadOptions = LoadOptions {
-    heads: 2,
-    blocks: 0,
-    image_size: 0,
-    gelu: None,
-    layer_norm_eps: None,
-    norm: None,
-    position_resize: None,
-};
-
 /// A fixture with every name changed.
 fn renamed(name: &str, rename: impl Fn(&str) -> String) -> Vec<u8> {
     edited(name, |all| {
