@@ -3,6 +3,7 @@
 use super::{ConfigArgs, print};
 use crate::comm::Launch;
 use crate::config::Config;
+use crate::device::published_gpus::PublishedGpu;
 use crate::device::{Choice, Device, probe};
 use crate::error::{Error, Result};
 use crate::learner::{Position, backbone, locate_backbone};
@@ -10,6 +11,7 @@ use crate::output::checkpoint::Store;
 use crate::output::table::{self, Style};
 use crate::output::workdir::{CHECKPOINTS, CONFIG};
 use crate::output::{atomic, say};
+use crate::train::forecast::PlannedDevice;
 use crate::train::{Options, forecast, report, run, seeds};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -42,6 +44,10 @@ pub struct Train {
     /// a published data set nor the backbone.
     #[arg(long)]
     dry_run: bool,
+    /// With `--dry-run`: plan for this GPU instead of a device of this machine; a name (h200, h100, a100, a100-40gb,
+    /// l40s, a40, rtx4090, rtx3090) or a size of memory (12GB). `--device cuda:0,1` plans for two of them.
+    #[arg(long, value_name = "NAME|SIZE", requires = "dry_run")]
+    gpu: Option<String>,
     /// Print the final tables only.
     #[arg(long)]
     quiet: bool,
@@ -67,7 +73,11 @@ impl Train {
             return Ok(());
         }
         let launch = Launch::from_env(|name| std::env::var(name).ok())?;
-        let choices = self.devices(&launch)?;
+        let gpu = self.gpu.as_deref().map(PublishedGpu::parse).transpose()?;
+        let choices = match gpu {
+            Some(_) => Vec::new(),
+            None => self.devices(&launch)?,
+        };
         if !self.quiet {
             // A backbone that cannot be read is an error later, if it is needed.
             let backbone = backbone::contradictions(&loaded.config).unwrap_or_default();
@@ -75,8 +85,11 @@ impl Train {
             traps.for_each(|trap| say(&format!("warning: {trap}")));
         }
         if self.dry_run {
-            let ranks = choices.len() * launch.processes;
-            let plan = forecast::forecast(loaded.config, choices[0].clone(), ranks)?;
+            let (place, each) = match gpu {
+                Some(gpu) => (PlannedDevice::Elsewhere(gpu), self.device.split(',').count()),
+                None => (PlannedDevice::Here(choices[0].clone()), choices.len()),
+            };
+            let plan = forecast::forecast(loaded.config, place, each * launch.processes)?;
             print(&report::forecast(&plan, Style::detect()));
             return Ok(());
         }

@@ -3,6 +3,7 @@
 mod cuda;
 pub mod embedded;
 mod kernel;
+pub mod published_gpus;
 mod range;
 
 pub use cuda::{

@@ -9,7 +9,15 @@ use crate::error::{Error, Result};
 /// # Errors
 /// `Error::Config` for one that the device has not.
 pub fn precision(wanted: Precision, dev: &Device) -> Result<Precision> {
-    match (wanted, dev.gpu().is_some()) {
+    precision_on(wanted, dev.gpu().is_some())
+}
+
+/// [`precision`] of a GPU, or of a CPU.
+///
+/// # Errors
+/// As [`precision`].
+pub fn precision_on(wanted: Precision, gpu: bool) -> Result<Precision> {
+    match (wanted, gpu) {
         (Precision::Auto, true) => Ok(Precision::Bf16),
         (Precision::Auto, false) => Ok(Precision::F32),
         (Precision::F64, true) => {

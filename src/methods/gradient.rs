@@ -56,7 +56,7 @@ impl Gradient {
         optimizer.unscale = 1.0 / model.setup.loss_scale();
         let pending = Pending::new(plan);
         let uses = model.prompts.uses().map_or(0, |used| used.len() / 2);
-        let later = plan.device().gpu().is_some() && !ranks.is_alone();
+        let later = plan.is_on_gpu() && !ranks.is_alone();
         let finished = later.then(|| StepReport::new(plan));
         Gradient {
             model,

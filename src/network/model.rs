@@ -74,7 +74,7 @@ impl Model {
         let head = Linear::declare(&mut declare, "head", c, classes);
         let mut params = declare.finish(plan, setup.dtype);
         let Shortcuts { strassen, packed_weights, .. } = setup.shortcuts;
-        if setup.training && strassen && packed_weights && plan.device().gpu().is_none() {
+        if setup.training && strassen && packed_weights && !plan.is_on_gpu() {
             params.keep_packed(plan, vit.blocks.iter().flat_map(Block::kernels));
         }
         let query_params = Self::query_params(&setup, &prompts, &vit, &params, plan);

@@ -106,7 +106,7 @@ impl Pending {
     const STEPS: usize = 8;
 
     pub fn new(plan: &mut Plan) -> Pending {
-        let steps = if plan.device().gpu().is_some() { Pending::STEPS } else { 0 };
+        let steps = if plan.is_on_gpu() { Pending::STEPS } else { 0 };
         let windows = [0, 1].map(|_| {
             let rows = plan.tensor("reports", [steps, StepReport::LEN], plan.number());
             ReportBuffer { rows, filled: 0, way: None }

@@ -26,6 +26,8 @@ impl PlannedTensor {
 #[derive(Debug)]
 pub struct Plan {
     dev: Device,
+    /// The tensors are, or would be, in the memory of a GPU.
+    on_gpu: bool,
     rows: Vec<PlannedTensor>,
     group: &'static str,
     dry: bool,
@@ -45,12 +47,22 @@ impl Plan {
 
     /// A plan of the memory of a device.
     pub fn on(dev: &Device) -> Plan {
-        Plan { dev: dev.clone(), rows: Vec::new(), group: "", dry: false, failure: None }
+        let on_gpu = dev.gpu().is_some();
+        Plan { dev: dev.clone(), on_gpu, rows: Vec::new(), group: "", dry: false, failure: None }
     }
 
     /// A plan that only counts: its tensors have no memory behind them and must not be used.
     pub fn dry(dev: &Device) -> Plan {
         Plan { dry: true, ..Plan::on(dev) }
+    }
+
+    /// The same of a GPU that is not there.
+    pub fn dry_on_gpu() -> Plan {
+        Plan { on_gpu: true, ..Plan::dry(&Device::Cpu) }
+    }
+
+    pub fn is_on_gpu(&self) -> bool {
+        self.on_gpu
     }
 
     /// Where its tensors are.
@@ -86,7 +98,7 @@ impl Plan {
 
     /// The type of single numbers such as losses and norms, summed in f64 where there is one.
     pub fn number(&self) -> DType {
-        if self.dev.gpu().is_some() { DType::F32 } else { DType::F64 }
+        if self.on_gpu { DType::F32 } else { DType::F64 }
     }
 
     pub fn rows(&self) -> &[PlannedTensor] {

@@ -5,8 +5,9 @@ use super::session;
 use crate::config::Config;
 use crate::config::schema::{Method as Name, Precision, Scenario};
 use crate::data::{self, DataSet, Split, Task, loader, published, scenario};
+use crate::device::published_gpus::PublishedGpu;
 use crate::device::{Choice, Device};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::learner::{self, Purpose, backbone};
 use crate::methods::Ranks;
 use crate::network::Model;
@@ -19,8 +20,33 @@ use crate::tensor::{DType, Tensor};
 use std::path::Path;
 use std::time::Instant;
 
-/// A measurement of the matrix product takes so long, in seconds.
-const MEASURE: f64 = 0.3;
+/// So many measurements of the matrix product, which take so long each, in seconds.
+const MEASUREMENTS: usize = 5;
+const MEASURE: f64 = 0.1;
+/// A run takes at most so many times what its products take: the bundled backbone takes 1.5 times as long.
+const BESIDE_PRODUCTS: f64 = 2.0;
+/// Shares of a GPU's published rate that products reach, most and least: `docs/results.md` predicts 380 TFLOP/s of 989
+/// for the large ones. Nothing has been measured on a GPU.
+const GPU_SHARES: [f64; 2] = [0.4, 0.1];
+
+/// Where a run is planned.
+#[derive(Debug, Clone)]
+pub enum PlannedDevice {
+    /// On a device of this machine.
+    Here(Choice),
+    /// On a GPU that need not be there.
+    Elsewhere(PublishedGpu),
+}
+
+/// How long something takes at the highest and at the lowest rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TimeRange {
+    /// Operations per second.
+    pub rates: [f64; 2],
+    /// Seconds at these rates, without and with baselines.
+    pub run: [f64; 2],
+    pub with_baselines: [f64; 2],
+}
 
 /// A run that has not begun.
 pub struct Forecast {
@@ -35,8 +61,12 @@ pub struct Forecast {
     /// Values that learn, and values that do not.
     pub params: (usize, usize),
     pub work: FlopCount,
-    /// Seconds, on a CPU.
-    pub seconds: Option<f64>,
+    /// `None` for a GPU whose rate is not known.
+    pub duration: Option<TimeRange>,
+    /// Where it is planned, if that is no device of this machine.
+    pub elsewhere: Option<PublishedGpu>,
+    /// Bytes that the plan has more than one with evaluation batches of the size of training batches.
+    pub eval_batch_bytes: usize,
     /// What is not as the run will have it.
     pub notes: Vec<String>,
     pub ranks: usize,
@@ -52,13 +82,16 @@ pub struct FlopCount {
     pub query: f64,
     /// Of the whole run, without baselines.
     pub total: f64,
+    /// Of the baselines: the features of all images once, and the run once more for the single prompt.
+    pub baselines: f64,
 }
 
-/// Plans the run of `config` on the device of `choice` and on `ranks` - 1 others like it.
+/// Plans the run of `config` on a device and on `ranks` - 1 others like it.
 ///
 /// # Errors
-/// Those of [`super::Session::new`], except for images and weights that are not there.
-pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Forecast> {
+/// Those of [`super::Session::new`], except for images and weights that are not there; `Error::Failed` for a published GPU
+/// that has too little memory.
+pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Result<Forecast> {
     let mut notes = Vec::new();
     let data = match data::load(&config.data, config.seed) {
         Ok(data) => data,
@@ -86,8 +119,14 @@ pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Fore
     let images = each + config.continual.replay_batch_size;
     let alone = Ranks::alone(images);
     let purpose = Purpose::Training { ranks: &alone, images };
-    let dev = learner::fitting_device(&config, dims, classes, choice, purpose)?;
-    config.precision = learner::precision(config.precision, &dev)?;
+    let (mut plan, elsewhere) = match place {
+        PlannedDevice::Here(choice) => {
+            let dev = learner::fitting_device(&config, dims, classes, choice, purpose)?;
+            (Plan::dry(&dev), None)
+        }
+        PlannedDevice::Elsewhere(gpu) => (Plan::dry_on_gpu(), Some(gpu)),
+    };
+    config.precision = learner::precision_on(config.precision, plan.is_on_gpu())?;
     let batch = each * ranks;
     let split = session::split(&config, &data, batch)?;
     let learned = session::train_tasks(&config, &split);
@@ -104,16 +143,61 @@ pub fn forecast(mut config: Config, choice: Choice, ranks: usize) -> Result<Fore
         learned.into_iter().map(|task| with_steps(task).map(|(steps, task)| (task, steps))).collect();
     let tasks = tasks?;
     notes.extend(unused_images(&tasks, epochs, batch, &config));
-    let mut plan = Plan::dry(&dev);
+    let mut small = if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
     let method = learner::planned(&config, dims, classes, &mut plan, purpose)?;
+    let mut same_batch = config.clone();
+    same_batch.train.eval_batch_size = each.min(config.train.eval_batch_size);
+    learner::planned(&same_batch, dims, classes, &mut small, purpose)?;
+    let eval_batch_bytes = plan.total_bytes() - small.total_bytes();
+    if let Some(gpu) = elsewhere {
+        fits(&gpu, plan.total_bytes(), eval_batch_bytes)?;
+    }
     let model = method.model();
     let work = work(&config, model, &split, &tasks, batch);
     let params = (model.params.trainable.len(), model.params.frozen.len());
-    let seconds = match dev.gpu() {
-        None => Some(work.total / rate(&config, dims)?),
-        Some(_) => None,
+    let rates = match (elsewhere, plan.is_on_gpu()) {
+        (Some(gpu), _) => {
+            gpu.tflops.map(|tflops| GPU_SHARES.map(|share| share * tflops * 1e12 * ranks as f64))
+        }
+        (None, true) => None,
+        (None, false) => Some(rates(&config, dims)?),
     };
-    Ok(Forecast { config, data, split, tasks, source, plan, params, work, seconds, notes, ranks })
+    let duration = rates.map(|rates| {
+        let seconds = |work: f64| rates.map(|rate| work / rate);
+        let with_baselines = seconds(work.total + work.baselines);
+        TimeRange { rates, run: seconds(work.total), with_baselines }
+    });
+    Ok(Forecast {
+        config,
+        data,
+        split,
+        tasks,
+        source,
+        plan,
+        params,
+        work,
+        duration,
+        elsewhere,
+        eval_batch_bytes,
+        notes,
+        ranks,
+    })
+}
+
+/// Refuses a run of `bytes` that the GPU cannot hold.
+fn fits(gpu: &PublishedGpu, bytes: usize, eval_batch_bytes: usize) -> Result<()> {
+    let gb = |bytes: usize| bytes as f64 / 1e9;
+    if bytes <= gpu.usable() {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "this run needs {:.2} GB of GPU memory, {} has {:.2} GB to give; {:.2} GB are for evaluation batches that are \
+         larger than training batches (train.eval_batch_size), train.per_device_batch_size decides about the rest",
+        gb(bytes),
+        gpu.name,
+        gb(gpu.usable()),
+        gb(eval_batch_bytes)
+    )))
 }
 
 /// Steps of a task with `images` images.
@@ -211,23 +295,31 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
     let replayed = own.sum::<usize>() * each;
     let total =
         (steps * batch + replayed) as f64 * train_image + tested as f64 * forward + queried as f64 * query;
-    FlopCount { train_image, test_image: forward, query, total }
+    let wanted = &config.baselines;
+    let features = wanted.ncm || wanted.linear_probe || wanted.naive_head;
+    let images = tasks.iter().map(|(task, _)| task.train.len()).sum::<usize>() + queried;
+    let baselines =
+        if features { images as f64 * plain } else { 0.0 } + if wanted.single_prompt { total } else { 0.0 };
+    FlopCount { train_image, test_image: forward, query, total, baselines }
 }
 
-/// Floating-point operations per second of this CPU in the largest matrix product of the network.
-fn rate(config: &Config, d: Dims) -> Result<f64> {
+/// Floating-point operations per second of this CPU in the largest matrix product of the network: the best of a few
+/// measurements, and the least of them as far as a run reaches it.
+fn rates(config: &Config, d: Dims) -> Result<[f64; 2]> {
     let dtype = if config.precision == Precision::F64 { DType::F64 } else { DType::F32 };
     let (rows, c, h) = (4 * d.tokens(), d.embed_dim, d.mlp_dim);
     let values = |n: usize| Tensor::from_f64(&vec![0.5; n], [n], dtype);
     let (x, w, mut y) = (values(rows * c), values(c * h), values(rows * h));
-    let (mut done, started) = (0.0, Instant::now());
-    loop {
-        let (x, w) = ((x.view(), Layout::dense(rows, c)), (w.view(), Layout::dense(c, h)));
-        matmul::forward(&Device::Cpu, (y.view_mut(), Layout::dense(rows, h)), x, w, Write::Set)?;
-        done += 2.0 * (rows * c * h) as f64;
-        let seconds = started.elapsed().as_secs_f64();
-        if seconds > MEASURE {
-            return Ok(done / seconds);
+    let mut measured = [0.0; MEASUREMENTS];
+    for rate in &mut measured {
+        let (mut done, started) = (0.0, Instant::now());
+        while started.elapsed().as_secs_f64() < MEASURE {
+            let (x, w) = ((x.view(), Layout::dense(rows, c)), (w.view(), Layout::dense(c, h)));
+            matmul::forward(&Device::Cpu, (y.view_mut(), Layout::dense(rows, h)), x, w, Write::Set)?;
+            done += 2.0 * (rows * c * h) as f64;
         }
+        *rate = done / started.elapsed().as_secs_f64();
     }
+    let best = measured.iter().copied().fold(0.0, f64::max);
+    Ok([best, measured.into_iter().fold(best, f64::min) / BESIDE_PRODUCTS])
 }

@@ -1,6 +1,6 @@
 //! What a run prints before it starts, after each task and at the end.
 
-use super::forecast::Forecast;
+use super::forecast::{Forecast, TimeRange};
 use super::session::Session;
 use crate::config::Config;
 use crate::config::schema::Scenario;
@@ -136,17 +136,31 @@ pub fn forecast(plan: &Forecast, style: Style) -> String {
         work.test_image / 1e9,
         work.query / 1e9,
     );
-    match plan.seconds {
-        Some(seconds) => {
-            text += &format!(
-                "\nabout {} without baselines, if everything ran at the rate of this machine's matrix product, {:.0} GFLOP/s",
-                duration(seconds),
-                work.total / seconds / 1e9,
-            );
-        }
-        None => text += "\nno estimate of the time on a GPU",
+    if plan.eval_batch_bytes > 0 {
+        text += &format!(
+            "\n{:.2} MiB of the memory are for evaluation batches of {}, which are larger than training batches of {}",
+            plan.eval_batch_bytes as f64 / f64::from(1 << 20),
+            plan.config.train.eval_batch_size,
+            plan.config.train.per_device_batch_size,
+        );
     }
-    text
+    if let Some(gpu) = plan.elsewhere {
+        let (needed, usable) = (plan.plan.total_bytes() as f64 / 1e9, gpu.usable() as f64 / 1e9);
+        text += &format!("\n{needed:.2} of {usable:.2} GB of memory of {}", gpu.name);
+    }
+    let Some(TimeRange { rates, run, with_baselines }) = plan.duration else {
+        return text + "\nno estimate of the time: the rate of this GPU is not known (`--gpu` has names)";
+    };
+    let range = |seconds: [f64; 2]| format!("{} to {}", duration(seconds[0]), duration(seconds[1]));
+    text += &format!("\nabout {} without baselines, {} with them", range(run), range(with_baselines));
+    let [high, low] = rates.map(|rate| rate / 1e9);
+    let whose = match plan.elsewhere {
+        None => "this machine's matrix product, and half of the lowest that was measured".to_string(),
+        Some(gpu) => {
+            format!("0.4 and 0.1 of what the maker says of {}; nothing was measured on a GPU", gpu.name)
+        }
+    };
+    text + &format!(": work at {high:.0} to {low:.0} GFLOP/s, {whose}")
 }
 
 /// Seconds for people.

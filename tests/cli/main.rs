@@ -155,13 +155,47 @@ fn shipped_configurations_are_valid() {
     }
 }
 
+/// A published configuration needs neither its images nor its backbone, nor the GPU that it is planned for.
+#[test]
+fn a_dry_run_plans_for_a_gpu_that_is_not_there() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let plan = |more: &[&str], code: i32| {
+        let mut command = with(&["train", "--dry-run", "--config"]);
+        command.arg(root.join("configs/cifar100_l2p.toml")).args(more).current_dir(dir.path());
+        expect(command, code)
+    };
+    let total = |said: &str| -> f64 {
+        let row = said.lines().find(|line| line.contains("total")).expect("the total of the memory");
+        row.split(['|', '│', '┆']).filter_map(|cell| cell.trim().parse().ok()).next_back().expect("a number")
+    };
+    let (cpu, h200) = (plan(&["--device", "cpu"], 0), plan(&["--gpu", "h200", "--device", "cuda"], 0));
+    // 16 bits, no packed weights; but a copy of the weights in 16 bits.
+    assert!(total(&h200) < 0.8 * total(&cpu), "{h200}\n{cpu}");
+    for word in ["GB of memory of h200", "nothing was measured on a GPU", "395600 to 98900 GFLOP/s"] {
+        assert!(h200.contains(word), "no `{word}` in {h200}");
+    }
+    assert!(plan(&["--gpu", "h200", "--device", "cuda:0,1"], 0).contains("791200 to 197800 GFLOP/s"));
+    let small = plan(&["--gpu", "12GB", "--set", "train.eval_batch_size=4096"], 1);
+    assert!(
+        small.contains("a GPU has 11.40 GB to give") && small.contains("train.eval_batch_size"),
+        "{small}"
+    );
+    assert!(plan(&["--gpu", "12GB"], 0).contains("the rate of this GPU is not known"));
+    let unknown = plan(&["--gpu", "voodoo2"], 2);
+    assert!(unknown.contains("rtx4090") && unknown.contains("found `voodoo2`"), "{unknown}");
+    expect(with(&["train", "--gpu", "h200"]), 2);
+}
+
 #[test]
 fn a_dry_run_plans_and_writes_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut command = with(&["train", "--dry-run"]);
     command.current_dir(dir.path());
     let said = expect(command, 0);
-    for word in ["task 5", "steps", "learning rate", "MiB", "total"] {
+    for word in
+        ["task 5", "steps", "learning rate", "MiB", "total", "evaluation batches of", "with them: work at"]
+    {
         assert!(said.contains(word), "no `{word}` in {said}");
     }
     assert!(walk(dir.path()).is_empty());
