@@ -104,7 +104,7 @@ impl Predict {
     }
 }
 
-/// Says what is wrong; one more that failed.
+/// Prints what is wrong with a file and counts it.
 fn complain(error: &Error) -> usize {
     crate::output::say(&format!("l2p-engine: {error}"));
     1

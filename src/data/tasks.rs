@@ -316,9 +316,18 @@ fn parse_classes(text: &str, path: &Path, class_names: &[String]) -> Result<(Vec
     Ok((order, line_of))
 }
 
-/// A class by its name or else by its label.
+/// Whether a number could be the name of another class.
+fn have_numbers(class_names: &[String]) -> bool {
+    class_names.iter().any(|name| name.parse::<u64>().is_ok())
+}
+
+/// A class by its name or else by its label; by its name alone where names are numbers, as those of the digits 0, 1, 3
+/// and 7 when the others are left out.
 fn label_of(word: &str, class_names: &[String]) -> Option<usize> {
     let by_name = class_names.iter().position(|name| name == word);
+    if have_numbers(class_names) {
+        return by_name;
+    }
     by_name.or_else(|| word.parse().ok().filter(|&label: &usize| label < class_names.len()))
 }
 
@@ -349,7 +358,13 @@ pub fn selected(classes: &[String], class_names: &[String]) -> Result<Option<Vec
 fn unknown(word: &str, class_names: &[String]) -> String {
     let word: String = word.chars().take(60).collect();
     let last = class_names.len().saturating_sub(1);
-    let wanted = format!("a class name or a number from 0 to {last} was wanted, got `{word}`");
+    let wanted = if have_numbers(class_names) {
+        let shown = class_names[..class_names.len().min(10)].join("`, `");
+        let more = if class_names.len() > 10 { ", …" } else { "" };
+        format!("one of the class names `{shown}`{more} was wanted, got `{word}`")
+    } else {
+        format!("a class name or a number from 0 to {last} was wanted, got `{word}`")
+    };
     let near = class_names
         .iter()
         .map(|name| (strsim::damerau_levenshtein(name, &word), name))

@@ -39,7 +39,7 @@ impl Kernel {
         format!("{}_{}", self.name, form.name())
     }
 
-    /// That arguments are those of the kernel. `*T` is a pointer to the form's type; a null pointer is one
+    /// Checks that the arguments are those of the kernel. `*T` is a pointer to the form's type; a null pointer is one
     /// to any type.
     pub fn check(&self, form: ElementType, args: &[Arg]) -> Result<()> {
         let fits = |&(name, kind): &(&str, &str), arg: &Arg| {

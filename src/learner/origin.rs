@@ -14,7 +14,7 @@ use std::path::Path;
 /// Names and values, the latter for people: numbers, words, digests.
 pub type Origin = BTreeMap<String, String>;
 
-/// Of a digest in a message and in checkpoints.
+/// Hexadecimal digits of a digest in messages and checkpoints.
 const DIGITS: usize = 32;
 
 /// How a backbone was understood: form of GELU, epsilon of LayerNorm, attention heads, input normalisation, and the rule

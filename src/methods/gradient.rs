@@ -28,11 +28,11 @@ pub struct Gradient {
     optimizer: Optimizer,
     reinit_optimizer: bool,
     gpu: Option<Arc<Gpu>>,
-    /// The step as one launch, for a kind of step; without a graph it has run once. Gone before
-    /// the ranks, whose sums it holds.
+    /// The step as one launch, for a kind of step; without a graph it has run once. Declared before `ranks`, whose
+    /// sums it holds, and so dropped before them.
     captured: Option<(CapturedStep, Option<Graph>)>,
     ranks: Ranks,
-    /// On several GPUs: the learning rate of the last step, whose gradients are still to be summed and followed.
+    /// On several GPUs: the learning rate of the last step, whose gradients are not yet summed over the ranks nor applied.
     /// That is done beside the query pass of the next step, which reads nothing that learns.
     unfinished: Option<f64>,
     /// (M): how often all ranks have used each prompt in this task, when they last told each other.

@@ -1,5 +1,5 @@
-//! What a run will be before it is one: tasks, steps, memory, work and, on a CPU, time. Needs neither images (the
-//! labels of published data sets are known) nor weights.
+//! The plan of a run before it starts: tasks, steps, memory, work and time. Needs neither images (the labels of
+//! published data sets are known), nor weights, nor the GPU that it plans for.
 
 use super::session;
 use crate::config::Config;
@@ -67,7 +67,7 @@ pub struct Forecast {
     pub elsewhere: Option<PublishedGpu>,
     /// Bytes that the plan has more than one with evaluation batches of the size of training batches.
     pub eval_batch_bytes: usize,
-    /// What is not as the run will have it.
+    /// Differences between this plan and the run, a sentence each.
     pub notes: Vec<String>,
     pub ranks: usize,
 }

@@ -1,5 +1,5 @@
-//! The loop one reads first: tasks, steps, tests, checkpoints. Runs, baselines that are runs of their own, and
-//! pre-training go through it.
+//! The training loop: tasks, steps, tests, checkpoints. Runs, baselines that are runs of their own, and pre-training
+//! use it.
 
 use super::evaluate::{self, QueryCache, TaskScore};
 use super::record::{Record, Window};

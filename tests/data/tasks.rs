@@ -84,6 +84,14 @@ fn bad_tasks_and_class_orders_are_explained() {
     ] {
         assert_eq!(parse(text).unwrap_err().to_string(), wanted);
     }
+    // Of the digits 0, 1, 3 and 7 the class 3 is the one of that name, and there is no class 2.
+    let digits: Vec<String> = ["0", "1", "3", "7"].map(String::from).to_vec();
+    let parse = |text: &str| parse_class_order(text, Path::new("order.txt"), &digits);
+    assert_eq!(parse("7\n3\n1\n0\n").unwrap(), [3, 2, 1, 0]);
+    assert_eq!(
+        parse("3\n2\n1\n0\n").unwrap_err().to_string(),
+        "order.txt: line 2: one of the class names `0`, `1`, `3`, `7` was wanted, got `2`"
+    );
 
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "9\n8\n7\n6\n5\n4\n3\n2\n1\npattern 0\n").unwrap();

@@ -31,7 +31,7 @@ fn check(
     Ok(())
 }
 
-/// That the extents are those of y = x w, and within their tensors.
+/// Checks that the extents are those of y = x w, and within their tensors.
 pub(crate) fn check_forward(y: &(View, Layout), x: &(View, Layout), w: &(View, Layout)) -> Result<()> {
     let (m, k, n) = (x.1.rows, x.1.cols, w.1.cols);
     check("matmul", "y", y.0.len(), y.1, m, n)?;
@@ -39,7 +39,7 @@ pub(crate) fn check_forward(y: &(View, Layout), x: &(View, Layout), w: &(View, L
     check("matmul", "w", w.0.len(), w.1, k, n)
 }
 
-/// That the extents are those of dx = dy wᵀ, and within their tensors.
+/// Checks that the extents are those of dx = dy wᵀ, and within their tensors.
 pub(crate) fn check_backward_input(
     dx: &(View, Layout),
     dy: &(View, Layout),
