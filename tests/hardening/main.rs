@@ -100,16 +100,21 @@ fn harden(reader: Reader) {
     );
 }
 
-macro_rules! readers {
-    ($($name:ident)*) => {$(
-        #[test]
-        fn $name() {
-            harden(readers::$name());
-        }
-    )*};
-}
+/// The name of the module is what the deep lane of `.ci/run` looks for.
+mod damaged {
+    use super::{harden, readers};
 
-readers! {
-    npz safetensors torch idx cifar_pickle cifar_binary mat archives packed_archives png jpeg other_images lists toml
-    checkpoint
+    macro_rules! readers {
+        ($($name:ident)*) => {$(
+            #[test]
+            fn $name() {
+                harden(readers::$name());
+            }
+        )*};
+    }
+
+    readers! {
+        npz safetensors torch idx cifar_pickle cifar_binary mat archives packed_archives png jpeg other_images lists
+        toml checkpoint
+    }
 }
