@@ -44,9 +44,9 @@ pub struct Train {
     /// a published data set nor the backbone.
     #[arg(long)]
     dry_run: bool,
-    /// With `--dry-run`: plan for this GPU instead of a device of this machine; a name (h200, h100, a100, a100-40gb,
-    /// l40s, a40, rtx4090, rtx3090) or a size of memory (12GB). `--device cuda:0,1` plans for two of them.
-    #[arg(long, value_name = "NAME|SIZE", requires = "dry_run")]
+    /// With `--dry-run`: plan for this GPU instead of a device of this machine; a name such as h200 or rtx4090 (an
+    /// unknown one lists all), or a size of memory such as 12GB. `--device cuda:0,1` plans for two of them.
+    #[arg(long, value_name = "NAME|SIZE", requires = "dry_run", conflicts_with = "ranks")]
     gpu: Option<String>,
     /// Print the final tables only.
     #[arg(long)]
@@ -73,11 +73,7 @@ impl Train {
             return Ok(());
         }
         let launch = Launch::from_env(|name| std::env::var(name).ok())?;
-        let gpu = self.gpu.as_deref().map(PublishedGpu::parse).transpose()?;
-        let choices = match gpu {
-            Some(_) => Vec::new(),
-            None => self.devices(&launch)?,
-        };
+        let planned = self.gpu.as_deref().map(PublishedGpu::parse).transpose()?;
         if !self.quiet {
             // A backbone that cannot be read is an error later, if it is needed.
             let backbone = backbone::contradictions(&loaded.config).unwrap_or_default();
@@ -85,14 +81,18 @@ impl Train {
             traps.for_each(|trap| say(&format!("warning: {trap}")));
         }
         if self.dry_run {
-            let (place, each) = match gpu {
+            let (place, each) = match planned {
                 Some(gpu) => (PlannedDevice::Elsewhere(gpu), self.device.split(',').count()),
-                None => (PlannedDevice::Here(choices[0].clone()), choices.len()),
+                None => {
+                    let choices = self.devices(&launch)?;
+                    (PlannedDevice::Here(choices[0].clone()), choices.len())
+                }
             };
             let plan = forecast::forecast(loaded.config, place, each * launch.processes)?;
             print(&report::forecast(&plan, Style::detect()));
             return Ok(());
         }
+        let choices = self.devices(&launch)?;
         if let Some(run) = &run {
             self.find_backbone(run, &mut loaded.config)?;
         }

@@ -1,5 +1,6 @@
 //! Damaged and hostile files.
 
+use super::files::{encoded, gunzip, gzip};
 use super::*;
 
 /// A change to a file: cut, overwritten bytes, doubled bytes.
@@ -25,25 +26,6 @@ fn damaged(bytes: &[u8], (cut, flips): &(Option<usize>, Vec<(usize, u8)>), head:
 fn is_sentence(error: &Error) {
     let text = error.to_string();
     assert!(text.starts_with("bad file: ") && text.len() > 30 && text.len() < 500, "{text}");
-}
-
-fn encoded(format: image::ImageFormat) -> Vec<u8> {
-    let picture = image::RgbImage::from_fn(24, 17, |x, y| image::Rgb([x as u8 * 9, y as u8 * 11, 77]));
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).unwrap();
-    bytes.into_inner()
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    std::io::Write::write_all(&mut packed, bytes).unwrap();
-    packed.finish().unwrap()
-}
-
-fn gunzip(bytes: &[u8]) -> Vec<u8> {
-    let mut unpacked = Vec::new();
-    flate2::read::GzDecoder::new(bytes).read_to_end(&mut unpacked).unwrap();
-    unpacked
 }
 
 proptest! {

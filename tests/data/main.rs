@@ -17,6 +17,8 @@ use proptest::prelude::*;
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/files.rs"]
+mod files;
 
 #[path = "bad_input.rs"]
 mod bad_input_tests;

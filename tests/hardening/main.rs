@@ -4,6 +4,8 @@
 //! Input `n` of a reader depends on the reader and `n` alone. `L2P_FUZZ_INPUTS=1000000` says how many there are, and
 //! `L2P_FUZZ_FIRST=N` where they begin: to see one again, `L2P_FUZZ_FIRST=N L2P_FUZZ_INPUTS=1`.
 
+#[path = "../common/files.rs"]
+mod files;
 #[path = "../common/lanes.rs"]
 mod lanes;
 mod mutate;

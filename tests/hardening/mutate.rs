@@ -1,8 +1,10 @@
 //! How files are damaged: a few changes of the kinds that make parsers fail.
 
-/// SplitMix64 (Steele et al. 2014): independent numbers for every reader and input.
+use l2p_engine::rng::{Rng, Stream};
+
+/// Changes for one input of one reader.
 pub struct Mutator {
-    state: u64,
+    rng: Rng,
 }
 
 const BYTES: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, b'0', b'9', b'-'];
@@ -14,19 +16,11 @@ impl Mutator {
         let name = reader.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        Mutator { state: name ^ (u64::from(input) << 20) }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Mutator { rng: Rng::new(name, Stream::Test, input.into()) }
     }
 
     fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
+        self.rng.below(n as u32) as usize
     }
 
     /// Mostly in the first and last kilobytes, where headers and directories are.
@@ -58,7 +52,7 @@ impl Mutator {
         let end = bytes.len().min(at + length);
         match self.below(10) {
             0..=2 => bytes[at] ^= 1 << self.below(8),
-            3 => bytes[at] = self.next() as u8,
+            3 => bytes[at] = self.rng.next_u32() as u8,
             4 => bytes[at] = BYTES[self.below(BYTES.len())],
             5 => {
                 let width = 1 << self.below(4);

@@ -1,13 +1,14 @@
 //! The readers, each with small intact files. `read` says whether a file was taken; an error must be a sentence.
 
+use super::files::{encoded, gunzip, gzip};
 use super::support::{OPTIONS, Store, npz as npz_of, read_npz};
 use l2p_engine::config::Config;
+use l2p_engine::config::schema::Data;
 use l2p_engine::data::tasks::parse_class_order;
 use l2p_engine::data::{self, cifar, idx, image_file, listing, source, svhn, tar_gz};
 use l2p_engine::import::load_bytes;
 use l2p_engine::output::{State, TensorData};
 use l2p_engine::{Error, Result};
-use std::io::{Cursor, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 type Read = Box<dyn Fn(&[u8]) -> bool>;
@@ -34,8 +35,13 @@ fn fixtures(names: &[&str]) -> Vec<Vec<u8>> {
     names.iter().map(|name| fixture(name)).collect()
 }
 
-fn nothing(_: &[u8]) -> usize {
-    0
+fn reader(
+    name: &'static str,
+    seeds: Vec<Vec<u8>>,
+    ratio: usize,
+    read: impl Fn(&[u8]) -> bool + 'static,
+) -> Reader {
+    Reader { name, seeds, read: Box::new(read), ratio, announced: |_| 0 }
 }
 
 fn bad() -> &'static Path {
@@ -65,7 +71,7 @@ fn backbone(name: &'static str, seeds: Vec<Vec<u8>>, ratio: usize) -> Reader {
         }
         Err(error) => is_sentence(&error),
     };
-    Reader { name, seeds, read: Box::new(read), ratio, announced: nothing }
+    reader(name, seeds, ratio, read)
 }
 
 pub fn npz() -> Reader {
@@ -98,7 +104,7 @@ pub fn idx() -> Reader {
         as_images || as_labels
     };
     let seeds = [vec![images, labels], packed.to_vec()].concat();
-    Reader { name: "idx", seeds, read: Box::new(read), ratio: 2 * DEFLATED, announced: nothing }
+    reader("idx", seeds, 2 * DEFLATED, read)
 }
 
 pub fn cifar_pickle() -> Reader {
@@ -108,25 +114,19 @@ pub fn cifar_pickle() -> Reader {
     }
     let read =
         |bytes: &[u8]| taken(cifar::read_python(bytes, bad(), &cifar::CIFAR10, &mut Default::default()));
-    Reader { name: "CIFAR pickle", seeds, read: Box::new(read), ratio: 400, announced: nothing }
+    reader("CIFAR pickle", seeds, 400, read)
 }
 
 pub fn cifar_binary() -> Reader {
     let seeds = fixtures(&["data/cifar-100-binary/test.bin"]);
     let read =
         |bytes: &[u8]| taken(cifar::read_binary(bytes, bad(), &cifar::CIFAR100, &mut Default::default()));
-    Reader { name: "CIFAR binary", seeds, read: Box::new(read), ratio: 16, announced: nothing }
+    reader("CIFAR binary", seeds, 16, read)
 }
 
 pub fn mat() -> Reader {
     let seeds = fixtures(&["data/svhn/train_32x32.mat", "data/svhn/test_32x32.mat"]);
-    Reader {
-        name: "mat",
-        seeds,
-        read: Box::new(|bytes| taken(svhn::read(bytes, bad()))),
-        ratio: 3 * DEFLATED,
-        announced: nothing,
-    }
+    reader("mat", seeds, 3 * DEFLATED, |bytes| taken(svhn::read(bytes, bad())))
 }
 
 fn in_a_folder(name: &str) -> (tempfile::TempDir, PathBuf) {
@@ -159,13 +159,13 @@ pub fn archives() -> Reader {
         std::fs::write(path, bytes).expect("a written file");
         all_read(source::Tree::open(path), bytes.len())
     };
-    Reader { name: "zip and tar", seeds, read: Box::new(read), ratio: 2 * DEFLATED, announced: nothing }
+    reader("zip and tar", seeds, 2 * DEFLATED, read)
 }
 
 pub fn packed_archives() -> Reader {
     let seeds = fixtures(&["data/cub200/CUB_200_2011.tgz", "data/notmnist_small/notMNIST_small.tar.gz"]);
     let (folder, path) = in_a_folder("a.tgz");
-    let config = data_without_cache();
+    let config = Data { cache_gb: 0, ..Default::default() };
     let read = move |bytes: &[u8]| {
         let _kept = &folder;
         std::fs::write(&path, bytes).expect("a written file");
@@ -177,18 +177,7 @@ pub fn packed_archives() -> Reader {
         outside || inside
     };
     let seeds = [seeds.iter().map(|seed| gunzip(seed)).collect(), seeds].concat();
-    Reader { name: "tar.gz", seeds, read: Box::new(read), ratio: 3 * DEFLATED, announced: nothing }
-}
-
-fn data_without_cache() -> l2p_engine::config::schema::Data {
-    l2p_engine::config::schema::Data { cache_gb: 0, ..Default::default() }
-}
-
-fn encoded(format: image::ImageFormat) -> Vec<u8> {
-    let picture = image::RgbImage::from_fn(24, 17, |x, y| image::Rgb([x as u8 * 9, y as u8 * 11, 77]));
-    let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).expect("an image");
-    bytes.into_inner()
+    reader("tar.gz", seeds, 3 * DEFLATED, read)
 }
 
 /// Decoders hold a picture in four bytes a pixel, or eight, beside the three of the result.
@@ -207,7 +196,7 @@ fn pictures(name: &'static str, seeds: Vec<Vec<u8>>, ratio: usize) -> Reader {
             Err(error) => is_sentence(&error),
         }
     };
-    Reader { name, seeds, read: Box::new(read), ratio, announced: canvas }
+    Reader { announced: canvas, ..reader(name, seeds, ratio, read) }
 }
 
 pub fn png() -> Reader {
@@ -243,13 +232,7 @@ pub fn lists() -> Reader {
         let order = taken(parse_class_order(&String::from_utf8_lossy(bytes), bad(), &names));
         list || table || order
     };
-    Reader {
-        name: "lists",
-        seeds: seeds.map(<[u8]>::to_vec).to_vec(),
-        read: Box::new(read),
-        ratio: 400,
-        announced: nothing,
-    }
+    reader("lists", seeds.map(<[u8]>::to_vec).to_vec(), 400, read)
 }
 
 pub fn toml() -> Reader {
@@ -257,7 +240,7 @@ pub fn toml() -> Reader {
     let read = |name: &str| std::fs::read(configs.join(name)).expect("a configuration");
     let seeds = ["default.toml", "cifar100_dualprompt.toml", "five_datasets_l2p.toml"].map(read).to_vec();
     let read = |bytes: &[u8]| taken(Config::from_toml(&String::from_utf8_lossy(bytes), "bad file"));
-    Reader { name: "toml", seeds, read: Box::new(read), ratio: 2000, announced: nothing }
+    reader("toml", seeds, 2000, read)
 }
 
 /// Parameters with their description, as one rank sends them to another and as a checkpoint holds them.
@@ -271,23 +254,5 @@ pub fn checkpoint() -> Reader {
         ],
     };
     let read = |bytes: &[u8]| taken(State::from_bytes(bytes));
-    Reader {
-        name: "checkpoint",
-        seeds: vec![state.to_bytes().expect("bytes")],
-        read: Box::new(read),
-        ratio: 100,
-        announced: nothing,
-    }
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packed.write_all(bytes).expect("memory");
-    packed.finish().expect("memory")
-}
-
-fn gunzip(bytes: &[u8]) -> Vec<u8> {
-    let mut unpacked = Vec::new();
-    flate2::read::GzDecoder::new(bytes).read_to_end(&mut unpacked).expect("gzip");
-    unpacked
+    reader("checkpoint", vec![state.to_bytes().expect("bytes")], 100, read)
 }

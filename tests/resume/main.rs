@@ -39,14 +39,17 @@ fn deep_killed_at_many_random_moments() {
 fn killed(wanted: usize) {
     let dir = tempfile::tempdir().expect("a folder");
     let (left_alone, killed) = (dir.path().join("a"), dir.path().join("b"));
-    let whole = reference(&left_alone, &["--set", "baselines.single_prompt=true"]);
+    // A kill may come during the baselines, too, of which this takes longest.
+    let single_prompt = ["--set", "baselines.single_prompt=true"];
+    let resumed = [&single_prompt[..], &["--resume"]].concat();
+    let whole = reference(&left_alone, &single_prompt);
     let mut rng = Rng::new(std::process::id().into(), Stream::Test, 0);
     let mut kills = 0;
     let mut finished = 0;
     // Each kill comes later than a run needs to start, so that the run advances now and then.
     while kills < wanted {
         let delay = whole.mul_f32(0.1 + 0.6 * rng.uniform());
-        let mut child = start(&killed, &["--resume", "--set", "baselines.single_prompt=true"]);
+        let mut child = start(&killed, &resumed);
         std::thread::sleep(delay);
         let running = child.try_wait().expect("a status").is_none();
         child.kill().expect("a kill");
@@ -61,7 +64,7 @@ fn killed(wanted: usize) {
             std::fs::remove_dir_all(&killed).expect("a new start");
         }
     }
-    expect(train(&killed, &["--resume", "--set", "baselines.single_prompt=true"]), 0);
+    expect(train(&killed, &resumed), 0);
     same(&left_alone, &killed, "after the last kill");
     println!("{kills} kills, {} runs equal to the undisturbed one", finished + 1);
 }
