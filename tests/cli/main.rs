@@ -4,7 +4,7 @@
 mod common;
 
 use approx::abs_diff_eq;
-use common::process::{engine, expect, stderr, stdout, train};
+use common::process::{engine, expect, small, stderr, stdout, train};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -248,7 +248,8 @@ fn a_run_leaves_what_is_promised_and_eval_agrees_for_any_batch() {
     let text = std::fs::read_to_string(&file).expect("a table");
     let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split(',').collect()).collect();
     assert_eq!(text.lines().next(), Some("task,image,label,answer,right,prompts"));
-    assert_eq!(rows.len(), 100);
+    let each = small("data.test_per_class");
+    assert_eq!(rows.len(), 10 * each);
     let last = results["per_image"]["accuracy_matrix"][4].as_array().expect("a row");
     for (task, accuracy) in last.iter().enumerate() {
         let of: Vec<_> = rows.iter().filter(|row| row[0] == (task + 1).to_string()).collect();
@@ -260,7 +261,8 @@ fn a_run_leaves_what_is_promised_and_eval_agrees_for_any_batch() {
     for class in 0..10 {
         let of = |row: &&Vec<&str>| row[2] == class.to_string();
         let right = rows.iter().filter(of).filter(|row| row[4] == "true").count();
-        assert!(said.contains(&format!("({right} of 10)")), "{said}");
+        let line = format!("{class}: {:.2} % ({right} of {each})", 100.0 * right as f64 / each as f64);
+        assert!(said.contains(&line), "no `{line}` in {said}");
     }
     let tests = moved.with_file_name("tests");
     std::fs::create_dir_all(tests.join("Test/0")).expect("a folder");

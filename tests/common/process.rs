@@ -5,8 +5,8 @@ use std::process::{Command, Output};
 
 /// A run of a second or two: few images, short prompts, frequent checkpoints.
 pub const SMALL: &[&str] = &[
-    "data.train_per_class=40",
-    "data.test_per_class=10",
+    "data.train_per_class=24",
+    "data.test_per_class=6",
     "train.num_epochs=2",
     "train.checkpoint_every_steps=2",
     "prompt_pool.length=2",
@@ -14,6 +14,12 @@ pub const SMALL: &[&str] = &[
     // As long as the run itself.
     "baselines.single_prompt=false",
 ];
+
+/// The number that `SMALL` gives a key.
+pub fn small(key: &str) -> usize {
+    let values = SMALL.iter().filter_map(|set| set.strip_prefix(key)?.strip_prefix('='));
+    values.last().expect("a key of SMALL").parse().expect("a number")
+}
 
 pub fn engine() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_l2p-engine"));

@@ -1,5 +1,6 @@
 //! The cache of decoded images.
 
+use super::common::lanes::fuzz_cases;
 use super::*;
 
 /// CORe50's pictures in a folder, and a configuration that caches them in another.
@@ -166,7 +167,7 @@ fn killed_while_writing() {
     let picture = image::RgbImage::from_fn(256, 200, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
     let mut jpeg = std::io::Cursor::new(Vec::new());
     picture.write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
-    for (part, each) in [("train", 20), ("test", 10)] {
+    for (part, each) in [("train", 8), ("test", 4)] {
         for class in 0..10 {
             std::fs::create_dir_all(images.path().join(format!("{part}/{class}"))).unwrap();
             for i in 0..each {
@@ -190,8 +191,9 @@ fn killed_while_writing() {
         packs(&config).into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     assert_eq!(wanted.len(), 2);
     let mut rng = Rng::new(std::process::id().into(), Stream::Test, 0);
+    let rounds = fuzz_cases(6);
     let (mut killed, mut partial) = (0, 0);
-    for _ in 0..15 {
+    for _ in 0..rounds {
         for path in packs(&config) {
             std::fs::remove_file(path).unwrap();
         }
@@ -209,7 +211,7 @@ fn killed_while_writing() {
             }
         }
     }
-    println!("{killed} of 15 killed, {partial} temporary files left");
+    println!("{killed} of {rounds} killed, {partial} temporary files left");
     assert!(killed > 0);
     let loaded = data::load(&config, 0).unwrap();
     same(&data::load(&Data { cache_gb: 0, ..config }, 0).unwrap(), &loaded);

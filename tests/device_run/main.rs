@@ -26,11 +26,11 @@ const TOY: &[&str] = &[
     "train.eval_batch_size=20",
 ];
 
-/// Two tasks that learn something in ten steps each.
+/// Two tasks that learn something in six steps each.
 const RUN: &[&str] = &[
     "data.augment=\"crop_flip\"",
-    "data.train_per_class=40",
-    "data.test_per_class=10",
+    "data.train_per_class=24",
+    "data.test_per_class=6",
     "continual.num_tasks=2",
     "prompt_pool.length=2",
     "prompt_pool.top_k=2",

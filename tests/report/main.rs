@@ -5,7 +5,7 @@ mod common;
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 use common::lanes::deep;
-use common::process::{engine, expect, outcome, train};
+use common::process::{engine, expect, outcome, small, train};
 use l2p_engine::output::report::{self, entropy};
 use l2p_engine::output::spread::Spread;
 use serde_json::Value;
@@ -206,7 +206,7 @@ fn a_page_says_what_the_runs_found() {
         let sentence = match names.as_slice() {
             [] => "No prompt is dead".to_string(),
             [one] => format!("Prompt {one} is dead"),
-            some => format!("use them: {}.", some.join(", ")),
+            some => format!("uses them: {}.", some.join(", ")),
         };
         assert!(text.contains(&sentence), "{seed}: no `{sentence}`");
     }
@@ -355,7 +355,8 @@ fn leakcheck_agrees_with_the_run() {
         all.iter().find(|c| c["name"] == name).unwrap_or_else(|| panic!("no `{name}` in {found}")).clone()
     };
     let found = check(&["--json"]);
-    assert_eq!((&found["images"], &found["tasks"]), (&100.into(), &5.into()));
+    let images = 10 * small("data.test_per_class");
+    assert_eq!((&found["images"], &found["tasks"]), (&images.into(), &5.into()));
     for (name, selection) in [
         ("each image selects", "per_image"),
         ("vote of one image", "per_image"),

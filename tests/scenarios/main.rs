@@ -4,7 +4,7 @@
 mod common;
 
 use common::lanes::deep;
-use common::process::{engine, expect, outcome, train};
+use common::process::{engine, expect, outcome, small, train};
 use std::path::Path;
 
 /// The matrix and the results of a small run with these settings.
@@ -165,7 +165,8 @@ fn deep_review_of_replayed_images_tells_tasks_apart() {
 #[test]
 fn tests_within_a_task_and_on_few_images() {
     let dir = tempfile::tempdir().expect("a folder");
-    let sets = ["train.num_epochs=3", "train.num_eval_steps=1"];
+    let sets =
+        ["data.train_per_class=40", "data.test_per_class=10", "train.num_epochs=3", "train.num_eval_steps=1"];
     let (alone, _) = run(&dir.path().join("alone"), &sets);
     let within = [&sets[..], &["train.eval_per_epochs=1"]].concat();
     let (matrix, _) = run(&dir.path().join("within"), &within);
@@ -201,11 +202,11 @@ fn class_means_do_not_depend_on_batches_and_ranks() {
         }
         expect(train(&workdir, &args), 0);
         let (bytes, _, results, log) = outcome(&workdir);
-        // 20 test images and 80 training images of each of 5 tasks.
         let file = safetensors::SafeTensors::deserialize(&bytes).expect("a checkpoint");
         let counts = file.tensor("class counts").expect("counts").data().to_vec();
         let counts = counts.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes")));
-        assert_eq!(counts.collect::<Vec<_>>(), [40.0; 10], "{name}");
+        let each = small("data.train_per_class") as f64;
+        assert_eq!(counts.collect::<Vec<_>>(), [each; 10], "{name}");
         // What the method learns is what the baseline of the same name does.
         let [own, baseline] = [&results["per_image"], &results["baselines"]["ncm"]];
         assert_eq!(own["accuracy_matrix"], baseline["accuracy_matrix"], "{name}");
@@ -277,6 +278,7 @@ fn a_task_per_domain_of_a_list() {
         "continual.scenario=domain",
         "continual.num_tasks=3",
         "train.per_device_batch_size=8",
+        "data.test_per_class=10",
         &data,
         &cache,
     ];
