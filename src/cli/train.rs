@@ -82,7 +82,7 @@ impl Train {
         }
         if self.dry_run {
             let (place, each) = match planned {
-                Some(gpu) => (PlannedDevice::Elsewhere(gpu), self.device.split(',').count()),
+                Some(gpu) => (PlannedDevice::Elsewhere(gpu), Device::count_absent(&self.device)?),
                 None => {
                     let choices = self.devices(&launch)?;
                     (PlannedDevice::Here(choices[0].clone()), choices.len())

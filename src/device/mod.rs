@@ -49,19 +49,23 @@ impl Choice {
         if needed <= free {
             return Ok((self.device, None));
         }
-        let mib = |bytes: usize| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
-        let why = format!(
-            "this run needs {} of GPU memory, {} has {} free; a smaller train.per_device_batch_size or \
-             train.eval_batch_size needs less",
-            mib(needed),
-            gpu.name(),
-            mib(free)
-        );
+        let why = too_little(needed, &gpu.name(), free);
         if !self.auto {
             return Err(Error::failed(why));
         }
         Ok((Device::Cpu, Some(format!("the GPU is not used: {why}"))))
     }
+}
+
+/// What is said of a run that a GPU cannot hold.
+pub fn too_little(needed: usize, gpu: &str, free: usize) -> String {
+    let gb = |bytes: usize| bytes as f64 / 1e9;
+    format!(
+        "this run needs {:.2} GB of GPU memory, {gpu} has {:.2} GB free; a smaller train.per_device_batch_size or \
+         train.eval_batch_size needs less",
+        gb(needed),
+        gb(free)
+    )
 }
 
 impl Device {
@@ -100,6 +104,20 @@ impl Device {
         let choices: Result<Vec<Choice>> =
             indices.iter().map(|&index| Ok(Device::one(word, Some(index))?.0)).collect();
         Ok((choices?, None))
+    }
+
+    /// How many GPUs a word means on a machine that is not this one.
+    ///
+    /// # Errors
+    /// `Error::Config` for the CPU, for all GPUs of a machine, and for an unknown word.
+    pub fn count_absent(word: &str) -> Result<usize> {
+        match Wanted::read(word)? {
+            Wanted::Some(indices) => Ok(indices.len()),
+            Wanted::Cpu | Wanted::All => Err(Error::config(format!(
+                "--device {word}: with --gpu, wanted `auto`, `cuda`, or the numbers of as many GPUs as are planned for, \
+                 such as `cuda:0,1`"
+            ))),
+        }
     }
 
     /// The GPU of this index, or the CPU.

@@ -8,25 +8,34 @@ pub struct PublishedGpu {
     pub name: &'static str,
     /// GB of memory, 10^9 bytes.
     pub memory_gb: f64,
-    /// TFLOP/s of dense 16-bit products that are summed in f32; `None`: not known.
-    pub tflops: Option<f64>,
+    /// `None`: not known.
+    pub rates: Option<PublishedRates>,
 }
 
-const fn gpu(name: &'static str, memory_gb: f64, tflops: f64) -> PublishedGpu {
-    PublishedGpu { name, memory_gb, tflops: Some(tflops) }
+/// The two rates of a roofline.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PublishedRates {
+    /// TFLOP/s of dense 16-bit products that are summed in f32.
+    pub tflops: f64,
+    /// TB/s between the GPU and its memory.
+    pub terabytes: f64,
+}
+
+const fn gpu(name: &'static str, memory_gb: f64, tflops: f64, terabytes: f64) -> PublishedGpu {
+    PublishedGpu { name, memory_gb, rates: Some(PublishedRates { tflops, terabytes }) }
 }
 
 /// Sources: NVIDIA's data sheets of H200, H100 SXM, A100 SXM and L40S, and the white papers of the architectures Ada
 /// (RTX 4090) and Ampere GA102 (RTX 3090, A40), all without sparsity.
 pub const PUBLISHED_GPUS: [PublishedGpu; 8] = [
-    gpu("h200", 141.0, 989.0),
-    gpu("h100", 80.0, 989.0),
-    gpu("a100", 80.0, 312.0),
-    gpu("a100-40gb", 40.0, 312.0),
-    gpu("l40s", 48.0, 362.0),
-    gpu("a40", 48.0, 150.0),
-    gpu("rtx4090", 24.0, 165.0),
-    gpu("rtx3090", 24.0, 71.0),
+    gpu("h200", 141.0, 989.0, 4.8),
+    gpu("h100", 80.0, 989.0, 3.35),
+    gpu("a100", 80.0, 312.0, 2.039),
+    gpu("a100-40gb", 40.0, 312.0, 1.555),
+    gpu("l40s", 48.0, 362.0, 0.864),
+    gpu("a40", 48.0, 150.0, 0.696),
+    gpu("rtx4090", 24.0, 165.0, 1.008),
+    gpu("rtx3090", 24.0, 71.0, 0.936),
 ];
 
 impl PublishedGpu {
@@ -42,7 +51,7 @@ impl PublishedGpu {
         let size = lower.strip_suffix("gib").or(lower.strip_suffix("gb")).and_then(|n| n.parse().ok());
         match size {
             Some(memory_gb) if memory_gb > 0.0 && memory_gb <= 10_000.0 => {
-                Ok(PublishedGpu { name: "a GPU", memory_gb, tflops: None })
+                Ok(PublishedGpu { name: "a GPU", memory_gb, rates: None })
             }
             _ => {
                 let names: Vec<&str> = PUBLISHED_GPUS.iter().map(|gpu| gpu.name).collect();

@@ -6,6 +6,7 @@ use super::learn::{Learning, LearningKind};
 use super::session::{Loaded, Session};
 use super::share;
 use super::steps::total_steps;
+use crate::config::Config;
 use crate::config::schema::{self, Method as Name, Scenario};
 use crate::data::Subset;
 use crate::data::tasks::joint;
@@ -60,12 +61,7 @@ pub const TABLE: &[Baseline] = &[
     Baseline {
         wanted: |b| b.single_prompt,
         slot: |b| &mut b.single_prompt,
-        applies: |session| {
-            let config = &session.learner.config;
-            matches!(config.method, Name::L2p | Name::DualPrompt)
-                && config.prompt_pool.pool_size > 1
-                && config.continual.scenario != Scenario::Joint
-        },
+        applies: |session| single_prompt_of(&session.learner.config).is_some(),
         compute: Compute::Run(single_prompt),
     },
 ];
@@ -89,6 +85,16 @@ struct Features {
 struct TaskFeatures {
     train: (Vec<f64>, Vec<u32>),
     test: (Vec<f64>, Vec<u32>),
+}
+
+/// Whether a baseline that is asked for is computed from the frozen features.
+pub fn wants_features(wanted: &schema::Baselines) -> bool {
+    TABLE.iter().any(|row| (row.wanted)(wanted) && !matches!(row.compute, Compute::Run(_)))
+}
+
+/// Bytes of an image's features and label, and of the copy from which the linear heads learn.
+pub fn feature_bytes(width: usize) -> usize {
+    2 * (width * size_of::<f64>() + size_of::<u32>())
 }
 
 /// The baselines that the configuration asks for, that mean something in this run and that `at` has not.
@@ -333,20 +339,30 @@ impl Head {
     }
 }
 
-/// The same run with one prompt of the same number of tokens, so that nothing is selected.
+/// The same run with one prompt of the same number of tokens, so that nothing is selected; `None` where that means
+/// nothing.
+pub fn single_prompt_of(config: &Config) -> Option<Config> {
+    let selects = matches!(config.method, Name::L2p | Name::DualPrompt) && config.prompt_pool.pool_size > 1;
+    if !selects || config.continual.scenario == Scenario::Joint {
+        return None;
+    }
+    let mut config = config.clone();
+    let pool = &mut config.prompt_pool;
+    pool.length *= pool.top_k;
+    (pool.pool_size, pool.top_k, pool.use_prompt_mask) = (1, 1, false);
+    Some(config)
+}
+
 fn single_prompt(session: &Session, quiet: bool) -> Result<Score> {
     if !quiet {
         crate::output::say("baseline: the same run with a single prompt")
     }
-    let mut config = session.learner.config.clone();
-    let pool = &mut config.prompt_pool;
-    pool.length *= pool.top_k;
-    (pool.pool_size, pool.top_k, pool.use_prompt_mask) = (1, 1, false);
+    let config = single_prompt_of(&session.learner.config).expect("a run to which this baseline applies");
     run(session, config, quiet)
 }
 
 /// Trains a run of `config` on the data of `session` from the start, without files.
-fn run(session: &Session, config: crate::config::Config, quiet: bool) -> Result<Score> {
+fn run(session: &Session, config: Config, quiet: bool) -> Result<Score> {
     let loaded = Loaded {
         dev: session.learner.dev.clone(),
         data: session.data.clone(),

@@ -1,24 +1,26 @@
 //! The plan of a run before it starts: tasks, steps, memory, work and time. Needs neither images (the labels of
 //! published data sets are known), nor weights, nor the GPU that it plans for.
 
-use super::session;
+mod work;
+
+use super::{baselines, session};
 use crate::config::Config;
-use crate::config::schema::{Method as Name, Precision, Scenario};
+use crate::config::schema::{Method as Name, Precision};
 use crate::data::{self, DataSet, Split, Task, loader, published, scenario};
 use crate::device::published_gpus::PublishedGpu;
-use crate::device::{Choice, Device};
+use crate::device::{self, Choice, Device};
 use crate::error::{Error, Result};
 use crate::learner::{self, Purpose, backbone};
 use crate::methods::Ranks;
-use crate::network::Model;
 use crate::nn::vit::Dims;
 use crate::ops::gelu::GeluForm;
 use crate::ops::matmul::{self, Layout, Write};
-use crate::prompts::Query;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor};
 use std::path::Path;
 use std::time::Instant;
+pub use work::Amount;
+use work::Counted;
 
 /// So many measurements of the matrix product, which take so long each, in seconds.
 const MEASUREMENTS: usize = 5;
@@ -28,6 +30,8 @@ const BESIDE_PRODUCTS: f64 = 2.0;
 /// Shares of a GPU's published rate that products reach, most and least: `docs/results.md` predicts 380 TFLOP/s of 989
 /// for the large ones. Nothing has been measured on a GPU.
 const GPU_SHARES: [f64; 2] = [0.4, 0.1];
+/// Shares of its published bandwidth that a run reaches: what copies reach, and half of it.
+const BANDWIDTH_SHARES: [f64; 2] = [0.9, 0.45];
 
 /// Where a run is planned.
 #[derive(Debug, Clone)]
@@ -60,30 +64,27 @@ pub struct Forecast {
     pub plan: Plan,
     /// Values that learn, and values that do not.
     pub params: (usize, usize),
-    pub work: FlopCount,
+    /// Floating-point operations.
+    pub work: Amount,
     /// `None` for a GPU whose rate is not known.
     pub duration: Option<TimeRange>,
     /// Where it is planned, if that is no device of this machine.
     pub elsewhere: Option<PublishedGpu>,
     /// Bytes that the plan has more than one with evaluation batches of the size of training batches.
     pub eval_batch_bytes: usize,
+    pub baselines: BaselineBytes,
     /// Differences between this plan and the run, a sentence each.
     pub notes: Vec<String>,
     pub ranks: usize,
 }
 
-/// Floating-point operations of matrix products, a product and a sum being two.
+/// What baselines take beside the memory of the run.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FlopCount {
-    /// Per training image: query, prompted network, its backward pass.
-    pub train_image: f64,
-    /// Per test image and test, and once per test image for its query.
-    pub test_image: f64,
-    pub query: f64,
-    /// Of the whole run, without baselines.
-    pub total: f64,
-    /// Of the baselines: the features of all images once, and the run once more for the single prompt.
-    pub baselines: f64,
+pub struct BaselineBytes {
+    /// The run with a single prompt, on the device: it is trained while the network of the run is still there.
+    pub single_prompt: usize,
+    /// Frozen features of all images, in the host's memory.
+    pub features: usize,
 }
 
 /// Plans the run of `config` on a device and on `ranks` - 1 others like it.
@@ -149,24 +150,24 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     same_batch.train.eval_batch_size = each.min(config.train.eval_batch_size);
     learner::planned(&same_batch, dims, classes, &mut small, purpose)?;
     let eval_batch_bytes = plan.total_bytes() - small.total_bytes();
+    let of_baselines = baseline_bytes(&config, dims, classes, purpose, (&plan, elsewhere), &split)?;
     if let Some(gpu) = elsewhere {
-        fits(&gpu, plan.total_bytes(), eval_batch_bytes)?;
+        fits(&gpu, plan.total_bytes(), eval_batch_bytes, of_baselines.single_prompt)?;
     }
     let model = method.model();
-    let work = work(&config, model, &split, &tasks, batch);
+    let counted = Counted { config: &config, model, split: &split, tasks: &tasks, batch };
+    let work = counted.operations();
     let params = (model.params.trainable.len(), model.params.frozen.len());
-    let rates = match (elsewhere, plan.is_on_gpu()) {
-        (Some(gpu), _) => {
-            gpu.tflops.map(|tflops| GPU_SHARES.map(|share| share * tflops * 1e12 * ranks as f64))
-        }
+    let duration = match (elsewhere, plan.is_on_gpu()) {
+        (Some(gpu), _) => gpu.rates.map(|published| {
+            let each = |share: f64, published: f64| share * published * 1e12 * ranks as f64;
+            let rates = GPU_SHARES.map(|share| each(share, published.tflops));
+            let bandwidths = BANDWIDTH_SHARES.map(|share| each(share, published.terabytes));
+            TimeRange::of(work, rates, Some((counted.bytes(), bandwidths)))
+        }),
         (None, true) => None,
-        (None, false) => Some(rates(&config, dims)?),
+        (None, false) => Some(TimeRange::of(work, rates(&config, dims)?, None)),
     };
-    let duration = rates.map(|rates| {
-        let seconds = |work: f64| rates.map(|rate| work / rate);
-        let with_baselines = seconds(work.total + work.baselines);
-        TimeRange { rates, run: seconds(work.total), with_baselines }
-    });
     Ok(Forecast {
         config,
         data,
@@ -179,25 +180,66 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
         duration,
         elsewhere,
         eval_batch_bytes,
+        baselines: of_baselines,
         notes,
         ranks,
     })
 }
 
-/// Refuses a run of `bytes` that the GPU cannot hold.
-fn fits(gpu: &PublishedGpu, bytes: usize, eval_batch_bytes: usize) -> Result<()> {
+impl TimeRange {
+    /// The time of `work` operations at `rates`, and of moving bytes, if that takes longer.
+    fn of(work: Amount, rates: [f64; 2], moved: Option<(Amount, [f64; 2])>) -> TimeRange {
+        let seconds = |of: fn(&Amount) -> f64| {
+            [0, 1].map(|i| {
+                let moving = moved.map_or(0.0, |(bytes, bandwidths)| of(&bytes) / bandwidths[i]);
+                (of(&work) / rates[i]).max(moving)
+            })
+        };
+        TimeRange { rates, run: seconds(|a| a.total), with_baselines: seconds(|a| a.total + a.baselines) }
+    }
+}
+
+/// What the baselines of the configuration take where `plan` was made.
+fn baseline_bytes(
+    config: &Config,
+    dims: Dims,
+    classes: usize,
+    purpose: Purpose,
+    (plan, elsewhere): (&Plan, Option<PublishedGpu>),
+    split: &Split,
+) -> Result<BaselineBytes> {
+    let wanted = &config.baselines;
+    let mut single_prompt = 0;
+    if let Some(single) = baselines::single_prompt_of(config).filter(|_| wanted.single_prompt) {
+        let mut own = if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
+        learner::planned(&single, dims, classes, &mut own, purpose)?;
+        single_prompt = own.total_bytes();
+    }
+    let mut features = 0;
+    if baselines::wants_features(wanted) {
+        let images: usize = split.tasks.iter().map(|task| task.train.len() + task.test.len()).sum();
+        features = images * baselines::feature_bytes(dims.embed_dim);
+    }
+    Ok(BaselineBytes { single_prompt, features })
+}
+
+/// Refuses a run of `bytes`, and `single_prompt` beside them, that the GPU cannot hold.
+fn fits(gpu: &PublishedGpu, bytes: usize, eval_batch_bytes: usize, single_prompt: usize) -> Result<()> {
     let gb = |bytes: usize| bytes as f64 / 1e9;
-    if bytes <= gpu.usable() {
+    if bytes + single_prompt <= gpu.usable() {
         return Ok(());
     }
-    Err(Error::failed(format!(
-        "this run needs {:.2} GB of GPU memory, {} has {:.2} GB to give; {:.2} GB are for evaluation batches that are \
-         larger than training batches (train.eval_batch_size), train.per_device_batch_size decides about the rest",
-        gb(bytes),
-        gpu.name,
-        gb(gpu.usable()),
-        gb(eval_batch_bytes)
-    )))
+    let mut why = device::too_little(bytes + single_prompt, gpu.name, gpu.usable());
+    if eval_batch_bytes > 0 {
+        why += &format!(
+            "; {:.2} GB are for evaluation batches larger than training batches",
+            gb(eval_batch_bytes)
+        );
+    }
+    if single_prompt > 0 {
+        why += &format!("; {:.2} GB are for the baseline baselines.single_prompt", gb(single_prompt));
+    }
+    Err(Error::failed(why))
 }
 
 /// Steps of a task with `images` images.
@@ -246,61 +288,6 @@ fn vit_b16(config: &Config) -> Dims {
         eps,
         gelu: GeluForm::Tanh,
     }
-}
-
-/// Counts the products. With T tokens, P prefixed rows, width C and MLP width H, a block is
-/// 2 T (4 C^2 + 2 C H) for its layers and 4 T (T + P) C for the attention; backward without weight gradients is
-/// the same once for the layers and twice for the attention, and the layers once more where they learn.
-fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], batch: usize) -> FlopCount {
-    let d = model.setup.dims;
-    let c = d.embed_dim as f64;
-    let layers = |tokens: usize| 2.0 * tokens as f64 * (4.0 * c * c + 2.0 * c * d.mlp_dim as f64);
-    let attention = |tokens: usize, prefix: usize| 4.0 * (tokens * (tokens + prefix)) as f64 * c;
-    let embed = 2.0 * (d.patches() * d.patch_len()) as f64 * c;
-    let plain = embed + d.layers as f64 * (layers(d.tokens()) + attention(d.tokens(), 0));
-    let blocks = &model.layout().layers;
-    let (mut dense, mut mixed) = (0.0, 0.0);
-    for block in blocks {
-        dense += layers(block.tokens);
-        mixed += attention(block.tokens, block.prefix_rows);
-    }
-    let forward = embed + dense + mixed;
-    let whole = config.model.freeze_part.is_empty();
-    let learns_below = whole || model.layout().entry.is_some();
-    let backward = match (config.method, learns_below) {
-        (Name::Ncm, _) | (_, false) => 0.0,
-        _ => dense + 2.0 * mixed + if whole { dense + embed } else { 0.0 },
-    };
-    let by_query = model.prompts.query() == Query::Cls;
-    let query = if by_query { plain } else { 0.0 };
-    let train_image = query + forward + backward;
-    let cl = &config.continual;
-    let every = cl.eval_every_tasks.max(1);
-    let test = |i: usize| split.tasks[i].test.len();
-    let tested: usize = (0..tasks.len())
-        .filter(|t| (t + 1).is_multiple_of(every) || t + 1 == tasks.len())
-        .map(|t| {
-            let joint = cl.scenario == Scenario::Joint;
-            let last = if joint { split.tasks.len() - 1 } else { t };
-            (0..split.tests_after(last)).map(test).sum::<usize>()
-        })
-        .sum();
-    let queried: usize = (0..split.tests_after(split.tasks.len() - 1)).map(test).sum();
-    let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
-    let with_replay = tasks.iter().filter(|(task, _)| cl.replayed_upto(task.index).is_some());
-    let own = with_replay.map(|(task, steps)| {
-        self::steps(task.train.len(), config.train.num_epochs, batch, config).unwrap_or(*steps)
-    });
-    let each = cl.replay_batch_size * batch / config.train.per_device_batch_size;
-    let replayed = own.sum::<usize>() * each;
-    let total =
-        (steps * batch + replayed) as f64 * train_image + tested as f64 * forward + queried as f64 * query;
-    let wanted = &config.baselines;
-    let features = wanted.ncm || wanted.linear_probe || wanted.naive_head;
-    let images = tasks.iter().map(|(task, _)| task.train.len()).sum::<usize>() + queried;
-    let baselines =
-        if features { images as f64 * plain } else { 0.0 } + if wanted.single_prompt { total } else { 0.0 };
-    FlopCount { train_image, test_image: forward, query, total, baselines }
 }
 
 /// Floating-point operations per second of this CPU in the largest matrix product of the network: the best of a few

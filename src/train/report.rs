@@ -144,8 +144,21 @@ pub fn forecast(plan: &Forecast, style: Style) -> String {
             plan.config.train.per_device_batch_size,
         );
     }
+    let mib = |bytes: usize| format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20));
+    if plan.baselines.single_prompt > 0 {
+        let more = mib(plan.baselines.single_prompt);
+        text +=
+            &format!("\nthe baseline of a single prompt takes {more} beside them (baselines.single_prompt)");
+    }
+    if plan.baselines.features > 0 {
+        let features = mib(plan.baselines.features);
+        text += &format!(
+            "\nthe other baselines take {features} of the host's memory for the features of all images"
+        );
+    }
     if let Some(gpu) = plan.elsewhere {
-        let (needed, usable) = (plan.plan.total_bytes() as f64 / 1e9, gpu.usable() as f64 / 1e9);
+        let needed = (plan.plan.total_bytes() + plan.baselines.single_prompt) as f64 / 1e9;
+        let usable = gpu.usable() as f64 / 1e9;
         text += &format!("\n{needed:.2} of {usable:.2} GB of memory of {}", gpu.name);
     }
     let Some(TimeRange { rates, run, with_baselines }) = plan.duration else {

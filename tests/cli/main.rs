@@ -177,13 +177,24 @@ fn a_dry_run_plans_for_a_gpu_that_is_not_there() {
     }
     assert!(plan(&["--gpu", "h200", "--device", "cuda:0,1"], 0).contains("791200 to 197800 GFLOP/s"));
     let small = plan(&["--gpu", "12GB", "--set", "train.eval_batch_size=4096"], 1);
-    assert!(
-        small.contains("a GPU has 11.40 GB to give") && small.contains("train.eval_batch_size"),
-        "{small}"
-    );
+    assert!(small.contains("a GPU has 11.40 GB free") && small.contains("train.eval_batch_size"), "{small}");
     assert!(plan(&["--gpu", "12GB"], 0).contains("the rate of this GPU is not known"));
     let unknown = plan(&["--gpu", "voodoo2"], 2);
     assert!(unknown.contains("rtx4090") && unknown.contains("found `voodoo2`"), "{unknown}");
+    // A run that fits, with a baseline beside it that does not.
+    let close = plan(&["--gpu", "7GB", "--set", "baselines.single_prompt=true"], 1);
+    assert!(close.contains("baselines.single_prompt") && close.contains("has 6.40 GB free"), "{close}");
+    assert!(plan(&["--gpu", "7GB", "--set", "baselines.single_prompt=false"], 0).contains("of 6.40 GB"));
+    // A step of one image reads the weights for it alone: slower than its products are.
+    let hours = |more: &[&str]| -> String {
+        let said = plan(more, 0);
+        said.lines().find(|line| line.starts_with("about ")).expect("a time").to_string()
+    };
+    let one = ["--gpu", "l40s", "--set", "train.per_device_batch_size=1"];
+    assert_ne!(hours(&one), hours(&["--gpu", "l40s"]));
+    for device in ["cpu", "cuda:all"] {
+        assert!(plan(&["--gpu", "h200", "--device", device], 2).contains("with --gpu, wanted"), "{device}");
+    }
     expect(with(&["train", "--gpu", "h200"]), 2);
 }
 

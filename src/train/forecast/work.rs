@@ -1,0 +1,144 @@
+//! How much a run computes and moves.
+
+use super::steps;
+use crate::config::Config;
+use crate::config::schema::{Method as Name, Scenario};
+use crate::data::{Split, Task};
+use crate::network::Model;
+use crate::prompts::Query;
+use crate::train::baselines;
+
+/// What is counted of a run: floating-point operations of its matrix products, a product and a sum being two, or bytes
+/// between a GPU and its memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Amount {
+    /// Per training image: query, prompted network, its backward pass.
+    pub train_image: f64,
+    /// Per test image and test, and once per test image for its query.
+    pub test_image: f64,
+    pub query: f64,
+    /// Of the whole run, without baselines.
+    pub total: f64,
+    /// Of the baselines: the features of all images once, and the run once more for the single prompt.
+    pub baselines: f64,
+}
+
+/// The run that is counted.
+pub struct Counted<'a> {
+    pub config: &'a Config,
+    pub model: &'a Model,
+    pub split: &'a Split,
+    /// What is trained, with its steps.
+    pub tasks: &'a [(Task, usize)],
+    /// Images of a step, on all ranks.
+    pub batch: usize,
+}
+
+/// What one image costs in a pass.
+struct Cost<L, A> {
+    /// The layers of a block, by its tokens.
+    layers: L,
+    /// The attention of a block, by its tokens and prefixed rows.
+    attention: A,
+    /// What is there once in a pass.
+    embed: f64,
+    /// How often the layers and the attention of the forward pass are in the backward pass.
+    backward: [f64; 2],
+    /// The same for gradients of the weights of layers, where they learn.
+    backward_weights: f64,
+}
+
+impl Counted<'_> {
+    /// Counts the products. With T tokens, P prefixed rows, width C and MLP width H, a block is
+    /// 2 T (4 C^2 + 2 C H) for its layers and 4 T (T + P) C for the attention; backward without weight gradients is
+    /// the same once for the layers and twice for the attention, and the layers once more where they learn.
+    pub fn operations(&self) -> Amount {
+        let d = self.model.setup.dims;
+        let (c, h) = (d.embed_dim as f64, d.mlp_dim as f64);
+        self.amount(Cost {
+            layers: |tokens: usize| 2.0 * tokens as f64 * (4.0 * c * c + 2.0 * c * h),
+            attention: |tokens: usize, prefix: usize| 4.0 * (tokens * (tokens + prefix)) as f64 * c,
+            embed: 2.0 * (d.patches() * d.patch_len()) as f64 * c,
+            backward: [1.0, 2.0],
+            backward_weights: 1.0,
+        })
+    }
+
+    /// Counts the bytes of values of 16 bits, each input of a kernel read once and each result written once. A token is
+    /// 14 C + 2 H values for the layers of a block (two norms, four products, two sums) and 2 C, with 2 C for its key
+    /// and value, for the attention; backward reads what was kept besides, twice as much. Weights are
+    /// read once a pass, on each GPU.
+    pub fn bytes(&self) -> Amount {
+        const VALUE: f64 = 2.0;
+        let d = self.model.setup.dims;
+        let (c, h) = (d.embed_dim as f64, d.mlp_dim as f64);
+        let weights = (4.0 * c * c + 2.0 * c * h) * d.layers as f64;
+        let image = (d.patches() * d.patch_len()) as f64 + (d.tokens() as f64) * c;
+        self.amount(Cost {
+            layers: |tokens: usize| VALUE * tokens as f64 * (14.0 * c + 2.0 * h),
+            attention: |tokens: usize, prefix: usize| VALUE * 2.0 * (2 * tokens + prefix) as f64 * c,
+            embed: VALUE * (image + weights / self.config.train.per_device_batch_size as f64),
+            backward: [2.0, 2.0],
+            backward_weights: 1.0,
+        })
+    }
+
+    fn amount<L: Fn(usize) -> f64, A: Fn(usize, usize) -> f64>(&self, cost: Cost<L, A>) -> Amount {
+        let Counted { config, model, tasks, batch, .. } = *self;
+        let d = model.setup.dims;
+        let (layers, attention, embed) = (cost.layers, cost.attention, cost.embed);
+        let plain = embed + d.layers as f64 * (layers(d.tokens()) + attention(d.tokens(), 0));
+        let (mut dense, mut mixed) = (0.0, 0.0);
+        for block in &model.layout().layers {
+            dense += layers(block.tokens);
+            mixed += attention(block.tokens, block.prefix_rows);
+        }
+        let forward = embed + dense + mixed;
+        let whole = config.model.freeze_part.is_empty();
+        let learns_below = whole || model.layout().entry.is_some();
+        let backward = match (config.method, learns_below) {
+            (Name::Ncm, _) | (_, false) => 0.0,
+            _ => {
+                let weights = if whole { cost.backward_weights * dense + embed } else { 0.0 };
+                cost.backward[0] * dense + cost.backward[1] * mixed + weights
+            }
+        };
+        let query = if model.prompts.query() == Query::Cls { plain } else { 0.0 };
+        let train_image = query + forward + backward;
+        let (tested, queried) = self.tests();
+        let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
+        let total = (steps * batch + self.replayed()) as f64 * train_image
+            + tested as f64 * forward
+            + queried as f64 * query;
+        let images = tasks.iter().map(|(task, _)| task.train.len()).sum::<usize>() + queried;
+        let features = if baselines::wants_features(&config.baselines) { images as f64 * plain } else { 0.0 };
+        let again = config.baselines.single_prompt && baselines::single_prompt_of(config).is_some();
+        let baselines = features + if again { total } else { 0.0 };
+        Amount { train_image, test_image: forward, query, total, baselines }
+    }
+
+    /// Test images of all tests together, and different ones.
+    fn tests(&self) -> (usize, usize) {
+        let Counted { config, split, tasks, .. } = *self;
+        let cl = &config.continual;
+        let every = cl.eval_every_tasks.max(1);
+        let test = |i: usize| split.tasks[i].test.len();
+        let after = |last: usize| (0..split.tests_after(last)).map(test).sum::<usize>();
+        let end = split.tasks.len() - 1;
+        let tested = (0..tasks.len())
+            .filter(|t| (t + 1).is_multiple_of(every) || t + 1 == tasks.len())
+            .map(|t| after(if cl.scenario == Scenario::Joint { end } else { t }));
+        (tested.sum(), after(end))
+    }
+
+    /// Replayed images of all steps.
+    fn replayed(&self) -> usize {
+        let Counted { config, tasks, batch, .. } = *self;
+        let with_replay =
+            tasks.iter().filter(|(task, _)| config.continual.replayed_upto(task.index).is_some());
+        let own = with_replay.map(|(task, all)| {
+            steps(task.train.len(), config.train.num_epochs, batch, config).unwrap_or(*all)
+        });
+        own.sum::<usize>() * config.continual.replay_batch_size * batch / config.train.per_device_batch_size
+    }
+}
