@@ -26,11 +26,11 @@ const TOY: &[&str] = &[
     "train.eval_batch_size=20",
 ];
 
-/// Two tasks that learn something in six steps each.
+/// Two tasks that learn something in ten steps each.
 const RUN: &[&str] = &[
     "data.augment=\"crop_flip\"",
-    "data.train_per_class=24",
-    "data.test_per_class=6",
+    "data.train_per_class=40",
+    "data.test_per_class=10",
     "continual.num_tasks=2",
     "prompt_pool.length=2",
     "prompt_pool.top_k=2",
@@ -40,6 +40,15 @@ const RUN: &[&str] = &[
     "baselines.single_prompt=false",
     "baselines.linear_probe=false",
     "baselines.naive_head=false",
+];
+
+/// One task of a few steps.
+const SHORT: &[&str] = &[
+    "data.train_per_class=16",
+    "data.test_per_class=2",
+    "continual.num_tasks=1",
+    "train.checkpoint_every_steps=0",
+    "baselines.ncm=false",
 ];
 
 const PRETRAIN: &[&str] = &[
@@ -63,6 +72,9 @@ const PRETRAIN: &[&str] = &[
     "pretrain.heads=2",
     "pretrain.mlp_dim=64",
 ];
+
+#[path = "faults.rs"]
+mod faults;
 
 /// Where the program finds its driver; `None` where there is nothing to run on, which is said and counted.
 struct Gpu {

@@ -5,6 +5,11 @@
 //   L2P_EMU_MEMORY   memory of each in bytes (4 GiB)
 //   L2P_EMU_SEED     order of streams, blocks and threads; 0 is as submitted (0)
 //   L2P_EMU_RECORD   folder for a copy of every launch (record.cpp)
+//   L2P_EMU_DRIVER   the version of CUDA that it knows (13000)
+//   L2P_EMU_CAPABILITY  compute capability, 80 for 8.0 (80)
+//   L2P_EMU_FAULT    what fails, a word or several with commas: load (an image), late-load (an image after the
+//                    first launch), capture, end-capture, instantiate (a graph), unrecorded (to wait for an event
+//                    that was never recorded, which drivers pass over)
 #include "cuda_emu.h"
 #include "queue.h"
 #include "record.h"
@@ -54,6 +59,14 @@ size_t environment(const char* name, size_t otherwise) {
     const char* const text = getenv(name);
     return text && *text ? strtoull(text, nullptr, 10) : otherwise;
 }
+
+// Whether a word stands in L2P_EMU_FAULT.
+bool fault(const char* word) {
+    const char* const text = getenv("L2P_EMU_FAULT");
+    const std::string all = std::string(",") + (text ? text : "") + ",";
+    return all.find(std::string(",") + word + ",") != std::string::npos;
+}
+std::atomic<bool> launched;
 
 bool valid(int device) { return device >= 0 && size_t(device) < devices.size(); }
 
@@ -216,6 +229,7 @@ int launch(Function* f, Dim grid, Dim block, unsigned smem_bytes, void* stream, 
         Place place;
         if (in_arena(pointer) && find_allocation(pointer, &place) && !peer_allowed(c, place.device)) return CUDA_ILLEGAL_ADDRESS;
     }
+    launched = true;
     // Registered names live as long as the library.
     const char* const name = f->kernel->name;
     return submit(s, [=]() mutable {
@@ -249,8 +263,8 @@ int device_attribute(int which) {
         case 39: return 2048;            // MAX_THREADS_PER_MULTIPROCESSOR
         case 40: return 2;               // ASYNC_ENGINE_COUNT
         case 41: return 1;               // UNIFIED_ADDRESSING
-        case 75: return 8;               // COMPUTE_CAPABILITY_MAJOR
-        case 76: return 0;               // COMPUTE_CAPABILITY_MINOR
+        case 75: return int(environment("L2P_EMU_CAPABILITY", 80) / 10); // COMPUTE_CAPABILITY_MAJOR
+        case 76: return int(environment("L2P_EMU_CAPABILITY", 80) % 10); // COMPUTE_CAPABILITY_MINOR
         case 78: return 1;               // STREAM_PRIORITIES_SUPPORTED
         case 81: return OPTIN_SMEM + 1024; // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
         case 82: return 65536;           // MAX_REGISTERS_PER_MULTIPROCESSOR
@@ -291,6 +305,7 @@ constexpr Error ERRORS[] = {
     { CUDA_NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found" },
     { CUDA_NOT_READY, "CUDA_ERROR_NOT_READY", "device not ready" },
     { CUDA_ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered" },
+    { CUDA_INVALID_PTX, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed" },
     { CUDA_PEER_ACCESS_ALREADY_ENABLED, "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED", "peer access is already enabled" },
     { CUDA_LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure" },
     { CUDA_NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported" },
@@ -364,7 +379,7 @@ API cuInit(unsigned) {
     set_seed(environment("L2P_EMU_SEED", 0));
     return CUDA_SUCCESS;
 }
-API cuDriverGetVersion(int* version) { return *version = 13000, CUDA_SUCCESS; }
+API cuDriverGetVersion(int* version) { return *version = int(environment("L2P_EMU_DRIVER", 13000)), CUDA_SUCCESS; }
 API cuDeviceGetCount(int* n) { return initialized ? (*n = int(devices.size()), CUDA_SUCCESS) : CUDA_NOT_INITIALIZED; }
 API cuDeviceGet(int* device, int ordinal) {
     *device = ordinal;
@@ -466,6 +481,7 @@ API cuModuleLoadData(Module** module, const void* image) {
     WITH_CONTEXT(c);
     TRY(check_no_capture());
     if (!image) return CUDA_INVALID_VALUE;
+    if (fault("load") || (launched && fault("late-load"))) return CUDA_INVALID_PTX;
     *module = new Module;
     return c->error;
 }
@@ -630,6 +646,7 @@ API cuStreamWaitEvent(void* stream, void* event, unsigned) {
     WITH_STREAM(c, s, stream);
     Event* const e = find_event(event);
     if (e && s->forgets) return CUDA_SUCCESS;
+    if (e && !e->work && !e->capture && fault("unrecorded")) return CUDA_INVALID_VALUE;
     return e ? wait_event(s, e) : CUDA_INVALID_HANDLE;
 }
 API cuEventCreate(Event** event, unsigned flags) {
@@ -664,7 +681,8 @@ API cuEventQuery(void* event) {
     run_one();
     return c->error ? c->error : CUDA_NOT_READY;
 }
-API cuEventElapsedTime_v2(float* ms, void* start, void* end) {
+// Drivers before 12.8 have no other.
+API cuEventElapsedTime(float* ms, void* start, void* end) {
     WITH_CONTEXT(c);
     const Event *const a = find_event(start), *const b = find_event(end);
     if (!a || !b || !a->work || !b->work || !a->timing || !b->timing) return CUDA_INVALID_HANDLE;
@@ -672,23 +690,27 @@ API cuEventElapsedTime_v2(float* ms, void* start, void* end) {
     *ms = float(*b->reached - *a->reached);
     return CUDA_SUCCESS;
 }
-API cuEventElapsedTime(float* ms, void* start, void* end) { return cuEventElapsedTime_v2(ms, start, end); }
 
 // ---- Graphs ----
 
 API cuStreamBeginCapture_v2(void* stream, int mode) {
     WITH_STREAM(c, s, stream);
+    if (fault("capture")) return CUDA_CAPTURE_UNSUPPORTED;
     return begin_capture(s, static_cast<Mode>(mode));
 }
 API cuStreamEndCapture(void* stream, Graph** graph) {
     WITH_STREAM(c, s, stream);
-    return end_capture(s, graph);
+    TRY(end_capture(s, graph));
+    if (!fault("end-capture")) return CUDA_SUCCESS;
+    delete *graph;
+    return *graph = nullptr, CUDA_CAPTURE_INVALIDATED;
 }
 API cuStreamIsCapturing(void* stream, int* status) {
     WITH_STREAM(c, s, stream);
     return *status = !s->capture ? 0 : s->capture->invalid ? 2 : 1, CUDA_SUCCESS;
 }
 API cuGraphInstantiateWithFlags(GraphExec** exec, Graph* graph, unsigned long long) {
+    if (fault("instantiate")) return CUDA_OUT_OF_MEMORY;
     return *exec = new GraphExec{ *graph, nullptr }, CUDA_SUCCESS;
 }
 API cuGraphLaunch(GraphExec* exec, void* stream) {
