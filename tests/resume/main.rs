@@ -4,6 +4,8 @@
 mod changes;
 #[path = "../common/mod.rs"]
 mod common;
+mod disk;
+mod kills;
 mod pretrain;
 
 use common::lanes::deep;
@@ -22,51 +24,6 @@ fn reference(workdir: &Path, more: &[&str]) -> Duration {
     let clock = Instant::now();
     expect(train(workdir, more), 0);
     clock.elapsed()
-}
-
-#[test]
-fn killed_at_random_moments() {
-    killed(3);
-}
-
-#[test]
-fn deep_killed_at_many_random_moments() {
-    if deep("12 kills at random moments") {
-        killed(12);
-    }
-}
-
-fn killed(wanted: usize) {
-    let dir = tempfile::tempdir().expect("a folder");
-    let (left_alone, killed) = (dir.path().join("a"), dir.path().join("b"));
-    // A kill may come during the baselines, too, of which this takes longest.
-    let single_prompt = ["--set", "baselines.single_prompt=true"];
-    let resumed = [&single_prompt[..], &["--resume"]].concat();
-    let whole = reference(&left_alone, &single_prompt);
-    let mut rng = Rng::new(std::process::id().into(), Stream::Test, 0);
-    let mut kills = 0;
-    let mut finished = 0;
-    // Each kill comes later than a run needs to start, so that the run advances now and then.
-    while kills < wanted {
-        let delay = whole.mul_f32(0.1 + 0.6 * rng.uniform());
-        let mut child = start(&killed, &resumed);
-        std::thread::sleep(delay);
-        let running = child.try_wait().expect("a status").is_none();
-        child.kill().expect("a kill");
-        let output = child.wait_with_output().expect("an end");
-        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
-        if running {
-            kills += 1;
-            println!("kill {kills} after {delay:?}");
-        } else {
-            same(&left_alone, &killed, "after kills");
-            finished += 1;
-            std::fs::remove_dir_all(&killed).expect("a new start");
-        }
-    }
-    expect(train(&killed, &resumed), 0);
-    same(&left_alone, &killed, "after the last kill");
-    println!("{kills} kills, {} runs equal to the undisturbed one", finished + 1);
 }
 
 #[test]

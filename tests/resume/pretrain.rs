@@ -9,7 +9,7 @@ use std::process::Command;
 const STEPS: usize = 25;
 
 /// `l2p-engine pretrain` with the built-in configuration on few images.
-fn pretrain(dir: &Path, name: &str, more: &[&str]) -> Command {
+pub fn pretrain(dir: &Path, name: &str, more: &[&str]) -> Command {
     let mut command = engine();
     command.args(["pretrain", "--quiet", "--workdir"]).arg(dir.join(name));
     command.arg("--out").arg(dir.join(format!("{name}.safetensors")));
