@@ -19,7 +19,7 @@ mod launch;
 mod rendezvous;
 mod sum;
 mod topology;
-mod wire;
+pub mod wire;
 
 pub use launch::{Launch, first_host};
 

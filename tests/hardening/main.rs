@@ -106,8 +106,21 @@ fn harden(reader: Reader) {
 mod damaged {
     use super::{harden, readers};
 
+    #[test]
+    fn every_reader_has_a_test_and_a_target() {
+        let manifest = std::fs::read_to_string(super::support::repository().join("fuzz/Cargo.toml"));
+        let manifest = manifest.expect("the targets of cargo-fuzz");
+        for (name, _) in readers::ALL {
+            assert!(manifest.contains(&format!("name = \"{name}\"")), "no target {name}");
+            assert!(TESTS.contains(&name), "no test {name}");
+        }
+        assert_eq!(TESTS.len(), readers::ALL.len());
+    }
+
     macro_rules! readers {
-        ($($name:ident)*) => {$(
+        ($($name:ident)*) => {
+            const TESTS: &[&str] = &[$(stringify!($name)),*];
+            $(
             #[test]
             fn $name() {
                 harden(readers::$name());
@@ -117,6 +130,6 @@ mod damaged {
 
     readers! {
         npz safetensors torch idx cifar_pickle cifar_binary mat archives packed_archives png jpeg other_images lists
-        toml checkpoint
+        toml checkpoint frames
     }
 }

@@ -1,7 +1,8 @@
 //! The readers, each with small intact files. `read` says whether a file was taken; an error must be a sentence.
 
 use super::files::{encoded, gunzip, gzip};
-use super::support::{OPTIONS, Store, npz as npz_of, read_npz};
+use super::support::{OPTIONS, Store, fixture_bytes as fixture, npz as npz_of, read_npz, repository};
+use l2p_engine::comm::wire;
 use l2p_engine::config::Config;
 use l2p_engine::config::schema::Data;
 use l2p_engine::data::tasks::parse_class_order;
@@ -25,11 +26,6 @@ pub struct Reader {
 
 /// A deflated byte holds at most so many.
 const DEFLATED: usize = 1032;
-
-fn fixture(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
 
 fn fixtures(names: &[&str]) -> Vec<Vec<u8>> {
     names.iter().map(|name| fixture(name)).collect()
@@ -236,7 +232,7 @@ pub fn lists() -> Reader {
 }
 
 pub fn toml() -> Reader {
-    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let configs = repository().join("configs");
     let read = |name: &str| std::fs::read(configs.join(name)).expect("a configuration");
     let seeds = ["default.toml", "cifar100_dualprompt.toml", "five_datasets_l2p.toml"].map(read).to_vec();
     let read = |bytes: &[u8]| taken(Config::from_toml(&String::from_utf8_lossy(bytes), "bad file"));
@@ -256,3 +252,58 @@ pub fn checkpoint() -> Reader {
     let read = |bytes: &[u8]| taken(State::from_bytes(bytes));
     reader("checkpoint", vec![state.to_bytes().expect("bytes")], 100, read)
 }
+
+/// What one process of a run sends to another, once that has joined.
+pub fn frames() -> Reader {
+    use wire::{Frame, Hello, Launched, Message, Parts};
+    let hello = Hello {
+        engine: "0.1.0".into(),
+        process: 1,
+        processes: 2,
+        ranks: 1,
+        host: "here".into(),
+        fingerprint: "0123abcd".into(),
+    };
+    let launched = Launched { ranks: vec![1, 1], hosts: vec!["here".into(); 2], rank_timeout_ms: 5 };
+    let messages = [
+        Message::Hello(hello),
+        Message::Start(launched),
+        Message::Refused { why: "another configuration".into() },
+        Message::Call { number: 3, purpose: "sum".into() },
+        Message::Ended { rank: 1, interrupted: None },
+    ];
+    let bytes = |message: Message| {
+        let mut bytes = Vec::new();
+        let frame = Frame { message, parts: Parts::new(vec![vec![7; 30], Vec::new(), vec![1, 2]]) };
+        wire::write(&mut bytes, &frame).expect("memory");
+        bytes
+    };
+    let read = |mut bytes: &[u8]| match wire::read(&mut bytes, wire::Limit::MEMBER) {
+        Ok(_) => true,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            false
+        }
+    };
+    reader("frames", messages.map(bytes).to_vec(), 100, read)
+}
+
+/// All readers. Each has a test in the deep lane and a target of cargo-fuzz.
+pub const ALL: [(&str, fn() -> Reader); 16] = [
+    ("npz", npz),
+    ("safetensors", safetensors),
+    ("torch", torch),
+    ("idx", idx),
+    ("cifar_pickle", cifar_pickle),
+    ("cifar_binary", cifar_binary),
+    ("mat", mat),
+    ("archives", archives),
+    ("packed_archives", packed_archives),
+    ("png", png),
+    ("jpeg", jpeg),
+    ("other_images", other_images),
+    ("lists", lists),
+    ("toml", toml),
+    ("checkpoint", checkpoint),
+    ("frames", frames),
+];

@@ -3,7 +3,7 @@
 use l2p_engine::import::{Backbone, Gelu, LoadOptions};
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Two heads, and all else as the file says or its format has it.
 pub const OPTIONS: LoadOptions = LoadOptions {
@@ -23,8 +23,14 @@ pub struct Array {
     pub data: Vec<f64>,
 }
 
+/// The folder of the repository, also for the targets in `fuzz`.
+pub fn repository() -> &'static Path {
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    folders.into_iter().find(|folder| folder.join("tests/fixtures").is_dir()).expect("a folder with fixtures")
+}
+
 pub fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    repository().join("tests/fixtures").join(name)
 }
 
 pub fn fixture_bytes(name: &str) -> Vec<u8> {
