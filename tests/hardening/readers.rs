@@ -13,6 +13,7 @@ use l2p_engine::{Error, Result};
 use std::path::{Path, PathBuf};
 
 type Read = Box<dyn Fn(&[u8]) -> bool>;
+type Named = (&'static str, fn() -> Reader);
 
 pub struct Reader {
     pub name: &'static str,
@@ -289,7 +290,7 @@ pub fn frames() -> Reader {
 }
 
 /// All readers. Each has a test in the deep lane and a target of cargo-fuzz.
-pub const ALL: [(&str, fn() -> Reader); 16] = [
+pub const ALL: [Named; 16] = [
     ("npz", npz),
     ("safetensors", safetensors),
     ("torch", torch),
