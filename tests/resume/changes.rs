@@ -149,3 +149,71 @@ fn other_classes_and_another_backbone_are_refused() {
         expect(eval(), 0);
     }
 }
+
+/// The same end to end: labels that were rotated in their file, and a backbone whose description was left behind.
+#[test]
+fn rotated_labels_and_a_backbone_without_its_description_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name);
+    let data = at("data");
+    std::fs::create_dir(&data).expect("a folder");
+    for (number, class) in (0..30u8).map(|i| (i, i % 3)) {
+        let pixel = |x: u32, y: u32| image::Luma([(x as u8) * (20 + 30 * class) + y as u8 * 3 + number]);
+        image::GrayImage::from_fn(8, 8, pixel).save(data.join(format!("{number}.png"))).expect("a picture");
+    }
+    // Names that stay, of classes that do not.
+    let lists = |turned: u8| {
+        for (file, numbers) in [("train.txt", 0..24u8), ("test.txt", 24..30)] {
+            let line = |n: u8| format!("{n}.png {}\n", ["ant", "bee", "cat"][usize::from((n + turned) % 3)]);
+            std::fs::write(data.join(file), numbers.map(line).collect::<String>()).expect("a list");
+        }
+    };
+    lists(0);
+    // A file of another program says neither the form of its GELU nor its epsilon: what lies beside it does.
+    let backbone = at("vit.safetensors");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/import");
+    std::fs::copy(fixtures.join("hf_vit.safetensors"), &backbone).expect("a backbone");
+    let description = serde_json::json!({
+        "model_type": "vit", "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-5, "num_attention_heads": 2,
+    });
+    let describe = || std::fs::write(at("config.json"), description.to_string()).expect("a description");
+    describe();
+    let settings = [
+        format!("model.init_checkpoint={}", backbone.display()),
+        format!("data.dir={}", data.display()),
+        "data.dataset=images".into(),
+        "continual.num_tasks=1".into(),
+        "continual.num_classes_per_task=3".into(),
+        "model.heads=2".into(),
+        "prompt_pool.pool_size=4".into(),
+        "train.per_device_batch_size=4".into(),
+        "baselines.linear_probe=false".into(),
+        "baselines.naive_head=false".into(),
+    ];
+    let mut sets: Vec<&str> = settings.iter().flat_map(|set| ["--set", set.as_str()]).collect();
+    let workdir = at("run");
+    expect(train(&workdir, &sets), 0);
+    sets.push("--resume");
+    let eval = || {
+        let mut eval = engine();
+        eval.args(["eval", "--device", "cpu", "--workdir"]).arg(&workdir);
+        eval
+    };
+    expect(eval(), 0);
+
+    lists(1);
+    for said in [expect(eval(), 1), expect(train(&workdir, &sets), 1)] {
+        assert!(said.contains("labels of the training images: the run has"), "{said}");
+    }
+    lists(0);
+    expect(eval(), 0);
+
+    std::fs::remove_file(at("config.json")).expect("removed");
+    for said in [expect(eval(), 1), expect(train(&workdir, &sets), 1)] {
+        for name in ["GELU", "LayerNorm epsilon"] {
+            assert!(said.contains(&format!("{name}: the run has")), "no {name} in {said}");
+        }
+    }
+    describe();
+    expect(eval(), 0);
+}
