@@ -48,6 +48,10 @@ pub struct Train {
     /// unknown one lists all), or a size of memory such as 12GB. `--device cuda:0,1` plans for two of them.
     #[arg(long, value_name = "NAME|SIZE", requires = "dry_run", conflicts_with = "ranks")]
     gpu: Option<String>,
+    /// Time phases and ops: a table at the end, in the report, and lines `profile` in the log. On a GPU every op is
+    /// waited for and nothing is captured as a graph, which makes the run slower.
+    #[arg(long)]
+    profile: bool,
     /// Print the final tables only.
     #[arg(long)]
     quiet: bool,
@@ -89,7 +93,7 @@ impl Train {
                 }
             };
             let plan = forecast::forecast(loaded.config, place, each * launch.processes)?;
-            print(&report::forecast(&plan, Style::detect()));
+            print(&forecast::text::of(&plan, Style::detect()));
             return Ok(());
         }
         let choices = self.devices(&launch)?;
@@ -103,7 +107,8 @@ impl Train {
             None => (claim_workdir()?, true),
         };
         let quiet = self.quiet || !launch.is_first();
-        let options = Options { workdir: workdir.clone(), resume: self.resume, quiet, choices, launch };
+        let (resume, profile) = (self.resume, self.profile);
+        let options = Options { workdir: workdir.clone(), resume, quiet, profile, choices, launch };
         let prints = options.launch.is_first();
         if let Some(seeds) = seeds {
             let found = kept(seeds::train(&loaded.config, &seeds, &options), &workdir, claimed)?;

@@ -4,7 +4,7 @@ mod cuda;
 pub mod embedded;
 mod kernel;
 pub mod published_gpus;
-mod range;
+pub mod range;
 
 pub use cuda::{
     Event, Gpu, GpuMemory, Graph, NcclComm, NcclId, Pinned, ScratchBuffer, StreamKind, Watch, nccl_version,
@@ -12,7 +12,7 @@ pub use cuda::{
 };
 pub use kernel::{Arg, Argument, Cell, ElementType, Grid, Kernel};
 pub(crate) use kernel::{args, kernel, vectors};
-pub use range::{Range, range};
+pub use range::range;
 
 use crate::error::{Error, Result};
 use std::sync::Arc;

@@ -4,7 +4,8 @@
 use super::named::{self, Fit};
 use super::{Method, Ranks, Tensors};
 use crate::config::schema::Config;
-use crate::device::{Device, Gpu, Graph, range};
+use crate::device::range::{self, range};
+use crate::device::{Device, Gpu, Graph};
 use crate::error::Result;
 use crate::network::report::{Pending, StepReport};
 use crate::network::{Model, Pixels, StepStats, TaskView};
@@ -188,7 +189,9 @@ impl Gradient {
         lr: f64,
     ) -> Result<Vec<StepStats>> {
         let model = &mut self.model;
+        let phase = range(c"data");
         model.prepare_step(dev, images, labels, task)?;
+        drop(phase);
         model.normalise_head(dev)?;
         model.queue_query(dev, labels.dims()[0])?;
         model.queue_gradient(dev, labels, task)?;
@@ -196,6 +199,7 @@ impl Gradient {
             self.ranks.scale_by_rank_fraction(dev, model, task.rank_fraction)?;
             self.ranks.sum(model)?;
         }
+        let _phase = range(c"update");
         model.queue_norm(dev)?;
         let stats = model.step_stats()?;
         Gradient::check(&stats, task.index, lr)?;
@@ -262,13 +266,15 @@ impl Method for Gradient {
         lr: f64,
     ) -> Result<Vec<StepStats>> {
         let Some(gpu) = dev.gpu() else { return self.step_on_cpu(dev, images, labels, task, lr) };
+        let phase = range(c"data");
         self.model.prepare_step(dev, images, labels, task)?;
+        drop(phase);
         let alone = self.ranks.is_alone();
         // The update that this step queues is its own, or that of the step before.
         if let Some(lr) = if alone { Some(lr) } else { self.unfinished } {
             self.optimizer.advance(dev, lr)?;
         }
-        if self.use_graph {
+        if self.use_graph && !range::is_recording() {
             self.repeat(gpu, dev, labels, task)?;
         } else {
             self.queue(dev, labels, task)?;

@@ -16,6 +16,7 @@ pub mod signal;
 pub mod spread;
 pub mod table;
 pub mod tensorboard;
+pub mod times;
 pub mod workdir;
 
 pub use checkpoint::{State, Store, TensorData};

@@ -4,6 +4,7 @@ use super::results::{Baselines, Score};
 use super::seeds::Seeds;
 use super::spread::Spread;
 pub use super::spread::percent;
+use super::times::{self, TimeRow};
 use crate::tensor::plan::Plan;
 use comfy_table::{CellAlignment, Table, presets};
 use std::io::IsTerminal;
@@ -152,6 +153,16 @@ pub fn memory(plan: &Plan, style: Style) -> String {
         .collect();
     rows.push(vec!["total".into(), plan.rows().len().to_string(), mib(plan.total_bytes())]);
     draw(["memory", "tensors", "MiB"].map(String::from).to_vec(), rows.into_iter(), style)
+}
+
+/// Where the time of a run went: phases, their ops indented.
+pub fn times(rows: &[TimeRow], all: f64, style: Style) -> String {
+    let rows = times::table(rows, all).into_iter().map(|line| {
+        let name = if line.is_phase { line.name } else { format!("  {}", line.name) };
+        let calls = line.calls.map_or_else(String::new, |n| n.to_string());
+        vec![name, calls, format!("{:.2}", line.seconds), percent(line.share)]
+    });
+    draw(["time", "calls", "seconds", "%"].map(String::from).to_vec(), rows, style)
 }
 
 /// First column to the left, numbers to the right.

@@ -1,6 +1,7 @@
 //! The plan of a run before it starts: tasks, steps, memory, work and time. Needs neither images (the labels of
 //! published data sets are known), nor weights, nor the GPU that it plans for.
 
+pub mod text;
 mod work;
 
 use super::{baselines, session};
@@ -20,7 +21,7 @@ use crate::tensor::{DType, Tensor};
 use std::path::Path;
 use std::time::Instant;
 pub use work::Amount;
-use work::Counted;
+use work::{Counted, steps};
 
 /// So many measurements of the matrix product, which take so long each, in seconds.
 const MEASUREMENTS: usize = 5;
@@ -240,15 +241,6 @@ fn fits(gpu: &PublishedGpu, bytes: usize, eval_batch_bytes: usize, single_prompt
         why += &format!("; {:.2} GB are for the baseline baselines.single_prompt", gb(single_prompt));
     }
     Err(Error::failed(why))
-}
-
-/// Steps of a task with `images` images.
-fn steps(images: usize, epochs: usize, batch: usize, config: &Config) -> Result<usize> {
-    if config.method == Name::Ncm {
-        // Each image once.
-        return Ok(images.div_ceil(batch));
-    }
-    loader::steps_per_task(images, epochs, loader::task_batch(images, batch, config.data.partial_batch))
 }
 
 /// A sentence about the task that loses the largest part of its images, if that is a tenth or more: those that fill no

@@ -8,12 +8,14 @@ use super::session::Session;
 use super::steps::{Done, Steps};
 use crate::config::schema::Scenario;
 use crate::data::{Subset, Task};
+use crate::device::range::{self, RangeTime, range};
 use crate::error::{Error, Result};
 use crate::learner::Position;
 use crate::network::StepStats;
 use crate::output::progress::Progress;
 use crate::output::results::{RateChange, Score};
 use crate::output::table;
+use crate::output::times::{self, TimeRow};
 use sha2::{Digest, Sha256};
 use std::time::Instant;
 
@@ -47,6 +49,8 @@ pub struct Learning {
     before: f64,
     /// Steps of this task that have been made and whose numbers are known.
     known: usize,
+    /// Where the time of this process went, and its seconds, as far as the log has them.
+    times: (Vec<TimeRow>, f64),
 }
 
 impl Learning {
@@ -61,7 +65,8 @@ impl Learning {
     ) -> Learning {
         session.learner.classes_seen.clone_from(&at.classes_seen);
         let before = at.seconds;
-        Learning { session, kind, record, progress, at, started, before, known: 0 }
+        let times = (Vec::new(), 0.0);
+        Learning { session, kind, record, progress, at, started, before, known: 0, times }
     }
 
     /// Wall time, earlier parts of a resumed run included.
@@ -109,10 +114,34 @@ impl Learning {
             let parameters = self.session.learner.method.model().params.trainable.view().read_f64()?;
             let digest = Sha256::digest(bytemuck::cast_slice(&parameters));
             self.session.ranks.comm.expect_same("learned parameters", &digest)?;
+            self.note_times()?;
             self.save()?;
             after(self)?;
         }
         Ok(())
+    }
+
+    /// With `--profile`: writes where the time went since this was written last.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn note_times(&mut self) -> Result<()> {
+        let Some(record) = self.record.as_mut().filter(|_| range::is_recording()) else { return Ok(()) };
+        let row = |RangeTime { phase, op, calls, seconds }| {
+            let (phase, op) = (String::from(phase), String::from(op));
+            TimeRow { phase, op, calls, seconds }
+        };
+        let rows: Vec<TimeRow> = range::recorded().into_iter().map(row).collect();
+        let now = self.started.elapsed().as_secs_f64();
+        record.profile(self.at.step, now - self.times.1, &rows)?;
+        times::add(&mut self.times.0, rows);
+        self.times.1 = now;
+        Ok(())
+    }
+
+    /// Where the time of this process went, and its seconds: what [`Learning::note_times`] has written.
+    pub fn times(&self) -> Option<(&[TimeRow], f64)> {
+        (self.times.1 > 0.0).then_some((&self.times.0, self.times.1))
     }
 
     fn train_task(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
@@ -169,6 +198,7 @@ impl Learning {
                     steps: std::mem::take(&mut self.at.window),
                     images: std::mem::take(&mut self.at.window_images),
                 };
+                let _phase = range(c"files");
                 self.record.as_mut().map_or(Ok(()), |record| record.steps(&window))?;
             }
         }
@@ -212,6 +242,7 @@ impl Learning {
 
     /// Tests on the test sets of the tasks up to this one; with `stops`, a request to stop ends it.
     fn scores(&mut self, task: &Task, cache: &mut QueryCache, stops: bool) -> Result<Vec<TaskScore>> {
+        let _phase = range(c"evaluation");
         let clock = Instant::now();
         let mut scores = Vec::new();
         for i in 0..self.tests_after(task) {
@@ -300,6 +331,7 @@ impl Learning {
         self.at.seconds = self.seconds();
         self.at.learning_rate = Some(self.session.learner.config.optim.learning_rate);
         let Some(record) = &mut self.record else { return Ok(()) };
+        let _phase = range(c"files");
         record.save(&mut self.at, self.session.learner.method.as_ref())
     }
 }

@@ -10,6 +10,8 @@ pub struct Options {
     pub workdir: PathBuf,
     pub resume: bool,
     pub quiet: bool,
+    /// Phases and ops are timed.
+    pub profile: bool,
     /// One device for each rank of this process.
     pub choices: Vec<Choice>,
     /// This process among those that were launched together.

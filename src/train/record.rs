@@ -10,6 +10,7 @@ use crate::output::checkpoint::{State, Store};
 use crate::output::log::Log;
 use crate::output::results::{RateChange, Score};
 use crate::output::tensorboard::{HParam, Writer, tags};
+use crate::output::times::TimeRow;
 use crate::output::workdir::Workdir;
 use serde_json::json;
 use std::path::Path;
@@ -171,6 +172,11 @@ impl Record {
             fields["validation"] = json!(last);
         }
         self.log.append("task", step, fields)
+    }
+
+    /// Writes where the time since the last such line went.
+    pub fn profile(&mut self, step: u64, seconds: f64, rows: &[TimeRow]) -> Result<()> {
+        self.log.append("profile", step, json!({ "seconds": seconds, "rows": rows }))
     }
 
     /// Writes a checkpoint of this moment, for which `at` takes the length of the log.

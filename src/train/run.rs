@@ -10,6 +10,7 @@ use super::{baselines, report, share};
 use crate::comm::{self, Comm, Launch};
 use crate::config::Config;
 use crate::data::tasks;
+use crate::device::range::{self, range};
 use crate::error::Result;
 use crate::learner::{InitialWeights, Position, Purpose};
 use crate::methods::Ranks;
@@ -76,6 +77,10 @@ fn rank(
     let (comm, first) = (ranks.comm.clone(), ranks.comm.is_first());
     let quiet = options.quiet || !first;
     // Data and backbone first: a run that cannot start leaves no folder behind.
+    if options.profile {
+        range::record(&loaded.dev);
+    }
+    let start = range(c"start");
     let mut session = Session::for_training(config, loaded, ranks, InitialWeights::Checkpoint)?;
     let total = total_steps(&session)?;
     let mut warnings = Vec::new();
@@ -115,6 +120,7 @@ fn rank(
     if record.as_ref().is_some_and(|record| record.workdir.resumed()) {
         progress.say(&format!("going on from step {} of {total}", at.step));
     }
+    drop(start);
     let mut run = Learning::new(session, LearningKind::Run, record, progress, at, started);
     run.change_rate(rate_before)?;
     finish(run, quiet)
@@ -172,7 +178,9 @@ fn finish(mut run: Learning, quiet: bool) -> Result<Results> {
     let missing = baselines::missing(&run.session, &run.at);
     if !missing.is_empty() || run.at.baselines.is_none() {
         let mut all = run.at.baselines.take().unwrap_or_default();
+        let phase = range(c"baselines");
         baselines::compute(&mut run.session, &missing, &mut all, quiet)?;
+        drop(phase);
         run.at.baselines = Some(all);
         run.save()?;
     }
@@ -182,11 +190,15 @@ fn finish(mut run: Learning, quiet: bool) -> Result<Results> {
         results.write_csv(&record.workdir.accuracy_csv())?;
     }
     run.at.complete = true;
+    run.note_times()?;
     run.save()?;
     if let Some(record) = &mut run.record {
         record.end()?;
     }
     run.progress.finish();
+    if let Some((rows, seconds)) = run.times() {
+        say(&table::times(rows, seconds, table::Style::detect()));
+    }
     // All ranks wait here until rank 0 has written its files: writing can still fail.
     run.session.ranks.comm.any("the end of the run", false)?;
     Ok(results)

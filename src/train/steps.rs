@@ -3,6 +3,7 @@
 use super::batch::{Batch, Training};
 use super::session::Session;
 use crate::data::{Loader, Task};
+use crate::device::range;
 use crate::error::Result;
 use crate::network::{StepStats, TaskView};
 use crate::optim::schedule::LearningRate;
@@ -91,7 +92,9 @@ impl Steps {
 
     /// Makes the next step; `None` after the last.
     pub fn next(&mut self, session: &mut Session) -> Result<Option<Done>> {
+        let phase = range(c"data");
         let Some((batch, mut stats)) = self.next_batch(session)? else { return Ok(None) };
+        drop(phase);
         self.done += 1;
         let lr = self.rate.at(self.done);
         let images = self.images(self.done);

@@ -5,7 +5,7 @@ mod common;
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 use common::lanes::deep;
-use common::process::{engine, expect, outcome, small, train};
+use common::process::{engine, expect, outcome, small, stderr, stdout, train};
 use l2p_engine::output::report::{self, entropy};
 use l2p_engine::output::spread::Spread;
 use serde_json::Value;
@@ -387,4 +387,69 @@ fn leakcheck_agrees_with_the_run() {
     let plain = dir.path().join("plain");
     expect(train(&plain, &["--set", "method=linear"]), 0);
     assert!(expect(command("leakcheck", &[&plain], &[]), 1).contains("no prompt pool"));
+}
+
+/// `--profile` changes no number; its table, its lines in the log and the page agree.
+#[test]
+fn a_profile_says_where_the_time_goes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (timed, plain) = (dir.path().join("timed"), dir.path().join("plain"));
+    let mut command = train(&timed, &["--profile", "--set", "data.train_per_class=60"]);
+    let said = {
+        let output = command.output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        format!("{}{}", stdout(&output), stderr(&output))
+    };
+    expect(train(&plain, &["--set", "data.train_per_class=60"]), 0);
+    assert!(outcome(&timed).0 == outcome(&plain).0, "profiling changed what is learned");
+    let log = std::fs::read_to_string(timed.join("log.jsonl")).expect("a log");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let profile: Vec<&Value> = lines.iter().filter(|line| line["event"] == "profile").collect();
+    // One for each task, and one for the baselines.
+    assert_eq!(profile.len(), 6);
+    let rows: Vec<&Value> = profile.iter().flat_map(|line| line["rows"].as_array().expect("rows")).collect();
+    let seconds = |phase: &str, op: &str| -> f64 {
+        rows.iter()
+            .filter(|row| row["phase"] == phase && row["op"] == op)
+            .map(|row| number(&row["seconds"]))
+            .sum()
+    };
+    let mut named = 0.0;
+    for phase in [
+        "start",
+        "data",
+        "query pass",
+        "selection",
+        "prompted pass and loss",
+        "backward pass",
+        "update",
+        "evaluation",
+        "files",
+        "baselines",
+    ] {
+        let of: f64 =
+            rows.iter().filter(|row| row["phase"] == phase).map(|row| number(&row["seconds"])).sum();
+        assert!(of > 0.0, "no time in {phase}");
+        assert!(said.contains(&format!("| {phase} ")), "no {phase} in {said}");
+        named += of;
+    }
+    let whole: f64 = profile.iter().map(|line| number(&line["seconds"])).sum();
+    assert!(named <= whole && named > 0.7 * whole, "{named} of {whole} s have a name");
+    for op in ["linear", "attention", "layer norm"] {
+        assert!(seconds("query pass", op) > 0.0 && seconds("evaluation", op) > 0.0, "no time in {op}");
+        assert!(seconds("backward pass", &format!("{op}, backward")) > 0.0, "no time in {op}, backward");
+    }
+    let page = dir.path().join("page.html");
+    expect(command_on(&timed, &page), 0);
+    let text = std::fs::read_to_string(&page).expect("a page");
+    assert!(
+        text.contains("Where the time goes") && text.contains(&format!("<td>{whole:.2}</td>")),
+        "{whole}"
+    );
+    expect(command_on(&plain, &page), 0);
+    assert!(!std::fs::read_to_string(&page).expect("a page").contains("Where the time goes"));
+}
+
+fn command_on(workdir: &Path, page: &Path) -> std::process::Command {
+    command("report", &[workdir], &["--out", page.to_str().expect("UTF-8")])
 }

@@ -12,7 +12,7 @@ mod cuda;
 
 pub use args::{GradientTarget, Gradients, PackedRows, Prefix, PrefixMut, Qkv, Wanted};
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut, expect_shape};
 use args::{AttentionDims, OP};
@@ -58,6 +58,7 @@ pub fn forward(
     let e = extents(qkv, prefix, batch, c, heads)?;
     expect_shape(OP, "out", out.shape(), [batch, qkv.q.tokens, c])?;
     expect_shape(OP, "lse", lse.shape(), [batch, heads, tq])?;
+    let _op = range(c"attention");
     match dev {
         Device::Cpu => float!("attention", "out", out.dtype(), T => {
             let (out, lse) = (out.get::<T>(OP, "out")?, lse.get::<T>(OP, "lse")?);
@@ -111,6 +112,7 @@ pub fn backward_input(
         expect_shape(OP, "dprefix.k", d.k.shape(), [batch, e.prefix, c])?;
         expect_shape(OP, "dprefix.v", d.v.shape(), [batch, e.prefix, c])?;
     }
+    let _op = range(c"attention, backward");
     match dev {
         Device::Cpu => float!("attention", "dout", dout.dtype(), T => {
             let inputs = cpu::Inputs::<T>::new(qkv, prefix, e)?;

@@ -4,13 +4,14 @@
 mod cpu;
 mod cuda;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
 
 /// y += a x. x, y: the same number of elements.
 pub fn axpy(dev: &Device, y: ViewMut, x: View, a: f64) -> Result<()> {
     expect_shape("axpy", "x", x.reshaped([x.len()]).shape(), [y.len()])?;
+    let _op = range(c"axpy");
     match dev {
         Device::Cpu => float!("axpy", "y", y.dtype(), T => {
             cpu::axpy(y.get::<T>("axpy", "y")?, x.get::<T>("axpy", "x")?, a);
@@ -22,6 +23,7 @@ pub fn axpy(dev: &Device, y: ViewMut, x: View, a: f64) -> Result<()> {
 
 /// x *= a.
 pub fn scale_in_place(dev: &Device, x: ViewMut, a: f64) -> Result<()> {
+    let _op = range(c"scale");
     match dev {
         Device::Cpu => float!("axpy", "x", x.dtype(), T => {
             cpu::scale_in_place(x.get::<T>("axpy", "x")?, a);
@@ -38,6 +40,7 @@ pub fn cast(dev: &Device, mut y: ViewMut, x: View) -> Result<()> {
     if y.dtype() == x.dtype() {
         return y.copy_from(x);
     }
+    let _op = range(c"cast");
     match dev {
         Device::Cpu => cpu::cast(y, x),
         Device::Cuda(gpu) => cuda::cast(gpu, y, x),

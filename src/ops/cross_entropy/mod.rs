@@ -10,7 +10,7 @@ mod cuda;
 
 pub use args::LossOutcome;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, View, ViewMut, expect_shape};
 use args::{Labels, OP};
@@ -49,6 +49,7 @@ pub fn forward_backward(
     if let Some(d) = &dlogits {
         expect_shape(OP, "dlogits", d.shape(), [b, k])?;
     }
+    let _op = range(c"cross entropy");
     match dev {
         Device::Cpu => float!("cross_entropy", "logits", logits.dtype(), T => {
             let mask = mask.get::<u32>(OP, "mask")?;

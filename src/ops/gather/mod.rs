@@ -5,7 +5,7 @@ mod args;
 mod cpu;
 mod cuda;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut, expect_shape};
 use args::OP;
@@ -44,6 +44,7 @@ pub fn forward(
 ) -> Result<()> {
     check(table.dims(), tokens.dims(), at, ids, length)?;
     let t = tokens.dims()[1];
+    let _op = range(c"gather");
     match dev {
         Device::Cpu => float!("gather", "tokens", tokens.dtype(), T => {
             let (rows, n) = (rows(ids, length, table.dims())?, ids.dims()[1] * length);
@@ -66,6 +67,7 @@ pub fn backward_acc(
 ) -> Result<()> {
     check(dtable.dims(), dtokens.dims(), at, ids, length)?;
     let (c, t) = (dtable.dims()[1], dtokens.dims()[1]);
+    let _op = range(c"gather, backward");
     match dev {
         Device::Cpu => float!("gather", "dtable", dtable.dtype(), T => {
             let (rows, n) = (rows(ids, length, dtable.dims())?, ids.dims()[1] * length);

@@ -11,13 +11,14 @@ pub(crate) mod erf;
 pub use args::GeluForm;
 pub(crate) use constants::Constants;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
 
 /// y = gelu(x). Overwrites y. x, y: the same shape.
 pub fn forward(dev: &Device, y: ViewMut, x: View, form: GeluForm) -> Result<()> {
     expect_shape("gelu", "y", y.shape(), x.shape())?;
+    let _op = range(c"gelu");
     match dev {
         Device::Cpu => float!("gelu", "y", y.dtype(), T => {
             cpu::forward(y.get::<T>("gelu", "y")?, x.get::<T>("gelu", "x")?, form);
@@ -30,6 +31,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, form: GeluForm) -> Result<()> 
 /// d := d · gelu'(x). On entry d = dL/dy, on return dL/dx. d, x: the same shape.
 pub fn backward_in_place(dev: &Device, d: ViewMut, x: View, form: GeluForm) -> Result<()> {
     expect_shape("gelu", "d", d.shape(), x.shape())?;
+    let _op = range(c"gelu, backward");
     match dev {
         Device::Cpu => float!("gelu", "d", d.dtype(), T => {
             cpu::backward_in_place(d.get::<T>("gelu", "d")?, x.get::<T>("gelu", "x")?, form);

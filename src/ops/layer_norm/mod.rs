@@ -6,7 +6,7 @@ mod args;
 mod cpu;
 mod cuda;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
 use args::OP;
@@ -32,6 +32,7 @@ pub fn forward(
     expect_shape(OP, "stats", stats.shape(), [rows, 2])?;
     expect_shape(OP, "scale", scale.shape(), [c])?;
     expect_shape(OP, "bias", bias.shape(), [c])?;
+    let _op = range(c"layer norm");
     match dev {
         Device::Cpu => float!("layer_norm", "y", y.dtype(), T => {
             let (scale, bias) = (scale.get::<T>(OP, "scale")?, bias.get::<T>(OP, "bias")?);
@@ -51,6 +52,7 @@ pub fn recompute(dev: &Device, y: ViewMut, x: View, stats: View, scale: View, bi
     expect_shape(OP, "stats", stats.shape(), [rows, 2])?;
     expect_shape(OP, "scale", scale.shape(), [c])?;
     expect_shape(OP, "bias", bias.shape(), [c])?;
+    let _op = range(c"layer norm");
     match dev {
         Device::Cpu => float!("layer_norm", "y", y.dtype(), T => {
             let (scale, bias) = (scale.get::<T>(OP, "scale")?, bias.get::<T>(OP, "bias")?);
@@ -80,6 +82,7 @@ pub fn backward_input_acc(
     expect_shape(OP, "dy", dy.shape(), [rows, c])?;
     expect_shape(OP, "stats", stats.shape(), [rows, 2])?;
     expect_shape(OP, "scale", scale.shape(), [c])?;
+    let _op = range(c"layer norm, backward");
     match dev {
         Device::Cpu => float!("layer_norm", "dx", dx.dtype(), T => {
             let (stats, scale) = (stats.get::<T>(OP, "stats")?, scale.get::<T>(OP, "scale")?);
@@ -105,6 +108,7 @@ pub fn backward_params_acc(
     expect_shape(OP, "dbias", dbias.shape(), [c])?;
     expect_shape(OP, "dy", dy.shape(), [rows, c])?;
     expect_shape(OP, "stats", stats.shape(), [rows, 2])?;
+    let _op = range(c"layer norm, backward");
     match dev {
         Device::Cpu => float!("layer_norm", "dscale", dscale.dtype(), T => {
             let (dy, x) = (dy.get::<T>(OP, "dy")?, x.get::<T>(OP, "x")?);

@@ -2,7 +2,7 @@
 
 pub(crate) mod cpu;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::ops::float::Float;
 use crate::ops::gelu;
@@ -83,6 +83,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &LinearWeights, ending: Epi
     let at = matrix(y.as_view());
     let (rows, x, kernel) = (rows_of_image(x), (x, matrix(x)), (w.kernel, w.layout()));
     matmul::check_forward(&(y.as_view(), at), &x, &kernel)?;
+    let _op = range(c"linear");
     match dev {
         Device::Cpu => float!("linear", "y", y.dtype(), T => {
             let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
@@ -118,6 +119,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &LinearWeights, ending: Epi
 pub fn backward_input(dev: &Device, dx: ViewMut, dy: View, w: &LinearWeights, write: Write) -> Result<()> {
     let at = matrix(dx.as_view());
     let (rows, dy, kernel) = (rows_of_image(dy), (dy, matrix(dy)), (w.kernel, w.layout()));
+    let _op = range(c"linear, backward");
     match dev {
         Device::Cpu => {
             matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
@@ -145,6 +147,7 @@ pub fn backward_input_gelu(
     let at = matrix(pre);
     let (rows, dy, kernel) = (rows_of_image(dy), (dy, matrix(dy)), (w.kernel, w.layout()));
     matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
+    let _op = range(c"linear, backward");
     match dev {
         Device::Cpu => float!("linear", "dx", dx.dtype(), T => {
             let (dy, w) = (dy.0.get::<T>("linear", "dy")?, w.on_cpu(|packed| packed.backward)?);
@@ -170,6 +173,7 @@ pub fn pack(dev: &Device, forward: ViewMut, backward: ViewMut, kernel: View) -> 
     let len = packed_len(at.rows, at.cols).unwrap_or(0);
     expect_shape("linear", "forward", forward.shape(), [len])?;
     expect_shape("linear", "backward", backward.shape(), [len])?;
+    let _op = range(c"linear");
     match dev {
         Device::Cpu => float!("linear", "kernel", kernel.dtype(), T => {
             let (forward, backward) = (forward.get::<T>("linear", "forward")?, backward.get::<T>("linear", "backward")?);

@@ -9,7 +9,7 @@ mod cuda;
 
 pub use args::Select;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut, expect_shape};
 use args::OP;
@@ -31,6 +31,7 @@ pub fn select(dev: &Device, ids: ViewMut, similarity: View, how: Select) -> Resu
         let wanted = format!("at least {needed}");
         return Err(Error::Shape { op: OP, arg, wanted, got: has.to_string() });
     }
+    let _op = range(c"match prompts");
     match dev {
         Device::Cpu => float!("match_prompts", "similarity", similarity.dtype(), T => {
             let similarity = similarity.get::<T>(OP, "similarity")?;
@@ -49,6 +50,7 @@ pub fn penalise(dev: &Device, scores: ViewMut, similarity: View, used: View) -> 
     let (b, m) = (similarity.dims()[0], similarity.dims()[1]);
     expect_shape(OP, "scores", scores.shape(), [b, m])?;
     expect_shape(OP, "used", used.shape(), [m])?;
+    let _op = range(c"match prompts");
     match dev {
         Device::Cpu => float!("match_prompts", "similarity", similarity.dtype(), T => {
             let (s, used) = (similarity.get::<T>(OP, "similarity")?, used.get::<u32>(OP, "used")?);
@@ -64,6 +66,7 @@ pub fn count_acc(dev: &Device, counts: ViewMut, ids: View) -> Result<()> {
     let (m, shape) = (counts.len(), ids.shape());
     expect_shape(OP, "counts", counts.shape(), [m])?;
     expect_shape(OP, "ids", shape, [shape.dims()[0], shape.dims()[1]])?;
+    let _op = range(c"match prompts");
     match dev {
         Device::Cpu => {
             let counts = counts.get::<u32>(OP, "counts")?;
@@ -91,6 +94,7 @@ pub fn pull(dev: &Device, out: ViewMut, similarity: View, ids: View) -> Result<(
     let (b, m) = (similarity.dims()[0], similarity.dims()[1]);
     expect_shape(OP, "out", out.shape(), [1])?;
     expect_shape(OP, "ids", ids.shape(), [b, ids.dims()[1]])?;
+    let _op = range(c"match prompts");
     match dev {
         Device::Cpu => float!("match_prompts", "similarity", similarity.dtype(), T => {
             let (s, ids) = (similarity.get::<T>(OP, "similarity")?, checked(ids, m)?);
@@ -106,6 +110,7 @@ pub fn pull(dev: &Device, out: ViewMut, similarity: View, ids: View) -> Result<(
 pub fn backward_pull(dev: &Device, dsimilarity: ViewMut, ids: View, weight: f64) -> Result<()> {
     let (b, m) = (dsimilarity.dims()[0], dsimilarity.dims()[1]);
     expect_shape(OP, "ids", ids.shape(), [b, ids.dims()[1]])?;
+    let _op = range(c"match prompts");
     match dev {
         Device::Cpu => float!("match_prompts", "dsimilarity", dsimilarity.dtype(), T => {
             let ids = checked(ids, m)?;

@@ -12,7 +12,7 @@ pub(crate) mod tile;
 
 pub use args::{Layout, Write};
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut};
 
@@ -60,6 +60,7 @@ pub fn forward(
     write: Write,
 ) -> Result<()> {
     check_forward(&(y.0.as_view(), y.1), &x, &w)?;
+    let _op = range(c"matmul");
     match dev {
         Device::Cpu => float!("matmul", "y", y.0.dtype(), T => {
             let (x, w) = ((x.0.get::<T>("matmul", "x")?, x.1), (w.0.get::<T>("matmul", "w")?, w.1));
@@ -79,6 +80,7 @@ pub fn backward_input(
     write: Write,
 ) -> Result<()> {
     check_backward_input(&(dx.0.as_view(), dx.1), &dy, &w)?;
+    let _op = range(c"matmul, backward");
     match dev {
         Device::Cpu => float!("matmul", "dx", dx.0.dtype(), T => {
             let (dy, w) = ((dy.0.get::<T>("matmul", "dy")?, dy.1), (w.0.get::<T>("matmul", "w")?, w.1));
@@ -100,6 +102,7 @@ pub fn backward_weight_acc(
     check("matmul", "dw", dw.0.len(), dw.1, k, n)?;
     check("matmul", "x", x.0.len(), x.1, m, k)?;
     check("matmul", "dy", dy.0.len(), dy.1, m, n)?;
+    let _op = range(c"matmul, backward");
     match dev {
         Device::Cpu => float!("matmul", "dw", dw.0.dtype(), T => {
             let (x, dy) = ((x.0.get::<T>("matmul", "x")?, x.1), (dy.0.get::<T>("matmul", "dy")?, dy.1));

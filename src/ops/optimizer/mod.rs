@@ -7,7 +7,7 @@ mod cuda;
 
 pub use args::{Adam, Sgd};
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
 use args::OP;
@@ -43,6 +43,7 @@ pub fn adam(
     expect_shape(OP, "g", g.shape(), p.shape())?;
     expect_shape(OP, "squares", squares.shape(), [1])?;
     expect_shape(OP, "step_scalars", step_scalars.shape(), [4])?;
+    let _op = range(c"optimizer");
     match dev {
         Device::Cpu => float!("optimizer", "p", p.dtype(), T => {
             let (m, v) = (m.get::<T>(OP, "m")?, v.get::<T>(OP, "v")?);
@@ -70,6 +71,7 @@ pub fn sgd(
     expect_shape(OP, "g", g.shape(), p.shape())?;
     expect_shape(OP, "squares", squares.shape(), [1])?;
     expect_shape(OP, "step_scalars", step_scalars.shape(), [4])?;
+    let _op = range(c"optimizer");
     match dev {
         Device::Cpu => float!("optimizer", "p", p.dtype(), T => {
             let (squares, step_scalars) = (squares.get::<f64>(OP, "squares")?, step_scalars.get::<f64>(OP, "step_scalars")?);

@@ -4,7 +4,7 @@
 pub(crate) mod cpu;
 mod cuda;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut, expect_shape};
 
@@ -23,6 +23,7 @@ pub fn forward(dev: &Device, rows: ViewMut, images: View, patch_size: usize) -> 
     let grid = side / patch_size;
     let wanted = [b * grid * grid, patch_size * patch_size * channels];
     expect_shape("patches", "rows", rows.shape(), wanted)?;
+    let _op = range(c"patches");
     match dev {
         Device::Cpu => float!("patches", "rows", rows.dtype(), T => {
             let images = images.get::<T>("patches", "images")?;

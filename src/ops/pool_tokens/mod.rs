@@ -7,7 +7,7 @@ mod cuda;
 
 pub use args::Pooling;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut, expect_shape};
 use args::OP;
@@ -25,6 +25,7 @@ fn check(x: &[usize], pooled: View, rows: &Range<usize>) -> Result<()> {
 pub fn forward(dev: &Device, y: ViewMut, x: View, rows: Range<usize>, kind: Pooling) -> Result<()> {
     check(x.dims(), y.as_view(), &rows)?;
     let (t, c) = (x.dims()[1], x.dims()[2]);
+    let _op = range(c"pool tokens");
     match dev {
         Device::Cpu => float!("pool_tokens", "y", y.dtype(), T => {
             cpu::forward(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, t, c, rows, kind);
@@ -47,6 +48,7 @@ pub fn backward(
     check(x.dims(), dy, &rows)?;
     expect_shape(OP, "dx", dx.shape(), x.shape())?;
     let (t, c) = (x.dims()[1], x.dims()[2]);
+    let _op = range(c"pool tokens, backward");
     match dev {
         Device::Cpu => float!("pool_tokens", "dx", dx.dtype(), T => {
             let (dy, x) = (dy.get::<T>(OP, "dy")?, x.get::<T>(OP, "x")?);

@@ -8,7 +8,7 @@ mod cuda;
 use crate::data::{Normalize, PixelArray, Preprocess};
 pub use args::ImageTransform;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, View, ViewMut, expect_shape, plan as memory};
 use args::OP;
@@ -98,6 +98,7 @@ pub fn forward(
     if let Some(first) = first {
         expect_shape(OP, "first", first.shape(), [2])?;
     }
+    let _op = range(c"preprocess");
     match dev {
         Device::Cpu => float!("preprocess", "rows", rows.dtype(), T => {
             let first = first.map(|f| f.get::<u32>(OP, "first")).transpose()?;

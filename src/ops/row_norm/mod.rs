@@ -9,7 +9,7 @@ mod cuda;
 
 pub use args::Normalization;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
 use args::OP;
@@ -18,6 +18,7 @@ use args::OP;
 pub fn forward(dev: &Device, y: ViewMut, x: View, form: Normalization) -> Result<()> {
     expect_shape(OP, "y", y.shape(), x.shape())?;
     let c = x.dims()[1];
+    let _op = range(c"row norm");
     match dev {
         Device::Cpu => float!("row_norm", "y", y.dtype(), T => {
             cpu::forward(y.get::<T>(OP, "y")?, x.get::<T>(OP, "x")?, c, form);
@@ -31,6 +32,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, form: Normalization) -> Result
 pub fn columns_in_place(dev: &Device, x: ViewMut) -> Result<()> {
     let shape = x.shape();
     expect_shape(OP, "x", shape, [shape.dims()[0], shape.dims()[1]])?;
+    let _op = range(c"row norm");
     match dev {
         Device::Cpu => float!("row_norm", "x", x.dtype(), T => {
             cpu::columns_in_place(x.get::<T>(OP, "x")?, shape.dims()[1]);
@@ -45,6 +47,7 @@ pub fn backward_acc(dev: &Device, dx: ViewMut, dy: View, x: View, form: Normaliz
     expect_shape(OP, "dx", dx.as_view().reshaped([dx.len()]).shape(), [x.len()])?;
     expect_shape(OP, "dy", dy.shape(), x.shape())?;
     let c = x.dims()[1];
+    let _op = range(c"row norm, backward");
     match dev {
         Device::Cpu => float!("row_norm", "dx", dx.dtype(), T => {
             let (dy, x) = (dy.get::<T>(OP, "dy")?, x.get::<T>(OP, "x")?);

@@ -3,7 +3,7 @@
 pub mod cpu;
 mod cuda;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
 
@@ -11,6 +11,7 @@ use crate::tensor::{View, ViewMut, expect_shape};
 pub fn columns_acc(dev: &Device, out: ViewMut, x: View) -> Result<()> {
     let c = x.dims()[1];
     expect_shape("sum", "out", out.shape(), [c])?;
+    let _op = range(c"sum");
     match dev {
         Device::Cpu => float!("sum", "out", out.dtype(), T => {
             cpu::columns_acc(out.get::<T>("sum", "out")?, x.get::<T>("sum", "x")?);
@@ -23,6 +24,7 @@ pub fn columns_acc(dev: &Device, out: ViewMut, x: View) -> Result<()> {
 /// out += Σ x². x: any shape; out: (1), F64 on the CPU, F32 on a GPU.
 pub fn squares_acc(dev: &Device, out: ViewMut, x: View) -> Result<()> {
     expect_shape("sum", "out", out.shape(), [1])?;
+    let _op = range(c"sum");
     match dev {
         Device::Cpu => float!("sum", "x", x.dtype(), T => {
             out.get::<f64>("sum", "out")?[0] += cpu::squares(x.get::<T>("sum", "x")?);

@@ -5,7 +5,7 @@ mod args;
 mod cpu;
 mod cuda;
 
-use crate::device::Device;
+use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::ops::matmul::Write;
 use crate::tensor::{View, ViewMut, expect_shape};
@@ -19,6 +19,7 @@ pub fn embed(dev: &Device, x: ViewMut, patches: View, cls: View, positions: View
     expect_shape(OP, "patches", patches.reshaped([patches.len()]).shape(), [b * (t - 1) * c])?;
     expect_shape(OP, "cls", cls.reshaped([cls.len()]).shape(), [c])?;
     expect_shape(OP, "positions", positions.reshaped([positions.len()]).shape(), [t * c])?;
+    let _op = range(c"tokens");
     match dev {
         Device::Cpu => float!("tokens", "x", x.dtype(), T => {
             let (cls, positions) = (cls.get::<T>(OP, "cls")?, positions.get::<T>(OP, "positions")?);
@@ -35,6 +36,7 @@ pub fn sum_images_acc(dev: &Device, sum: ViewMut, x: View, rows: Range<usize>) -
     let (t, c) = (x.dims()[1], x.dims()[2]);
     expect_shape(OP, "sum", sum.as_view().reshaped([sum.len()]).shape(), [rows.len() * c])?;
     check_rows("x", &rows, t)?;
+    let _op = range(c"tokens");
     match dev {
         Device::Cpu => float!("tokens", "sum", sum.dtype(), T => {
             cpu::sum_images_acc(sum.get::<T>(OP, "sum")?, x.get::<T>(OP, "x")?, t, c, rows.start);
@@ -52,6 +54,7 @@ pub fn copy(dev: &Device, y: ViewMut, to: usize, x: View, from: Range<usize>, wr
     expect_shape(OP, "x", x.shape(), [b, tx, c])?;
     check_rows("x", &from, tx)?;
     check_rows("y", &(to..to + from.len()), ty)?;
+    let _op = range(c"tokens");
     match dev {
         Device::Cpu => float!("tokens", "y", y.dtype(), T => {
             cpu::copy((y.get::<T>(OP, "y")?, ty, to), (x.get::<T>(OP, "x")?, tx, from), c, write);
@@ -64,6 +67,7 @@ pub fn copy(dev: &Device, y: ViewMut, to: usize, x: View, from: Range<usize>, wr
 /// Adds `row` (C) to every row of `x` (rows, C).
 pub fn add_row_in_place(dev: &Device, x: ViewMut, row: View) -> Result<()> {
     expect_shape(OP, "row", row.shape(), [x.dims()[1]])?;
+    let _op = range(c"tokens");
     match dev {
         Device::Cpu => float!("tokens", "x", x.dtype(), T => {
             crate::ops::linear::cpu::add_bias(x.get::<T>(OP, "x")?, row.get::<T>(OP, "row")?);

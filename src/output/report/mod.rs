@@ -4,6 +4,8 @@ mod charts;
 mod export;
 mod figures;
 mod page;
+mod parts;
+mod profile;
 mod runs;
 mod svg;
 

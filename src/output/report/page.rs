@@ -1,6 +1,8 @@
 //! The page: HTML around the drawings.
 
 use super::figures::{self, Figure, colour};
+use super::parts::{heading, section};
+use super::profile;
 use super::runs::{Group, Run, SINGLE_PROMPT, entropy, together, with_baselines};
 use super::svg::{escape, page_style};
 use crate::config::published::Number;
@@ -33,6 +35,7 @@ pub fn html(groups: &[Group]) -> String {
         "Loss and accuracy on training batches, means of ten steps; of several seeds, the first.",
         &shown(&figures, |name| name == "loss" || name == "training_accuracy"),
     );
+    page += &profile::of_groups(groups);
     page += &runs(groups);
     page += FOOTER;
     page += "</main></body></html>\n";
@@ -98,13 +101,6 @@ fn header(groups: &[Group], title: &str) -> String {
         escape(&first.engine_version),
         escape(title)
     )
-}
-
-fn section(title: &str, text: &str, body: &str) -> String {
-    if body.is_empty() {
-        return String::new();
-    }
-    format!("<section><h2>{title}</h2><p class=\"muted\">{text}</p>{body}</section>")
 }
 
 /// Two by two where there is room; empty without any.
@@ -265,10 +261,6 @@ fn tasks(groups: &[Group], figures: &[Figure]) -> String {
         }
     }
     section("Task after task", "What is learned, and what of it is left later.", &body)
-}
-
-fn heading(g: usize, label: &str) -> String {
-    format!("<h3><span class=\"key {}\"></span>{}</h3>", colour(g), escape(label))
 }
 
 fn prompts(groups: &[Group], figures: &[Figure]) -> String {

@@ -7,6 +7,7 @@ use crate::output::atomic;
 use crate::output::results::{Results, Score};
 use crate::output::seeds::{self, Seeds};
 use crate::output::spread::Spread;
+use crate::output::times::{self, TimeRow};
 use crate::output::workdir::Workdir;
 use serde::Deserialize;
 use std::collections::HashSet;
@@ -34,6 +35,16 @@ pub struct Group {
 pub struct History {
     pub steps: Vec<LoggedSteps>,
     pub tasks: Vec<Choices>,
+    /// Where the time went, and the seconds of which this is said; empty without `train --profile`.
+    pub times: Vec<TimeRow>,
+    pub timed: f64,
+}
+
+/// A part of a run that was timed.
+#[derive(Debug, Deserialize)]
+struct Timed {
+    seconds: f64,
+    rows: Vec<TimeRow>,
 }
 
 /// Some training steps, up to this one.
@@ -138,6 +149,11 @@ impl History {
             match value.get("event").and_then(|e| e.as_str()) {
                 Some("train") => history.steps.push(serde_json::from_value(value).map_err(bad)?),
                 Some("task") => history.tasks.push(serde_json::from_value(value).map_err(bad)?),
+                Some("profile") => {
+                    let Timed { seconds, rows } = serde_json::from_value(value).map_err(bad)?;
+                    history.timed += seconds;
+                    times::add(&mut history.times, rows);
+                }
                 _ => {}
             }
         }

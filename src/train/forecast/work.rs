@@ -1,9 +1,9 @@
 //! How much a run computes and moves.
 
-use super::steps;
 use crate::config::Config;
 use crate::config::schema::{Method as Name, Scenario};
-use crate::data::{Split, Task};
+use crate::data::{Split, Task, loader};
+use crate::error::Result;
 use crate::network::Model;
 use crate::prompts::Query;
 use crate::train::baselines;
@@ -141,4 +141,13 @@ impl Counted<'_> {
         });
         own.sum::<usize>() * config.continual.replay_batch_size * batch / config.train.per_device_batch_size
     }
+}
+
+/// Steps of a task with `images` images.
+pub fn steps(images: usize, epochs: usize, batch: usize, config: &Config) -> Result<usize> {
+    if config.method == Name::Ncm {
+        // Each image once.
+        return Ok(images.div_ceil(batch));
+    }
+    loader::steps_per_task(images, epochs, loader::task_batch(images, batch, config.data.partial_batch))
 }
