@@ -130,7 +130,7 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     let batch = each * ranks;
     let split = session::split(&config, &data, batch)?;
     let learned = session::train_tasks(&config, &split);
-    let epochs = if config.method == Name::Ncm { 1 } else { config.train.num_epochs };
+    let epochs = if config.method.takes_each_image_once() { 1 } else { config.train.num_epochs };
     let with_steps = |task: Task| {
         let cl = &config.continual;
         let review = scenario::replay_set(&data, &split, cl, config.seed, task.index)
@@ -145,6 +145,7 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     notes.extend(unused_images(&tasks, epochs, batch, &config));
     let mut small = if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
     let method = learner::planned(&config, dims, classes, &mut plan, purpose)?;
+    plan.check()?;
     let mut same_batch = config.clone();
     same_batch.train.eval_batch_size = each.min(config.train.eval_batch_size);
     learner::planned(&same_batch, dims, classes, &mut small, purpose)?;
@@ -202,7 +203,7 @@ fn fits(gpu: &PublishedGpu, bytes: usize, eval_batch_bytes: usize) -> Result<()>
 
 /// Steps of a task with `images` images.
 fn steps(images: usize, epochs: usize, batch: usize, config: &Config) -> Result<usize> {
-    if config.method == Name::Ncm {
+    if config.method.takes_each_image_once() {
         // Each image once.
         return Ok(images.div_ceil(batch));
     }
@@ -268,7 +269,7 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
     let whole = config.model.freeze_part.is_empty();
     let learns_below = whole || model.layout().entry.is_some();
     let backward = match (config.method, learns_below) {
-        (Name::Ncm, _) | (_, false) => 0.0,
+        (Name::Ncm | Name::Ranpac, _) | (_, false) => 0.0,
         _ => dense + 2.0 * mixed + if whole { dense + embed } else { 0.0 },
     };
     let by_query = model.prompts.query() == Query::Cls;
@@ -296,7 +297,7 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
     let total =
         (steps * batch + replayed) as f64 * train_image + tested as f64 * forward + queried as f64 * query;
     let wanted = &config.baselines;
-    let features = wanted.ncm || wanted.linear_probe || wanted.naive_head;
+    let features = wanted.ncm || wanted.linear_probe || wanted.naive_head || wanted.ranpac;
     let images = tasks.iter().map(|(task, _)| task.train.len()).sum::<usize>() + queried;
     let baselines =
         if features { images as f64 * plain } else { 0.0 } + if wanted.single_prompt { total } else { 0.0 };

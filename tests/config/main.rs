@@ -31,6 +31,7 @@ fn other_value(kind: KeyKind, now: &str) -> String {
         KeyKind::Word(words) => format!("{:?}", words.iter().find(|w| format!("{w:?}") != now).unwrap()),
         KeyKind::Texts => "[\"x\", \"y\"]".into(),
         KeyKind::Sizes | KeyKind::SizeOrSizes => "[3, 5]".into(),
+        KeyKind::Numbers => "[0.5, 3.0]".into(),
         KeyKind::Names => "[\"x\", \"7\"]".into(),
         KeyKind::Table(_) => unreachable!(),
     }
@@ -109,7 +110,7 @@ fn wrong_values_say_wanted_and_found() {
         ("seed = 1.5", "found `1.5`"),
         (
             "method = 'dualpromt'",
-            "one of `l2p`, `dualprompt`, `finetune`, `linear`, `ncm`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
+            "one of `l2p`, `dualprompt`, `finetune`, `linear`, `ncm`, `ranpac`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
         ),
         ("model.temperature = nan", "a finite number, found `nan`"),
         ("model.temperature = inf", "a finite number"),
@@ -189,7 +190,7 @@ fn every_key_has_a_comment_and_changes_the_hash() {
                 && l.contains(" = ")
         })
         .count();
-    assert_eq!(fields, paths.len() + 9, "nine of the fields are tables");
+    assert_eq!(fields, paths.len() + 10, "ten of the fields are tables");
     for ((path, key), (_, now)) in paths.iter().zip(&pairs) {
         assert!(!key.doc.is_empty() && key.doc.iter().all(|d| d.trim().len() > 3), "{path} has no comment");
         assert!(config.to_toml().contains(&format!("#{}\n", key.doc[0])), "{path}");
@@ -295,7 +296,7 @@ fn checks_name_keys_wanted_and_found() {
 #[test]
 fn methods_imply_values_and_say_so() {
     for (method, notes) in
-        [("finetune", 3), ("linear", 2), ("ncm", 2), ("dualprompt", 2), ("l2p", 0), ("joint", 1)]
+        [("finetune", 3), ("linear", 2), ("ncm", 2), ("ranpac", 3), ("dualprompt", 2), ("l2p", 0), ("joint", 1)]
     {
         let loaded = load_with_notes(
             None,
