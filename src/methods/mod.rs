@@ -4,14 +4,14 @@
 mod gradient;
 mod named;
 mod ncm;
-pub mod ranpac;
 mod ranks;
+pub mod ranpac;
 
 pub use gradient::Gradient;
 pub use named::Tensors;
 pub use ncm::{ClassMeans, Ncm};
-pub use ranpac::Ranpac;
 pub use ranks::Ranks;
+pub use ranpac::Ranpac;
 
 use crate::config::schema::{Config, Method as Name};
 use crate::device::Device;

@@ -50,7 +50,15 @@ impl Plan {
     /// A plan of the memory of a device.
     pub fn on(dev: &Device) -> Plan {
         let on_gpu = dev.gpu().is_some();
-        Plan { dev: dev.clone(), on_gpu, rows: Vec::new(), host_bytes: 0, group: "", dry: false, failure: None }
+        Plan {
+            dev: dev.clone(),
+            on_gpu,
+            rows: Vec::new(),
+            host_bytes: 0,
+            group: "",
+            dry: false,
+            failure: None,
+        }
     }
 
     /// A plan that only counts: its tensors have no memory behind them and must not be used.

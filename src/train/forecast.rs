@@ -9,7 +9,7 @@ use crate::device::published_gpus::PublishedGpu;
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::learner::{self, Purpose, backbone};
-use crate::methods::Ranks;
+use crate::methods::{Ranks, ranpac};
 use crate::network::Model;
 use crate::nn::vit::Dims;
 use crate::ops::gelu::GeluForm;
@@ -294,14 +294,37 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
     });
     let each = cl.replay_batch_size * batch / config.train.per_device_batch_size;
     let replayed = own.sum::<usize>() * each;
-    let total =
-        (steps * batch + replayed) as f64 * train_image + tested as f64 * forward + queried as f64 * query;
+    let ridge = ridge(config, model, tasks);
+    let own_ridge = if config.method == Name::Ranpac { ridge } else { 0.0 };
+    let images = tasks.iter().map(|(task, _)| task.train.len()).sum::<usize>() + queried;
+    let trained = if config.method.takes_each_image_once() {
+        (images - queried) as f64
+    } else {
+        (steps * batch + replayed) as f64
+    };
+    let total = trained * train_image + tested as f64 * forward + queried as f64 * query + own_ridge;
     let wanted = &config.baselines;
     let features = wanted.ncm || wanted.linear_probe || wanted.naive_head || wanted.ranpac;
-    let images = tasks.iter().map(|(task, _)| task.train.len()).sum::<usize>() + queried;
-    let baselines =
-        if features { images as f64 * plain } else { 0.0 } + if wanted.single_prompt { total } else { 0.0 };
+    let baselines = if features { images as f64 * plain } else { 0.0 }
+        + if wanted.single_prompt { total } else { 0.0 }
+        + if wanted.ranpac { ridge } else { 0.0 };
     FlopCount { train_image, test_image: forward, query, total, baselines }
+}
+
+/// The products of a ridge regression (`src/methods/ranpac`) on the tasks. Of n images of width L with M random features
+/// f are fitted: features 4 n L M, G n M², its factor M³ / 3, and to choose lambda with d the smaller of f and M, the
+/// images that are left r: a matrix d² M where it is not G, its band 2 d³, the answers 2 r d (d + M).
+fn ridge(config: &Config, model: &Model, tasks: &[(Task, usize)]) -> f64 {
+    let width = model.setup.dims.embed_dim;
+    let m = ranpac::features(config, width) as f64;
+    let of = |(task, _): &(Task, usize)| {
+        let (n, fitted) = (task.train.len() as f64, (task.train.len() * 4 / 5) as f64);
+        let d = fitted.min(m);
+        let matrix = if fitted <= m { d * d * m } else { 0.0 };
+        let choice = matrix + 2.0 * d.powi(3) + 2.0 * (n - fitted) * d * (d + m);
+        4.0 * n * width as f64 * m + n * m * m + m.powi(3) / 3.0 + choice
+    };
+    tasks.iter().map(of).sum()
 }
 
 /// Floating-point operations per second of this CPU in the largest matrix product of the network: the best of a few

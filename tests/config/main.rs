@@ -251,6 +251,12 @@ fn checks_name_keys_wanted_and_found() {
         ),
         (&["data.mixup_alpha=-1"], "data.mixup_alpha must be a finite number, 0 or more, found -1"),
         (&["data.cutmix_alpha=1", "method=ncm"], "must be 0 with method = \"ncm\""),
+        (&["data.mixup_alpha=1", "method=ranpac"], "must be 0 with method = \"ranpac\""),
+        (
+            &["ranpac.lambdas=[1.0, 0.0]"],
+            "ranpac.lambdas must be at least one finite number above 0, found [1.0, 0.0]",
+        ),
+        (&["ranpac.lambdas=[]"], "found []"),
         (&["train.num_epochs=0"], "train.num_epochs must be at least 1, found 0"),
         (&["train.per_device_batch_size=0"], "train.per_device_batch_size must be at least 1"),
         (&["continual.num_tasks=6"], "wants 12 classes, data.dataset = \"mnist_subset\" has 10"),
@@ -295,9 +301,15 @@ fn checks_name_keys_wanted_and_found() {
 
 #[test]
 fn methods_imply_values_and_say_so() {
-    for (method, notes) in
-        [("finetune", 3), ("linear", 2), ("ncm", 2), ("ranpac", 3), ("dualprompt", 2), ("l2p", 0), ("joint", 1)]
-    {
+    for (method, notes) in [
+        ("finetune", 3),
+        ("linear", 2),
+        ("ncm", 2),
+        ("ranpac", 2),
+        ("dualprompt", 2),
+        ("l2p", 0),
+        ("joint", 1),
+    ] {
         let loaded = load_with_notes(
             None,
             &["model.vit_classifier=prompt".into(), format!("method={method}")],

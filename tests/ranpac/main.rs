@@ -36,7 +36,8 @@ fn cases() -> Value {
     let own = folder().join("ranpac.json");
     let path = if own.exists() { own } else { folder().join("cases.json") };
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str::<Value>(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))["ranpac"].clone()
+    serde_json::from_str::<Value>(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))["ranpac"]
+        .clone()
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -80,7 +81,8 @@ impl Golden {
         let Some(m) = features.as_u64() else {
             return Projection::none(self.about["feature_width"].as_u64().expect("a width") as usize);
         };
-        let fits = |name: &&String| name.starts_with("in/W_rand") && self.npz.get(name).shape[1] == m as usize;
+        let fits =
+            |name: &&String| name.starts_with("in/W_rand") && self.npz.get(name).shape[1] == m as usize;
         let name = self.npz.arrays.keys().find(fits).expect("a random matrix of this width");
         Projection::given(tensor(self.npz.get(name)))
     }
@@ -169,7 +171,8 @@ fn golden_class_means() {
         features.data.chunks_exact(width).zip(labels).for_each(|(f, label)| means.add(label, f));
         seen += golden.per_task[t];
         tests.extend_from_slice(&golden.task(t, "test").0.data);
-        let scores: Vec<f64> = tests.chunks_exact(width).flat_map(|f| means.scores(f)[..seen].to_vec()).collect();
+        let scores: Vec<f64> =
+            tests.chunks_exact(width).flat_map(|f| means.scores(f)[..seen].to_vec()).collect();
         let wanted = golden.npz.get(&format!("simplecil/out/task{t}/test_logits"));
         worst = worst.max(relative_error(&scores, &wanted.data));
         assert!(worst < F64, "task {t}: {worst:e}");

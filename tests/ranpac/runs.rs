@@ -35,7 +35,7 @@ fn sums_do_not_depend_on_batches_and_ranks() {
     }
 }
 
-/// Without sums of many images in a step, a checkpoint in the middle of a task holds those gathered so far.
+/// A checkpoint in the middle of a task holds those gathered so far.
 #[test]
 fn a_killed_run_ends_with_the_same_bits_and_predicts() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -44,7 +44,8 @@ fn a_killed_run_ends_with_the_same_bits_and_predicts() {
     expect(run(&left_alone, &[], &[]), 0);
     let whole = start.elapsed();
     for part in [0.3, 0.5, 0.7] {
-        let mut child = run(&killed, &[], &["--resume"]).stderr(std::process::Stdio::null()).spawn().expect("a start");
+        let mut child =
+            run(&killed, &[], &["--resume"]).stderr(std::process::Stdio::null()).spawn().expect("a start");
         std::thread::sleep(whole.mul_f64(part));
         let _ = child.kill();
         child.wait().expect("an end");
@@ -53,7 +54,9 @@ fn a_killed_run_ends_with_the_same_bits_and_predicts() {
     same(&left_alone, &killed, "killed three times");
 
     let image = dir.path().join("image.png");
-    image::GrayImage::from_fn(28, 28, |x, y| image::Luma([((x * y) % 251) as u8])).save(&image).expect("a picture");
+    image::GrayImage::from_fn(28, 28, |x, y| image::Luma([((x * y) % 251) as u8]))
+        .save(&image)
+        .expect("a picture");
     let mut command = engine();
     command.args(["predict", "--json", "--device", "cpu", "--workdir"]).arg(&left_alone).arg(&image);
     let said = stdout(&command.output().expect("the program starts"));
@@ -64,12 +67,14 @@ fn a_killed_run_ends_with_the_same_bits_and_predicts() {
     expect(command, 0);
 }
 
-/// Training images are prepared like test images, and a note says so.
+/// Training images are prepared like test images; what does not fit into memory is refused before anything is read.
 #[test]
 fn augmentation_is_set_aside_and_a_plan_names_the_memory() {
     let dir = tempfile::tempdir().expect("a folder");
-    let said = expect(run(&dir.path().join("run"), &["data.augment=crop"], &["--dry-run"]), 0);
-    assert!(said.contains("sets data.augment"), "{said}");
+    let crop = ["data.augment=crop"];
+    let said = expect(run(&dir.path().join("run"), &crop, &["--print-config"]), 0);
+    assert!(said.contains("augment = \"none\"") && said.contains("random_features = 300"), "{said}");
+    let said = expect(run(&dir.path().join("run"), &crop, &["--dry-run"]), 0);
     assert!(said.contains("ridge regression"), "{said}");
     // Two matrices of 2,000,000 x 2,000,000 numbers.
     let said = expect(run(&dir.path().join("run"), &["ranpac.random_features=2000000"], &["--dry-run"]), 1);

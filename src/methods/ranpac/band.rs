@@ -2,7 +2,8 @@
 //! Then (A + λ I)⁻¹ Y = Q (T + λ I)⁻¹ Qᵀ Y, and a factor of the band costs next to nothing. Q is never stored: what it
 //! is applied to goes along.
 //! Source: Bischof, Lang and Sun 2000, "A framework for symmetric band reduction", with block reflectors in the form of
-//! Schreiber and Van Loan 1989. Takes n³ products and sums; a factor of A for each of 17 λ would take 17 n³ / 3.
+//! Schreiber and Van Loan 1989. Takes n³ products and as many sums; a factor of A for each
+//! of 17 λ would take 17 n³ / 6 of them.
 
 use crate::device::Device;
 use crate::error::Result;

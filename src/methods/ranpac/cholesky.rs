@@ -130,7 +130,8 @@ pub fn solve<T: Float>(l: &Tensor, x: &mut Tensor) -> Result<()> {
         let below = n - start - b;
         if below > 0 {
             sums.fill(0.0);
-            let (to, left) = ((sums.view_mut(), Layout::dense(b, c)), part(n, (start + b, start), (below, b)));
+            let (to, left) =
+                ((sums.view_mut(), Layout::dense(b, c)), part(n, (start + b, start), (below, b)));
             let rows = (x.view(), rows_of(start + b, below));
             matmul::backward_weight_acc(CPU, to, (l.view(), left), rows)?;
             subtract::<T>(x, start, &sums)?;

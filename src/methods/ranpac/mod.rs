@@ -57,7 +57,11 @@ impl Ranpac {
             m => {
                 let memory = zeros("random matrix", width, m);
                 // A plan that only counts has no memory.
-                if memory.capacity() == 0 { Projection::given(memory) } else { Projection::drawn(config.seed, memory) }
+                if memory.capacity() == 0 {
+                    Projection::given(memory)
+                } else {
+                    Projection::drawn(config.seed, memory)
+                }
             }
         };
         let head = zeros("head", m, classes);
@@ -109,8 +113,7 @@ fn host_dtype(model: DType) -> DType {
 /// All values of a saved tensor of any size.
 fn values(tensors: &Tensors, name: &str) -> Result<Vec<f64>> {
     let found = tensors.iter().find(|(n, ..)| n == name);
-    let (.., data) =
-        found.ok_or_else(|| Error::failed(format!("the checkpoint has no tensor `{name}`")))?;
+    let (.., data) = found.ok_or_else(|| Error::failed(format!("the checkpoint has no tensor `{name}`")))?;
     Ok(match data {
         TensorData::F32(values) => values.iter().map(|&v| f64::from(v)).collect(),
         TensorData::F64(values) => values.clone(),

@@ -184,7 +184,8 @@ impl Ridge {
             hidden.reshape([rows, m]);
             self.projection.columns(features.part(start * l, [rows, l]), 0, &mut hidden)?;
             let to = Layout { rows, cols: classes, offset: start * classes, stride: classes };
-            let (h, w) = ((hidden.view(), Layout::dense(rows, m)), (self.head.view(), Layout::dense(m, classes)));
+            let (h, w) =
+                ((hidden.view(), Layout::dense(rows, m)), (self.head.view(), Layout::dense(m, classes)));
             matmul::forward(CPU, (logits.view_mut(), to), h, w, Write::Set)?;
         }
         match self.head.dtype() {
@@ -265,7 +266,12 @@ impl Task<'_> {
     }
 
     /// Losses by a matrix of as many rows as images are fitted, K = H Hᵀ, which is computed in `work`.
-    fn losses_of_images<T: Float>(&mut self, fitted: usize, work: &mut Tensor, lambdas: &[f64]) -> Result<Vec<f64>> {
+    fn losses_of_images<T: Float>(
+        &mut self,
+        fitted: usize,
+        work: &mut Tensor,
+        lambdas: &[f64],
+    ) -> Result<Vec<f64>> {
         let (n, m, l) = (self.labels.len(), self.projection.features(), self.projection.width());
         let (dtype, rest) = (work.dtype(), n - fitted);
         work.reshape([fitted, fitted]);
@@ -275,7 +281,12 @@ impl Task<'_> {
             let columns = BLOCK.min(m - start);
             let mut h = Tensor::zeros([n, columns], dtype);
             self.projection.columns(self.features.part(0, [n, l]), start, &mut h)?;
-            let rows = |from: usize, rows: usize| Layout { rows, cols: columns, offset: from * columns, stride: columns };
+            let rows = |from: usize, rows: usize| Layout {
+                rows,
+                cols: columns,
+                offset: from * columns,
+                stride: columns,
+            };
             for from in (0..fitted).step_by(BLOCK) {
                 let to = BLOCK.min(fitted - from);
                 let part = Layout { rows: to, cols: from + to, offset: from * fitted, stride: fitted };
@@ -349,7 +360,11 @@ impl Task<'_> {
             let mut error = 0.0;
             for (i, &label) in labels.iter().enumerate() {
                 let row = &answers[i * c..(i + 1) * c];
-                error += row.iter().zip(classes).map(|(z, &k)| (z - f64::from(u8::from(k == label as usize))).powi(2)).sum::<f64>();
+                error += row
+                    .iter()
+                    .zip(classes)
+                    .map(|(z, &k)| (z - f64::from(u8::from(k == label as usize))).powi(2))
+                    .sum::<f64>();
                 // A class of which no image was fitted is answered with 0.
                 error += f64::from(u8::from(!classes.contains(&(label as usize))));
             }
