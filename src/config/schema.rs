@@ -267,9 +267,7 @@ Ranpac {
     /// M x M numbers are in memory.
     random_features: usize = 10_000,
     /// Candidates for lambda. Each task chooses by the squared error on the last fifth of its images.
-    lambdas: Vec<f64> = vec![
-        1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8,
-    ],
+    lambdas: Vec<f64> = powers_of_ten(),
 }
 }
 
@@ -368,6 +366,11 @@ Pretrain {
     /// Fraction of the target that is spread evenly over all classes.
     label_smoothing: f64 = 0.0,
 }
+}
+
+/// 10⁻⁸ to 10⁸, as RanPAC/RanPAC @ 012927f has them.
+fn powers_of_ten() -> Vec<f64> {
+    vec![1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8]
 }
 
 impl Continual {

@@ -491,7 +491,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     type Row =
         (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
     // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
-    let rows: [Row; 12] = [
+    let rows: [Row; 13] = [
         ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
         (
             "cifar100_l2p_official_v1",
@@ -547,6 +547,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
             Some(80_695),
             0.001875,
         ),
+        ("cifar100_ranpac", "pytorch", Class, 10, (5_000, 39), (5_000, 39), Some(390), 0.015),
         ("core50_l2p", "official", Domain, 8, (14_987, 585), (14_986, 585), Some(4_680), 0.015),
         // The classes per label set are drawn: 31.3 to 66 of 500 images each are expected.
         ("cifar100_gaussian_l2p", "official", Gaussian, 200, (0, 0), (0, 0), None, 0.015),

@@ -11,9 +11,11 @@ mod runs;
 use common::lanes::deep;
 use common::npz::{Array, Npz};
 use common::relative_error;
+use l2p_engine::device::{self, Device};
 use l2p_engine::methods::ClassMeans;
 use l2p_engine::methods::ranpac::{Projection, Ridge};
 use l2p_engine::rng::{Rng, Stream};
+use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -264,6 +266,24 @@ fn what_cannot_be_learned_is_refused_in_a_sentence() {
     let mut ridge = Ridge::on_host(projection, vec![1e-8], 6, DType::F64);
     let text = said(&mut ridge, &equal, &y);
     assert!(text.contains("positive definite") && text.contains("ranpac.lambdas"), "{text}");
+}
+
+/// Four tebibytes of sums.
+#[test]
+fn more_host_memory_than_is_free_is_refused() {
+    if device::available_memory().is_none() {
+        println!("skipped: free memory is not known on this system");
+        return;
+    }
+    let mut plan = Plan::dry(&Device::Cpu);
+    plan.group("ridge regression");
+    plan.on_host("gram", [1 << 20, 1 << 20], DType::F32);
+    let said = plan.check().expect_err("too little memory").to_string();
+    assert!(said.contains("ridge regression, gram") && said.contains("wants 4194304 MiB"), "{said}");
+    // A GPU elsewhere has a machine of its own around it.
+    let mut plan = Plan::dry_on_gpu();
+    plan.on_host("gram", [1 << 20, 1 << 20], DType::F32);
+    assert!(plan.check().is_ok() && plan.total_bytes() == 0);
 }
 
 /// The numbers of the random matrix: mean 0, variance 1, others for another seed, the same in both types.

@@ -1,6 +1,5 @@
 //! One factorisation for all λ of a ridge regression: a symmetric A is turned into a band by orthogonal maps, Qᵀ A Q = T.
-//! Then (A + λ I)⁻¹ Y = Q (T + λ I)⁻¹ Qᵀ Y, and a factor of the band costs next to nothing. Q is never stored: what it
-//! is applied to goes along.
+//! Then (A + λ I)⁻¹ Y = Q (T + λ I)⁻¹ Qᵀ Y, and a factor of the band costs next to nothing.
 //! Source: Bischof, Lang and Sun 2000, "A framework for symmetric band reduction", with block reflectors in the form of
 //! Schreiber and Van Loan 1989. Takes n³ products and as many sums; a factor of A for each
 //! of 17 λ would take 17 n³ / 6 of them.
@@ -23,6 +22,8 @@ pub struct Band {
     width: usize,
     /// (n, width + 1): row i is T[i, i - width ..= i].
     rows: Vec<f64>,
+    /// C of every block reflector, in order.
+    inner: Vec<Tensor>,
 }
 
 /// Block reflector I - V C Vᵀ of one panel.
@@ -54,12 +55,13 @@ fn dense(x: &Tensor) -> (View<'_>, Layout) {
 }
 
 impl Band {
-    /// Reduces `a` (n, n), of which both triangles are read and nothing remains. `y` (n, c) becomes Qᵀ y, `k` (r, n)
-    /// becomes k Q.
+    /// Reduces `a` (n, n), of which both triangles are read. `y` (n, c) becomes Qᵀ y. Below the band of `a` is then what
+    /// [`Band::turn_back`] needs.
     ///
     /// # Errors
     /// `Error::Shape` if one of them is of another type than `T`.
-    pub fn reduce<T: Float>(a: &mut Tensor, y: &mut Tensor, k: &mut Tensor) -> Result<Band> {
+    pub fn reduce<T: Float>(a: &mut Tensor, y: &mut Tensor) -> Result<Band> {
+        let mut inner = Vec::new();
         let n = a.dims()[0];
         let width = WIDTH.min(n.saturating_sub(1));
         for start in (0..n).step_by(width.max(1)) {
@@ -70,8 +72,8 @@ impl Band {
             }
             let reflector = panel::<T>(a, start, width)?;
             two_sided::<T>(a, first, &reflector)?;
-            from_left::<T>(y, first, &reflector)?;
-            from_right::<T>(k, first, &reflector)?;
+            apply::<T>(y, first, &reflector, true)?;
+            inner.push(reflector.c);
         }
         let a = a.view().get::<T>("band", "a")?;
         let mut rows = vec![0.0; n * (width + 1)];
@@ -80,7 +82,20 @@ impl Band {
                 *value = a[i * n + i + at - width].to_f64();
             }
         }
-        Ok(Band { n, width, rows })
+        Ok(Band { n, width, rows, inner })
+    }
+
+    /// z ← Q z for `z` (n, c); `a`: as [`Band::reduce`] left it.
+    ///
+    /// # Errors
+    /// `Error::Shape` if one of them is of another type than `T`.
+    pub fn turn_back<T: Float>(&self, a: &Tensor, z: &mut Tensor) -> Result<()> {
+        for (number, c) in self.inner.iter().enumerate().rev() {
+            let start = number * self.width;
+            let reflector = Reflector { v: saved_panel::<T>(a, start, self.width)?, c: c.clone() };
+            apply::<T>(z, start + self.width, &reflector, false)?;
+        }
+        Ok(())
     }
 
     /// (T + λ I)⁻¹ y for `y` (n, c); `None` if T + λ I is not positive definite to rounding.
@@ -171,7 +186,8 @@ fn panel<T: Float>(a: &mut Tensor, start: usize, width: usize) -> Result<Reflect
     }
     for (i, row) in r.chunks_exact(width).enumerate() {
         for (c, &value) in row.iter().enumerate() {
-            a[(first + i) * n + start + c] = if i > c { T::ZERO } else { value };
+            // The place of a zero keeps the reflector.
+            a[(first + i) * n + start + c] = if i > c && c < p { v[i * p + c] } else { value };
         }
     }
     let v = Tensor::from_vec(v, [m, p]);
@@ -214,24 +230,33 @@ fn two_sided<T: Float>(a: &mut Tensor, first: usize, by: &Reflector) -> Result<(
     matmul::backward_input(CPU, (a.view_mut(), corner), dense(&left), dense(&right), Write::Add)
 }
 
-/// y₂ ← Hᵀ y₂ = y₂ - V Cᵀ Vᵀ y₂ for the rows of `y` from `first` on.
-fn from_left<T: Float>(y: &mut Tensor, first: usize, by: &Reflector) -> Result<()> {
+/// V of the panel that begins at column `start`, where [`panel`] has kept it.
+fn saved_panel<T: Float>(a: &Tensor, start: usize, width: usize) -> Result<Tensor> {
+    let (n, first) = (a.dims()[0], start + width);
+    let (m, p) = (n - first, width.min(n - first));
+    let a = a.view().get::<T>("band", "a")?;
+    let mut v = vec![T::ZERO; m * p];
+    for (i, row) in v.chunks_exact_mut(p).enumerate() {
+        let below = i.min(p);
+        row[..below].copy_from_slice(&a[(first + i) * n + start..][..below]);
+        if i < p {
+            row[i] = T::ONE;
+        }
+    }
+    Ok(Tensor::from_vec(v, [m, p]))
+}
+
+/// y₂ ← H y₂ = y₂ - V C Vᵀ y₂ for the rows of `y` from `first` on; Hᵀ y₂, with Cᵀ, if `transposed`.
+fn apply<T: Float>(y: &mut Tensor, first: usize, by: &Reflector, transposed: bool) -> Result<()> {
     let (c, dtype) = (y.dims()[1], y.dtype());
     let rows = Layout { rows: by.v.dims()[0], cols: c, offset: first * c, stride: c };
     let inner = transposed_product(dense(&by.v), (y.view(), rows), dtype)?;
-    let mut inner = transposed_product(dense(&by.c), dense(&inner), dtype)?;
+    let mut inner = match transposed {
+        true => transposed_product(dense(&by.c), dense(&inner), dtype)?,
+        false => product(dense(&by.c), dense(&inner), dtype)?,
+    };
     negate::<T>(&mut inner)?;
     matmul::forward(CPU, (y.view_mut(), rows), dense(&by.v), dense(&inner), Write::Add)
-}
-
-/// k₂ ← k₂ H = k₂ - k₂ V C Vᵀ for the columns of `k` from `first` on.
-fn from_right<T: Float>(k: &mut Tensor, first: usize, by: &Reflector) -> Result<()> {
-    let dtype = k.dtype();
-    let columns = Layout::dense(k.dims()[0], k.dims()[1]).columns(first, by.v.dims()[0]);
-    let inner = product((k.view(), columns), dense(&by.v), dtype)?;
-    let mut inner = product(dense(&inner), dense(&by.c), dtype)?;
-    negate::<T>(&mut inner)?;
-    matmul::backward_input(CPU, (k.view_mut(), columns), dense(&inner), dense(&by.v), Write::Add)
 }
 
 fn negate<T: Float>(x: &mut Tensor) -> Result<()> {
@@ -260,11 +285,13 @@ mod tests {
                 }
             }
             let tensor = |values: &[f64], shape: [usize; 2]| Tensor::from_f64(values, shape, DType::F64);
-            let (mut qy, mut kq) = (tensor(&y, [n, c]), tensor(&k, [r, n]));
-            let band = Band::reduce::<f64>(&mut tensor(&a, [n, n]), &mut qy, &mut kq).unwrap();
+            let (mut reduced, mut qy) = (tensor(&a, [n, n]), tensor(&y, [n, c]));
+            let band = Band::reduce::<f64>(&mut reduced, &mut qy).unwrap();
             for lambda in [0.3, 50.0] {
                 let z = band.solve(lambda, &qy.to_f64()).expect("positive definite");
-                let got = product(dense(&kq), dense(&tensor(&z, [n, c])), DType::F64).unwrap().to_f64();
+                let mut z = tensor(&z, [n, c]);
+                band.turn_back::<f64>(&reduced, &mut z).unwrap();
+                let got = product(dense(&tensor(&k, [r, n])), dense(&z), DType::F64).unwrap().to_f64();
                 let mut shifted = a.clone();
                 (0..n).for_each(|i| shifted[i * n + i] += lambda);
                 let (mut l, mut x) = (tensor(&shifted, [n, n]), tensor(&y, [n, c]));

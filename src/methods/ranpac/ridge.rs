@@ -334,44 +334,58 @@ impl Task<'_> {
         &self,
         a: &mut Tensor,
         mut targets: Tensor,
-        mut tested: Tensor,
+        tested: Tensor,
         classes: &[usize],
         lambdas: &[f64],
     ) -> Result<Vec<f64>> {
         let (d, c, rest, dtype) = (targets.dims()[0], classes.len(), tested.dims()[0], a.dtype());
         mirror::<T>(a)?;
-        let band = Band::reduce::<T>(a, &mut targets, &mut tested)?;
+        let band = Band::reduce::<T>(a, &mut targets)?;
         let targets = targets.to_f64();
         let solved: Vec<Option<Vec<f64>>> =
             lambdas.par_iter().map(|&lambda| band.solve(lambda, &targets)).collect();
-        let labels = &self.labels[self.labels.len() - rest..];
-        let numbers = (rest * self.classes) as f64;
-        let mut losses = Vec::with_capacity(lambdas.len());
-        for solution in solved {
-            let Some(solution) = solution else {
-                losses.push(f64::INFINITY);
-                continue;
-            };
-            let w = Tensor::from_f64(&solution, [d, c], dtype);
-            let mut answers = Tensor::zeros([rest, c], dtype);
-            let (x, w) = ((tested.view(), Layout::dense(rest, d)), (w.view(), Layout::dense(d, c)));
-            matmul::forward(CPU, (answers.view_mut(), Layout::dense(rest, c)), x, w, Write::Set)?;
-            let answers = answers.to_f64();
-            let mut error = 0.0;
-            for (i, &label) in labels.iter().enumerate() {
-                let row = &answers[i * c..(i + 1) * c];
-                error += row
-                    .iter()
-                    .zip(classes)
-                    .map(|(z, &k)| (z - f64::from(u8::from(k == label as usize))).powi(2))
-                    .sum::<f64>();
-                // A class of which no image was fitted is answered with 0.
-                error += f64::from(u8::from(!classes.contains(&(label as usize))));
-            }
-            let loss = error / numbers;
-            losses.push(if loss.is_finite() { loss } else { f64::INFINITY });
+        // Side by side, so that each product is made once.
+        let found: Vec<&Vec<f64>> = solved.iter().flatten().collect();
+        let columns = found.len() * c;
+        let mut w = Vec::with_capacity(d * columns);
+        for i in 0..d {
+            found.iter().for_each(|z| w.extend(z[i * c..(i + 1) * c].iter().map(|&z| T::of(z))));
         }
-        Ok(losses)
+        let mut w = Tensor::from_vec(w, [d, columns]);
+        band.turn_back::<T>(a, &mut w)?;
+        let mut answers = Tensor::zeros([rest, columns], dtype);
+        let (x, w) = ((tested.view(), Layout::dense(rest, d)), (w.view(), Layout::dense(d, columns)));
+        matmul::forward(CPU, (answers.view_mut(), Layout::dense(rest, columns)), x, w, Write::Set)?;
+        let answers = answers.view().get::<T>("ranpac", "answers")?;
+        let mut number = 0;
+        let losses = solved.iter().map(|solution| {
+            if solution.is_none() {
+                return f64::INFINITY;
+            }
+            number += 1;
+            let own = (number - 1) * c..number * c;
+            let rows = answers.chunks_exact(columns.max(1)).map(|row| &row[own.clone()]);
+            let loss = self.squared_error(rows, classes) / (rest * self.classes) as f64;
+            if loss.is_finite() { loss } else { f64::INFINITY }
+        });
+        Ok(losses.collect())
+    }
+
+    /// Sum over the last images, one for each of `answers`, and over all classes of the squared error; each answer has
+    /// a number for each of `classes`, the other classes are answered with 0.
+    fn squared_error<'a, T: Float>(
+        &self,
+        answers: impl ExactSizeIterator<Item = &'a [T]>,
+        classes: &[usize],
+    ) -> f64 {
+        let labels = &self.labels[self.labels.len() - answers.len()..];
+        let of = |(row, &label): (&[T], &u32)| {
+            let label = label as usize;
+            let target = |class: usize| f64::from(u8::from(class == label));
+            let known = row.iter().zip(classes).map(|(z, &class)| (z.to_f64() - target(class)).powi(2));
+            known.sum::<f64>() + f64::from(u8::from(!classes.contains(&label)))
+        };
+        answers.zip(labels).map(of).sum()
     }
 }
 
