@@ -17,8 +17,8 @@ pub const SMALL: &[&str] = &[
 
 /// The number that `SMALL` gives a key.
 pub fn small(key: &str) -> usize {
-    let values = SMALL.iter().filter_map(|set| set.strip_prefix(key)?.strip_prefix('='));
-    values.last().expect("a key of SMALL").parse().expect("a number")
+    let mut values = SMALL.iter().filter_map(|set| set.strip_prefix(key)?.strip_prefix('='));
+    values.next_back().expect("a key of SMALL").parse().expect("a number")
 }
 
 pub fn engine() -> Command {

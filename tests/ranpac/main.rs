@@ -4,6 +4,7 @@
 //! The fixtures are described in `tests/fixtures/golden_methods/README.md`. `L2P_GOLDEN_METHODS_DIR` points these tests
 //! at another folder of the same format.
 
+mod algebra;
 #[path = "../common/mod.rs"]
 mod common;
 mod runs;
@@ -314,16 +315,13 @@ fn the_random_matrix_is_standard_normal_and_follows_the_seed() {
     assert_ne!(w, matrix(2, DType::F64));
 }
 
-/// How long a task takes beside its products alone.
+/// How long a task takes, for `docs/results.md`.
 #[test]
 fn deep_time_of_a_large_task() {
     if !deep("the time of ridge regression on 5,000 images") {
         return;
     }
-    let size = |name: &str, otherwise: usize| {
-        std::env::var(name).ok().map_or(otherwise, |text| text.parse().expect("a size"))
-    };
-    let (n, width, m) = (size("N", 5000), 768, size("M", 2000));
+    let (n, width, m) = (5000, 768, 2000);
     let classes: Vec<u32> = (0..100).collect();
     let (f, y) = drawn(n, width, &classes, 1, DType::F32);
     let projection = Projection::drawn(1, Tensor::zeros([width, m], DType::F32));

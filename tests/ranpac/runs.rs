@@ -86,7 +86,7 @@ fn deep_other_scenarios_and_no_projection() {
     let dir = tempfile::tempdir().expect("a folder");
     let kinds: [&[&str]; 3] = [
         &["ranpac.random_features=0"],
-        &["continual.scenario=joint"],
+        &["continual.scenario=joint", "ranpac.random_features=100"],
         &["precision=f64", "ranpac.lambdas=[1, 100]"],
     ];
     for (i, sets) in kinds.iter().enumerate() {

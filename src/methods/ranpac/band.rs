@@ -13,7 +13,7 @@ use crate::tensor::{DType, Tensor, View};
 const CPU: &Device = &Device::Cpu;
 
 /// Diagonals below the main one that are left.
-const WIDTH: usize = 64;
+pub const WIDTH: usize = 64;
 
 /// A symmetric band T in f64.
 #[derive(Debug)]
@@ -262,49 +262,4 @@ fn apply<T: Float>(y: &mut Tensor, first: usize, by: &Reflector, transposed: boo
 fn negate<T: Float>(x: &mut Tensor) -> Result<()> {
     x.view_mut().get::<T>("band", "x")?.iter_mut().for_each(|x| *x = -*x);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::cholesky;
-    use super::*;
-    use crate::rng::{Rng, Stream};
-
-    /// Answers k (A + λ I)⁻¹ y through the band beside those of a factor of the whole matrix, for sizes around the width.
-    #[test]
-    fn the_band_answers_as_the_whole_matrix() {
-        for n in [1, 2, 3, WIDTH, WIDTH + 1, WIDTH + 2, 2 * WIDTH + 1, 3 * WIDTH + 17] {
-            let (c, r) = (2, 3);
-            let mut rng = Rng::new(9, Stream::Test, n as u64);
-            let mut draw = |n: usize| (0..n).map(|_| rng.normal()).collect::<Vec<f64>>();
-            let (root, y, k) = (draw(n * n), draw(n * c), draw(r * n));
-            let mut a = vec![0.0; n * n];
-            for i in 0..n {
-                for j in 0..n {
-                    a[i * n + j] = (0..n).map(|k| root[i * n + k] * root[j * n + k]).sum::<f64>();
-                }
-            }
-            let tensor = |values: &[f64], shape: [usize; 2]| Tensor::from_f64(values, shape, DType::F64);
-            let (mut reduced, mut qy) = (tensor(&a, [n, n]), tensor(&y, [n, c]));
-            let band = Band::reduce::<f64>(&mut reduced, &mut qy).unwrap();
-            for lambda in [0.3, 50.0] {
-                let z = band.solve(lambda, &qy.to_f64()).expect("positive definite");
-                let mut z = tensor(&z, [n, c]);
-                band.turn_back::<f64>(&reduced, &mut z).unwrap();
-                let got = product(dense(&tensor(&k, [r, n])), dense(&z), DType::F64).unwrap().to_f64();
-                let mut shifted = a.clone();
-                (0..n).for_each(|i| shifted[i * n + i] += lambda);
-                let (mut l, mut x) = (tensor(&shifted, [n, n]), tensor(&y, [n, c]));
-                assert!(cholesky::factorize::<f64>(&mut l).unwrap());
-                cholesky::solve::<f64>(&l, &mut x).unwrap();
-                let wanted = product(dense(&tensor(&k, [r, n])), dense(&x), DType::F64).unwrap().to_f64();
-                let scale = wanted.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-                for (got, wanted) in got.iter().zip(&wanted) {
-                    let error = (got - wanted).abs() / scale;
-                    assert!(error < 1e-10, "{n} rows, lambda {lambda}: {got} beside {wanted}");
-                }
-            }
-            assert!(band.solve(-1e9, &qy.to_f64()).is_none());
-        }
-    }
 }

@@ -4,8 +4,8 @@
 //! The features of a task are gathered step by step; when the task ends they are added to the sums and the head is solved
 //! for. Rank 0 does that for all: the others only gather and answer. The CPU does it on every device.
 
-mod band;
-mod cholesky;
+pub mod band;
+pub mod cholesky;
 mod projection;
 mod ridge;
 
