@@ -14,14 +14,16 @@ fn run(workdir: &Path, sets: &[&str], more: &[&str]) -> std::process::Command {
     train(workdir, &args)
 }
 
-/// The method has seen every image of a task once and in one order, however many a step and a rank take; the baseline
-/// of the same name learns the same, and both beat chance by far.
+/// The method has seen every image of a task once and in one order, however many a step and a rank take, on any number
+/// of threads; the baseline of the same name learns the same, and both beat chance by far.
 #[test]
-fn sums_do_not_depend_on_batches_and_ranks() {
+fn sums_do_not_depend_on_batches_ranks_and_threads() {
     let dir = tempfile::tempdir().expect("a folder");
-    let learned = |name: &str, batch: usize, ranks: &str| {
+    let learned = |name: &str, batch: usize, ranks: &str, threads: &str| {
         let (workdir, batch) = (dir.path().join(name), format!("train.per_device_batch_size={batch}"));
-        expect(run(&workdir, &[&batch], &["--ranks", ranks]), 0);
+        let mut command = run(&workdir, &[&batch], &["--ranks", ranks]);
+        command.env("RAYON_NUM_THREADS", threads);
+        expect(command, 0);
         let (bytes, _, results, _) = outcome(&workdir);
         let [own, baseline] = [&results["per_image"], &results["baselines"]["ranpac"]];
         assert_eq!(own["accuracy_matrix"], baseline["accuracy_matrix"], "{name}");
@@ -29,9 +31,11 @@ fn sums_do_not_depend_on_batches_and_ranks() {
         assert!(accuracy > 0.5, "{name}: {accuracy}");
         bytes
     };
-    let wanted = learned("batches of 16", 16, "1");
-    for (name, batch, ranks) in [("7", 7, "1"), ("2 ranks", 39, "2")] {
-        assert!(learned(name, batch, ranks) == wanted, "{name}: other sums");
+    let wanted = learned("batches of 16", 16, "1", "2");
+    for (name, batch, ranks, threads) in
+        [("7", 7, "1", "2"), ("2 ranks", 39, "2", "2"), ("1 thread", 16, "1", "1")]
+    {
+        assert!(learned(name, batch, ranks, threads) == wanted, "{name}: other sums");
     }
 }
 
