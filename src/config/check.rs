@@ -124,6 +124,7 @@ impl Config {
             ("prompt_pool.top_k", pool.top_k),
             ("prompt_pool.vote_group", pool.vote_group),
             ("g_prompt.g_prompt_length", g.g_prompt_length),
+            ("ranpac.random_features", self.ranpac.random_features),
             ("optim.lr_batch", optim.lr_batch),
             ("pretrain.patch_size", pre.patch_size),
             ("pretrain.embed_dim", pre.embed_dim),
@@ -160,6 +161,10 @@ impl Config {
         ] {
             c.float(key, value, from_zero, |v| v >= 0.0);
         }
+        let lambdas = &self.ranpac.lambdas;
+        c.unless(!lambdas.is_empty() && lambdas.iter().all(|l| *l > 0.0 && l.is_finite()), || {
+            format!("ranpac.lambdas must be at least one finite number above 0, found {lambdas:?}")
+        });
         let below_one = "0 or more and below 1";
         for (key, value) in [
             ("model.layer_norm_eps", model.layer_norm_eps),
@@ -253,7 +258,7 @@ impl Config {
                     "method = \"dualprompt\" needs prompt_pool.use_prefix_tune_for_e_prompt = true, found false".into()
                 });
             }
-            Method::FineTune | Method::Linear | Method::Ncm => {
+            Method::FineTune | Method::Linear | Method::Ncm | Method::Ranpac => {
                 c.unless(pool.pool_size == 0, || {
                     format!(
                         "method = \"{method}\" has no prompts and needs prompt_pool.pool_size = 0, found {}",

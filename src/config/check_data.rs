@@ -90,7 +90,8 @@ impl Config {
             )
         });
         self.check_replay(c);
-        c.unless(!cl.weights_transfer || scenario == Scenario::Class && !matches!(self.method, Method::Joint | Method::Ncm), || {
+        let never_again = self.method == Method::Joint || self.method.takes_each_image_once();
+        c.unless(!cl.weights_transfer || scenario == Scenario::Class && !never_again, || {
             format!("continual.weights_transfer = true needs scenario = \"class\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
         });
         c.unless(!cl.transfer_kernel_only || cl.weights_transfer, || {
@@ -124,8 +125,9 @@ impl Config {
         c.unless((per_class > 0) == (review > 0 || replayed > 0), || {
             format!("continual.replay_per_class = {per_class} keeps images for continual.replay_batch_size = {replayed} or continual.num_review_epochs = {review}: wanted it above 0 where one of them is, and 0 otherwise")
         });
+        let never_again = self.method == Method::Joint || self.method.takes_each_image_once();
         let by_task = !matches!(scenario, Scenario::Joint | Scenario::GaussianOnce | Scenario::Stream);
-        c.unless(per_class == 0 || by_task && !matches!(self.method, Method::Joint | Method::Ncm), || {
+        c.unless(per_class == 0 || by_task && !never_again, || {
             format!("continual.replay_per_class above 0 needs scenario = \"class\", \"domain\" or \"gaussian\" and a method that learns task after task, found \"{scenario}\" and method = \"{}\"", self.method)
         });
         c.unless(!cl.replay_reverse_mask || cl.replay_no_mask && !cl.replay_include_new_task, || {
@@ -194,8 +196,9 @@ impl Config {
         } else {
             c.float("data.rand_augment_magnitude", magnitude, "at most 1", |v| v <= 1.0);
         }
-        c.unless(!data.is_mixed() || self.method != Method::Ncm, || {
-            "data.mixup_alpha and data.cutmix_alpha must be 0 with method = \"ncm\", which takes means of classes".into()
+        let method = self.method;
+        c.unless(!data.is_mixed() || !method.takes_each_image_once(), || {
+            format!("data.mixup_alpha and data.cutmix_alpha must be 0 with method = \"{method}\", which sums over the images of a class")
         });
     }
 }

@@ -52,9 +52,18 @@ words! {
         Linear = "linear",
         /// Nearest class mean of the frozen features; nothing learns by gradient.
         Ncm = "ncm",
+        /// Ridge regression on random features of the frozen backbone; nothing learns by gradient.
+        Ranpac = "ranpac",
         /// The word of earlier versions for `continual.scenario = "joint"`; see `Config::understand_joint`.
         Joint = "joint",
     } default L2p
+}
+
+impl Method {
+    /// Whether it takes each training image once, prepared like a test image, and learns nothing by gradient.
+    pub fn takes_each_image_once(self) -> bool {
+        matches!(self, Method::Ncm | Method::Ranpac)
+    }
 }
 
 words! {

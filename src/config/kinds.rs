@@ -14,6 +14,8 @@ pub enum KeyKind {
     Word(&'static [&'static str]),
     Texts,
     Sizes,
+    /// A list of finite numbers.
+    Numbers,
     /// One whole number, or a list of them.
     SizeOrSizes,
     /// A list of names and whole numbers, or one of them.
@@ -33,6 +35,7 @@ impl KeyKind {
             KeyKind::Word(words) => format!("one of {}", quoted(words)),
             KeyKind::Texts => "a list of texts such as [\"encoder\", \"cls\"]".into(),
             KeyKind::Sizes => "a list of whole numbers such as [0, 1]".into(),
+            KeyKind::Numbers => "a list of finite numbers such as [0.1, 10]".into(),
             KeyKind::SizeOrSizes => "a whole number or a list of them such as [50, 10, 10]".into(),
             KeyKind::Names => "a list of names or numbers such as [\"cat\", 7], or the path of a file".into(),
             KeyKind::Table(_) => "a table".into(),
@@ -58,7 +61,7 @@ macro_rules! fields {
     ($($ty:ty => $kind:ident),+ $(,)?) => { $(impl Field for $ty { const KIND: KeyKind = KeyKind::$kind; })+ };
 }
 fields!(bool => Bool, usize => Size, u64 => Seed, f64 => Number, String => Text,
-        Vec<String> => Texts, Vec<usize> => Sizes);
+        Vec<String> => Texts, Vec<usize> => Sizes, Vec<f64> => Numbers);
 
 /// `a`, `b`, `c`.
 pub(super) fn quoted(names: &[&str]) -> String {

@@ -294,6 +294,7 @@ fn convert(kind: KeyKind, found: &DeValue) -> std::result::Result<Value, String>
         (KeyKind::Sizes | KeyKind::SizeOrSizes, DeValue::Array(items)) => {
             list(items, KeyKind::Size).ok_or_else(wrong)
         }
+        (KeyKind::Numbers, DeValue::Array(items)) => list(items, KeyKind::Number).ok_or_else(wrong),
         (KeyKind::SizeOrSizes, DeValue::Integer(_)) => convert(KeyKind::Size, found).map_err(|_| wrong()),
         (KeyKind::Names, DeValue::Array(items)) => {
             let name = |item: &Spanned<DeValue>| match item.get_ref() {

@@ -1,6 +1,6 @@
 //! The keys whose value follows from the method, and the part of a configuration that makes a run what it is.
 
-use super::schema::{Baselines, Classifier, Config, Method, Scenario, TaskSizes};
+use super::schema::{Augment, Baselines, Classifier, Config, Method, Scenario, TaskSizes};
 
 /// The keys and tables that [`Config::identity`] leaves out.
 const FREE: [&str; 8] = [
@@ -31,7 +31,7 @@ impl Config {
         let method = self.method;
         let because = format!("method = \"{method}\"");
         match method {
-            Method::FineTune | Method::Linear | Method::Ncm => {
+            Method::FineTune | Method::Linear | Method::Ncm | Method::Ranpac => {
                 imply(&mut notes, &because, "prompt_pool.pool_size", &mut self.prompt_pool.pool_size, 0);
                 imply(
                     &mut notes,
@@ -48,6 +48,9 @@ impl Config {
                 self.imply_token(&mut notes, &because);
             }
             Method::L2p | Method::Joint => {}
+        }
+        if method == Method::Ranpac {
+            self.imply_test_transform(&mut notes, &because);
         }
         if method == Method::FineTune {
             imply(&mut notes, &because, "model.freeze_part", &mut self.model.freeze_part, Vec::new());
@@ -96,6 +99,16 @@ impl Config {
         ))
     }
 
+    /// Training images are prepared like test images.
+    fn imply_test_transform(&mut self, notes: &mut Vec<String>, because: &str) {
+        let data = &mut self.data;
+        imply(notes, because, "data.augment", &mut data.augment, Augment::None);
+        imply(notes, because, "data.jpeg_reencode", &mut data.jpeg_reencode, false);
+        imply(notes, because, "data.rand_augment_layers", &mut data.rand_augment_layers, 0);
+        imply(notes, because, "data.color_jitter", &mut data.color_jitter, 0.0);
+        imply(notes, because, "data.erase_probability", &mut data.erase_probability, 0.0);
+    }
+
     /// Without prompt tokens in the sequence the class token is what there is to classify.
     fn imply_token(&mut self, notes: &mut Vec<String>, because: &str) {
         let classifier = &mut self.model.vit_classifier;
@@ -137,6 +150,6 @@ fn imply<T: PartialEq + std::fmt::Debug>(
 impl Baselines {
     /// Whether any baseline is asked for.
     pub fn any(&self) -> bool {
-        self.ncm || self.linear_probe || self.naive_head || self.single_prompt
+        self.ncm || self.linear_probe || self.naive_head || self.ranpac || self.single_prompt
     }
 }

@@ -57,6 +57,8 @@ Config {
     prompt_pool: PromptPool = PromptPool::default(),
     /// General prompts, the same for every image and task (DualPrompt).
     g_prompt: GPrompt = GPrompt::default(),
+    /// Ridge regression on random features (RanPAC).
+    ranpac: Ranpac = Ranpac::default(),
     /// The optimizer and its learning rate.
     optim: Optim = Optim::default(),
     /// Batches, epochs, checkpoints.
@@ -259,6 +261,17 @@ GPrompt {
 }
 
 table! {
+/// Ridge regression on random features (RanPAC).
+Ranpac {
+    /// M, the random features h = relu(f W) of an image; W is drawn by the seed of the run. 0: h = f. Two matrices of
+    /// M x M numbers are in memory.
+    random_features: usize = 10_000,
+    /// Candidates for lambda. Each task chooses by the squared error on the last fifth of its images.
+    lambdas: Vec<f64> = powers_of_ten(),
+}
+}
+
+table! {
 /// The optimizer and its learning rate.
 Optim {
     /// The update rule.
@@ -323,6 +336,8 @@ Baselines {
     linear_probe: bool = true,
     /// A head trained naively, task after task, on the frozen features.
     naive_head: bool = true,
+    /// Ridge regression on random features of the frozen backbone; `[ranpac]` has its settings.
+    ranpac: bool = false,
     /// Trains once more with a single prompt: as long as the run itself.
     single_prompt: bool = false,
 }
@@ -351,6 +366,11 @@ Pretrain {
     /// Fraction of the target that is spread evenly over all classes.
     label_smoothing: f64 = 0.0,
 }
+}
+
+/// 10⁻⁸ to 10⁸, as RanPAC/RanPAC @ 012927f has them.
+fn powers_of_ten() -> Vec<f64> {
+    vec![1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8]
 }
 
 impl Continual {

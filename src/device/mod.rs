@@ -2,6 +2,7 @@
 
 mod cuda;
 pub mod embedded;
+mod host;
 mod kernel;
 pub mod published_gpus;
 pub mod range;
@@ -10,6 +11,7 @@ pub use cuda::{
     Event, Gpu, GpuMemory, Graph, NcclComm, NcclId, Pinned, ScratchBuffer, StreamKind, Watch, nccl_version,
     probe,
 };
+pub use host::available_memory;
 pub use kernel::{Arg, Argument, Cell, ElementType, Grid, Kernel};
 pub(crate) use kernel::{args, kernel, vectors};
 pub use range::range;

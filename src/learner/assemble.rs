@@ -189,6 +189,7 @@ pub fn fitting_device(
     };
     let mut plan = Plan::dry(&choice.device);
     planned(&config, dims, classes, &mut plan, purpose)?;
+    plan.check()?;
     let (device, note) = choice.fitting(plan.total_bytes())?;
     if let Some(note) = note {
         crate::output::say(&note);

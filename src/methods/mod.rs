@@ -5,11 +5,13 @@ mod gradient;
 mod named;
 mod ncm;
 mod ranks;
+pub mod ranpac;
 
 pub use gradient::Gradient;
 pub use named::Tensors;
 pub use ncm::{ClassMeans, Ncm};
 pub use ranks::Ranks;
+pub use ranpac::Ranpac;
 
 use crate::config::schema::{Config, Method as Name};
 use crate::device::Device;
@@ -46,6 +48,15 @@ pub trait Method {
     /// Waits for the steps that have not been reported yet.
     fn settle(&mut self, _dev: &Device) -> Result<Vec<StepStats>> {
         Ok(Vec::new())
+    }
+
+    /// After the last step of a task and before it is tested. A run that goes on from a checkpoint behind that moment
+    /// calls it again, and then nothing may change.
+    ///
+    /// # Errors
+    /// `Error::Failed` if nothing can be made of what was learned.
+    fn end_task(&mut self) -> Result<()> {
+        Ok(())
     }
 
     /// Features of the frozen backbone, (B, C): no image's features ever change, so they are computed
@@ -97,6 +108,7 @@ pub trait Method {
 pub fn build(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Box<dyn Method> {
     match config.method {
         Name::Ncm => Box::new(Ncm::new(model, ranks)),
+        Name::Ranpac => Box::new(Ranpac::new(config, model, plan, ranks)),
         Name::L2p | Name::DualPrompt | Name::FineTune | Name::Linear | Name::Joint => {
             Box::new(Gradient::new(config, model, plan, ranks))
         }

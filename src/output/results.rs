@@ -111,6 +111,8 @@ pub struct Baselines {
     pub ncm: Option<Score>,
     pub linear_probe: Option<Score>,
     pub naive_head: Option<Score>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranpac: Option<Score>,
     #[serde(alias = "pool_of_one")]
     pub single_prompt: Option<Score>,
 }
@@ -122,6 +124,7 @@ impl Baselines {
             ("nearest class mean", &self.ncm),
             ("linear probe", &self.linear_probe),
             ("naive head", &self.naive_head),
+            ("ranpac", &self.ranpac),
             ("single prompt", &self.single_prompt),
         ]
         .into_iter()

@@ -4,7 +4,7 @@
 use super::dtype::DType;
 use super::owned::Tensor;
 use super::shape::Shape;
-use crate::device::Device;
+use crate::device::{Device, available_memory};
 use crate::error::{Error, Result};
 
 /// One line of the plan.
@@ -29,6 +29,8 @@ pub struct Plan {
     /// The tensors are, or would be, in the memory of a GPU.
     on_gpu: bool,
     rows: Vec<PlannedTensor>,
+    /// Bytes in host memory beside those of a GPU.
+    host_bytes: usize,
     group: &'static str,
     dry: bool,
     failure: Option<Error>,
@@ -48,7 +50,15 @@ impl Plan {
     /// A plan of the memory of a device.
     pub fn on(dev: &Device) -> Plan {
         let on_gpu = dev.gpu().is_some();
-        Plan { dev: dev.clone(), on_gpu, rows: Vec::new(), group: "", dry: false, failure: None }
+        Plan {
+            dev: dev.clone(),
+            on_gpu,
+            rows: Vec::new(),
+            host_bytes: 0,
+            group: "",
+            dry: false,
+            failure: None,
+        }
     }
 
     /// A plan that only counts: its tensors have no memory behind them and must not be used.
@@ -86,6 +96,35 @@ impl Plan {
             self.failure = Some(Error::failed(format!("{}, {:?}: {e}", row.name, row.shape)));
             Tensor::hollow(shape, dtype)
         })
+    }
+
+    /// A tensor in host memory, whatever the device of the plan: for what the CPU computes beside a GPU. A plan of the
+    /// CPU counts it; a plan of a GPU counts GPU memory only. Too little free memory is a failure of the plan, unless
+    /// the plan is for a GPU that is not there.
+    pub fn on_host(&mut self, name: impl Into<String>, shape: impl Into<Shape>, dtype: DType) -> Tensor {
+        let (name, shape) = (name.into(), shape.into());
+        let bytes = shape.len() * dtype.size_bytes();
+        let elsewhere = self.on_gpu && self.dev.gpu().is_none();
+        let planned = if self.on_gpu { self.host_bytes } else { self.total_bytes() };
+        if let Some(free) = available_memory().filter(|free| planned + bytes > *free && !elsewhere) {
+            let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+            self.failure.get_or_insert(Error::failed(format!(
+                "{}, {name} {shape:?}: wants {:.0} MiB of host memory beside {:.0} MiB that are planned already, {:.0} MiB \
+                 are free",
+                self.group,
+                mib(bytes),
+                mib(planned),
+                mib(free)
+            )));
+        }
+        if !self.on_gpu {
+            return self.tensor(name, shape, dtype);
+        }
+        self.host_bytes += bytes;
+        match self.dry || self.failure.is_some() {
+            true => Tensor::hollow(shape, dtype),
+            false => Tensor::zeros(shape, dtype),
+        }
     }
 
     /// Returns the first failure of an allocation; the tensors after it have no memory.

@@ -9,11 +9,12 @@ use super::steps::total_steps;
 use crate::config::Config;
 use crate::config::schema::{self, Method as Name, Scenario};
 use crate::data::Subset;
-use crate::data::tasks::joint;
+use crate::data::tasks::{Task, joint};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::learner::{InitialWeights, Position};
 use crate::methods::ClassMeans;
+use crate::methods::ranpac::{Projection, Ridge};
 use crate::ops::cross_entropy;
 use crate::ops::linear::{Epilogue, LinearWeights, backward_params_acc, forward};
 use crate::ops::optimizer::{Adam, adam};
@@ -59,6 +60,12 @@ pub const TABLE: &[Baseline] = &[
         compute: Compute::Standardised(|session, features| probe(session, features, false)),
     },
     Baseline {
+        wanted: |b| b.ranpac,
+        slot: |b| &mut b.ranpac,
+        applies: |_| true,
+        compute: Compute::Features(ranpac),
+    },
+    Baseline {
         wanted: |b| b.single_prompt,
         slot: |b| &mut b.single_prompt,
         applies: |session| single_prompt_of(&session.learner.config).is_some(),
@@ -83,6 +90,8 @@ struct Features {
 
 /// Features and labels of one task, train and test.
 struct TaskFeatures {
+    /// Order in which a method takes the training images.
+    order: Vec<usize>,
     train: (Vec<f64>, Vec<u32>),
     test: (Vec<f64>, Vec<u32>),
 }
@@ -171,7 +180,8 @@ fn features(session: &mut Session) -> Result<Features> {
         session.stop_baseline()?;
         let train = session.all_features(Subset::Train, &task.train)?;
         let test = session.all_features(Subset::Test, &task.test)?;
-        all.push(TaskFeatures { train, test });
+        let order = learning_order(session.learner.config.seed, &task);
+        all.push(TaskFeatures { order, train, test });
     }
     let (classes, width) = (session.classes(), session.learner.backbone.dims.embed_dim);
     Ok(Features { tasks: all, after, classes, width })
@@ -208,6 +218,43 @@ fn ncm(_: &Session, Features { tasks, after, classes, width }: &Features) -> Res
         let (x, y) = &tasks[t].train;
         x.chunks_exact(c).zip(y).for_each(|(x, &y)| means.add(y, x));
         matrix.push(row(tasks, t, c, |x| argmax(&means.scores(x))));
+    }
+    Ok(Score::from_matrix(matrix)?.after_tasks(after))
+}
+
+/// The first pass of [`crate::data::Loader`] over the training images of a task, as places in their list.
+fn learning_order(seed: u64, task: &Task) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..task.train.len()).collect();
+    if !task.ordered {
+        Rng::new(seed, Stream::Shuffle, (task.index as u64) << 32).shuffle(&mut order);
+    }
+    order
+}
+
+/// Ridge regression on random features, as `method = "ranpac"` learns it.
+fn ranpac(session: &Session, Features { tasks, after, classes, width }: &Features) -> Result<Score> {
+    let (config, c) = (&session.learner.config, *width);
+    let dtype = if session.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let projection = match config.ranpac.random_features {
+        0 => Projection::none(c),
+        m => Projection::drawn(config.seed, Tensor::zeros([c, m], dtype)),
+    };
+    let mut ridge = Ridge::on_host(projection, config.ranpac.lambdas.clone(), *classes, dtype);
+    let mut matrix = Vec::new();
+    for t in 0..tasks.len() {
+        signal::stop_baseline()?;
+        let (x, y) = &tasks[t].train;
+        let rows: Vec<f64> = tasks[t].order.iter().flat_map(|&i| &x[i * c..][..c]).copied().collect();
+        let labels: Vec<u32> = tasks[t].order.iter().map(|&i| y[i]).collect();
+        ridge.add_task(Tensor::from_f64(&rows, [labels.len(), c], dtype).view(), &labels)?;
+        let accuracy = |task: &TaskFeatures| {
+            let (x, y) = &task.test;
+            let logits = ridge.logits(Tensor::from_f64(x, [y.len(), c], dtype).view())?.to_f64();
+            let rows = logits.chunks_exact((*classes).max(1)).zip(y);
+            let right = rows.filter(|(z, y)| argmax(z) == **y as usize).count();
+            Ok(right as f64 / y.len().max(1) as f64)
+        };
+        matrix.push(tasks[..=t].iter().map(accuracy).collect::<Result<Vec<f64>>>()?);
     }
     Ok(Score::from_matrix(matrix)?.after_tasks(after))
 }

@@ -6,7 +6,7 @@ mod work;
 
 use super::{baselines, session};
 use crate::config::Config;
-use crate::config::schema::{Method as Name, Precision};
+use crate::config::schema::Precision;
 use crate::data::{self, DataSet, Split, Task, loader, published, scenario};
 use crate::device::published_gpus::PublishedGpu;
 use crate::device::{self, Choice, Device};
@@ -132,7 +132,7 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     let batch = each * ranks;
     let split = session::split(&config, &data, batch)?;
     let learned = session::train_tasks(&config, &split);
-    let epochs = if config.method == Name::Ncm { 1 } else { config.train.num_epochs };
+    let epochs = if config.method.takes_each_image_once() { 1 } else { config.train.num_epochs };
     let with_steps = |task: Task| {
         let cl = &config.continual;
         let review = scenario::replay_set(&data, &split, cl, config.seed, task.index)
@@ -147,6 +147,7 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     notes.extend(unused_images(&tasks, epochs, batch, &config));
     let mut small = if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
     let method = learner::planned(&config, dims, classes, &mut plan, purpose)?;
+    plan.check()?;
     let mut same_batch = config.clone();
     same_batch.train.eval_batch_size = each.min(config.train.eval_batch_size);
     learner::planned(&same_batch, dims, classes, &mut small, purpose)?;

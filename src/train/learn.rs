@@ -106,6 +106,7 @@ impl Learning {
                 self.session.learner.method.begin_task(&self.session.task_view(task))?;
             }
             self.train_task(task, &mut cache)?;
+            self.session.learner.method.end_task()?;
             if self.kind != LearningKind::Pretraining && self.session.tests_after(task.index) {
                 self.evaluate(task, &mut cache, validation.as_mut())?;
             }

@@ -2,7 +2,7 @@
 
 use super::batch::{self, Batch, BatchChange, ResidentData};
 use crate::config::Config;
-use crate::config::schema::{Method as Name, Scenario};
+use crate::config::schema::Scenario;
 use crate::data::loader::task_batch;
 use crate::data::{self, DataSet, Loader, Reader, Split, Subset, Task, scenario, tasks};
 use crate::device::{Choice, Device};
@@ -115,8 +115,7 @@ impl Session {
     pub fn loader(&self, task: &Task) -> Result<Loader> {
         let config = &self.learner.config;
         let preprocess = self.learner.preprocess.clone();
-        // Class means take each image once, whatever the batch.
-        let once = config.method == Name::Ncm;
+        let once = config.method.takes_each_image_once();
         let batch = task_batch(task.train.len(), self.ranks.batch, config.data.partial_batch || once);
         let epochs = if once { 1 } else { config.train.num_epochs };
         let loader =

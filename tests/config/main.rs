@@ -31,6 +31,7 @@ fn other_value(kind: KeyKind, now: &str) -> String {
         KeyKind::Word(words) => format!("{:?}", words.iter().find(|w| format!("{w:?}") != now).unwrap()),
         KeyKind::Texts => "[\"x\", \"y\"]".into(),
         KeyKind::Sizes | KeyKind::SizeOrSizes => "[3, 5]".into(),
+        KeyKind::Numbers => "[0.5, 3.0]".into(),
         KeyKind::Names => "[\"x\", \"7\"]".into(),
         KeyKind::Table(_) => unreachable!(),
     }
@@ -109,7 +110,7 @@ fn wrong_values_say_wanted_and_found() {
         ("seed = 1.5", "found `1.5`"),
         (
             "method = 'dualpromt'",
-            "one of `l2p`, `dualprompt`, `finetune`, `linear`, `ncm`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
+            "one of `l2p`, `dualprompt`, `finetune`, `linear`, `ncm`, `ranpac`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
         ),
         ("model.temperature = nan", "a finite number, found `nan`"),
         ("model.temperature = inf", "a finite number"),
@@ -189,7 +190,7 @@ fn every_key_has_a_comment_and_changes_the_hash() {
                 && l.contains(" = ")
         })
         .count();
-    assert_eq!(fields, paths.len() + 9, "nine of the fields are tables");
+    assert_eq!(fields, paths.len() + 10, "ten of the fields are tables");
     for ((path, key), (_, now)) in paths.iter().zip(&pairs) {
         assert!(!key.doc.is_empty() && key.doc.iter().all(|d| d.trim().len() > 3), "{path} has no comment");
         assert!(config.to_toml().contains(&format!("#{}\n", key.doc[0])), "{path}");
@@ -250,6 +251,12 @@ fn checks_name_keys_wanted_and_found() {
         ),
         (&["data.mixup_alpha=-1"], "data.mixup_alpha must be a finite number, 0 or more, found -1"),
         (&["data.cutmix_alpha=1", "method=ncm"], "must be 0 with method = \"ncm\""),
+        (&["data.mixup_alpha=1", "method=ranpac"], "must be 0 with method = \"ranpac\""),
+        (
+            &["ranpac.lambdas=[1.0, 0.0]"],
+            "ranpac.lambdas must be at least one finite number above 0, found [1.0, 0.0]",
+        ),
+        (&["ranpac.lambdas=[]"], "found []"),
         (&["train.num_epochs=0"], "train.num_epochs must be at least 1, found 0"),
         (&["train.per_device_batch_size=0"], "train.per_device_batch_size must be at least 1"),
         (&["continual.num_tasks=6"], "wants 12 classes, data.dataset = \"mnist_subset\" has 10"),
@@ -294,9 +301,15 @@ fn checks_name_keys_wanted_and_found() {
 
 #[test]
 fn methods_imply_values_and_say_so() {
-    for (method, notes) in
-        [("finetune", 3), ("linear", 2), ("ncm", 2), ("dualprompt", 2), ("l2p", 0), ("joint", 1)]
-    {
+    for (method, notes) in [
+        ("finetune", 3),
+        ("linear", 2),
+        ("ncm", 2),
+        ("ranpac", 2),
+        ("dualprompt", 2),
+        ("l2p", 0),
+        ("joint", 1),
+    ] {
         let loaded = load_with_notes(
             None,
             &["model.vit_classifier=prompt".into(), format!("method={method}")],
@@ -478,7 +491,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     type Row =
         (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
     // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
-    let rows: [Row; 12] = [
+    let rows: [Row; 13] = [
         ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
         (
             "cifar100_l2p_official_v1",
@@ -534,6 +547,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
             Some(80_695),
             0.001875,
         ),
+        ("cifar100_ranpac", "pytorch", Class, 10, (5_000, 39), (5_000, 39), Some(390), 0.015),
         ("core50_l2p", "official", Domain, 8, (14_987, 585), (14_986, 585), Some(4_680), 0.015),
         // The classes per label set are drawn: 31.3 to 66 of 500 images each are expected.
         ("cifar100_gaussian_l2p", "official", Gaussian, 200, (0, 0), (0, 0), None, 0.015),

@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("optim", &["nn", "ops", "device", "tensor", "config"]),
     (
         "methods",
-        &["network", "prompts", "optim", "nn", "ops", "device", "tensor", "comm", "config", "output"],
+        &["network", "prompts", "optim", "nn", "ops", "device", "tensor", "comm", "config", "output", "rng"],
     ),
     (
         "learner",

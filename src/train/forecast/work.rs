@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::config::schema::{Method as Name, Scenario};
 use crate::data::{Split, Task, loader};
 use crate::error::Result;
+use crate::methods::ranpac;
 use crate::network::Model;
 use crate::prompts::Query;
 use crate::train::baselines;
@@ -46,6 +47,8 @@ struct Cost<L, A> {
     backward: [f64; 2],
     /// The same for gradients of the weights of layers, where they learn.
     backward_weights: f64,
+    /// Of a ridge regression on all tasks.
+    ridge: f64,
 }
 
 impl Counted<'_> {
@@ -61,6 +64,7 @@ impl Counted<'_> {
             embed: 2.0 * (d.patches() * d.patch_len()) as f64 * c,
             backward: [1.0, 2.0],
             backward_weights: 1.0,
+            ridge: self.ridge(),
         })
     }
 
@@ -80,6 +84,8 @@ impl Counted<'_> {
             embed: VALUE * (image + weights / self.config.train.per_device_batch_size as f64),
             backward: [2.0, 2.0],
             backward_weights: 1.0,
+            // It is computed by the host.
+            ridge: 0.0,
         })
     }
 
@@ -97,7 +103,7 @@ impl Counted<'_> {
         let whole = config.model.freeze_part.is_empty();
         let learns_below = whole || model.layout().entry.is_some();
         let backward = match (config.method, learns_below) {
-            (Name::Ncm, _) | (_, false) => 0.0,
+            (Name::Ncm | Name::Ranpac, _) | (_, false) => 0.0,
             _ => {
                 let weights = if whole { cost.backward_weights * dense + embed } else { 0.0 };
                 cost.backward[0] * dense + cost.backward[1] * mixed + weights
@@ -107,13 +113,19 @@ impl Counted<'_> {
         let train_image = query + forward + backward;
         let (tested, queried) = self.tests();
         let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
-        let total = (steps * batch + self.replayed()) as f64 * train_image
-            + tested as f64 * forward
-            + queried as f64 * query;
-        let images = tasks.iter().map(|(task, _)| task.train.len()).sum::<usize>() + queried;
+        let different: usize = tasks.iter().map(|(task, _)| task.train.len()).sum();
+        let trained = match config.method.takes_each_image_once() {
+            true => different,
+            false => steps * batch + self.replayed(),
+        };
+        let own_ridge = if config.method == Name::Ranpac { cost.ridge } else { 0.0 };
+        let total =
+            trained as f64 * train_image + tested as f64 * forward + queried as f64 * query + own_ridge;
+        let images = different + queried;
         let features = if baselines::wants_features(&config.baselines) { images as f64 * plain } else { 0.0 };
         let again = config.baselines.single_prompt && baselines::single_prompt_of(config).is_some();
-        let baselines = features + if again { total } else { 0.0 };
+        let ridge = if config.baselines.ranpac { cost.ridge } else { 0.0 };
+        let baselines = features + ridge + if again { total } else { 0.0 };
         Amount { train_image, test_image: forward, query, total, baselines }
     }
 
@@ -131,6 +143,22 @@ impl Counted<'_> {
         (tested.sum(), after(end))
     }
 
+    /// The products of a ridge regression (`src/methods/ranpac`) on the tasks. Of n images of width L with M random
+    /// features f are fitted: features 4 n L M, G n M², its factor M³ / 3, and to choose lambda with d the smaller of f
+    /// and M, the images that are left r: a matrix d² M where it is not G, its band 2 d³, the answers 2 r d (d + M).
+    fn ridge(&self) -> f64 {
+        let width = self.model.setup.dims.embed_dim;
+        let m = ranpac::features(self.config, width) as f64;
+        let of = |(task, _): &(Task, usize)| {
+            let (n, fitted) = (task.train.len() as f64, (task.train.len() * 4 / 5) as f64);
+            let d = fitted.min(m);
+            let matrix = if fitted <= m { d * d * m } else { 0.0 };
+            let choice = matrix + 2.0 * d.powi(3) + 2.0 * (n - fitted) * d * (d + m);
+            4.0 * n * width as f64 * m + n * m * m + m.powi(3) / 3.0 + choice
+        };
+        self.tasks.iter().map(of).sum()
+    }
+
     /// Replayed images of all steps.
     fn replayed(&self) -> usize {
         let Counted { config, tasks, batch, .. } = *self;
@@ -145,7 +173,7 @@ impl Counted<'_> {
 
 /// Steps of a task with `images` images.
 pub fn steps(images: usize, epochs: usize, batch: usize, config: &Config) -> Result<usize> {
-    if config.method == Name::Ncm {
+    if config.method.takes_each_image_once() {
         // Each image once.
         return Ok(images.div_ceil(batch));
     }

@@ -1,0 +1,8 @@
+//! Memory of this machine beside its GPUs.
+
+/// Bytes of host memory that can be given out without swapping, as Linux estimates them; `None` where that is not known.
+pub fn available_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+}
