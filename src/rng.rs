@@ -29,6 +29,8 @@ pub enum Stream {
     Replay = 9,
     /// The order in which replayed images are added to the batches of later tasks.
     Rehearse = 10,
+    /// Components that a task adds (CODA-Prompt).
+    Components = 11,
 }
 
 const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

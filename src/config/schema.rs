@@ -57,6 +57,8 @@ Config {
     prompt_pool: PromptPool = PromptPool::default(),
     /// General prompts, the same for every image and task (DualPrompt).
     g_prompt: GPrompt = GPrompt::default(),
+    /// Components of `method = "coda_prompt"`; no other method reads them.
+    coda: CodaPrompt = CodaPrompt::default(),
     /// The optimizer and its learning rate.
     optim: Optim = Optim::default(),
     /// Batches, epochs, checkpoints.
@@ -255,6 +257,20 @@ GPrompt {
     same_key_value: bool = false,
     /// Values that the general prompt starts with.
     initializer: Initializer = Initializer::Uniform,
+}
+}
+
+table! {
+/// Components of `method = "coda_prompt"`; no other method reads them.
+CodaPrompt {
+    /// M, the components of all tasks together. Each task learns M / `continual.num_tasks` of them, rounded down.
+    pool_size: usize = 100,
+    /// L_p, rows of a component: the first half are keys, the second half values in front of the attention.
+    length: usize = 8,
+    /// Layers that receive the sum of components, counted from 0, ascending.
+    layers: Vec<usize> = vec![0, 1, 2, 3, 4],
+    /// lambda, the weight of the orthogonality penalty. The paper has 0.1, the published scripts 0.
+    ortho_mu: f64 = 0.0,
 }
 }
 

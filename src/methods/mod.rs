@@ -97,7 +97,7 @@ pub trait Method {
 pub fn build(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Box<dyn Method> {
     match config.method {
         Name::Ncm => Box::new(Ncm::new(model, ranks)),
-        Name::L2p | Name::DualPrompt | Name::FineTune | Name::Linear | Name::Joint => {
+        Name::L2p | Name::DualPrompt | Name::CodaPrompt | Name::FineTune | Name::Linear | Name::Joint => {
             Box::new(Gradient::new(config, model, plan, ranks))
         }
     }
