@@ -91,7 +91,8 @@ const COMMON_KINDS: &[Kind] = &[(
     &["baselines.ncm=true", "baselines.linear_probe=true", "baselines.naive_head=true"],
 )];
 
-/// The run once more with a single prompt; an l2 penalty and queries from patches; a norm of all gradients and images that are cropped; kept images.
+/// The run once more with a single prompt; an l2 penalty and queries from patches; a norm of all gradients and images that are cropped; components with a penalty, which is of parameters and not of
+/// images; kept images.
 const OTHER_KINDS: &[Kind] = &[
     ("single prompt", &["baselines.single_prompt=true"]),
     (
@@ -101,6 +102,17 @@ const OTHER_KINDS: &[Kind] = &[
     (
         "all gradients",
         &["optim.clip_scope=\"all\"", "optim.grad_clip_max_norm=0.5", "data.augment=\"crop_flip\"", GENTLE],
+    ),
+    (
+        "components",
+        &[
+            "method=\"coda_prompt\"",
+            "coda.pool_size=11",
+            "coda.length=4",
+            "coda.layers=[0,1,3]",
+            "coda.ortho_mu=0.1",
+            GENTLE,
+        ],
     ),
     (
         "kept images, seldom used prompts",
@@ -115,7 +127,7 @@ fn any_number_of_ranks_learns_the_same() {
 
 #[test]
 fn deep_any_number_of_ranks_learns_the_same_in_other_ways() {
-    if deep("4 other settings on 1, 2 and 4 ranks") {
+    if deep(&format!("{} other settings on 1, 2 and 4 ranks", OTHER_KINDS.len())) {
         learn_the_same(OTHER_KINDS);
     }
 }
