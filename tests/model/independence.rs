@@ -1,6 +1,6 @@
 //! Evaluation of an image does not depend on the images beside it, to the bit.
 
-use super::support::{DEV, Kind, images, kinds, labels};
+use super::support::{DEV, images, kinds, labels};
 use l2p_engine::config::schema::Precision;
 use l2p_engine::network::Model;
 use l2p_engine::ops::match_prompts::Select;

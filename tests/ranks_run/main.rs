@@ -109,7 +109,7 @@ const OTHER_KINDS: &[Kind] = &[
             "method=\"coda_prompt\"",
             "coda.pool_size=11",
             "coda.length=4",
-            "coda.layers=[0,1,3]",
+            "coda.layers=[0,2]",
             "coda.ortho_mu=0.1",
             GENTLE,
         ],
