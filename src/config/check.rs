@@ -128,7 +128,7 @@ impl Config {
             ("prompt_pool.top_k", pool.top_k),
             ("prompt_pool.vote_group", pool.vote_group),
             ("g_prompt.g_prompt_length", g.g_prompt_length),
-            ("coda.pool_size", self.coda.pool_size),
+            ("coda.components", self.coda.components),
             ("coda.length", self.coda.length),
             ("optim.lr_batch", optim.lr_batch),
             ("pretrain.patch_size", pre.patch_size),
@@ -246,10 +246,10 @@ impl Config {
         let coda = &self.coda;
         let joint = self.continual.scenario == Scenario::Joint;
         let tasks = if joint { 1 } else { self.continual.num_tasks };
-        c.unless(coda.pool_size >= tasks.max(1), || {
+        c.unless(coda.components >= tasks.max(1), || {
             format!(
-                "coda.pool_size = {} must be at least the number of tasks, {tasks}: each learns components of its own",
-                coda.pool_size
+                "coda.components = {} must be at least the number of tasks, {tasks}: each learns components of its own",
+                coda.components
             )
         });
         c.unless(coda.length > 0 && coda.length.is_multiple_of(2), || {

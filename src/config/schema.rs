@@ -263,8 +263,8 @@ GPrompt {
 table! {
 /// Components of `method = "coda_prompt"`; no other method reads them.
 CodaPrompt {
-    /// M, the components of all tasks together. Each task learns M / `continual.num_tasks` of them, rounded down.
-    pool_size: usize = 100,
+    /// M, those of all tasks together. Each task learns M / `continual.num_tasks` of them, rounded down.
+    components: usize = 100,
     /// L_p, rows of a component: the first half are keys, the second half values in front of the attention.
     length: usize = 8,
     /// Layers that receive the sum of components, counted from 0, ascending.

@@ -66,7 +66,7 @@ impl Layer {
 impl Coda {
     pub(super) fn new(declare: &mut Declare, plan: &mut Plan, settings: &Components, room: Room) -> Coda {
         let Room { dims, batch: b, training, dtype } = room;
-        let (c, n, config) = (dims.embed_dim, settings.config.pool_size, &settings.config);
+        let (c, n, config) = (dims.embed_dim, settings.config.components, &settings.config);
         let mut layer = |index: usize| Layer {
             index,
             key: declare.add(format!("coda/{index}/key"), [n, c]),
@@ -88,7 +88,7 @@ impl Coda {
     }
 
     fn components(&self) -> usize {
-        self.settings.config.pool_size
+        self.settings.config.components
     }
 
     fn layer(&self, l: usize) -> Option<&Layer> {
@@ -286,7 +286,7 @@ impl Coda {
         let (c, used) = (self.channels, self.settings.each() * self.settings.tasks);
         if used > c {
             return Err(Error::config(format!(
-                "coda.pool_size: the {used} components of all tasks must be orthogonal in the {c} channels of the \
+                "coda.components: the {used} that all tasks use must be orthogonal in the {c} channels of the \
                  backbone: wanted at most {c}, found {}",
                 self.components()
             )));
@@ -313,7 +313,7 @@ impl Coda {
         let (each, n, tasks) = (self.settings.each(), self.components(), self.settings.tasks);
         if task >= tasks {
             return Err(Error::config(format!(
-                "coda.pool_size: its {n} components are divided among the {tasks} tasks of continual.num_tasks, but \
+                "coda.components: the {n} components are divided among the {tasks} tasks of continual.num_tasks, but \
                  task {} begins; wanted continual.num_tasks to be the number of tasks",
                 task + 1
             )));

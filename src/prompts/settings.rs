@@ -33,7 +33,7 @@ impl Components {
 
     /// Components of a task; what is left of the division is never used.
     pub fn each(&self) -> usize {
-        self.config.pool_size / self.tasks.max(1)
+        self.config.components / self.tasks.max(1)
     }
 }
 

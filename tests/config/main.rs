@@ -189,7 +189,7 @@ fn every_key_has_a_comment_and_changes_the_hash() {
                 && l.contains(" = ")
         })
         .count();
-    assert_eq!(fields, paths.len() + 9, "nine of the fields are tables");
+    assert_eq!(fields, paths.len() + 10, "ten of the fields are tables");
     for ((path, key), (_, now)) in paths.iter().zip(&pairs) {
         assert!(!key.doc.is_empty() && key.doc.iter().all(|d| d.trim().len() > 3), "{path} has no comment");
         assert!(config.to_toml().contains(&format!("#{}\n", key.doc[0])), "{path}");
@@ -270,8 +270,8 @@ fn checks_name_keys_wanted_and_found() {
         (&["method=dualprompt", "prompt_pool.pool_size=0"], "method = \"dualprompt\" needs"),
         (&["method=coda_prompt", "coda.length=5"], "coda.length must be even and at least 2"),
         (
-            &["method=coda_prompt", "coda.pool_size=4"],
-            "coda.pool_size = 4 must be at least the number of tasks, 5",
+            &["method=coda_prompt", "coda.components=4"],
+            "coda.components = 4 must be at least the number of tasks, 5",
         ),
         (&["method=coda_prompt", "coda.layers=[]"], "coda.layers must name at least one layer"),
         (&["method=coda_prompt", "coda.layers=[2, 1]"], "coda.layers"),
@@ -492,7 +492,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     type Row =
         (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
     // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
-    let rows: [Row; 12] = [
+    let rows: [Row; 15] = [
         ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
         (
             "cifar100_l2p_official_v1",

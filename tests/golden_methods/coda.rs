@@ -33,7 +33,7 @@ fn config(of: &Value) -> Config {
     config.prompt_pool.pool_size = 0;
     config.model.vit_classifier = Classifier::Token;
     config.continual.num_tasks = count(of, "num_tasks");
-    config.coda.pool_size = count(of, "pool_size");
+    config.coda.components = count(of, "pool_size");
     config.coda.length = count(of, "prompt_length");
     config.coda.layers = serde_json::from_value(of["prompt_layers"].clone()).expect("layers");
     config.coda.ortho_mu = number(of, "ortho_mu");
@@ -79,7 +79,7 @@ fn run_case(name: &str, about: &Value, all: &Value, shortcuts: bool) {
         config.train.shortcuts.clear();
     }
     let (x, y) = (images(data.get("in/image_u8")), labels(data.get("in/label")));
-    let (batch, n, classes) = (x.dims()[0], config.coda.pool_size, count(of, "num_classes"));
+    let (batch, n, classes) = (x.dims()[0], config.coda.components, count(of, "num_classes"));
     let each = n / config.continual.num_tasks;
     assert_eq!(each, count(of, "components_per_task"), "{name}: components of a task");
     let mut model = model(&config, all, about, batch);
@@ -177,7 +177,7 @@ fn coda_cases() {
 
 /// The components of task `t` from the stored draws, and as they were rounded for the trajectory.
 fn add_components(report: &mut Report, model: &mut Model, data: &Npz, t: usize, config: &Config) {
-    let (n, each) = (config.coda.pool_size, config.coda.pool_size / config.continual.num_tasks);
+    let (n, each) = (config.coda.components, config.coda.components / config.continual.num_tasks);
     for &l in &config.coda.layers {
         for which in ["key", "attention", "prompt"] {
             let name = format!("coda/{l}/{which}");

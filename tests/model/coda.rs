@@ -141,9 +141,9 @@ fn what_has_no_room_is_refused() {
     let said = model.begin_task(2).expect_err("a third task").to_string();
     assert!(said.contains("continual.num_tasks") && said.contains("task 3 begins"), "{said}");
     let mut many = kind();
-    many.config.coda.pool_size = 26;
+    many.config.coda.components = 26;
     let said = many.model(BATCH).init_prompts(1).expect_err("too many components").to_string();
-    assert!(said.contains("coda.pool_size") && said.contains("at most 12, found 26"), "{said}");
+    assert!(said.contains("coda.components") && said.contains("at most 12, found 26"), "{said}");
     let said = gram_schmidt(&[1.0, 0.0, 0.0, 2.0], &[3.0, 4.0], 2).expect_err("nothing left").to_string();
     assert!(said.contains("beside 2 rows of 2 values"), "{said}");
 }

@@ -66,7 +66,7 @@ fn coda(c: &mut Config) {
     c.prompt_pool.pool_size = 0;
     c.continual.num_tasks = 2;
     // The penalty of components of random length is in the hundreds: its part in the loss is to be around 1.
-    c.coda = CodaPrompt { pool_size: 7, length: 4, layers: vec![0, 2], ortho_mu: 0.002 };
+    c.coda = CodaPrompt { components: 7, length: 4, layers: vec![0, 2], ortho_mu: 0.002 };
 }
 
 fn fine_tune(c: &mut Config) {

@@ -107,7 +107,7 @@ const OTHER_KINDS: &[Kind] = &[
         "components",
         &[
             "method=\"coda_prompt\"",
-            "coda.pool_size=11",
+            "coda.components=11",
             "coda.length=4",
             "coda.layers=[0,2]",
             "coda.ortho_mu=0.1",

@@ -86,7 +86,7 @@ const COMMON_KINDS: &[Kind] = &[
 
 /// Two components for each of five tasks, and one that is never used.
 const COMPONENTS: &[&str] = &[
-    "coda.pool_size=11",
+    "coda.components=11",
     "coda.length=4",
     "coda.layers=[0,2]",
     "coda.ortho_mu=0.1",
