@@ -29,6 +29,8 @@ pub enum Stream {
     Replay = 9,
     /// The order in which replayed images are added to the batches of later tasks.
     Rehearse = 10,
+    /// Components that a task adds (CODA-Prompt).
+    Components = 11,
     /// The random matrix of RanPAC.
     Projection = 12,
 }

@@ -3,7 +3,7 @@
 
 use super::complaints::{Complaints, MAX_SIZE};
 use super::published::Published;
-use super::schema::{Classifier, Config, Method};
+use super::schema::{Classifier, Config, Method, Scenario};
 use crate::error::Result;
 
 /// Steps between checkpoints may be large to mean "never".
@@ -28,6 +28,7 @@ impl Config {
             self.check_pool(&mut complaints);
         }
         self.check_g_prompt(&mut complaints);
+        self.check_components(&mut complaints);
         self.check_method(&mut complaints);
         self.published.iter().filter_map(|text| Published::parse(text).err()).for_each(|e| complaints.add(e));
         complaints.into_result()
@@ -56,6 +57,9 @@ impl Config {
         }
         if self.g_prompt.g_prompt_length > 0 {
             within("g_prompt.g_prompt_layer_idx", &self.g_prompt.g_prompt_layer_idx);
+        }
+        if self.method == Method::CodaPrompt {
+            within("coda.layers", &self.coda.layers);
         }
         complaints.into_result()
     }
@@ -125,6 +129,8 @@ impl Config {
             ("prompt_pool.vote_group", pool.vote_group),
             ("g_prompt.g_prompt_length", g.g_prompt_length),
             ("ranpac.random_features", self.ranpac.random_features),
+            ("coda.components", self.coda.components),
+            ("coda.length", self.coda.length),
             ("optim.lr_batch", optim.lr_batch),
             ("pretrain.patch_size", pre.patch_size),
             ("pretrain.embed_dim", pre.embed_dim),
@@ -154,6 +160,7 @@ impl Config {
             ("data.mixup_alpha", data.mixup_alpha),
             ("data.cutmix_alpha", data.cutmix_alpha),
             ("prompt_pool.pull_constraint_coeff", pool.pull_constraint_coeff),
+            ("coda.ortho_mu", self.coda.ortho_mu),
             ("optim.warmup_epochs", optim.warmup_epochs),
             ("optim.min_learning_rate", optim.min_learning_rate),
             ("optim.weight_decay", optim.weight_decay),
@@ -237,6 +244,29 @@ impl Config {
         }
     }
 
+    fn check_components(&self, c: &mut Complaints) {
+        if self.method != Method::CodaPrompt {
+            return;
+        }
+        let coda = &self.coda;
+        let joint = self.continual.scenario == Scenario::Joint;
+        let tasks = if joint { 1 } else { self.continual.num_tasks };
+        c.unless(coda.components >= tasks.max(1), || {
+            format!(
+                "coda.components = {} must be at least the number of tasks, {tasks}: each learns components of its own",
+                coda.components
+            )
+        });
+        c.unless(coda.length > 0 && coda.length.is_multiple_of(2), || {
+            format!(
+                "coda.length must be even and at least 2, half for keys and half for values, found {}",
+                coda.length
+            )
+        });
+        c.ascending("coda.layers", &coda.layers);
+        c.unless(!coda.layers.is_empty(), || "coda.layers must name at least one layer, found []".into());
+    }
+
     fn check_method(&self, c: &mut Complaints) {
         let pool = &self.prompt_pool;
         let method = self.method;
@@ -256,6 +286,15 @@ impl Config {
                 });
                 c.unless(pool.pool_size == 0 || pool.use_prefix_tune_for_e_prompt, || {
                     "method = \"dualprompt\" needs prompt_pool.use_prefix_tune_for_e_prompt = true, found false".into()
+                });
+            }
+            Method::CodaPrompt => {
+                let (pool, general) = (pool.pool_size, self.g_prompt.g_prompt_length);
+                c.unless(pool == 0 && general == 0, || {
+                    format!(
+                        "method = \"coda_prompt\" has the components of [coda] alone and needs \
+                         prompt_pool.pool_size = 0 and g_prompt.g_prompt_length = 0, found {pool} and {general}"
+                    )
                 });
             }
             Method::FineTune | Method::Linear | Method::Ncm | Method::Ranpac => {

@@ -46,6 +46,8 @@ words! {
         L2p = "l2p",
         /// G- and E-prompts as key/value prefixes.
         DualPrompt = "dualprompt",
+        /// Weighted sums of components as key/value prefixes; each task adds components.
+        CodaPrompt = "coda_prompt",
         /// No prompts; the whole network learns.
         FineTune = "finetune",
         /// No prompts; only the head learns, on frozen features.
@@ -237,7 +239,11 @@ words! {
 OptimizerName { Adam = "adam", AdamW = "adamw", Sgd = "sgd" } default Adam }
 words! {
 /// The learning rate over the steps of a task.
-Schedule { Constant = "constant", Cosine = "cosine", Linear = "linear" } default Constant }
+Schedule {
+    Constant = "constant", Cosine = "cosine", Linear = "linear",
+    /// By epoch, as CODA-Prompt has it: the first two at the full rate, then along a cosine.
+    CodaCosine = "coda_cosine",
+} default Constant }
 
 words! {
 /// Which gradients the clip norm runs over.

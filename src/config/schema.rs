@@ -59,6 +59,8 @@ Config {
     g_prompt: GPrompt = GPrompt::default(),
     /// Ridge regression on random features (RanPAC).
     ranpac: Ranpac = Ranpac::default(),
+    /// Components of `method = "coda_prompt"`; no other method reads them.
+    coda: CodaPrompt = CodaPrompt::default(),
     /// The optimizer and its learning rate.
     optim: Optim = Optim::default(),
     /// Batches, epochs, checkpoints.
@@ -268,6 +270,20 @@ Ranpac {
     random_features: usize = 10_000,
     /// Candidates for lambda. Each task chooses by the squared error on the last fifth of its images.
     lambdas: Vec<f64> = powers_of_ten(),
+}
+}
+
+table! {
+/// Components of `method = "coda_prompt"`; no other method reads them.
+CodaPrompt {
+    /// M, those of all tasks together. Each task learns M / `continual.num_tasks` of them, rounded down.
+    components: usize = 100,
+    /// L_p, rows of a component: the first half are keys, the second half values in front of the attention.
+    length: usize = 8,
+    /// Layers that receive the sum of components, counted from 0, ascending.
+    layers: Vec<usize> = vec![0, 1, 2, 3, 4],
+    /// lambda, the weight of the orthogonality penalty. The paper has 0.1, the published scripts 0.
+    ortho_mu: f64 = 0.0,
 }
 }
 

@@ -1,4 +1,4 @@
-//! Everything that learns by gradient: L2P, DualPrompt, full fine-tuning, a linear head. What differs
+//! Everything that learns by gradient: L2P, DualPrompt, CODA-Prompt, full fine-tuning, a linear head. What differs
 //! is which parameters the configuration freezes and which prompts the model has.
 
 use super::named::{self, Fit};

@@ -109,7 +109,7 @@ pub fn build(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> B
     match config.method {
         Name::Ncm => Box::new(Ncm::new(model, ranks)),
         Name::Ranpac => Box::new(Ranpac::new(config, model, plan, ranks)),
-        Name::L2p | Name::DualPrompt | Name::FineTune | Name::Linear | Name::Joint => {
+        Name::L2p | Name::DualPrompt | Name::CodaPrompt | Name::FineTune | Name::Linear | Name::Joint => {
             Box::new(Gradient::new(config, model, plan, ranks))
         }
     }

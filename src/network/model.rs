@@ -210,9 +210,9 @@ impl Model {
     }
 
     /// Fills prompts, keys and general prompts as the configuration's initialisers say; the head stays
-    /// zero, as the official code has it.
+    /// zero, as the official code has it, unless the prompt method draws it.
     pub fn init_prompts(&mut self, seed: u64) -> Result<()> {
-        self.prompts.init(&mut self.params, seed)
+        self.prompts.init(&mut self.params, &self.head, seed)
     }
 
     /// The query features that the last call of `query` or `step` computed.
@@ -261,6 +261,7 @@ impl Model {
         labels: View,
         task: &TaskView,
     ) -> Result<()> {
+        self.prompts.enter_task(&mut self.params, task.index)?;
         self.load(dev, images)?;
         self.targets_mut(labels).load(dev, labels)?;
         self.set_mask(&task.mask)
@@ -294,7 +295,7 @@ impl Model {
         let targets = if labels.dtype() == DType::F32 { &self.soft_labels } else { &self.labels };
         let (outcome, labels) = (self.report.outcome(), targets.view(dev, labels));
         cross_entropy::forward_backward(dev, outcome, dlogits, logits, labels, mask, smoothing)?;
-        self.prompts.loss_term(dev, self.report.pull_mut())?;
+        self.prompts.loss_term(dev, &self.params, self.report.pull_mut())?;
         drop(phase);
         let _phase = range(c"backward pass");
         self.grads.zero();

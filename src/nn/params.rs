@@ -97,7 +97,8 @@ pub fn official_path(name: &str) -> String {
 
 /// Whether a parameter belongs to the backbone, not to head or prompts.
 pub fn is_backbone(name: &str) -> bool {
-    !(name.starts_with("head/") || name.starts_with("prompt_pool/") || name == "prefix")
+    let learned = ["head/", "prompt_pool/", "coda/"].iter().any(|part| name.starts_with(part));
+    !(learned || name == "prefix")
 }
 
 /// All parameters of a model, and copies in 16 bits where activations have 16 bits: products read their

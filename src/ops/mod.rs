@@ -26,6 +26,7 @@ pub mod float;
 
 pub mod attention;
 pub mod axpy;
+pub mod component_weights;
 pub mod cross_entropy;
 pub mod gather;
 pub mod gelu;

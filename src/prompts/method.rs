@@ -1,6 +1,7 @@
 //! The closed set of prompt methods, and all that the network asks of one.
 
 use super::choice::PromptChoice;
+use super::coda::Coda;
 use super::general::General;
 use super::pool::{Pool, PullBackward};
 use super::settings::{Room, Settings};
@@ -8,6 +9,7 @@ use super::stack::{self, Entering, Place, Side, Slots, Stack, TokenRows};
 use crate::config::schema::{EmbeddingKey, Initializer};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::nn::layers::Linear;
 use crate::nn::params::{Declare, Grads, ParamId, Params};
 use crate::ops::match_prompts::Select;
 use crate::ops::pool_tokens;
@@ -24,6 +26,8 @@ pub enum PromptMethod {
     L2p(Pool),
     /// A prompt for all images, with a pool or without.
     DualPrompt { general: General, pool: Option<Pool> },
+    /// A weighted sum of components that tasks add.
+    Coda(Coda),
 }
 
 /// Which features of an image its prompts are chosen by.
@@ -41,6 +45,9 @@ impl PromptMethod {
     /// Declares the parameters and takes the memory.
     pub fn new(declare: &mut Declare, plan: &mut Plan, settings: &Settings, room: Room) -> PromptMethod {
         plan.group("selection");
+        if let Some(components) = &settings.components {
+            return PromptMethod::Coda(Coda::new(declare, plan, components, room));
+        }
         let general = settings.general.as_ref();
         let general = general.map(|config| General::new(declare, plan, config, settings, room));
         let pool = settings.pool.as_ref().map(|config| Pool::new(declare, plan, config, room));
@@ -54,15 +61,20 @@ impl PromptMethod {
     /// The pool, if the method has one.
     pub fn pool(&self) -> Option<&Pool> {
         match self {
-            PromptMethod::None => None,
+            PromptMethod::None | PromptMethod::Coda(_) => None,
             PromptMethod::L2p(pool) => Some(pool),
             PromptMethod::DualPrompt { pool, .. } => pool.as_ref(),
         }
     }
 
+    /// The components, if the method has them.
+    pub fn coda(&self) -> Option<&Coda> {
+        if let PromptMethod::Coda(coda) = self { Some(coda) } else { None }
+    }
+
     fn pool_mut(&mut self) -> Option<&mut Pool> {
         match self {
-            PromptMethod::None => None,
+            PromptMethod::None | PromptMethod::Coda(_) => None,
             PromptMethod::L2p(pool) => Some(pool),
             PromptMethod::DualPrompt { pool, .. } => pool.as_mut(),
         }
@@ -71,7 +83,7 @@ impl PromptMethod {
     /// General prompt and pool, in the order in which they stand in front of a layer.
     fn parts(&self) -> (Option<&General>, Option<&Pool>) {
         match self {
-            PromptMethod::None => (None, None),
+            PromptMethod::None | PromptMethod::Coda(_) => (None, None),
             PromptMethod::L2p(pool) => (None, Some(pool)),
             PromptMethod::DualPrompt { general, pool } => (Some(general), pool.as_ref()),
         }
@@ -92,7 +104,8 @@ impl PromptMethod {
     /// Rows per image that enter layer `l`.
     pub fn slots(&self, l: usize) -> Slots {
         let rows = |place| self.stacks().map(|stack| stack.rows_in(l, place)).sum();
-        Slots { tokens: rows(Place::Tokens), prefix: rows(Place::Prefix) }
+        let components = self.coda().map_or(0, |coda| coda.prefix_rows(l));
+        Slots { tokens: rows(Place::Tokens), prefix: rows(Place::Prefix) + components }
     }
 
     /// Rows of the largest table that enters layers.
@@ -102,6 +115,9 @@ impl PromptMethod {
 
     /// What images choose by.
     pub fn query(&self) -> Query {
+        if self.coda().is_some() {
+            return Query::Cls;
+        }
         let Some(pool) = self.pool() else { return Query::Nothing };
         match pool.config.embedding_key {
             EmbeddingKey::Cls => Query::Cls,
@@ -123,21 +139,33 @@ impl PromptMethod {
 
     /// Chooses prompts for queries (B, C), for an evaluation.
     pub fn choose(&mut self, dev: &Device, p: &Params, query: View, how: Select) -> Result<()> {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.choose(dev, p, query);
+        }
         self.pool_mut().map_or(Ok(()), |pool| pool.choose(dev, p, query, how))
     }
 
     /// Chooses prompts for the queries (B, C) of a training step.
     pub fn choose_to_learn(&mut self, dev: &Device, p: &Params, query: View, how: Select) -> Result<()> {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.choose_to_learn(dev, p, query);
+        }
         self.pool_mut().map_or(Ok(()), |pool| pool.choose_to_learn(dev, p, query, how))
     }
 
     /// What was chosen last.
     pub fn choice(&self) -> Result<PromptChoice> {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.choice();
+        }
         self.pool().map_or(Ok(PromptChoice::nothing()), Pool::choice)
     }
 
     /// The choice of no images, to which those of images can be added.
     pub fn empty_choice(&self) -> PromptChoice {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.empty_choice();
+        }
         let pool = self.pool().map(|pool| &pool.config);
         pool.map_or_else(PromptChoice::nothing, |pool| {
             PromptChoice::ids(Vec::new(), pool.top_k, pool.pool_size)
@@ -149,6 +177,9 @@ impl PromptMethod {
     /// # Errors
     /// `Error::Shape` for the choice of another number of images or of another kind.
     pub fn set_choice(&mut self, batch: usize, choice: &PromptChoice) -> Result<()> {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.set_choice(batch, choice);
+        }
         let nothing = choice.as_ids().is_some_and(|(ids, _)| ids.is_empty());
         match self.pool_mut() {
             Some(pool) => pool.set_choice(batch, choice),
@@ -172,7 +203,9 @@ impl PromptMethod {
 
     /// Whether anything that enters layer `l` at `place` learns.
     pub fn learns(&self, p: &Params, grads: &Grads, l: usize, place: Place) -> bool {
-        self.stacks().any(|stack| stack.rows_in(l, place) > 0 && grads.wants(p, stack.id))
+        let components = |coda: &Coda| place == Place::Prefix && coda.learns(p, grads, l);
+        self.coda().is_some_and(components)
+            || self.stacks().any(|stack| stack.rows_in(l, place) > 0 && grads.wants(p, stack.id))
     }
 
     /// The tables whose rows are put in front of the tokens of layer `l`. They are tables, not tokens, because
@@ -200,31 +233,44 @@ impl PromptMethod {
 
     /// Overwrites what is put in front of the keys and values of layer `l`, (B, n, C) each.
     pub fn write_prefix(&self, dev: &Device, p: &Params, l: usize, prefix: &mut [Tensor; 2]) -> Result<()> {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.write_prefix(dev, p, l, prefix);
+        }
         let batch = prefix[0].dims()[0];
         stack::write_prefix(dev, p, self.entering(batch), l, prefix)
     }
 
     /// Adds what the gradient of the prefixes of layer `l`, (B, n, C) each, says of the parameters.
     pub fn backward_prefix(
-        &self,
+        &mut self,
         dev: &Device,
         p: &Params,
         grads: &mut Grads,
         l: usize,
         dprefix: &[Tensor; 2],
     ) -> Result<()> {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.backward_prefix(dev, p, grads, l, dprefix);
+        }
         let batch = dprefix[0].dims()[0];
         stack::backward_prefix(dev, p, grads, self.entering(batch), l, dprefix)
     }
 
     /// The factor by which [`PromptMethod::loss_term`] enters the loss.
     pub fn loss_weight(&self) -> f64 {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.penalty_weight();
+        }
         self.pool().map_or(0.0, |pool| -pool.config.pull_constraint_coeff)
     }
 
     /// Overwrites `out` (1) with the term that the method adds to the loss, before its weight; leaves it alone
-    /// where there is none. Of L2P: the pull term, Σ of the selected similarities / B.
-    pub fn loss_term(&self, dev: &Device, out: ViewMut) -> Result<()> {
+    /// where there is none. Of L2P: the pull term, Σ of the selected similarities / B. Of CODA-Prompt: how far the
+    /// components are from orthonormal.
+    pub fn loss_term(&mut self, dev: &Device, p: &Params, out: ViewMut) -> Result<()> {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.penalty(dev, p, out);
+        }
         self.pool().map_or(Ok(()), |pool| pool.pull(dev, out))
     }
 
@@ -240,14 +286,21 @@ impl PromptMethod {
         dquery: Option<&mut Tensor>,
     ) -> Result<()> {
         let weight = self.loss_weight() * scale;
+        if let PromptMethod::Coda(coda) = self {
+            return coda.backward_penalty(dev, p, grads, weight);
+        }
         match self.pool_mut() {
             Some(pool) => pool.backward_pull(dev, p, grads, PullBackward { weight, query, dquery }),
             None => Ok(()),
         }
     }
 
-    /// Fills the parameters as the configuration's initialisers say.
-    pub fn init(&self, p: &mut Params, seed: u64) -> Result<()> {
+    /// Fills the parameters as the configuration's initialisers say, and the head where the method has it start from
+    /// other values than zero.
+    pub fn init(&self, p: &mut Params, head: &Linear, seed: u64) -> Result<()> {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.init(p, head, seed);
+        }
         let (general, pool) = self.parts();
         // Each parameter has a stream of its own.
         let prompt = pool.map(|pool| (pool.stack.id, pool.config.initializer));
@@ -261,8 +314,17 @@ impl PromptMethod {
         Ok(())
     }
 
+    /// Which rows learn in task `task`. Called before every step, so that a run that is resumed within a task needs
+    /// nothing else.
+    pub fn enter_task(&mut self, p: &mut Params, task: usize) -> Result<()> {
+        if let PromptMethod::Coda(coda) = self { coda.enter_task(p, task) } else { Ok(()) }
+    }
+
     /// What happens to prompts and counts when task `task` begins.
     pub fn begin_task(&mut self, p: &mut Params, task: usize) -> Result<()> {
+        if let PromptMethod::Coda(coda) = self {
+            return coda.begin_task(p, task);
+        }
         self.pool_mut().map_or(Ok(()), |pool| pool.begin_task(p, task))
     }
 

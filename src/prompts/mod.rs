@@ -2,15 +2,19 @@
 //! the loss, and how gradients return. `docs/adding.md` says how to add one.
 
 mod choice;
+mod coda;
 mod general;
+mod gram_schmidt;
 mod method;
 mod pool;
 mod settings;
 mod stack;
 
 pub use choice::{PromptChoice, Rows};
+pub use coda::Coda;
 pub use general::General;
+pub use gram_schmidt::gram_schmidt;
 pub use method::{PromptMethod, Query};
 pub use pool::Pool;
-pub use settings::{Room, Settings};
+pub use settings::{Components, Room, Settings};
 pub use stack::{Place, Slots, TokenRows};

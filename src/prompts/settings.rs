@@ -1,6 +1,6 @@
 //! What prompt methods read of a configuration, and the memory that they may ask for.
 
-use crate::config::schema::{Config, GPrompt, PromptPool};
+use crate::config::schema::{CodaPrompt, Config, GPrompt, Method, PromptPool, Scenario};
 use crate::error::{Error, Result};
 use crate::nn::vit::Dims;
 use crate::tensor::DType;
@@ -12,6 +12,29 @@ pub struct Settings {
     pub pool: Option<PromptPool>,
     /// `[g_prompt]`; `None`: no general prompt.
     pub general: Option<GPrompt>,
+    /// `[coda]`; `None`: another method.
+    pub components: Option<Components>,
+}
+
+/// The components of CODA-Prompt, the tasks that they are divided among, and the seed of their draws.
+#[derive(Debug, Clone)]
+pub struct Components {
+    pub config: CodaPrompt,
+    pub tasks: usize,
+    pub seed: u64,
+}
+
+impl Components {
+    fn of(config: &Config) -> Components {
+        let joint = config.continual.scenario == Scenario::Joint;
+        let tasks = if joint { 1 } else { config.continual.num_tasks };
+        Components { config: config.coda.clone(), tasks, seed: config.seed }
+    }
+
+    /// Components of a task; what is left of the division is never used.
+    pub fn each(&self) -> usize {
+        self.config.components / self.tasks.max(1)
+    }
 }
 
 /// The network that prompts enter, and its largest batch.
@@ -31,6 +54,7 @@ impl Settings {
         Settings {
             pool: (config.prompt_pool.pool_size > 0).then(|| config.prompt_pool.clone()),
             general: (config.g_prompt.g_prompt_length > 0).then(|| config.g_prompt.clone()),
+            components: (config.method == Method::CodaPrompt).then(|| Components::of(config)),
         }
     }
 
@@ -54,6 +78,9 @@ impl Settings {
         }
         if let Some(general) = &self.general {
             check_layers("g_prompt.g_prompt_layer_idx", &general.g_prompt_layer_idx, layers)?;
+        }
+        if let Some(components) = &self.components {
+            check_layers("coda.layers", &components.config.layers, layers)?;
         }
         Ok(())
     }

@@ -180,6 +180,28 @@ pub fn row_norm<T: Float>(x: &[T], dy: &[T], c: usize, form: row_norm::Normaliza
     (y, dx)
 }
 
+/// (w, [dA, dK]) of x = [q (B, c), A (M, c), K (M, c)]: the cosine of q ∘ A and K, image by image.
+pub fn component_weights<T: Float>(x: &[Vec<T>], dw: &[T], c: usize) -> (Vec<T>, [Vec<T>; 2]) {
+    let m = x[1].len() / c;
+    let (mut w, mut da, mut dk) = (Vec::new(), vec![T::ZERO; m * c], vec![T::ZERO; m * c]);
+    for (i, q) in x[0].chunks_exact(c).enumerate() {
+        for n in 0..m {
+            let (a, k) = (&x[1][n * c..][..c], &x[2][n * c..][..c]);
+            let u: Vec<T> = q.iter().zip(a).map(|(&q, &a)| q * a).collect();
+            let length = |x: &[T]| sum(x.iter().map(|&x| x * x)).sqrt();
+            let (lu, lk) = (length(&u), length(k));
+            let cosine = sum(u.iter().zip(k).map(|(&u, &k)| u * k)) / (lu * lk);
+            let d = dw[i * m + n];
+            for j in 0..c {
+                da[n * c + j] += d * q[j] * (k[j] / (lu * lk) - cosine * u[j] / (lu * lu));
+                dk[n * c + j] += d * (u[j] / (lu * lk) - cosine * k[j] / (lk * lk));
+            }
+            w.push(cosine);
+        }
+    }
+    (w, [da, dk])
+}
+
 /// (y, dx). x: (B, t, c), of which the rows `rows` are pooled. Without ties.
 pub fn pool_tokens<T: Float>(
     x: &[T],

@@ -110,7 +110,7 @@ fn wrong_values_say_wanted_and_found() {
         ("seed = 1.5", "found `1.5`"),
         (
             "method = 'dualpromt'",
-            "one of `l2p`, `dualprompt`, `finetune`, `linear`, `ncm`, `ranpac`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
+            "one of `l2p`, `dualprompt`, `coda_prompt`, `finetune`, `linear`, `ncm`, `ranpac`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
         ),
         ("model.temperature = nan", "a finite number, found `nan`"),
         ("model.temperature = inf", "a finite number"),
@@ -275,6 +275,14 @@ fn checks_name_keys_wanted_and_found() {
             "model.vit_classifier = \"prompt\" needs prompt tokens",
         ),
         (&["method=dualprompt", "prompt_pool.pool_size=0"], "method = \"dualprompt\" needs"),
+        (&["method=coda_prompt", "coda.length=5"], "coda.length must be even and at least 2"),
+        (
+            &["method=coda_prompt", "coda.components=4"],
+            "coda.components = 4 must be at least the number of tasks, 5",
+        ),
+        (&["method=coda_prompt", "coda.layers=[]"], "coda.layers must name at least one layer"),
+        (&["method=coda_prompt", "coda.layers=[2, 1]"], "coda.layers"),
+        (&["coda.ortho_mu=-1"], "coda.ortho_mu must be a finite number, 0 or more"),
     ] {
         // Values that the built-in default may change without changing what is tested here.
         let fixed = ["train.num_epochs=5", "model.vit_classifier=prompt"];
@@ -307,6 +315,7 @@ fn methods_imply_values_and_say_so() {
         ("ncm", 2),
         ("ranpac", 2),
         ("dualprompt", 2),
+        ("coda_prompt", 2),
         ("l2p", 0),
         ("joint", 1),
     ] {
@@ -491,7 +500,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     type Row =
         (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
     // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
-    let rows: [Row; 13] = [
+    let rows: [Row; 16] = [
         ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
         (
             "cifar100_l2p_official_v1",
@@ -536,6 +545,10 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
             Some(50_000),
             0.00046875,
         ),
+        ("cifar100_coda", "pytorch", Class, 10, (5_000, 780), (5_000, 780), Some(7_800), 0.001),
+        ("imr_coda", "pytorch", Class, 10, (2_400, 900), (2_400, 900), Some(9_000), 0.001),
+        // Images of each domain spread evenly over the classes.
+        ("domainnet_coda", "pytorch", Class, 5, (81_965, 3_200), (81_969, 3_200), Some(16_000), 0.001),
         ("five_datasets_l2p", "official", Class, 5, (50_000, 1_950), (60_000, 2_340), Some(10_075), 0.015),
         (
             "five_datasets_l2p_pytorch",

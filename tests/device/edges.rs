@@ -6,7 +6,7 @@ use approx::abs_diff_eq;
 use l2p_engine::device::Device;
 use l2p_engine::ops::match_prompts::{self, Select};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
-use l2p_engine::ops::{cross_entropy, gather, sum};
+use l2p_engine::ops::{component_weights, cross_entropy, gather, sum};
 use l2p_engine::tensor::{DType, Shape, Tensor};
 use l2p_engine::testing::close::same_bits;
 
@@ -199,6 +199,21 @@ pub fn of(op: &str, dev: &Device) {
 
 pub fn all(dev: &Device) {
     ["match_prompts", "gather", "cross_entropy", "optimizer"].iter().for_each(|op| of(op, dev));
+}
+
+#[test]
+fn an_op_without_a_kernel_says_so() {
+    let Some(gpu) = device() else { return };
+    let dev = Device::Cuda(gpu);
+    let [mut w, q, a] =
+        [f32s(&[0.; 6], [2, 3], &dev), f32s(&[1.; 8], [2, 4], &dev), f32s(&[1.; 12], [3, 4], &dev)];
+    let said =
+        component_weights::forward(&dev, w.view_mut(), q.view(), a.view(), a.view()).expect_err("no kernel");
+    assert_eq!(said.to_string(), "component_weights: has no kernel yet; use --device cpu");
+    let [mut da, mut dk] = [(); 2].map(|()| f32s(&[0.; 12], [3, 4], &dev));
+    let (da, dk) = (da.view_mut(), dk.view_mut());
+    let result = component_weights::backward_acc(&dev, da, dk, w.view(), q.view(), a.view(), a.view());
+    assert!(result.is_err_and(|said| said.to_string().contains("has no kernel yet")));
 }
 
 #[test]

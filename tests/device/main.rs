@@ -165,13 +165,13 @@ const FEW_RUNS: [(u64, usize); 2] = [(1, 64), (0, 67)];
 
 #[test]
 fn kernels_agree_with_the_cpu() {
-    agree_with_the_cpu("small", &cases::small(), &RUNS);
+    agree_with_the_cpu("small", &cases::small_on_gpu(), &RUNS);
 }
 
 #[test]
 fn deep_kernels_agree_with_the_cpu_at_medium_sizes() {
     if thorough("every kernel at medium sizes beside the CPU") {
-        agree_with_the_cpu("medium", &cases::medium(), &FEW_RUNS);
+        agree_with_the_cpu("medium", &cases::medium_on_gpu(), &FEW_RUNS);
     }
 }
 
@@ -196,13 +196,13 @@ fn agree_with_the_cpu(sizes: &str, cases: &[Case], runs: &[(u64, usize)]) {
 
 #[test]
 fn results_do_not_depend_on_the_batch() {
-    do_not_depend_on_the_batch(&cases::small());
+    do_not_depend_on_the_batch(&cases::small_on_gpu());
 }
 
 #[test]
 fn deep_results_do_not_depend_on_the_batch_at_medium_sizes() {
     if thorough("batches of medium sizes image by image") {
-        do_not_depend_on_the_batch(&cases::medium());
+        do_not_depend_on_the_batch(&cases::medium_on_gpu());
     }
 }
 

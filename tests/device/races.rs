@@ -15,9 +15,9 @@ const NOT_LAUNCHED: [&str; 2] = ["axpy_from_f32_f32", "axpy_to_f32_f32"];
 fn launches_are_recorded() {
     let Some(gpu) = device() else { return };
     let dev = Device::Cuda(gpu);
-    let mut small = cases::small();
+    let mut small = cases::small_on_gpu();
     small.sort_by_key(|case| std::cmp::Reverse(case.inputs.iter().map(|a| a.shape.len()).sum::<usize>()));
-    for case in small.iter().chain(&cases::medium()) {
+    for case in small.iter().chain(&cases::medium_on_gpu()) {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             if dtype != DType::F32 && !case.has_narrow_form() {
                 continue;

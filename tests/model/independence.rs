@@ -1,10 +1,10 @@
 //! Evaluation of an image does not depend on the images beside it, to the bit.
 
-use super::support::{DEV, Kind, images, kinds, labels};
+use super::support::{DEV, images, kinds, labels};
 use l2p_engine::config::schema::Precision;
 use l2p_engine::network::Model;
 use l2p_engine::ops::match_prompts::Select;
-use l2p_engine::prompts::PromptChoice;
+use l2p_engine::prompts::{PromptChoice, Query};
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::close::same_bits;
 
@@ -17,17 +17,20 @@ fn some(images: &Tensor, from: usize, n: usize) -> Tensor {
     Tensor::from_f64(values, [n, 8, 8, 3], images.dtype())
 }
 
-/// Queries, ids and logits of an evaluation with per-image selection, row by row of one image.
-fn evaluate(kind: &Kind, model: &mut Model, x: &Tensor) -> [Vec<f64>; 3] {
+/// Queries, ids or weights, and logits of an evaluation with per-image selection, row by row of one image.
+fn evaluate(model: &mut Model, x: &Tensor) -> [Vec<f64>; 3] {
     let (mut query, mut choice) = (Vec::new(), PromptChoice::nothing());
-    if kind.config.prompt_pool.pool_size > 0 {
+    if model.prompts.query() != Query::Nothing {
         let q = model.query(&DEV, x.view()).expect("a query").clone();
         choice = model.choose(&DEV, q.view(), Select::PerImage).expect("a choice");
         query = q.to_f64();
     }
     let logits = model.logits_with(&DEV, x.view(), &choice).expect("logits").to_f64();
-    let ids = choice.as_ids().expect("ids").0.iter().map(|&id| f64::from(id)).collect();
-    [query, ids, logits]
+    let choice = match choice {
+        PromptChoice::Ids { rows, .. } => rows.values.iter().map(|&id| f64::from(id)).collect(),
+        PromptChoice::Weights(rows) => rows.values,
+    };
+    [query, choice, logits]
 }
 
 #[test]
@@ -38,11 +41,11 @@ fn logits_of_a_batch_are_those_of_single_images() {
             let dtype = if precision == Precision::F32 { DType::F32 } else { DType::F64 };
             let x = images(BATCH, dtype);
             let mut model = kind.model(BATCH);
-            let whole = evaluate(&kind, &mut model, &x);
+            let whole = evaluate(&mut model, &x);
             assert!(whole[2].iter().all(|z| z.is_finite()));
             for (from, n) in (0..BATCH).map(|i| (i, 1)).chain([(0, 2), (2, 3), (1, 6), (0, BATCH)]) {
-                let part = evaluate(&kind, &mut model, &some(&x, from, n));
-                for ((part, whole), what) in part.iter().zip(&whole).zip(["query", "ids", "logits"]) {
+                let part = evaluate(&mut model, &some(&x, from, n));
+                for ((part, whole), what) in part.iter().zip(&whole).zip(["query", "choice", "logits"]) {
                     let each = whole.len() / BATCH;
                     let wanted = &whole[from * each..(from + n) * each];
                     let text = format!("{} in {precision:?}", kind.name);
@@ -50,7 +53,7 @@ fn logits_of_a_batch_are_those_of_single_images() {
                 }
             }
             // And a training step of the full batch still fits after smaller evaluations.
-            evaluate(&kind, &mut model, &some(&x, 0, 1));
+            evaluate(&mut model, &some(&x, 0, 1));
             let stats = kind.step(&mut model, &x, &labels(BATCH));
             assert!(stats.loss.is_finite());
         }
@@ -63,12 +66,12 @@ fn evaluation_needs_no_training_memory() {
     for kind in kinds() {
         let x = images(BATCH, DType::F64);
         let mut training = kind.model(BATCH);
-        let wanted = evaluate(&kind, &mut training, &x);
+        let wanted = evaluate(&mut training, &x);
         let mut setup = training.setup.clone();
         setup.training = false;
         let mut model = Model::new(setup, &mut l2p_engine::tensor::plan::Plan::new());
         model.params = training.params.clone();
         model.query_params = training.query_params.clone();
-        assert_eq!(evaluate(&kind, &mut model, &x), wanted, "{}", kind.name);
+        assert_eq!(evaluate(&mut model, &x), wanted, "{}", kind.name);
     }
 }

@@ -2,6 +2,7 @@
 //! configuration, the exact shortcuts against the plain path, an independent network against ours,
 //! and logits that do not depend on the batch.
 
+mod coda;
 mod frozen_rows;
 mod gradients;
 mod independence;

@@ -4,6 +4,7 @@ use super::support::{DEV, Kind, dims, images, kinds, l2p, labels};
 use l2p_engine::config::schema::Shortcuts;
 use l2p_engine::nn::vit::Dims;
 use l2p_engine::ops::match_prompts::Select;
+use l2p_engine::prompts::{PromptChoice, Query};
 use l2p_engine::tensor::DType;
 use l2p_engine::testing::close::relative_error;
 
@@ -40,7 +41,10 @@ fn results(kind: &Kind, shortcuts: &[String]) -> Vec<(String, Vec<f64>)> {
             all.push((format!("gradient of {}", spec.name), grad.to_f64()));
         }
     }
-    if kind.config.prompt_pool.pool_size > 0 {
+    if let PromptChoice::Weights(rows) = model.prompts.choice().expect("a choice") {
+        all.push(("weights".into(), rows.values));
+    }
+    if model.prompts.query() != Query::Nothing {
         let query = model.last_query().clone();
         let choice = model.choose(&DEV, query.view(), Select::PerImage).expect("a choice");
         let logits = model.logits_with(&DEV, x.view(), &choice).expect("logits");

@@ -59,6 +59,16 @@ fn dualprompt(c: &mut Config) {
     c.g_prompt.g_prompt_layer_idx = vec![0, 1];
 }
 
+/// Three of seven components in each of two tasks; the seventh is never used.
+fn coda(c: &mut Config) {
+    c.method = Method::CodaPrompt;
+    c.model.vit_classifier = Classifier::Token;
+    c.prompt_pool.pool_size = 0;
+    c.continual.num_tasks = 2;
+    // The penalty of components of random length is in the hundreds: its part in the loss is to be around 1.
+    c.coda = CodaPrompt { components: 7, length: 4, layers: vec![0, 2], ortho_mu: 0.002 };
+}
+
 fn fine_tune(c: &mut Config) {
     c.prompt_pool.pool_size = 0;
     c.model.vit_classifier = Classifier::Token;
@@ -87,6 +97,8 @@ pub fn kinds() -> Vec<Kind> {
     };
     let mut erf = l2p("fine-tuning, erf, smoothing", fine_tune);
     (erf.dims.gelu, erf.label_smoothing) = (GeluForm::Erf, 0.1);
+    let mut second_task = l2p("components of a second task", coda);
+    second_task.task = 1;
     let mut smooth = l2p("smoothing, per image", per_image);
     smooth.label_smoothing = 0.2;
     let mut masked = l2p("prompt mask", |c| c.prompt_pool.use_prompt_mask = true);
@@ -109,6 +121,19 @@ pub fn kinds() -> Vec<Kind> {
         l2p("dualprompt, one tensor for key and value", |c| {
             dualprompt(c);
             c.g_prompt.same_key_value = true;
+        }),
+        l2p("components", coda),
+        second_task,
+        l2p("components, everything learns", |c| {
+            coda(c);
+            c.model.freeze_part = vec![];
+            c.coda.layers = vec![1];
+            c.coda.ortho_mu = 0.0;
+        }),
+        l2p("components, clip by all gradients", |c| {
+            coda(c);
+            c.coda.layers = vec![1, 2];
+            c.optim.clip_scope = ClipScope::All;
         }),
         l2p("fine-tuning", fine_tune),
         erf,

@@ -9,7 +9,8 @@ use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
 use l2p_engine::ops::pool_tokens::Pooling;
 use l2p_engine::ops::{
-    axpy, cross_entropy, gather, gelu, layer_norm, patches, pool_tokens, row_norm, sum, tokens,
+    axpy, component_weights, cross_entropy, gather, gelu, layer_norm, patches, pool_tokens, row_norm, sum,
+    tokens,
 };
 use l2p_engine::tensor::{DType, Shape, Tensor};
 use l2p_engine::{Error, Result};
@@ -176,6 +177,27 @@ fn elementwise_arguments() {
     let form = row_norm::Normalization::Rsqrt;
     refused(row_norm::backward_acc(&DEV, y.view_mut(), wrong.view(), x.view(), form), "row_norm", "dy");
     refused(row_norm::backward_acc(&DEV, t([5]).view_mut(), x.view(), x.view(), form), "row_norm", "dx");
+}
+
+#[test]
+fn component_weights_arguments() {
+    let run = |w: [usize; 2], a: [usize; 2], k: [usize; 2]| {
+        let mut w = t(w);
+        component_weights::forward(&DEV, w.view_mut(), t([2, 3]).view(), t(a).view(), t(k).view())
+    };
+    assert!(run([2, 4], [4, 3], [4, 3]).is_ok());
+    refused(run([2, 5], [4, 3], [4, 3]), "component_weights", "weights");
+    refused(run([2, 4], [4, 2], [4, 3]), "component_weights", "attention");
+    refused(run([2, 4], [4, 3], [5, 3]), "component_weights", "key");
+    let run = |da: [usize; 2], dk: [usize; 2], dw: [usize; 2]| {
+        let (mut da, mut dk, q, rows) = (t(da), t(dk), t([2, 3]), t([4, 3]));
+        let (da, dk, rows) = (da.view_mut(), dk.view_mut(), rows.view());
+        component_weights::backward_acc(&DEV, da, dk, t(dw).view(), q.view(), rows, rows)
+    };
+    assert!(run([4, 3], [4, 3], [2, 4]).is_ok());
+    refused(run([3, 4], [4, 3], [2, 4]), "component_weights", "dattention");
+    refused(run([4, 3], [4, 2], [2, 4]), "component_weights", "dkey");
+    refused(run([4, 3], [4, 3], [4, 2]), "component_weights", "dweights");
 }
 
 #[test]

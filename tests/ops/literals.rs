@@ -9,7 +9,7 @@ use l2p_engine::ops::linear::{self, Epilogue, LinearWeights};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
 use l2p_engine::ops::pool_tokens::{self, Pooling};
-use l2p_engine::ops::{axpy, gather, layer_norm, patches, row_norm, sum, tokens};
+use l2p_engine::ops::{axpy, component_weights, gather, layer_norm, patches, row_norm, sum, tokens};
 use l2p_engine::tensor::{DType, Tensor, ViewMut};
 
 /// To 1e-14 of the largest value.
@@ -110,6 +110,22 @@ fn attention_values() {
     attention::forward(&DEV, out.view_mut(), lse.view_mut(), &qkv, Some(&prefix), 1).expect("forward");
     same("out", &out, &[2.9667678672124858, -2.7518025134565933]);
     same("lse", &lse, &[2.0361408712402005]);
+}
+
+/// u = (3, -4), (0.5, -2) and zeros beside keys (1, 1), (0, -2) and zeros: -1 / (5 sqrt(2)), 4 / sqrt(17), 0. A component
+/// of zeros has no gradient either.
+#[test]
+fn weights_of_components() {
+    let q = f64s(&[1., -2.], [1, 2]);
+    let (a, k) = (f64s(&[3., 2., 0.5, 1., 0., 0.], [3, 2]), f64s(&[1., 1., 0., -2., 0., 0.], [3, 2]));
+    let mut w = poisoned([1, 3]);
+    component_weights::forward(&DEV, w.view_mut(), q.view(), a.view(), k.view()).expect("weights");
+    same("weights", &w, &[-0.2 / 2f64.sqrt(), 2.0 / 4.25f64.sqrt(), 0.0]);
+    let (mut da, mut dk, dw) = (f64s(&[0.; 6], [3, 2]), f64s(&[0.; 6], [3, 2]), f64s(&[0., 0., 1.], [1, 3]));
+    let out = (da.view_mut(), dk.view_mut());
+    component_weights::backward_acc(&DEV, out.0, out.1, dw.view(), q.view(), a.view(), k.view())
+        .expect("gradients");
+    assert_eq!([da.to_f64(), dk.to_f64()], [vec![0.0; 6], vec![0.0; 6]]);
 }
 
 /// Columns (3, 4) and (0, 0), the second stays.

@@ -91,7 +91,8 @@ const COMMON_KINDS: &[Kind] = &[(
     &["baselines.ncm=true", "baselines.linear_probe=true", "baselines.naive_head=true"],
 )];
 
-/// The run once more with a single prompt; an l2 penalty and queries from patches; a norm of all gradients and images that are cropped; kept images.
+/// The run once more with a single prompt; an l2 penalty and queries from patches; a norm of all gradients and images that are cropped; components with a penalty, which is of parameters and not of
+/// images; kept images.
 const OTHER_KINDS: &[Kind] = &[
     ("single prompt", &["baselines.single_prompt=true"]),
     (
@@ -103,8 +104,24 @@ const OTHER_KINDS: &[Kind] = &[
         &["optim.clip_scope=\"all\"", "optim.grad_clip_max_norm=0.5", "data.augment=\"crop_flip\"", GENTLE],
     ),
     (
+        "components",
+        &[
+            "method=\"coda_prompt\"",
+            "coda.components=11",
+            "coda.length=4",
+            "coda.layers=[0,2]",
+            "coda.ortho_mu=0.1",
+            GENTLE,
+        ],
+    ),
+    (
         "kept images, seldom used prompts",
-        &["continual.replay_per_class=3", "prompt_pool.diversified_selection=true", "model.weight_norm=true"],
+        &[
+            "data.train_per_class=40",
+            "continual.replay_per_class=3",
+            "prompt_pool.diversified_selection=true",
+            "model.weight_norm=true",
+        ],
     ),
 ];
 
@@ -115,7 +132,7 @@ fn any_number_of_ranks_learns_the_same() {
 
 #[test]
 fn deep_any_number_of_ranks_learns_the_same_in_other_ways() {
-    if deep("4 other settings on 1, 2 and 4 ranks") {
+    if deep(&format!("{} other settings on 1, 2 and 4 ranks", OTHER_KINDS.len())) {
         learn_the_same(OTHER_KINDS);
     }
 }

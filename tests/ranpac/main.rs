@@ -34,10 +34,9 @@ fn folder() -> PathBuf {
     }
 }
 
-/// The cases of `ranpac.json`, or those of RanPAC among all in `cases.json`.
+/// Those of RanPAC.
 fn cases() -> Value {
-    let own = folder().join("ranpac.json");
-    let path = if own.exists() { own } else { folder().join("cases.json") };
+    let path = folder().join("cases.json");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str::<Value>(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))["ranpac"]
         .clone()

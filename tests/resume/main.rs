@@ -84,6 +84,16 @@ const COMMON_KINDS: &[Kind] = &[
     ),
 ];
 
+/// Two components for each of five tasks, and one that is never used.
+const COMPONENTS: &[&str] = &[
+    "coda.components=11",
+    "coda.length=4",
+    "coda.layers=[0,2]",
+    "coda.ortho_mu=0.1",
+    "optim.learning_rate_schedule=coda_cosine",
+    "train.num_epochs=3",
+];
+
 const OTHER_KINDS: &[Kind] = &[
     ("finetune", &[]),
     ("linear", &["continual.replay_per_class=8", "continual.num_review_epochs=4"]),
@@ -110,6 +120,7 @@ const OTHER_KINDS: &[Kind] = &[
     ),
     ("ncm", &[]),
     ("joint", &[]),
+    ("coda_prompt", COMPONENTS),
 ];
 
 #[test]
@@ -119,7 +130,7 @@ fn dualprompt_with_replay_and_l2p_with_augmentation_resume() {
 
 #[test]
 fn deep_every_method_resumes() {
-    if deep("resuming 7 other methods and settings") {
+    if deep(&format!("resuming {} other methods and settings", OTHER_KINDS.len())) {
         resume_each(OTHER_KINDS);
     }
 }

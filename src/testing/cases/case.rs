@@ -90,6 +90,8 @@ pub struct Case {
     pub plain: Option<Plain>,
     pub forward_work: PassCost,
     pub backward_work: PassCost,
+    /// Whether the op has a kernel.
+    pub has_kernel: bool,
     /// The same case with another number of images.
     pub with_batch: Option<Box<dyn Fn(usize) -> Case + Send + Sync>>,
 }
@@ -108,6 +110,7 @@ impl Case {
             plain: None,
             forward_work: PassCost::default(),
             backward_work: PassCost::default(),
+            has_kernel: true,
             with_batch: None,
         }
     }
@@ -132,6 +135,12 @@ impl Case {
     ) -> Case {
         let (shape, keep) = (shape.into(), ArgType::Activation);
         self.outputs.push(Out { name, shape, part, role, write: Write::Set, keep });
+        self
+    }
+
+    /// The op has no kernel yet.
+    pub(super) fn on_cpu_only(mut self) -> Case {
+        self.has_kernel = false;
         self
     }
 

@@ -8,7 +8,7 @@ use crate::ops::float::Float as _;
 use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::Write;
 use crate::ops::optimizer::{self, Adam, Sgd};
-use crate::ops::{axpy, cross_entropy, row_norm};
+use crate::ops::{axpy, component_weights, cross_entropy, row_norm};
 use crate::tensor::{DType, Tensor, View, ViewMut};
 use crate::testing::plain as naive;
 
@@ -32,6 +32,30 @@ pub(super) fn pull(b: usize, m: usize, n: usize) -> Case {
             match_prompts::backward_pull(dev, dsimilarity, x[0], scalar(up[0]))
         })
         .moves(b * n, b * m + b * n)
+}
+
+pub(super) fn weigh_components(b: usize, m: usize, c: usize) -> Case {
+    Case::new("component_weights", format!("{m} components of {c}, batch {b}"), b)
+        .input("query", [b, c], Fill::Values, Scope::Each)
+        .input("attention", [m, c], Fill::Values, Scope::All)
+        .input("key", [m, c], Fill::Values, Scope::All)
+        .output("weights", [b, m], Scope::Each, Role::Result)
+        .all_wide()
+        .on_cpu_only()
+        .forward(move |dev, x, out| {
+            let [weights] = take(out);
+            component_weights::forward(dev, weights, x[0], x[1], x[2])
+        })
+        .backward(&[("attention", Write::Add), ("key", Write::Add)], move |dev, x, _, up, grads| {
+            let [dattention, dkey] = take(grads);
+            component_weights::backward_acc(dev, dattention, dkey, up[0], x[0], x[1], x[2])
+        })
+        .plain(plain!(|x, up| {
+            let (w, grads) = naive::component_weights(x, &up[0], c);
+            (vec![w], grads.to_vec())
+        }))
+        .moves(b * m + b * c + 2 * m * c, b * m + b * c + 6 * m * c)
+        .batched(move |b| weigh_components(b, m, c))
 }
 
 pub(super) fn column_norm(rows: usize, c: usize) -> Case {

@@ -21,6 +21,15 @@ pub fn medium() -> Vec<Case> {
     dense::medium().into_iter().chain(rows::medium()).collect()
 }
 
+/// [`small`] and [`medium`] of the ops that have a kernel: what a GPU runs.
+pub fn small_on_gpu() -> Vec<Case> {
+    small().into_iter().filter(|case| case.has_kernel).collect()
+}
+
+pub fn medium_on_gpu() -> Vec<Case> {
+    medium().into_iter().filter(|case| case.has_kernel).collect()
+}
+
 /// Layers wide enough for the products that take two rows of an image together; only the CPU has them.
 pub fn wide() -> Vec<Case> {
     dense::wide()

@@ -2,7 +2,9 @@
 
 use super::case::{Case, Role, assign, plain, take};
 use super::data::{Fill, Scope};
-use super::learn::{Loss, adam, column_norm, count, cross_entropy, penalise, pull, select, sgd};
+use super::learn::{
+    Loss, adam, column_norm, count, cross_entropy, penalise, pull, select, sgd, weigh_components,
+};
 use crate::config::schema::{Augment, Data};
 use crate::data::{Normalize, Preprocess};
 use crate::ops::match_prompts::Select;
@@ -39,6 +41,9 @@ pub(super) fn small() -> Vec<Case> {
         select(5, 9, 3, Select::PerImage),
         select(5, 9, 3, Select::Vote { group: 2 }),
         select(5, 9, 3, Select::Fixed { start: 4 }),
+        weigh_components(3, 5, 7),
+        weigh_components(1, 1, 2),
+        weigh_components(5, 3, 37),
         column_norm(3, 37),
         column_norm(70, 5),
         column_norm(1, 1),
@@ -87,6 +92,7 @@ pub(super) fn medium() -> Vec<Case> {
         row_norm(200, 193, Normalization::Plus),
         select(65, 10, 4, Select::PerImage),
         select(65, 10, 4, Select::Vote { group: 16 }),
+        weigh_components(65, 20, 193),
         column_norm(300, 100),
         penalise(65, 20),
         count(65, 20, 4),
@@ -115,6 +121,7 @@ pub(super) fn vit_b() -> Vec<Case> {
         row_norm(128, c, Normalization::Rsqrt),
         pull(128, 10, 4),
         select(128, 10, 4, Select::Vote { group: 16 }),
+        weigh_components(128, 100, c),
         column_norm(c, 100),
         penalise(128, 10),
         count(128, 10, 4),

@@ -1,0 +1,370 @@
+//! CODA-Prompt: the prompt of an image is a weighted sum of components, and each task adds components.
+//! Source: Smith et al. 2023, arXiv:2211.13218; GT-RIPL/CODA-Prompt @ 6417d4f, `models/zoo.py`, `CodaPrompt`.
+//!
+//! Names: N components of L_p rows, of which rows s..f belong to the current task; weights w (B, N).
+
+use super::choice::{PromptChoice, Rows};
+use super::gram_schmidt::gram_schmidt;
+use super::settings::{Components, Room};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::nn::layers::Linear;
+use crate::nn::params::{Declare, Grads, ParamId, Params};
+use crate::ops::axpy::{axpy, scale_in_place};
+use crate::ops::component_weights;
+use crate::ops::matmul::{self, Layout, Write};
+use crate::ops::sum;
+use crate::rng::{Rng, Stream};
+use crate::tensor::plan::Plan;
+use crate::tensor::{Shape, Tensor, View, ViewMut};
+use std::ops::Range;
+
+/// What a layer has: `coda/L/key` and `coda/L/attention` [N, C], `coda/L/prompt` [N, L_p, C], whose first half of the
+/// rows are keys and whose second half are values in front of the attention. Components beyond f are zero and so have
+/// weight 0; those before s do not learn.
+#[derive(Debug)]
+pub struct Coda {
+    settings: Components,
+    layers: Vec<Layer>,
+    /// s..f; empty until a task is entered.
+    active: Range<usize>,
+    channels: usize,
+    temp: Temp,
+}
+
+#[derive(Debug)]
+struct Layer {
+    index: usize,
+    key: ParamId,
+    attention: ParamId,
+    prompt: ParamId,
+    /// (B, N)
+    weights: Tensor,
+}
+
+/// What the backward pass needs beside the weights.
+#[derive(Debug)]
+struct Temp {
+    /// (B, C): the queries of the last choice that is learned from.
+    query: Tensor,
+    /// (B, N)
+    dweights: Tensor,
+    /// (N, C): gradients of attention and key of one layer.
+    drows: [Tensor; 2],
+    /// (3 E, f, f) for E layers: M Mᵀ - I of each parameter M.
+    gram: Tensor,
+    /// (f, f)
+    identity: Tensor,
+}
+
+impl Layer {
+    fn params(&self) -> [ParamId; 3] {
+        [self.key, self.attention, self.prompt]
+    }
+}
+
+impl Coda {
+    pub(super) fn new(declare: &mut Declare, plan: &mut Plan, settings: &Components, room: Room) -> Coda {
+        let Room { dims, batch: b, training, dtype } = room;
+        let (c, n, config) = (dims.embed_dim, settings.config.components, &settings.config);
+        let mut layer = |index: usize| Layer {
+            index,
+            key: declare.add(format!("coda/{index}/key"), [n, c]),
+            attention: declare.add(format!("coda/{index}/attention"), [n, c]),
+            prompt: declare.add(format!("coda/{index}/prompt"), Shape::new(&[n, config.length, c])),
+            weights: plan.tensor(format!("component weights of layer {index}"), [b, n], dtype),
+        };
+        let layers: Vec<Layer> = config.layers.iter().map(|&l| layer(l)).collect();
+        let back = |size: usize| if training { size } else { 0 };
+        let matrices = if training && config.ortho_mu > 0.0 { 3 * layers.len() } else { 0 };
+        let temp = Temp {
+            query: plan.tensor("query of a step", [back(b), c], dtype),
+            dweights: plan.tensor("dweights of components", [back(b), n], dtype),
+            drows: ["dattention", "dkey"].map(|name| plan.tensor(name, [back(n), c], dtype)),
+            gram: plan.tensor("Gram matrices of components", [matrices, n, n], dtype),
+            identity: plan.tensor("identity", [if matrices > 0 { n } else { 0 }, n], dtype),
+        };
+        Coda { settings: settings.clone(), layers, active: 0..0, channels: c, temp }
+    }
+
+    fn components(&self) -> usize {
+        self.settings.config.components
+    }
+
+    fn layer(&self, l: usize) -> Option<&Layer> {
+        self.layers.iter().find(|layer| layer.index == l)
+    }
+
+    /// Rows of keys, and of values, that enter layer `l`.
+    pub(super) fn prefix_rows(&self, l: usize) -> usize {
+        self.layer(l).map_or(0, |_| self.settings.config.length / 2)
+    }
+
+    /// Whether what enters layer `l` learns.
+    pub(super) fn learns(&self, p: &Params, grads: &Grads, l: usize) -> bool {
+        self.layer(l).is_some_and(|layer| layer.params().into_iter().any(|id| grads.wants(p, id)))
+    }
+
+    /// The half of each component's rows that are keys (0) or values (1): (N, L_p / 2 · C) of (N, L_p · C).
+    fn half(&self, side: usize) -> Layout {
+        let stride = self.settings.config.length * self.channels;
+        let cols = stride / 2;
+        Layout { rows: self.components(), cols, offset: side * cols, stride }
+    }
+
+    /// Weights for queries (B, C).
+    pub(super) fn choose(&mut self, dev: &Device, p: &Params, query: View) -> Result<()> {
+        let (b, n) = (query.dims()[0], self.components());
+        for layer in &mut self.layers {
+            layer.weights.reshape([b, n]);
+            let (attention, key) = (p.get(layer.attention), p.get(layer.key));
+            component_weights::forward(dev, layer.weights.view_mut(), query, attention, key)?;
+        }
+        Ok(())
+    }
+
+    /// [`Coda::choose`] for a batch that is learned from: its queries are kept for the backward pass.
+    pub(super) fn choose_to_learn(&mut self, dev: &Device, p: &Params, query: View) -> Result<()> {
+        self.temp.query.reshape(query.shape());
+        self.temp.query.view_mut().copy_from(query)?;
+        self.choose(dev, p, query)
+    }
+
+    /// The weights of the last choice, layer by layer for each image.
+    pub(super) fn choice(&self) -> Result<PromptChoice> {
+        let n = self.components();
+        let each: Vec<Vec<f64>> =
+            self.layers.iter().map(|layer| layer.weights.view().read_f64()).collect::<Result<_>>()?;
+        let images = self.layers.first().map_or(0, |layer| layer.weights.dims()[0]);
+        let values = (0..images).flat_map(|b| each.iter().flat_map(move |w| &w[b * n..][..n])).copied();
+        Ok(PromptChoice::Weights(Rows { values: values.collect(), width: self.layers.len() * n }))
+    }
+
+    pub(super) fn empty_choice(&self) -> PromptChoice {
+        PromptChoice::Weights(Rows { values: Vec::new(), width: self.layers.len() * self.components() })
+    }
+
+    /// Weights computed earlier for `batch` images, instead of a choice.
+    pub(super) fn set_choice(&mut self, batch: usize, choice: &PromptChoice) -> Result<()> {
+        let (n, width) = (self.components(), self.layers.len() * self.components());
+        let wanted = format!("{batch} x {width} weights");
+        let refused = |got: String| Error::Shape { op: "component_weights", arg: "choice", wanted, got };
+        let PromptChoice::Weights(rows) = choice else { return Err(refused("ids".into())) };
+        if rows.width != width || rows.values.len() != batch * width {
+            return Err(refused(format!("{} values, {} for each image", rows.values.len(), rows.width)));
+        }
+        for (at, layer) in self.layers.iter_mut().enumerate() {
+            let of_layer = rows.values.chunks_exact(width).flat_map(|image| &image[at * n..][..n]);
+            let values: Vec<f64> = of_layer.copied().collect();
+            layer.weights.reshape([batch, n]);
+            let values = Tensor::from_f64(&values, [batch, n], layer.weights.dtype());
+            layer.weights.view_mut().copy_from(values.view())?;
+        }
+        Ok(())
+    }
+
+    /// Overwrites key and value prefix (B, L_p / 2, C) of layer `l`: w P, the halves of P side by side.
+    pub(super) fn write_prefix(
+        &self,
+        dev: &Device,
+        p: &Params,
+        l: usize,
+        prefix: &mut [Tensor; 2],
+    ) -> Result<()> {
+        let Some(layer) = self.layer(l) else { return Ok(()) };
+        let b = layer.weights.dims()[0];
+        for (side, out) in prefix.iter_mut().enumerate() {
+            let half = self.half(side);
+            let out = (out.view_mut(), Layout::dense(b, half.cols));
+            let weights = (layer.weights.view(), Layout::dense(b, half.rows));
+            matmul::forward(dev, out, weights, (p.get(layer.prompt), half), Write::Set)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what the gradient of the prefixes of layer `l` says of its prompts and, through the weights, of its keys
+    /// and attention vectors.
+    pub(super) fn backward_prefix(
+        &mut self,
+        dev: &Device,
+        p: &Params,
+        grads: &mut Grads,
+        l: usize,
+        dprefix: &[Tensor; 2],
+    ) -> Result<()> {
+        let halves = [self.half(0), self.half(1)];
+        let Coda { layers, temp: Temp { query, dweights, drows, .. }, .. } = self;
+        let Some(layer) = layers.iter().find(|layer| layer.index == l) else { return Ok(()) };
+        let (b, n) = (layer.weights.dims()[0], halves[0].rows);
+        let weights = (layer.weights.view(), Layout::dense(b, n));
+        dweights.reshape([b, n]);
+        for (side, (half, d)) in halves.into_iter().zip(dprefix).enumerate() {
+            let d = (d.view(), Layout::dense(b, half.cols));
+            if let Some(dprompt) = grads.get_mut(p, layer.prompt) {
+                matmul::backward_weight_acc(dev, (dprompt, half), weights, d)?;
+            }
+            let write = if side == 0 { Write::Set } else { Write::Add };
+            let out = (dweights.view_mut(), Layout::dense(b, n));
+            matmul::backward_input(dev, out, d, (p.get(layer.prompt), half), write)?;
+        }
+        let [dattention, dkey] = drows;
+        dattention.fill(0.0);
+        dkey.fill(0.0);
+        let (attention, key) = (p.get(layer.attention), p.get(layer.key));
+        let out = (dattention.view_mut(), dkey.view_mut());
+        component_weights::backward_acc(dev, out.0, out.1, dweights.view(), query.view(), attention, key)?;
+        for (id, d) in [(layer.attention, dattention), (layer.key, dkey)] {
+            if let Some(grad) = grads.get_mut(p, id) {
+                axpy(dev, grad, d.view(), 1.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// mu, the factor of the penalty in the loss.
+    pub(super) fn penalty_weight(&self) -> f64 {
+        self.settings.config.ortho_mu
+    }
+
+    /// The parameters M as matrices of f rows: their ids and widths.
+    fn matrices(&self) -> Vec<(ParamId, usize)> {
+        let (c, length) = (self.channels, self.settings.config.length);
+        let of = |layer: &Layer| [(layer.key, c), (layer.attention, c), (layer.prompt, length * c)];
+        self.layers.iter().flat_map(of).collect()
+    }
+
+    /// Overwrites `out` (1), unless mu is 0: Σ over layers and their parameters M of the mean of (M Mᵀ - I)², of
+    /// the f components so far, old ones included.
+    pub(super) fn penalty(&mut self, dev: &Device, p: &Params, mut out: ViewMut) -> Result<()> {
+        if self.penalty_weight() == 0.0 {
+            return Ok(());
+        }
+        let (f, matrices) = (self.active.end, self.matrices());
+        let Temp { gram, identity, .. } = &mut self.temp;
+        gram.reshape([matrices.len(), f, f]);
+        out.fill(0.0);
+        for (i, (id, width)) in matrices.into_iter().enumerate() {
+            let m = (p.get(id), Layout::dense(f, width));
+            let product = (gram.view_mut().part(i * f * f, [f, f]), Layout::dense(f, f));
+            matmul::backward_input(dev, product, m, m, Write::Set)?;
+            let mut product = gram.view_mut().part(i * f * f, [f, f]);
+            axpy(dev, product.reborrow(), identity.view(), -1.0)?;
+            sum::squares_acc(dev, out.reborrow(), product.as_view())?;
+        }
+        scale_in_place(dev, out, 1.0 / (f * f) as f64)
+    }
+
+    /// Adds the gradient of `weight` times [`Coda::penalty`], which was computed last: 4 weight / f² (M Mᵀ - I) M.
+    pub(super) fn backward_penalty(
+        &mut self,
+        dev: &Device,
+        p: &Params,
+        grads: &mut Grads,
+        weight: f64,
+    ) -> Result<()> {
+        if self.penalty_weight() == 0.0 {
+            return Ok(());
+        }
+        let (f, matrices) = (self.active.end, self.matrices());
+        let gram = &mut self.temp.gram;
+        scale_in_place(dev, gram.view_mut(), 4.0 * weight / (f * f) as f64)?;
+        for (i, (id, width)) in matrices.into_iter().enumerate() {
+            let Some(grad) = grads.get_mut(p, id) else { continue };
+            let at = Layout::dense(f, width);
+            let gram = (gram.view().part(i * f * f, [f, f]), Layout::dense(f, f));
+            matmul::forward(dev, (grad, at), gram, (p.get(id), at), Write::Add)?;
+        }
+        Ok(())
+    }
+
+    /// All components zero: those of a task are drawn when it begins. The head is uniform in ±1/√C, kernel and bias,
+    /// as PyTorch's linear layers start.
+    ///
+    /// # Errors
+    /// `Error::Config` if there are more components than a key has directions.
+    pub(super) fn init(&self, p: &mut Params, head: &Linear, seed: u64) -> Result<()> {
+        let (c, used) = (self.channels, self.settings.each() * self.settings.tasks);
+        if used > c {
+            return Err(Error::config(format!(
+                "coda.components: the {used} that all tasks use must be orthogonal in the {c} channels of the \
+                 backbone: wanted at most {c}, found {}",
+                self.components()
+            )));
+        }
+        for id in self.layers.iter().flat_map(Layer::params) {
+            p.get_mut(id).fill(0.0);
+        }
+        let bound = 1.0 / (c as f64).sqrt();
+        for (stream, id) in [head.kernel, head.bias].into_iter().enumerate() {
+            // Streams of their own, beside those of prompts, keys and general prompts.
+            let mut rng = Rng::new(seed, Stream::Init, 3 + stream as u64);
+            let n = p.spec(id).shape.len();
+            let values: Vec<f64> = (0..n).map(|_| bound * (2.0 * f64::from(rng.uniform()) - 1.0)).collect();
+            p.set(id, &values)?;
+        }
+        Ok(())
+    }
+
+    /// From now on the components of task `task` learn; those before it take part, those behind it are not used.
+    ///
+    /// # Errors
+    /// `Error::Config` for a task that no components are left for.
+    pub(super) fn enter_task(&mut self, p: &mut Params, task: usize) -> Result<()> {
+        let (each, n, tasks) = (self.settings.each(), self.components(), self.settings.tasks);
+        if task >= tasks {
+            return Err(Error::config(format!(
+                "coda.components: the {n} components are divided among the {tasks} tasks of continual.num_tasks, but \
+                 task {} begins; wanted continual.num_tasks to be the number of tasks",
+                task + 1
+            )));
+        }
+        let active = task * each..(task + 1) * each;
+        if self.active == active {
+            return Ok(());
+        }
+        let frozen = [0..active.start, active.end..n];
+        let frozen: Vec<Range<usize>> = frozen.into_iter().filter(|rows| !rows.is_empty()).collect();
+        for id in self.layers.iter().flat_map(Layer::params) {
+            if p.spec(id).trainable {
+                p.freeze_rows(id, &frozen)?;
+            }
+        }
+        if !self.temp.identity.is_empty() {
+            let f = active.end;
+            let values: Vec<f64> = (0..f * f).map(|i| f64::from(u8::from(i / f == i % f))).collect();
+            self.temp.identity.reshape([f, f]);
+            let values = Tensor::from_f64(&values, [f, f], self.temp.identity.dtype());
+            self.temp.identity.view_mut().copy_from(values.view())?;
+        }
+        self.active = active;
+        Ok(())
+    }
+
+    /// Draws the components of task `task` and makes them orthogonal to those before it. A component's numbers have a
+    /// random stream of their own.
+    pub(super) fn begin_task(&mut self, p: &mut Params, task: usize) -> Result<()> {
+        self.enter_task(p, task)?;
+        let (n, layers) = (self.components(), self.layers.len());
+        for (at, layer) in self.layers.iter().enumerate() {
+            for (which, id) in layer.params().into_iter().enumerate() {
+                let mut values = p.get(id).read_f64()?;
+                let width = values.len() / n;
+                let (start, end) = (self.active.start * width, self.active.end * width);
+                let draws = self.active.clone().flat_map(|row| {
+                    let index = ((row * layers + at) * 3 + which) as u64;
+                    let mut rng = Rng::new(self.settings.seed, Stream::Components, index);
+                    (0..width).map(move |_| rng.normal())
+                });
+                let new = gram_schmidt(&values[..start], &draws.collect::<Vec<f64>>(), width)?;
+                values[start..end].copy_from_slice(&new);
+                p.set(id, &values)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The weights (B, N) of the last choice at layer `l`, if it has components.
+    pub fn weights(&self, l: usize) -> Option<View<'_>> {
+        self.layer(l).map(|layer| layer.weights.view())
+    }
+}

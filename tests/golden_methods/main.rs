@@ -1,0 +1,72 @@
+//! The numbers of published code of further methods, reproduced in f64.
+//!
+//! The fixtures are described in `tests/fixtures/golden_methods/README.md`. `L2P_GOLDEN_METHODS_DIR` points these tests
+//! at another folder of the same format, with other sizes.
+
+mod coda;
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::npz::{Array, Npz};
+use l2p_engine::device::Device;
+use l2p_engine::tensor::{DType, Tensor};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Agreement relative to the largest value of a quantity; of gradients: to the largest of the case.
+const F64: f64 = 1e-9;
+
+const DEV: Device = Device::Cpu;
+
+fn folder() -> PathBuf {
+    match std::env::var_os("L2P_GOLDEN_METHODS_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden_methods"),
+    }
+}
+
+fn npz(name: &str) -> Npz {
+    Npz::read(&folder().join(name))
+}
+
+fn cases() -> Value {
+    let path = folder().join("cases.json");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn images(array: &Array) -> Tensor {
+    let values: Vec<f64> = array.data.iter().map(|v| v / 256.0).collect();
+    Tensor::from_f64(&values, array.shape.as_slice(), DType::F64)
+}
+
+fn labels(array: &Array) -> Tensor {
+    Tensor::from_vec(array.u32s(), array.shape.as_slice())
+}
+
+/// The worst error of a case, and everything that is beyond the limit.
+#[derive(Default)]
+struct Report {
+    worst: f64,
+    checks: usize,
+    failures: Vec<String>,
+}
+
+impl Report {
+    fn check(&mut self, what: &str, error: f64) {
+        self.checks += 1;
+        self.worst = if error <= self.worst { self.worst } else { error };
+        if error.is_nan() || error > F64 {
+            self.failures.push(format!("{what}: {error:.2e} > {F64:.0e}"));
+        }
+    }
+
+    fn array(&mut self, what: &str, got: &[f64], wanted: &[f64]) {
+        self.check(what, common::relative_error(got, wanted));
+    }
+
+    fn finish(self, name: &str) {
+        println!("golden {name:<34} {:>4} checks, worst {:.1e}", self.checks, self.worst);
+        assert!(self.failures.is_empty(), "{name}:\n  {}", self.failures.join("\n  "));
+    }
+}
