@@ -144,6 +144,11 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     let tasks = tasks?;
     notes.extend(unused_images(&tasks, epochs, batch, &config));
     let mut small = if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
+    if plan.is_on_gpu() && (config.method == Name::Ranpac || config.baselines.ranpac) {
+        notes.push(
+            "the CPU computes the ridge regression; the time below counts its work as the GPU's".into(),
+        );
+    }
     let method = learner::planned(&config, dims, classes, &mut plan, purpose)?;
     plan.check()?;
     let mut same_batch = config.clone();
@@ -275,6 +280,9 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
     let by_query = model.prompts.query() == Query::Cls;
     let query = if by_query { plain } else { 0.0 };
     let train_image = query + forward + backward;
+    // A method that takes each image once answers from features, which are computed once for each test image.
+    let once = config.method.takes_each_image_once();
+    let (forward, query) = if once { (0.0, plain) } else { (forward, query) };
     let cl = &config.continual;
     let every = cl.eval_every_tasks.max(1);
     let test = |i: usize| split.tasks[i].test.len();
@@ -297,11 +305,7 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
     let ridge = ridge(config, model, tasks);
     let own_ridge = if config.method == Name::Ranpac { ridge } else { 0.0 };
     let images = tasks.iter().map(|(task, _)| task.train.len()).sum::<usize>() + queried;
-    let trained = if config.method.takes_each_image_once() {
-        (images - queried) as f64
-    } else {
-        (steps * batch + replayed) as f64
-    };
+    let trained = if once { (images - queried) as f64 } else { (steps * batch + replayed) as f64 };
     let total = trained * train_image + tested as f64 * forward + queried as f64 * query + own_ridge;
     let wanted = &config.baselines;
     let features = wanted.ncm || wanted.linear_probe || wanted.naive_head || wanted.ranpac;
