@@ -316,16 +316,16 @@ fn work(config: &Config, model: &Model, split: &Split, tasks: &[(Task, usize)], 
 }
 
 /// The products of a ridge regression (`src/methods/ranpac`) on the tasks. Of n images of width L with M random features
-/// f are fitted: features 4 n L M, G n M², its factor M³ / 3, and to choose lambda with d the smaller of f and M, the
-/// images that are left r: a matrix d² M where it is not G, its band 2 d³, the answers 2 r d (d + M).
+/// f are fitted: features 4 n L M, G n M², its factor M³ / 3, and to choose lambda with d the smaller of f and M the band
+/// of a matrix 2 d³. Where that matrix is not G, it takes f² M, and the answers for the r images that are left 2 r f M.
 fn ridge(config: &Config, model: &Model, tasks: &[(Task, usize)]) -> f64 {
     let width = model.setup.dims.embed_dim;
     let m = ranpac::features(config, width) as f64;
     let of = |(task, _): &(Task, usize)| {
         let (n, fitted) = (task.train.len() as f64, (task.train.len() * 4 / 5) as f64);
         let d = fitted.min(m);
-        let matrix = if fitted <= m { d * d * m } else { 0.0 };
-        let choice = matrix + 2.0 * d.powi(3) + 2.0 * (n - fitted) * d * (d + m);
+        let matrix = if fitted <= m { fitted * m * (fitted + 2.0 * (n - fitted)) } else { 0.0 };
+        let choice = matrix + 2.0 * d.powi(3);
         4.0 * n * width as f64 * m + n * m * m + m.powi(3) / 3.0 + choice
     };
     tasks.iter().map(of).sum()
