@@ -146,6 +146,11 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     let tasks = tasks?;
     notes.extend(unused_images(&tasks, epochs, batch, &config));
     let mut small = if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
+    if plan.is_on_gpu() && (config.method == Name::Ranpac || config.baselines.ranpac) {
+        notes.push(
+            "the CPU computes the ridge regression; the time below counts its work as the GPU's".into(),
+        );
+    }
     let method = learner::planned(&config, dims, classes, &mut plan, purpose)?;
     plan.check()?;
     let mut same_batch = config.clone();

@@ -315,6 +315,7 @@ fn benchmarks_are_planned_without_images_and_weights() {
         ("cifar100_dualprompt", "1300 steps of 192 images, learning rate 0.0225,"),
         ("imr_dualprompt", "6000 steps of 192 images, learning rate 0.00375,"),
         ("cifar100_coda", "7800 steps of 128 images, learning rate 0.001,"),
+        ("cifar100_ranpac", "400 steps of 128 images, learning rate 0.015,"),
     ] {
         let said = plan(name, &[]);
         assert!(said.contains(wanted), "{name}: no `{wanted}` in {said}");

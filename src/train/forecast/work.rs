@@ -111,13 +111,13 @@ impl Counted<'_> {
         };
         let query = if model.prompts.query() == Query::Cls { plain } else { 0.0 };
         let train_image = query + forward + backward;
+        // A method that takes each image once answers from features, which are computed once for each test image.
+        let once = config.method.takes_each_image_once();
+        let (forward, query) = if once { (0.0, plain) } else { (forward, query) };
         let (tested, queried) = self.tests();
         let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
         let different: usize = tasks.iter().map(|(task, _)| task.train.len()).sum();
-        let trained = match config.method.takes_each_image_once() {
-            true => different,
-            false => steps * batch + self.replayed(),
-        };
+        let trained = if once { different } else { steps * batch + self.replayed() };
         let own_ridge = if config.method == Name::Ranpac { cost.ridge } else { 0.0 };
         let total =
             trained as f64 * train_image + tested as f64 * forward + queried as f64 * query + own_ridge;
@@ -145,15 +145,16 @@ impl Counted<'_> {
 
     /// The products of a ridge regression (`src/methods/ranpac`) on the tasks. Of n images of width L with M random
     /// features f are fitted: features 4 n L M, G n M², its factor M³ / 3, and to choose lambda with d the smaller of f
-    /// and M, the images that are left r: a matrix d² M where it is not G, its band 2 d³, the answers 2 r d (d + M).
+    /// and M the band of a matrix 2 d³. Where that matrix is not G, it takes f² M, and the answers for the r images that
+    /// are left 2 r f M.
     fn ridge(&self) -> f64 {
         let width = self.model.setup.dims.embed_dim;
         let m = ranpac::features(self.config, width) as f64;
         let of = |(task, _): &(Task, usize)| {
             let (n, fitted) = (task.train.len() as f64, (task.train.len() * 4 / 5) as f64);
             let d = fitted.min(m);
-            let matrix = if fitted <= m { d * d * m } else { 0.0 };
-            let choice = matrix + 2.0 * d.powi(3) + 2.0 * (n - fitted) * d * (d + m);
+            let matrix = if fitted <= m { fitted * m * (fitted + 2.0 * (n - fitted)) } else { 0.0 };
+            let choice = matrix + 2.0 * d.powi(3);
             4.0 * n * width as f64 * m + n * m * m + m.powi(3) / 3.0 + choice
         };
         self.tasks.iter().map(of).sum()
