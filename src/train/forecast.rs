@@ -6,7 +6,7 @@ mod work;
 
 use super::{baselines, session};
 use crate::config::Config;
-use crate::config::schema::Precision;
+use crate::config::schema::{Method, Precision};
 use crate::data::{self, DataSet, Split, Task, loader, published, scenario};
 use crate::device::published_gpus::PublishedGpu;
 use crate::device::{self, Choice, Device};
@@ -146,7 +146,7 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     let tasks = tasks?;
     notes.extend(unused_images(&tasks, epochs, batch, &config));
     let mut small = if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
-    if plan.is_on_gpu() && (config.method == Name::Ranpac || config.baselines.ranpac) {
+    if plan.is_on_gpu() && (config.method == Method::Ranpac || config.baselines.ranpac) {
         notes.push(
             "the CPU computes the ridge regression; the time below counts its work as the GPU's".into(),
         );
