@@ -105,14 +105,7 @@ impl Method for Ncm {
         _: f64,
     ) -> Result<Vec<StepStats>> {
         let labels = labels.get::<u32>("ncm", "labels")?;
-        // What is left of a task may be too few images for every rank to have one.
-        let features = match labels.len() {
-            0 => Vec::new(),
-            _ => self.model.features(dev, images)?.view().read_f64()?,
-        };
-        // Every rank adds the images of all, in the order of one rank: the same bits for any number of ranks.
-        let features = self.ranks.gather("features of a step", &features)?;
-        let labels: Vec<u32> = self.ranks.gather("labels of a step", labels)?;
+        let (features, labels) = self.ranks.features_of_step(dev, &mut self.model, images, labels)?;
         let mut stats = StepStats::default();
         for (features, &label) in features.chunks_exact(self.model.setup.dims.embed_dim).zip(&labels) {
             self.means.add(label, features);

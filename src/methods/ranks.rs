@@ -8,7 +8,7 @@
 use crate::comm::Comm;
 use crate::device::{Device, Event, NcclComm, NcclId, StreamKind};
 use crate::error::{Error, Result};
-use crate::network::Model;
+use crate::network::{Model, Pixels};
 use crate::ops::axpy::scale_in_place;
 use crate::tensor::{DType, Tensor, all_reduce};
 use std::ops::Range;
@@ -96,6 +96,23 @@ impl Ranks {
         let piece = MESSAGE / self.comm.size();
         let all = self.comm.all_gather_in_pieces(what, bytemuck::cast_slice(values), piece)?;
         Ok(all.iter().flat_map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect::<Vec<T>>())
+    }
+
+    /// The frozen features and the labels of a step, of the images of all ranks in the order of one: what is made of
+    /// them has the same bits for any number of ranks.
+    pub(super) fn features_of_step(
+        &self,
+        dev: &Device,
+        model: &mut Model,
+        images: Pixels,
+        labels: &[u32],
+    ) -> Result<(Vec<f64>, Vec<u32>)> {
+        // What is left of a task may be too few images for every rank to have one.
+        let features = match labels.len() {
+            0 => Vec::new(),
+            _ => model.features(dev, images)?.view().read_f64()?,
+        };
+        Ok((self.gather("features of a step", &features)?, self.gather("labels of a step", labels)?))
     }
 
     /// The device's way to the other ranks, if they compute on GPUs.

@@ -131,6 +131,14 @@ impl Progress {
         }
     }
 
+    /// As [`Progress::say`], and with `--quiet` as well.
+    pub fn warn(&self, text: &str) {
+        match &self.show {
+            Show::Nothing => say(text),
+            _ => self.say(text),
+        }
+    }
+
     /// Takes the bar away.
     pub fn finish(&self) {
         if let Show::Bar(bar) = &self.show {

@@ -25,6 +25,11 @@ const LOG_EVERY: u64 = 10;
 /// Steps of several GPUs between checks for a request to stop.
 const ASK_EVERY: usize = 8;
 
+/// The steps of a task, from 1, whose mean loss says whether anything is learned.
+const JUDGED: std::ops::Range<usize> = 31..41;
+/// A mean loss above this share of that of guessing means that nothing is.
+const NO_BETTER: f64 = 0.98;
+
 /// What goes through the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LearningKind {
@@ -49,6 +54,8 @@ pub struct Learning {
     before: f64,
     /// Steps of this task that have been made and whose numbers are known.
     known: usize,
+    /// Sum of the losses of the steps of this task from [`JUDGED`], as far as they are known; `None` once it was judged.
+    early: Option<f64>,
     /// Where the time of this process went, and its seconds, as far as the log has them.
     times: (Vec<TimeRow>, f64),
 }
@@ -66,7 +73,7 @@ impl Learning {
         session.learner.classes_seen.clone_from(&at.classes_seen);
         let before = at.seconds;
         let times = (Vec::new(), 0.0);
-        Learning { session, kind, record, progress, at, started, before, known: 0, times }
+        Learning { session, kind, record, progress, at, started, before, known: 0, early: None, times }
     }
 
     /// Wall time, earlier parts of a resumed run included.
@@ -151,6 +158,8 @@ impl Learning {
         let (every, epochs) = (train.checkpoint_every_steps, train.eval_per_epochs * steps.epoch);
         let mut clock = Instant::now();
         self.known = self.at.task_step;
+        // A part of the steps says nothing of all.
+        self.early = (self.kind == LearningKind::Run && self.known == 0).then_some(0.0);
         while let Some(Done { stats, images }) = steps.next(&mut self.session)? {
             self.at.task_step += 1;
             self.at.step += 1;
@@ -190,6 +199,7 @@ impl Learning {
             self.at.window.push(stats);
             self.known += 1;
             self.at.window_images += steps.images(self.known);
+            self.judge(task, steps, stats.ce_loss)?;
             let step = before + self.known as u64;
             if step.is_multiple_of(LOG_EVERY) || self.known == steps.total {
                 let window = Window {
@@ -203,6 +213,45 @@ impl Learning {
                 self.record.as_mut().map_or(Ok(()), |record| record.steps(&window))?;
             }
         }
+        Ok(())
+    }
+
+    /// Says once per task if its loss stays where guessing is.
+    fn judge(&mut self, task: &Task, steps: &Steps, loss: f64) -> Result<()> {
+        let Some(sum) = &mut self.early else { return Ok(()) };
+        if self.known >= JUDGED.start {
+            *sum += loss;
+        }
+        if self.known + 1 < JUDGED.end {
+            return Ok(());
+        }
+        let mean = *sum / JUDGED.len() as f64;
+        self.early = None;
+        if self.record.is_none() {
+            return Ok(());
+        }
+        let learner = &self.session.learner;
+        let classes = self.session.task_view(task).mask.iter().filter(|&&is_learned| is_learned).count();
+        let chance = (classes as f64).ln();
+        if classes < 2 || mean < NO_BETTER * chance {
+            return Ok(());
+        }
+        let features = learner.method.model().pre_logits();
+        let (rows, width) = (features.dims()[0].max(1), features.dims()[1]);
+        let squares: f64 = features.view().read_f64()?.iter().map(|v| v * v).sum();
+        let rate = learner.config.optim.learning_rate;
+        self.progress.warn(&format!(
+            "warning: task {}: the loss of steps {} to {} is {mean:.3}, that of guessing among {classes} classes {chance:.3}: \
+             nothing is learned at optim.learning_rate = {rate} ({:.3e} per step) from features of length {:.2} ({width} \
+             numbers); try rates from {:.3e} to {:.3e}",
+            task.index + 1,
+            JUDGED.start,
+            JUDGED.end - 1,
+            steps.rate.at(self.known),
+            (squares / rows as f64).sqrt(),
+            rate / 10.0,
+            rate * 10.0
+        ));
         Ok(())
     }
 

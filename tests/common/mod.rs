@@ -5,6 +5,7 @@ pub mod lanes;
 pub mod npz;
 pub mod official;
 pub mod process;
+pub mod signals;
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,9 @@
 //! What a run leaves behind: metrics, tables, work directory, log, atomic files.
 //! Checkpoints: `tests/checkpoint/main.rs`. Event files: `tests/tensorboard/main.rs`.
 
+#[path = "../common/signals.rs"]
+mod signals;
+
 use approx::assert_abs_diff_eq;
 use l2p_engine::config::Config;
 use l2p_engine::device::Device;
@@ -11,6 +14,7 @@ use l2p_engine::output::table::{self, Style};
 use l2p_engine::output::{Workdir, atomic, signal};
 use l2p_engine::tensor::{DType, plan::Plan};
 use serde_json::{Value, json};
+use signals::is_ignored;
 use std::io::{self, BufRead};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -287,25 +291,6 @@ fn start_waiting(nohup: bool) -> (std::process::Child, Lines) {
 
 fn send(child: &std::process::Child, name: &str) {
     assert!(Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap().success());
-}
-
-/// Whether this process was started with a signal ignored, as `nohup` does with SIGHUP and a shell script with SIGINT
-/// for what it starts with `&`: its children are, too. Then a line says that nothing is tested.
-fn is_ignored(name: &str) -> bool {
-    let number = match name {
-        "HUP" => 1,
-        "INT" => 2,
-        _ => return false,
-    };
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = mask
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask >> (number - 1) & 1 == 1);
-    if ignored {
-        eprintln!("skipped: SIG{name} is ignored by whoever started the tests, and stays so");
-    }
-    ignored
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod common;
 
 use common::lanes::deep;
 use common::process::{SMALL, engine, expect, outcome, same, stderr, stdout, train};
+use common::signals::is_ignored;
 use common::{absolute_error, relative_error};
 use safetensors::{Dtype, SafeTensors};
 use std::io::{BufRead, BufReader, Read};
@@ -333,6 +334,9 @@ fn inspect(workdir: &Path) -> Command {
 /// Rank 0 alone learns the linear heads; the other ranks, which wait for them, hear of a request to stop all the same.
 #[test]
 fn a_signal_during_baselines_is_no_failure() {
+    if is_ignored("INT") {
+        return;
+    }
     let dir = tempfile::tempdir().expect("a folder");
     let start = |workdir: &Path| -> (Child, BufReader<ChildStderr>) {
         let mut command = engine();
@@ -375,6 +379,9 @@ fn a_signal_during_baselines_is_no_failure() {
 
 #[test]
 fn a_signal_to_any_rank_saves_once() {
+    if is_ignored("INT") {
+        return;
+    }
     let dir = tempfile::tempdir().expect("a folder");
     for asked in [0, 1] {
         let (workdir, nothing) = (dir.path().join(format!("run {asked}")), dir.path().join("nothing"));

@@ -4,7 +4,7 @@
 mod common;
 
 use common::lanes::deep;
-use common::process::{engine, expect, outcome, small, train};
+use common::process::{engine, expect, outcome, small, stderr, train};
 use std::path::Path;
 
 /// The matrix and the results of a small run with these settings.
@@ -323,4 +323,38 @@ fn benchmarks_are_planned_without_images_and_weights() {
     // 17.6 billion products and sums forward, as every table of ViT-B/16 has it, twice that counted one by one.
     let said = plan("cifar100_l2p", &["--set", "prompt_pool.length=1", "--set", "prompt_pool.top_k=1"]);
     assert!(said.contains("and once 35.1"), "{said}");
+}
+
+/// A loss that stays where guessing is, is said once a task with what decides about it; one that falls is not.
+#[test]
+fn a_run_that_does_not_learn_says_so() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let said = |rate: &str| -> String {
+        let sets = [
+            "data.train_per_class=64",
+            "train.num_epochs=5",
+            "continual.num_tasks=2",
+            "baselines.ncm=false",
+            "baselines.linear_probe=false",
+            "baselines.naive_head=false",
+            rate,
+        ];
+        let args: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let output = train(&dir.path().join(rate), &args).output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        stderr(&output)
+    };
+    // Forty steps of 16 images for each task of two classes.
+    let stuck = said("optim.learning_rate=1e-7");
+    for task in ["task 1", "task 2"] {
+        let line = stuck.lines().find(|line| line.contains("guessing") && line.contains(task));
+        let line = line.unwrap_or_else(|| panic!("nothing about {task} in {stuck}"));
+        for word in
+            ["guessing among 2 classes 0.693", "optim.learning_rate = 0.0000001", "features of length"]
+        {
+            assert!(line.contains(word), "no `{word}` in {line}");
+        }
+    }
+    assert_eq!(stuck.matches("guessing").count(), 2, "{stuck}");
+    assert!(!said("optim.learning_rate=0.05").contains("guessing"));
 }

@@ -159,14 +159,9 @@ impl Method for Ranpac {
         _: f64,
     ) -> Result<Vec<StepStats>> {
         let labels = labels.get::<u32>("ranpac", "labels")?;
-        // What is left of a task may be too few images for every rank to have one.
-        let features = match labels.len() {
-            0 => Vec::new(),
-            _ => self.model.features(dev, images)?.view().read_f64()?,
-        };
-        // In the order of one rank: the same bits for any number of ranks.
-        self.features.extend(self.ranks.gather("features of a step", &features)?);
-        self.labels.extend(self.ranks.gather("labels of a step", labels)?);
+        let (features, labels) = self.ranks.features_of_step(dev, &mut self.model, images, labels)?;
+        self.features.extend(features);
+        self.labels.extend(labels);
         Ok(vec![StepStats::default()])
     }
 
