@@ -5,6 +5,7 @@
 #[path = "../tests/common/files.rs"]
 mod files;
 #[path = "../tests/hardening/readers.rs"]
+#[allow(dead_code)]
 mod readers;
 #[path = "../tests/import/support.rs"]
 #[allow(dead_code)]

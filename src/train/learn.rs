@@ -343,7 +343,9 @@ impl Learning {
         let voted = Score::from_matrix(self.at.per_batch.clone())?.after_tasks(&tested);
         let validation = Score::from_matrix(self.at.validation.clone())?.after_tasks(&tested);
         record.task(task.index, self.at.step, &scores, &own, &voted, &validation)?;
-        let mut line = report::task_line(task, self.session.train_tasks.len(), &own, &voted);
+        let votes = self.session.learner.method.model().prompts.vote_group().is_some();
+        let tasks = self.session.train_tasks.len();
+        let mut line = report::task_line(task, tasks, &own, votes.then_some(&voted));
         if !validation.accuracy_matrix.is_empty() {
             line += &format!(", validation {} %", table::percent(validation.avg_acc));
         }

@@ -100,17 +100,17 @@ pub fn opening(run: &Opening) -> String {
     )
 }
 
-/// One line after a task.
-pub fn task_line(task: &Task, tasks: usize, own: &Score, voted: &Score) -> String {
+/// One line after a task; `voted` where a batch can vote.
+pub fn task_line(task: &Task, tasks: usize, own: &Score, voted: Option<&Score>) -> String {
     let last = own.accuracy_matrix.last().map(Vec::as_slice).unwrap_or_default();
     let each: Vec<String> = last.iter().map(|a| percent(*a)).collect();
+    let vote = voted.map_or_else(String::new, |voted| format!(", batch vote {} %", percent(voted.avg_acc)));
     format!(
-        "task {}/{tasks} ({}): accuracy {} %, by task {}, batch vote {} %",
+        "task {}/{tasks} ({}): accuracy {} %, by task {}{vote}",
         task.index + 1,
         task.name,
         percent(own.avg_acc),
         each.join(" "),
-        percent(voted.avg_acc),
     )
 }
 
