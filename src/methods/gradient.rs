@@ -189,9 +189,7 @@ impl Gradient {
         lr: f64,
     ) -> Result<Vec<StepStats>> {
         let model = &mut self.model;
-        let phase = range(c"data");
         model.prepare_step(dev, images, labels, task)?;
-        drop(phase);
         model.normalise_head(dev)?;
         model.queue_query(dev, labels.dims()[0])?;
         model.queue_gradient(dev, labels, task)?;
@@ -266,9 +264,7 @@ impl Method for Gradient {
         lr: f64,
     ) -> Result<Vec<StepStats>> {
         let Some(gpu) = dev.gpu() else { return self.step_on_cpu(dev, images, labels, task, lr) };
-        let phase = range(c"data");
         self.model.prepare_step(dev, images, labels, task)?;
-        drop(phase);
         let alone = self.ranks.is_alone();
         // The update that this step queues is its own, or that of the step before.
         if let Some(lr) = if alone { Some(lr) } else { self.unfinished } {

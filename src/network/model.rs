@@ -261,6 +261,7 @@ impl Model {
         labels: View,
         task: &TaskView,
     ) -> Result<()> {
+        let _phase = range(c"data");
         self.prompts.enter_task(&mut self.params, task.index)?;
         self.load(dev, images)?;
         self.targets_mut(labels).load(dev, labels)?;

@@ -76,11 +76,11 @@ fn rank(
 ) -> Result<Results> {
     let (comm, first) = (ranks.comm.clone(), ranks.comm.is_first());
     let quiet = options.quiet || !first;
-    // Data and backbone first: a run that cannot start leaves no folder behind.
     if options.profile {
         range::record(&loaded.dev);
     }
     let start = range(c"start");
+    // Data and backbone first: a run that cannot start leaves no folder behind.
     let mut session = Session::for_training(config, loaded, ranks, InitialWeights::Checkpoint)?;
     let total = total_steps(&session)?;
     let mut warnings = Vec::new();
