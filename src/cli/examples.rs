@@ -48,7 +48,9 @@ Example:
 
 pub const PRETRAIN: &str = "\
 Examples:
-  l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir data --out micro.safetensors
+  l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir data/glyphs --out micro.safetensors
+  l2p-engine pretrain --init-checkpoint vit.safetensors --data-dir photos --set data.dataset=images \\
+      --set pretrain.learning_blocks=4 --set pretrain.layer_decay=0.75 --out adapted.safetensors
   l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir data --resume";
 
 pub const COMPLETIONS: &str = "\

@@ -1,7 +1,7 @@
 //! `l2p-engine pretrain`.
 
 use super::{ConfigArgs, print};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::output::table::percent;
 use crate::train::pretrain;
 use clap::Args;
@@ -29,12 +29,9 @@ pub struct Pretrain {
 }
 
 impl Pretrain {
-    pub fn run(self) -> Result<()> {
-        if let Some(file) = &self.config.init_checkpoint {
-            return Err(Error::config(format!(
-                "--init-checkpoint {file}: `pretrain` starts from random weights; leave it out, or use `train` to \
-                 learn on top of a checkpoint"
-            )));
+    pub fn run(mut self) -> Result<()> {
+        if self.config.init_checkpoint.is_some() {
+            self.config.set.push("pretrain.start_from=checkpoint".into());
         }
         let loaded = self.config.load()?;
         if !self.quiet {

@@ -12,7 +12,7 @@ use crate::output::table::{self, Style};
 use crate::output::workdir::{CHECKPOINTS, CONFIG};
 use crate::output::{atomic, say};
 use crate::train::forecast::PlannedDevice;
-use crate::train::{Options, forecast, report, run, seeds};
+use crate::train::{Options, find_rate, forecast, report, run, seeds};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +48,10 @@ pub struct Train {
     /// unknown one lists all), or a size of memory such as 12GB. `--device cuda:0,1` plans for two of them.
     #[arg(long, value_name = "NAME|SIZE", requires = "dry_run", conflicts_with = "ranks")]
     gpu: Option<String>,
+    /// Try learning rates on the first task with a few steps each, print a table and a suggestion, and stop. Changes and
+    /// writes nothing; test images are not used.
+    #[arg(long, conflicts_with_all = ["resume", "dry_run", "seeds", "ranks", "profile"])]
+    find_lr: bool,
     /// Time phases and ops: a table at the end, in the report, and lines `profile` in the log. On a GPU every op is
     /// waited for and nothing is captured as a graph, which makes the run slower.
     #[arg(long)]
@@ -97,6 +101,11 @@ impl Train {
             return Ok(());
         }
         let choices = self.devices(&launch)?;
+        if self.find_lr {
+            let sweep = find_rate::find_rate(&loaded.config, choices[0].clone(), self.quiet)?;
+            print(&find_rate::text(&sweep, loaded.config.optim.learning_rate, Style::detect()));
+            return Ok(());
+        }
         if let Some(run) = &run {
             self.find_backbone(run, &mut loaded.config)?;
         }

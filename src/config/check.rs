@@ -3,7 +3,7 @@
 
 use super::complaints::{Complaints, MAX_SIZE};
 use super::published::Published;
-use super::schema::{Classifier, Config, Method, Scenario};
+use super::schema::{Classifier, Config, Method, Scenario, StartFrom};
 use crate::error::Result;
 
 /// Steps between checkpoints may be large to mean "never".
@@ -83,15 +83,26 @@ impl Config {
         complaints.unless(!self.data.is_mixed(), || {
             "data.mixup_alpha and data.cutmix_alpha must be 0 in pre-training, which has labels of its own".into()
         });
+        let random = p.start_from == StartFrom::Random;
+        complaints.unless(!random || p.learning_blocks == 0, || {
+            format!(
+                "pretrain.learning_blocks = {} leaves blocks as they begin, which takes trained ones: give \
+                 --init-checkpoint, or 0",
+                p.learning_blocks
+            )
+        });
         complaints.unless(p.heads == 0 || p.embed_dim.is_multiple_of(p.heads), || {
             format!("pretrain.heads = {} must divide pretrain.embed_dim = {}", p.heads, p.embed_dim)
         });
-        complaints.unless(p.patch_size == 0 || self.data.input_size.is_multiple_of(p.patch_size), || {
-            format!(
-                "pretrain.patch_size = {} must divide data.input_size = {}",
-                p.patch_size, self.data.input_size
-            )
-        });
+        complaints.unless(
+            !random || p.patch_size == 0 || self.data.input_size.is_multiple_of(p.patch_size),
+            || {
+                format!(
+                    "pretrain.patch_size = {} must divide data.input_size = {}",
+                    p.patch_size, self.data.input_size
+                )
+            },
+        );
         complaints.into_result()
     }
 
@@ -168,6 +179,7 @@ impl Config {
         ] {
             c.float(key, value, from_zero, |v| v >= 0.0);
         }
+        c.float("pretrain.layer_decay", pre.layer_decay, "above 0 and at most 1", |v| v > 0.0 && v <= 1.0);
         let lambdas = &self.ranpac.lambdas;
         c.unless(!lambdas.is_empty() && lambdas.iter().all(|l| *l > 0.0 && l.is_finite()), || {
             format!("ranpac.lambdas must be at least one finite number above 0, found {lambdas:?}")

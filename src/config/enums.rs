@@ -73,6 +73,8 @@ words! {
 DatasetName {
     /// 5,000 images of MNIST that come with the program.
     MnistSubset = "mnist_subset",
+    /// 3,000 images of Fashion-MNIST that come with the program.
+    FashionSubset = "fashion_subset",
     Mnist = "mnist", FashionMnist = "fashion_mnist", Cifar10 = "cifar10", Cifar100 = "cifar100",
     Svhn = "svhn", NotMnist = "notmnist", Core50 = "core50", ImageNetR = "imagenet_r", Cub200 = "cub200",
     DomainNet = "domainnet",
@@ -89,7 +91,9 @@ impl DatasetName {
     pub fn classes(self) -> Option<usize> {
         use DatasetName::*;
         match self {
-            MnistSubset | Mnist | FashionMnist | Cifar10 | Svhn | NotMnist | Synthetic => Some(10),
+            MnistSubset | FashionSubset | Mnist | FashionMnist | Cifar10 | Svhn | NotMnist | Synthetic => {
+                Some(10)
+            }
             Core50 => Some(50),
             Cifar100 => Some(100),
             ImageNetR | Cub200 => Some(200),
@@ -98,6 +102,10 @@ impl DatasetName {
         }
     }
 }
+
+words! {
+/// Where pre-training starts.
+StartFrom { Random = "random", Checkpoint = "checkpoint" } default Random }
 
 words! {
 /// How the images of a data set come in tasks.

@@ -362,6 +362,13 @@ Baselines {
 table! {
 /// Only read by `l2p-engine pretrain`: supervised training of a new backbone.
 Pretrain {
+    /// Weights at the start: `random` ones of the sizes below, or those of the `checkpoint` that
+    /// `model.init_checkpoint` names, whose sizes hold. `pretrain --init-checkpoint FILE` sets it.
+    start_from: StartFrom = StartFrom::Random,
+    /// Only so many of the last blocks learn, with the last norm and the head; 0: all of the backbone.
+    learning_blocks: usize = 0,
+    /// The learning rate falls by this factor from each block to the one before; 1: one rate for all.
+    layer_decay: f64 = 1.0,
     /// Side of a patch in pixels.
     patch_size: usize = 7,
     /// Width of a token.

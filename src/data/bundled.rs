@@ -1,26 +1,35 @@
-//! The 5,000 images of MNIST that are part of the program. Source: `assets/mnist_subset/README.md`.
+//! The images that are part of the program. Sources: `assets/mnist_subset/README.md`, `assets/fashion_subset/README.md`.
 
 use std::path::Path;
 
 use super::idx;
-use super::image_set::{DataSet, ImageSet};
+use super::image_set::DataSet;
 use crate::error::Result;
 
-macro_rules! asset {
-    ($name:literal) => {
-        (
-            include_bytes!(concat!("../../assets/mnist_subset/", $name)).as_slice(),
-            concat!("assets/mnist_subset/", $name),
-        )
+/// The four IDX files of a folder of `assets`, with their paths.
+macro_rules! files {
+    ($set:literal) => {
+        files!($set, "train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    };
+    ($set:literal, $($file:literal),*) => {
+        [$((
+            include_bytes!(concat!("../../assets/", $set, "/", $file, "-ubyte.gz")).as_slice(),
+            concat!("assets/", $set, "/", $file, "-ubyte.gz"),
+        )),*]
     };
 }
 
-/// 400 training and 100 test images per digit, 28x28 grey.
-pub fn load() -> Result<DataSet> {
-    let part = |images: (&'static [u8], &str), labels: (&'static [u8], &str)| -> Result<ImageSet> {
-        idx::read_pair((images.0, Path::new(images.1)), (labels.0, Path::new(labels.1)))
-    };
-    let train = part(asset!("train-images-idx3-ubyte.gz"), asset!("train-labels-idx1-ubyte.gz"))?;
-    let test = part(asset!("t10k-images-idx3-ubyte.gz"), asset!("t10k-labels-idx1-ubyte.gz"))?;
-    DataSet::new("mnist_subset", train, test, idx::digit_names())
+/// MNIST: 400 training and 100 test images per digit, 28x28 grey.
+pub fn mnist() -> Result<DataSet> {
+    load("mnist_subset", files!("mnist_subset"), idx::digit_names())
+}
+
+/// Fashion-MNIST: 200 training and 100 test images per kind of clothes, 28x28 grey.
+pub fn fashion() -> Result<DataSet> {
+    load("fashion_subset", files!("fashion_subset"), idx::fashion_names())
+}
+
+fn load(name: &str, files: [(&'static [u8], &str); 4], class_names: Vec<String>) -> Result<DataSet> {
+    let [train, train_labels, test, test_labels] = files.map(|(bytes, path)| (bytes, Path::new(path)));
+    DataSet::new(name, idx::read_pair(train, train_labels)?, idx::read_pair(test, test_labels)?, class_names)
 }

@@ -163,6 +163,7 @@ fn model(config: &Config, dims: Dims, classes: usize, plan: &mut Plan, purpose: 
         Purpose::Training { .. } => {}
         Purpose::Pretraining { .. } => {
             (setup.keep_original, setup.label_smoothing) = (false, config.pretrain.label_smoothing);
+            setup.layer_decay = config.pretrain.layer_decay;
         }
     }
     Ok(Model::new(setup, plan))

@@ -52,8 +52,12 @@ type CapturedStep = (Shape, usize, Select, bool, u64, Vec<Range<usize>>);
 
 impl Gradient {
     pub fn new(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Gradient {
-        let optimizer = if model.setup.training { Optimizer::new } else { Optimizer::none };
-        let mut optimizer = optimizer(plan, &model.params, &config.optim);
+        let (params, layers, decay) = (&model.params, model.setup.dims.layers, model.setup.layer_decay);
+        let mut optimizer = match (model.setup.training, decay) {
+            (false, _) => Optimizer::none(plan, params, &config.optim),
+            (true, 1.0) => Optimizer::new(plan, params, &config.optim),
+            (true, decay) => Optimizer::with_layer_decay(plan, params, &config.optim, layers, decay),
+        };
         optimizer.unscale = 1.0 / model.setup.loss_scale();
         let pending = Pending::new(plan);
         let uses = model.prompts.uses().map_or(0, |used| used.len() / 2);

@@ -27,6 +27,8 @@ pub struct Setup {
     /// l2 penalty in the loss: 0.5 · decay · Σ p² (0 for AdamW, which decays in the optimizer).
     pub weight_decay: f64,
     pub label_smoothing: f64,
+    /// See [`crate::optim::Optimizer::with_layer_decay`]; 1: one learning rate for all.
+    pub layer_decay: f64,
     pub shortcuts: Shortcuts,
     pub dtype: DType,
     /// Largest batch of a step or an evaluation.
@@ -65,6 +67,7 @@ impl Setup {
                 _ => config.optim.weight_decay,
             },
             label_smoothing: 0.0,
+            layer_decay: 1.0,
             shortcuts: Shortcuts::named(&config.train.shortcuts).map_err(|word| {
                 let words = Shortcuts::WORDS.join("`, `");
                 Error::config(format!("train.shortcuts: wanted any of `{words}`, found `{word}`"))

@@ -81,6 +81,15 @@ pub fn stop_baseline() -> Result<()> {
     ))
 }
 
+/// # Errors
+/// `Error::Interrupted` after a signal, for a search that writes nothing.
+pub fn stop_sweep() -> Result<()> {
+    match stop_requested() {
+        true => Err(Error::Interrupted("stopped while trying learning rates; nothing was written".into())),
+        false => Ok(()),
+    }
+}
+
 /// Asks the run to stop, as the first signal does.
 pub fn request_stop() {
     STOP.store(true, Ordering::SeqCst);

@@ -166,7 +166,8 @@ pub fn times(rows: &[TimeRow], all: f64, style: Style) -> String {
 }
 
 /// First column to the left, numbers to the right.
-fn draw(header: Vec<String>, rows: impl Iterator<Item = Vec<String>>, style: Style) -> String {
+/// A table; all columns but the first are set to the right.
+pub fn draw(header: Vec<String>, rows: impl Iterator<Item = Vec<String>>, style: Style) -> String {
     let mut table = Table::new();
     table.load_preset(if style.unicode {
         presets::UTF8_FULL_CONDENSED

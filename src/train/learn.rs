@@ -243,7 +243,7 @@ impl Learning {
         self.progress.warn(&format!(
             "warning: task {}: the loss of steps {} to {} is {mean:.3}, that of guessing among {classes} classes {chance:.3}: \
              nothing is learned at optim.learning_rate = {rate} ({:.3e} per step) from features of length {:.2} ({width} \
-             numbers); try rates from {:.3e} to {:.3e}",
+             numbers); try rates from {:.3e} to {:.3e}, as `train --find-lr` does",
             task.index + 1,
             JUDGED.start,
             JUDGED.end - 1,

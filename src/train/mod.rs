@@ -5,6 +5,7 @@ pub mod baselines;
 pub mod batch;
 pub mod batch_composition;
 pub mod evaluate;
+pub mod find_rate;
 pub mod forecast;
 pub mod learn;
 mod options;

@@ -1,5 +1,5 @@
-//! Training of a new backbone: the network without prompts, everything learning. The classes are those
-//! of the data set, or with `pretrain.exemplars` every image is a class of its own; with
+//! Training of a backbone, from random weights or on from a checkpoint: the network without prompts, everything
+//! learning or the last blocks. The classes are those of the data set, or with `pretrain.exemplars` every image is a class of its own; with
 //! `pretrain.rotations` each image is also turned and the turn is part of its class (Gidaris et al.
 //! 2018, arXiv:1803.07728). Both are harder to learn than the ten classes of Fashion-MNIST, and give better features.
 
@@ -9,11 +9,11 @@ use super::learn::{Learning, LearningKind};
 use super::record::{Record, RunFolder};
 use super::session::Session;
 use crate::config::Config;
-use crate::config::schema::{Baselines, Classifier, Method};
+use crate::config::schema::{Baselines, Classifier, Method, StartFrom};
 use crate::data::{self, DataSet, Normalize, Subset, Task, tasks};
 use crate::device::Choice;
-use crate::error::Result;
-use crate::import::{Backbone, Gelu, VitDims, write_native};
+use crate::error::{Error, Result};
+use crate::import::{Backbone, Gelu, HostTensor, VitDims, write_native};
 use crate::learner::{self, InitialWeights, Learner, Position, Purpose, backbone};
 use crate::methods::Ranks;
 use crate::nn::vit::CHANNELS;
@@ -65,9 +65,11 @@ pub fn pretrain(
     let mut at = Position::default();
     if let Some(state) = &saved {
         at = Position::of(state, config)?;
+        session.learner.expect_backbone(&at, workdir)?;
         session.expect_origin(&at, workdir)?;
         session.learner.method.restore(&state.tensors, at.optimizer_step)?;
     }
+    at.checkpoint_sha256.clone_from(&session.learner.backbone.sha256);
     at.origin = session.origin();
     let rate_before = at.rate_before(config, place.workdir.earlier_rate(), session.train_tasks.len())?;
     let record = Record::open(place, saved.as_ref(), &at, config, &mut warnings)?;
@@ -81,11 +83,14 @@ pub fn pretrain(
     run.progress.finish();
     let accuracy = test(&mut run.session)?;
     let backbone = trained(&run.session.learner)?;
-    let extra = BTreeMap::from([
+    let mut extra = BTreeMap::from([
         ("trained_by".to_string(), format!("l2p-engine {} pretrain", env!("CARGO_PKG_VERSION"))),
         ("data".to_string(), data.name.clone()),
         ("seed".to_string(), config.seed.to_string()),
     ]);
+    if !run.at.checkpoint_sha256.is_empty() {
+        extra.insert("start_from".to_string(), run.at.checkpoint_sha256.clone());
+    }
     write_native(out, &backbone, &extra)?;
     let sha256 = crate::import::load(out, &crate::import::LoadOptions::default())?.sha256;
     Ok(Pretrained { accuracy, classes: run.session.classes(), path: out.to_path_buf(), sha256 })
@@ -118,10 +123,16 @@ fn session(config: &Config, data: Arc<DataSet>, choice: Choice) -> Result<Sessio
     let turns = turns(config);
     let kinds = if config.pretrain.exemplars { data.train.len() } else { data.class_names.len() };
     let names: Vec<String> = (0..kinds * turns as usize).map(|class| class.to_string()).collect();
-    let (about, ranks) = (described(config), Ranks::alone(batch));
+    let (about, weights) = match config.pretrain.start_from {
+        StartFrom::Random => (described(config), InitialWeights::Random),
+        StartFrom::Checkpoint => (backbone::describe(config)?, InitialWeights::Checkpoint),
+    };
+    let mut config = config.clone();
+    config.model.freeze_part = frozen(config.pretrain.learning_blocks, about.dims.layers)?;
+    let (config, ranks) = (&config, Ranks::alone(batch));
     let purpose = Purpose::Pretraining { ranks: &ranks, images: batch };
     let dev = learner::fitting_device(config, backbone::dims(&about), names.len(), choice, purpose)?;
-    let learner = Learner::new(config.clone(), about, dev, names, purpose, InitialWeights::Random)?;
+    let learner = Learner::new(config.clone(), about, dev, names, purpose, weights)?;
     let mut session = Session::on_host(learner, data, split, ranks);
     let loader = session.loader(&session.train_tasks[0])?;
     let config = config.clone();
@@ -132,6 +143,21 @@ fn session(config: &Config, data: Arc<DataSet>, choice: Choice) -> Result<Sessio
         change(&config, turns, 1 << 63 | (step * batch) as u64, images, labels);
     }));
     Ok(session)
+}
+
+/// What stays as it is where only the last `learning` of `layers` blocks learn, in words of `model.freeze_part`.
+fn frozen(learning: usize, layers: usize) -> Result<Vec<String>> {
+    if learning == 0 {
+        return Ok(Vec::new());
+    }
+    let below = layers.checked_sub(learning).ok_or_else(|| {
+        Error::config(format!(
+            "pretrain.learning_blocks must be at most {layers}, the blocks of the checkpoint, found {learning}"
+        ))
+    })?;
+    // "embedding" is in the names of the patch embedding and of the positions.
+    let before = ["embedding", "cls"].map(String::from);
+    Ok(before.into_iter().chain((0..below).map(|block| format!("encoderblock_{block}/"))).collect())
 }
 
 /// Quarter turns that an image may have.
@@ -169,8 +195,18 @@ fn described(config: &Config) -> Backbone {
 
 /// The backbone with what was learned.
 fn trained(learner: &Learner) -> Result<Backbone> {
-    let tensors = backbone::tensors(&learner.method.model().params)?;
-    Ok(Backbone { tensors: tensors.into_iter().collect(), ..learner.backbone.clone() })
+    let mut tensors: BTreeMap<String, HostTensor> =
+        backbone::tensors(&learner.method.model().params)?.into_iter().collect();
+    let (registers, c) = (learner.backbone.dims.registers, learner.backbone.dims.embed_dim);
+    if registers > 0
+        && let Some(table) = tensors.get_mut("pos_embedding")
+    {
+        // Their rows stand behind that of the class token; see `backbone::place`.
+        let rows: Vec<f32> = table.data.drain(c..(1 + registers) * c).collect();
+        table.shape[1] -= registers;
+        tensors.insert("registers".into(), HostTensor { shape: vec![1, registers, c], data: rows });
+    }
+    Ok(Backbone { tensors, ..learner.backbone.clone() })
 }
 
 /// Turns a square image (S, S, 3) by `turns` quarter turns.

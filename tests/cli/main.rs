@@ -4,7 +4,7 @@
 mod common;
 
 use approx::abs_diff_eq;
-use common::process::{engine, expect, small, stderr, stdout, train};
+use common::process::{SMALL, engine, expect, small, stderr, stdout, train};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -75,7 +75,11 @@ fn usage_errors_exit_2_and_name_the_thing() {
         ),
         (&["train", "--device", "tpu"], "tpu"),
         (&["predict"], "IMAGE"),
-        (&["pretrain", "--init-checkpoint", "bundled:micro"], "random weights"),
+        (&["pretrain", "--set", "pretrain.learning_blocks=1"], "--init-checkpoint"),
+        (
+            &["pretrain", "--init-checkpoint", "bundled:micro", "--set", "pretrain.learning_blocks=9"],
+            "pretrain.learning_blocks must be at most",
+        ),
     ] {
         let dir = tempfile::tempdir().expect("a folder");
         let mut command = with(args);
@@ -477,7 +481,7 @@ fn an_absurd_learning_rate_ends_with_a_sentence() {
         "--set",
         "optim.optim=sgd",
         "--set",
-        "optim.learning_rate=1e30",
+        "optim.learning_rate=1e38",
         "--set",
         "optim.grad_clip_max_norm=0.0",
     ];
@@ -788,4 +792,32 @@ fn output_that_cannot_be_written_fails() {
         with(&["report", "--workdir", run, "--out", "/dev/full"]).output().expect("the program starts");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(!Path::new("/dev/full").is_file(), "the device was replaced by a file");
+}
+
+/// A table of rates and a suggestion, the same at every call, and nothing on the disk.
+#[test]
+fn find_lr_suggests_a_rate_and_writes_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let find = |more: &[&str]| {
+        let mut command = engine();
+        command.current_dir(dir.path()).args(["train", "--find-lr", "--quiet"]);
+        for set in SMALL.iter().chain(more) {
+            command.args(["--set", set]);
+        }
+        command
+    };
+    let said = expect(find(&[]), 0);
+    assert_eq!(said.lines().filter(|line| line.starts_with("| 0.")).count(), 7, "{said}");
+    let guessing = "guessing among";
+    assert!(said.contains(guessing) && said.contains("training images kept from them"), "{said}");
+    assert!(
+        said.contains("suggestion: --set optim.learning_rate=") || said.contains("is the best of them"),
+        "{said}"
+    );
+    assert_eq!(said, expect(find(&[]), 0));
+    let said = expect(find(&["optim.learning_rate=1e30", "optim.optim=sgd"]), 0);
+    assert!(said.contains("failed"), "a rate of 1e30 learns: {said}");
+    let said = expect(find(&["method=ncm"]), 2);
+    assert!(said.contains("--find-lr") && said.contains("ncm"), "{said}");
+    assert!(walk(dir.path()).is_empty(), "files were left");
 }
