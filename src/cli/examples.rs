@@ -42,6 +42,12 @@ Examples:
   l2p-engine report --workdir runs --csv
   l2p-engine report --workdir runs/l2p runs/dualprompt --svg drawings";
 
+pub const REPRODUCE: &str = "\
+Examples:
+  l2p-engine reproduce configs/reproduce/here.toml
+  l2p-engine reproduce configs/reproduce/cifar100.toml --dry-run --gpu h200
+  l2p-engine reproduce configs/reproduce/cifar100.toml --data-dir data --weights-dir weights --only l2p,dualprompt";
+
 pub const DEVICES: &str = "\
 Example:
   l2p-engine devices";

@@ -10,6 +10,7 @@ mod leakcheck;
 mod predict;
 mod pretrain;
 mod report;
+mod reproduce;
 mod shell;
 mod train;
 
@@ -44,10 +45,13 @@ enum Command {
     /// Compare runs: one page of accuracies, forgetting and prompts, or their numbers as CSV, JSON or LaTeX.
     #[command(after_help = examples::REPORT)]
     Report(report::Report),
+    /// Run the rows of a paper's table and set them beside the published numbers.
+    #[command(after_help = examples::REPRODUCE)]
+    Reproduce(reproduce::Reproduce),
     /// List the devices that this program and this machine can compute on.
     #[command(after_help = examples::DEVICES)]
     Devices(devices::Devices),
-    /// Train a backbone from scratch.
+    /// Train a backbone, from scratch or on from a checkpoint.
     #[command(after_help = examples::PRETRAIN)]
     Pretrain(pretrain::Pretrain),
     /// Print a script that completes commands and options in a shell.
@@ -79,6 +83,7 @@ pub fn main() -> i32 {
         Command::Inspect(args) => args.run(),
         Command::Devices(args) => args.run(),
         Command::Report(args) => args.run(),
+        Command::Reproduce(args) => args.run(),
         Command::Pretrain(args) => args.run(),
         Command::Completions(args) => args.run(Cli::command()),
         Command::Man(args) => args.run(Cli::command()),

@@ -206,9 +206,13 @@ pub fn text(sweep: &Sweep, configured: f64, style: Style) -> String {
     let at_end = sweep.tried.first().map(|t| t.rate) == Some(best.rate)
         || sweep.tried.last().map(|t| t.rate) == Some(best.rate);
     text += &if best.rate == configured {
-        format!("the configured rate {configured} is the best of them")
+        format!("the configured rate {} is the best of them", short(configured))
     } else {
-        format!("suggestion: --set optim.learning_rate={} (configured: {configured})", short(best.rate))
+        format!(
+            "suggestion: --set optim.learning_rate={} (configured: {})",
+            short(best.rate),
+            short(configured)
+        )
     };
     if at_end {
         text += "; the best is at the end of the table, so try further from there";

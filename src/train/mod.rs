@@ -12,6 +12,7 @@ mod options;
 pub mod pretrain;
 mod record;
 pub mod report;
+pub mod reproduce;
 pub mod run;
 pub mod seeds;
 pub mod session;

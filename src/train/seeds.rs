@@ -45,3 +45,43 @@ pub fn train(config: &Config, seeds: &[u64], options: &Options) -> Result<Seeds>
     }
     Ok(Seeds::of(seeds, &finished))
 }
+
+/// The most seeds; a larger number is taken for a typing error.
+const MAX_SEEDS: usize = 1000;
+
+/// The seeds of `A..B`, `A..=B` or `A,B,…`, which `key` has.
+///
+/// # Errors
+/// `Error::Config` for anything else, for none, for too many, and for one that stands there twice.
+pub fn parse(key: &str, text: &str) -> Result<Vec<u64>> {
+    let wrong = |found: String| {
+        Error::config(format!(
+            "{key}: wanted `0..4` (0, 1, 2, 3), `0..=4` or `1,2,5`, found `{text}`: {found}"
+        ))
+    };
+    let number = |text: &str| match text.trim().parse::<u64>() {
+        Ok(seed) if seed <= i64::MAX as u64 => Ok(seed),
+        _ => Err(wrong(format!("`{}` is no whole number from 0 to {}", text.trim(), i64::MAX))),
+    };
+    let seeds: Vec<u64> = match text.split_once("..") {
+        Some((first, end)) => {
+            let first = number(first)?;
+            let end = match end.strip_prefix('=') {
+                Some(last) => number(last)? + 1,
+                None => number(end)?,
+            };
+            (first..end).take(MAX_SEEDS + 1).collect()
+        }
+        None => text.split(',').map(number).collect::<Result<_>>()?,
+    };
+    if seeds.is_empty() || seeds.len() > MAX_SEEDS {
+        return Err(wrong(format!("wanted from 1 to {MAX_SEEDS} seeds")));
+    }
+    let mut different = seeds.clone();
+    different.sort_unstable();
+    different.dedup();
+    if different.len() < seeds.len() {
+        return Err(wrong("a seed stands there twice".into()));
+    }
+    Ok(seeds)
+}

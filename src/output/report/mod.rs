@@ -11,5 +11,6 @@ mod svg;
 
 pub use export::{csv, json, latex};
 pub use figures::{Figure, all as figures};
-pub use page::html;
+pub use page::{html, html_with};
+pub use parts::verdicts;
 pub use runs::{Choices, Group, History, Run, entropy, read};

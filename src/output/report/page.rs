@@ -14,6 +14,19 @@ use std::fmt::Write;
 
 /// The whole page as text.
 pub fn html(groups: &[Group]) -> String {
+    html_with(groups, "")
+}
+
+/// The page with `front`, HTML, below its head; without groups it holds nothing else.
+pub fn html_with(groups: &[Group], front: &str) -> String {
+    if groups.is_empty() {
+        return format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>l2p-engine</title>\
+             <style>{}{}</style></head><body><main>{front}</main></body></html>\n",
+            page_style(),
+            include_str!("page.css")
+        );
+    }
     let figures = figures::all(groups);
     let mut page = String::new();
     let title = title(groups);
@@ -27,6 +40,7 @@ pub fn html(groups: &[Group]) -> String {
         include_str!("page.css")
     );
     page += &header(groups, &title);
+    page += front;
     page += &results(groups, &figures);
     page += &tasks(groups, &figures);
     page += &prompts(groups, &figures);

@@ -15,3 +15,19 @@ pub fn section(title: &str, text: &str, body: &str) -> String {
 pub fn heading(g: usize, label: &str) -> String {
     format!("<h3><span class=\"key {}\"></span>{}</h3>", colour(g), escape(label))
 }
+
+/// A table of rows beside published numbers: name, method, rule set, seeds, ours, published, verdict.
+pub fn verdicts(title: &str, rows: &[[String; 7]]) -> String {
+    let head = ["", "method", "rule set", "seeds", "average accuracy %", "published", "verdict"];
+    let head: String = head.iter().map(|name| format!("<th>{name}</th>")).collect();
+    let cells =
+        |row: &[String; 7]| row.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect::<String>();
+    let body: String = rows.iter().map(|row| format!("<tr>{}</tr>", cells(row))).collect();
+    section(
+        &escape(title),
+        "Within: the difference to the published number is at most two deviations of both together, or half a point.",
+        &format!(
+            "<div class=\"card\"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        ),
+    )
+}
