@@ -170,7 +170,7 @@ def main():
         has = dict(zip(fonts, pool.map(code_points, fonts)))
         for sign in SIGNS:
             folder = given.folder / "held_out" if sign in held_out else given.folder
-            counts = {"train": 100, "test": 50} if sign in held_out else {"train": given.train, "test": given.test}
+            counts = {"train": 200, "test": 100} if sign in held_out else {"train": given.train, "test": given.test}
             jobs.append((sign, [f for f in fonts if ord(sign) in has[f]], folder, counts))
         drawn_by = dict(pool.imap_unordered(write_sign, jobs, chunksize=1))
     kept = [sign for sign in SIGNS if drawn_by[sign] >= FEWEST_FONTS]

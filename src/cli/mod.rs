@@ -27,7 +27,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Learn a sequence of tasks; without flags, Split-MNIST on the bundled backbone.
+    /// Learn a sequence of tasks; without flags, digits and then letters, on the bundled backbone.
     #[command(after_help = examples::TRAIN)]
     Train(train::Train),
     /// Evaluate what a run has learned.

@@ -73,8 +73,8 @@ words! {
 DatasetName {
     /// 5,000 images of MNIST that come with the program.
     MnistSubset = "mnist_subset",
-    /// 3,000 images of Fashion-MNIST that come with the program.
-    FashionSubset = "fashion_subset",
+    /// 3,000 pictures of ten letters that come with the program.
+    LettersSubset = "letters_subset",
     Mnist = "mnist", FashionMnist = "fashion_mnist", Cifar10 = "cifar10", Cifar100 = "cifar100",
     Svhn = "svhn", NotMnist = "notmnist", Core50 = "core50", ImageNetR = "imagenet_r", Cub200 = "cub200",
     DomainNet = "domainnet",
@@ -91,7 +91,7 @@ impl DatasetName {
     pub fn classes(self) -> Option<usize> {
         use DatasetName::*;
         match self {
-            MnistSubset | FashionSubset | Mnist | FashionMnist | Cifar10 | Svhn | NotMnist | Synthetic => {
+            MnistSubset | LettersSubset | Mnist | FashionMnist | Cifar10 | Svhn | NotMnist | Synthetic => {
                 Some(10)
             }
             Core50 => Some(50),

@@ -1,10 +1,12 @@
-//! The images that are part of the program. Sources: `assets/mnist_subset/README.md`, `assets/fashion_subset/README.md`.
+//! The images that are part of the program. Sources: `assets/mnist_subset/README.md`, `assets/letters_subset/README.md`.
 
 use std::path::Path;
 
 use super::idx;
 use super::image_set::DataSet;
 use crate::error::Result;
+
+const LETTERS: [&str; 10] = ["H", "V", "Σ", "λ", "Д", "Я", "ы", "ば", "む", "モ"];
 
 /// The four IDX files of a folder of `assets`, with their paths.
 macro_rules! files {
@@ -24,9 +26,9 @@ pub fn mnist() -> Result<DataSet> {
     load("mnist_subset", files!("mnist_subset"), idx::digit_names())
 }
 
-/// Fashion-MNIST: 200 training and 100 test images per kind of clothes, 28x28 grey.
-pub fn fashion() -> Result<DataSet> {
-    load("fashion_subset", files!("fashion_subset"), idx::fashion_names())
+/// Letters of many fonts: 200 training and 100 test pictures of each, 28x28 grey.
+pub fn letters() -> Result<DataSet> {
+    load("letters_subset", files!("letters_subset"), LETTERS.map(String::from).to_vec())
 }
 
 fn load(name: &str, files: [(&'static [u8], &str); 4], class_names: Vec<String>) -> Result<DataSet> {

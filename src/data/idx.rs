@@ -48,11 +48,6 @@ pub fn digit_names() -> Vec<String> {
     DIGITS.map(String::from).to_vec()
 }
 
-/// The names of the kinds of clothes.
-pub fn fashion_names() -> Vec<String> {
-    FASHION.map(String::from).to_vec()
-}
-
 fn load(dir: &str, name: &str, folders: &[&str], class_names: &[&str]) -> Result<DataSet> {
     let dir = folder::open(dir, name)?;
     let layout = FolderLayout { folders, files: &FILES, or_gz: true };

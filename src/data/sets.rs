@@ -48,7 +48,7 @@ pub fn row(name: DatasetName) -> Row {
     use Published::*;
     let (read, published): (fn(Source) -> Result<DataSet>, Published) = match name {
         DatasetName::MnistSubset => (|_| bundled::mnist(), Unknown),
-        DatasetName::FashionSubset => (|_| bundled::fashion(), Unknown),
+        DatasetName::LettersSubset => (|_| bundled::letters(), Unknown),
         DatasetName::Mnist => (|from| idx::load_mnist(&from.config.dir), PerClass(MNIST)),
         DatasetName::FashionMnist => {
             (|from| idx::load_fashion_mnist(&from.config.dir), Balanced(60_000, 10_000))

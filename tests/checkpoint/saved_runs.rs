@@ -27,10 +27,15 @@ fn copy(name: &str, to: &Path) -> PathBuf {
     to
 }
 
+/// The bundled backbone of that version.
+fn backbone() -> PathBuf {
+    fixture("micro.safetensors")
+}
+
 fn train(config: &Path, workdir: &Path, more: &[&str]) -> Command {
     let mut command = engine();
     command.args(["train", "--resume", "--quiet", "--config"]).arg(config).arg("--workdir").arg(workdir);
-    command.args(more);
+    command.arg("--init-checkpoint").arg(backbone()).args(more);
     command
 }
 
@@ -109,7 +114,7 @@ fn inspect(workdir: &Path) -> Command {
 
 fn with(args: &[&str], workdir: &Path) -> Command {
     let mut command = engine();
-    command.args(args).arg("--workdir").arg(workdir);
+    command.args(args).arg("--workdir").arg(workdir).arg("--init-checkpoint").arg(backbone());
     command
 }
 

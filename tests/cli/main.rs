@@ -68,7 +68,7 @@ fn usage_errors_exit_2_and_name_the_thing() {
         (&["train", "--set", "method=l3p"], "l2p"),
         (&["train", "--set", "train.shortcuts=[\"fly\"]"], "limit_last_block"),
         (&["train", "--set", "model.init_checkpoint=bundled:huge"], "bundled:micro"),
-        (&["train", "--set", "continual.num_tasks=6"], "12 classes"),
+        (&["train", "--set", "continual.num_tasks=6"], "30 classes"),
         (&["train", "--set", "continual.class_order=nowhere.txt"], "nowhere.txt"),
         (
             &["train", "--set", "train.per_device_batch_size=60000", "--set", "data.partial_batch=false"],
@@ -156,7 +156,9 @@ fn shipped_configurations_are_valid() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for entry in std::fs::read_dir(root.join("configs")).expect("configs") {
         let file = entry.expect("an entry").path();
-        expect(with(&["train", "--print-config", "--config", path(&file)]), 0);
+        if file.is_file() {
+            expect(with(&["train", "--print-config", "--config", path(&file)]), 0);
+        }
     }
 }
 
@@ -210,7 +212,7 @@ fn a_dry_run_plans_and_writes_nothing() {
     command.current_dir(dir.path());
     let said = expect(command, 0);
     for word in
-        ["task 5", "steps", "learning rate", "MiB", "total", "evaluation batches of", "with them: work at"]
+        ["task 4", "steps", "learning rate", "MiB", "total", "evaluation batches of", "with them: work at"]
     {
         assert!(said.contains(word), "no `{word}` in {said}");
     }

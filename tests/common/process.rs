@@ -1,7 +1,12 @@
 //! Running the program as a user does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+/// The configuration of small runs: five tasks of two digits.
+pub fn split_mnist() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/split_mnist.toml")
+}
 
 /// A run of a second or two: few images, short prompts, frequent checkpoints.
 pub const SMALL: &[&str] = &[
@@ -31,6 +36,11 @@ pub fn engine() -> Command {
 pub fn train(workdir: &Path, more: &[&str]) -> Command {
     let mut command = engine();
     command.arg("train").arg("--workdir").arg(workdir).arg("--quiet");
+    // A run that is resumed has a configuration of its own.
+    let own = more.contains(&"--resume") && workdir.join("config.toml").is_file();
+    if !own && !more.contains(&"--config") {
+        command.arg("--config").arg(split_mnist());
+    }
     for set in SMALL {
         command.args(["--set", set]);
     }

@@ -41,6 +41,9 @@ fn other_value(kind: KeyKind, now: &str) -> String {
 fn shipped_files_load_and_check() {
     for file in std::fs::read_dir("configs").unwrap() {
         let path = file.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         let name = path.display();
         let config = load(Some(&path), &[], None, None, None).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(Config::from_toml(&config.to_toml(), "resolved").unwrap(), config, "{name}");
@@ -48,7 +51,7 @@ fn shipped_files_load_and_check() {
     }
     let pretrain = load(Some(Path::new("configs/pretrain_micro.toml")), &[], None, None, None).unwrap();
     pretrain.check_pretrain().unwrap();
-    assert_eq!(load(None, &[], None, None, None).unwrap().continual.num_tasks, 5);
+    assert_eq!(load(None, &[], None, None, None).unwrap().continual.num_tasks, 4);
 }
 
 #[test]
@@ -589,8 +592,10 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     // Every shipped file has a row in this table.
     let mut shipped: Vec<String> = std::fs::read_dir("configs")
         .unwrap()
-        .map(|f| f.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
-        .filter(|name| !["default", "pretrain_micro"].contains(&name.as_str()))
+        .map(|f| f.unwrap().path())
+        .filter(|path| path.is_file())
+        .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+        .filter(|name| !OWN.contains(&name.as_str()))
         .collect();
     shipped.sort();
     let mut known: Vec<&str> = rows.iter().map(|row| row.0).collect();
@@ -598,14 +603,17 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     assert_eq!(shipped, known);
 }
 
+/// Configurations of which nothing is published.
+const OWN: [&str; 3] = ["default", "split_mnist", "pretrain_micro"];
+
 #[test]
 fn every_value_of_a_benchmark_names_its_source() {
     for file in std::fs::read_dir("configs").unwrap() {
         let path = file.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap();
-        if path.ends_with("default.toml") || path.ends_with("pretrain_micro.toml") {
+        if path.is_dir() || OWN.iter().any(|own| path.file_stem().is_some_and(|stem| stem == *own)) {
             continue;
         }
+        let text = std::fs::read_to_string(&path).unwrap();
         let name = path.display();
         assert!(
             text.starts_with("# ") && text.contains("Published"),

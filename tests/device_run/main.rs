@@ -7,7 +7,7 @@ mod common;
 #[path = "../emulation/mod.rs"]
 mod emulation;
 
-use common::process::{engine, expect, outcome, stderr};
+use common::process::{engine, expect, outcome, split_mnist, stderr};
 use l2p_engine::device::embedded;
 use l2p_engine::import::{self, LoadOptions};
 use std::io::Write as _;
@@ -111,7 +111,7 @@ impl Gpu {
     fn train(&self, device: &str, backbone: &Path, workdir: &Path, more: &[&str]) -> Command {
         let mut command = self.engine();
         command.args(["train", "--quiet", "--device", device, "--workdir"]).arg(workdir);
-        command.arg("--init-checkpoint").arg(backbone);
+        command.arg("--config").arg(split_mnist()).arg("--init-checkpoint").arg(backbone);
         sets(&mut command, TOY);
         sets(&mut command, RUN);
         sets(&mut command, more);
@@ -124,7 +124,7 @@ impl Gpu {
         command
             .args(["pretrain", "--quiet", "--device", device, "--workdir"])
             .arg(dir.join(format!("pretrain {device}")));
-        command.arg("--out").arg(&out);
+        command.arg("--out").arg(&out).arg("--config").arg(split_mnist());
         sets(&mut command, TOY);
         sets(&mut command, PRETRAIN);
         sets(&mut command, more);

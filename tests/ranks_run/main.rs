@@ -4,7 +4,7 @@
 mod common;
 
 use common::lanes::deep;
-use common::process::{SMALL, engine, expect, outcome, same, stderr, stdout, train};
+use common::process::{SMALL, engine, expect, outcome, same, split_mnist, stderr, stdout, train};
 use common::signals::is_ignored;
 use common::{absolute_error, relative_error};
 use safetensors::{Dtype, SafeTensors};
@@ -341,6 +341,7 @@ fn a_signal_during_baselines_is_no_failure() {
     let start = |workdir: &Path| -> (Child, BufReader<ChildStderr>) {
         let mut command = engine();
         command.args(["train", "--device", "cpu", "--ranks", "2", "--workdir"]).arg(workdir);
+        command.arg("--config").arg(split_mnist());
         command.args(set(SMALL)).args(set(&["baselines.single_prompt=true", "train.num_epochs=1"]));
         let mut child =
             command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");

@@ -5,7 +5,7 @@ mod common;
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 use common::lanes::deep;
-use common::process::{engine, expect, outcome, small, stderr, stdout, train};
+use common::process::{engine, expect, outcome, small, split_mnist, stderr, stdout, train};
 use l2p_engine::output::report::{self, entropy};
 use l2p_engine::output::spread::Spread;
 use serde_json::Value;
@@ -28,6 +28,9 @@ fn json(path: &Path) -> Value {
 fn command(name: &str, workdirs: &[&Path], more: &[&str]) -> std::process::Command {
     let mut command = engine();
     command.arg(name).arg("--workdir").args(workdirs).args(more);
+    if name == "train" {
+        command.arg("--config").arg(split_mnist());
+    }
     command
 }
 

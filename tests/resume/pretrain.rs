@@ -1,6 +1,6 @@
 //! Training of backbones: what is written, and when it is saved.
 
-use super::common::process::{engine, expect};
+use super::common::process::{engine, expect, split_mnist};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,10 +9,10 @@ use std::process::Command;
 /// Steps of the small training below: 400 images in batches of 16.
 const STEPS: usize = 25;
 
-/// `l2p-engine pretrain` with the built-in configuration on few images.
+/// `l2p-engine pretrain` on few images, with a configuration for prompts.
 pub fn pretrain(dir: &Path, name: &str, more: &[&str]) -> Command {
     let mut command = engine();
-    command.args(["pretrain", "--quiet", "--workdir"]).arg(dir.join(name));
+    command.args(["pretrain", "--quiet", "--workdir"]).arg(dir.join(name)).arg("--config").arg(split_mnist());
     command.arg("--out").arg(dir.join(format!("{name}.safetensors")));
     let few = ["data.train_per_class=40", "data.test_per_class=4", "pretrain.layers=2"];
     few.iter().chain(more).for_each(|set| {
@@ -31,10 +31,10 @@ fn saved(dir: &Path, name: &str) -> Vec<usize> {
     steps
 }
 
-/// The built-in configuration has a pool of prompts, a frozen backbone and baselines, all of which a training of a
+/// The configuration has a pool of prompts, a frozen backbone and baselines, all of which a training of a
 /// backbone leaves out: every weight learns, and the file is a backbone that `train` takes.
 #[test]
-fn pretrain_with_the_built_in_configuration_writes_a_backbone() {
+fn pretrain_with_a_configuration_for_prompts_writes_a_backbone() {
     let dir = tempfile::tempdir().expect("a folder");
     for (name, epochs) in [("one", "train.num_epochs=1"), ("two", "train.num_epochs=2")] {
         expect(pretrain(dir.path(), name, &[epochs]), 0);
@@ -72,6 +72,7 @@ fn no_checkpoints_within_a_task_where_none_are_asked_for() {
     // Five tasks of five steps.
     let mut train = engine();
     train.args(["train", "--quiet", "--workdir"]).arg(dir.path().join("run"));
+    train.arg("--config").arg(split_mnist());
     for set in [
         "data.train_per_class=40",
         "data.test_per_class=2",
