@@ -89,6 +89,9 @@ impl Config {
                 cl.eval_every_tasks
             )
         });
+        c.unless(!cl.forward_transfer || scenario == Scenario::Domain, || {
+            format!("continual.forward_transfer = true needs scenario = \"domain\": elsewhere no answer to a task that is not learned yet has a meaning, found \"{scenario}\"")
+        });
         self.check_replay(c);
         let never_again = self.method == Method::Joint || self.method.takes_each_image_once();
         c.unless(!cl.weights_transfer || scenario == Scenario::Class && !never_again, || {

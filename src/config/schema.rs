@@ -166,6 +166,9 @@ Continual {
     weights_transfer: bool = false,
     /// Of them only the kernel, not the bias.
     transfer_kernel_only: bool = false,
+    /// Test also on the task that comes next, and on all before the first step: forward transfer (GEM). Only for scenario
+    /// `domain`, in which tasks share their classes.
+    forward_transfer: bool = false,
     /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
     eval_every_tasks: usize = 1,
     /// `natural`, `seed:N`, `seed` (the seed of the run), or the path of a file with one class (name or number) per line.

@@ -12,6 +12,7 @@ pub mod pretrain;
 mod record;
 pub mod report;
 pub mod run;
+pub mod scores;
 pub mod seeds;
 pub mod session;
 mod share;

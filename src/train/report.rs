@@ -135,7 +135,7 @@ pub fn closing(results: &Results, workdir: &Path, style: Style) -> String {
     }
     text += &format!(
         "{:.0} images/s in training, {:.0} in evaluation, {:.1} s in all, {}\n\
-         written to {}: results.json, accuracy_matrix.csv, config.toml, log.jsonl, checkpoints, TensorBoard events",
+         written to {}: results.json, accuracy_matrix.csv, metrics.csv, config.toml, log.jsonl, checkpoints, TensorBoard events",
         results.images_per_second.train,
         results.images_per_second.eval,
         results.seconds,

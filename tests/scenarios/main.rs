@@ -291,6 +291,97 @@ fn a_task_per_domain_of_a_list() {
         let (matrix, results) = run(&dir.path().join(format!("run{test}")), &sets);
         assert_eq!(matrix.iter().map(Vec::len).collect::<Vec<_>>(), columns);
         assert_eq!(results["per_image"]["forgetting"].is_null(), test == 2);
+        assert!(results["per_image"]["forward"].is_null(), "not asked for");
+        // Classes belong to all tasks.
+        assert!(results["per_image"]["task_confusion"].is_null());
+        assert_eq!(results["per_image"]["class_accuracy"].as_array().expect("classes").len(), 3);
+    }
+    // Forward transfer is asked for where tasks share a test set, then where they do not: of a network that hardly moves
+    // it is 0.
+    let forward = [&sets[..], &["continual.forward_transfer=true"]].concat();
+    let args: Vec<&str> = forward.iter().flat_map(|set| ["--set", set]).collect();
+    let said = expect(train(&dir.path().join("shared"), &args), 2);
+    assert!(said.contains("continual.forward_transfer = true needs test images in each"), "{said}");
+    std::fs::write(dir.path().join("test.txt"), &lists[1]).expect("a list");
+    let still = [&forward[..], &["optim.learning_rate=1e-30"]].concat();
+    let (_, still) = run(&dir.path().join("still"), &still);
+    assert_eq!(still["per_image"]["forward"], 0.0);
+    let (_, results) = run(&dir.path().join("forward"), &forward);
+    let after = results["per_image"]["after_each_task"].as_array().expect("rows");
+    assert!(after[0]["forward"].is_null() && after[1]["forward"].is_number(), "{after:?}");
+    let learned = results["per_image"]["accuracy_matrix"].clone();
+    assert_eq!(
+        learned,
+        run(&dir.path().join("plain"), &sets).1["per_image"]["accuracy_matrix"],
+        "the tests change nothing"
+    );
+}
+
+/// What results, tables and events of one run say of classes and tasks agrees.
+#[test]
+fn metrics_of_a_run_agree_with_its_answers() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let workdir = dir.path().join("run");
+    // Tasks of three, two and one classes, whose test sets differ in size.
+    let sets = ["continual.num_tasks=3", "continual.num_classes_per_task=[3,2,1]", "data.test_per_class=9"];
+    let (matrix, results) = run(&workdir, &sets);
+    let images = [27.0, 18.0, 9.0];
+    let number = |v: &serde_json::Value| v.as_f64().expect("a number");
+    let close = |found: &serde_json::Value, wanted: f64, what: &str| {
+        assert!((number(found) - wanted).abs() < 1e-12, "{what}: {found} for {wanted}");
+    };
+    let classes = results["classes"].as_array().expect("classes");
+    let tasks: Vec<Option<u64>> = classes.iter().map(|class| class["task"].as_u64()).collect();
+    let none = [None; 4];
+    assert_eq!(tasks, [&[Some(0), Some(0), Some(0), Some(1), Some(1), Some(2)][..], &none].concat());
+    let baselines = ["ncm", "linear_probe", "naive_head"].map(|name| &results["baselines"][name]);
+    for score in [&results["per_image"], &results["per_batch"]].into_iter().chain(baselines) {
+        let last: Vec<f64> =
+            score["accuracy_matrix"][2].as_array().expect("a row").iter().map(number).collect();
+        let right: f64 = last.iter().zip(images).map(|(a, n)| a * n).sum();
+        close(&score["seen_acc"], right / 54.0, "seen_acc");
+        let of_class: Vec<f64> =
+            score["class_accuracy"].as_array().expect("classes").iter().filter_map(|v| v.as_f64()).collect();
+        assert_eq!(of_class.len(), 6, "{score}");
+        close(&score["macro_acc"], of_class.iter().sum::<f64>() / 6.0, "macro_acc");
+        // All classes have nine test images.
+        close(&score["macro_acc"], number(&score["seen_acc"]), "macro_acc");
+        close(&score["base_acc"], last[0], "base_acc");
+        let each: Vec<f64> = score["after_each_task"]
+            .as_array()
+            .expect("rows")
+            .iter()
+            .map(|m| number(&m["seen_acc"]))
+            .collect();
+        close(&score["incremental_acc"], each.iter().sum::<f64>() / 3.0, "incremental_acc");
+        let confusion = score["task_confusion"].as_array().expect("a table");
+        for (i, row) in confusion.iter().enumerate() {
+            let row: Vec<f64> = row.as_array().expect("a row").iter().map(number).collect();
+            // Three tasks, and the classes that none of them has.
+            assert_eq!((row.len(), row.iter().sum::<f64>()), (4, images[i]), "{row:?}");
+            assert!(row[i] >= last[i] * images[i] - 1e-9, "{row:?}: right answers are of the right task");
+        }
+    }
+    assert_eq!(matrix[2].len(), 3);
+    let csv = std::fs::read_to_string(workdir.join("metrics.csv")).expect("a table");
+    let wanted = format!("per_image,3,{},", number(&results["per_image"]["avg_acc"]));
+    assert!(csv.lines().any(|line| line.starts_with(&wanted)), "no `{wanted}` in {csv}");
+    assert!(csv.contains("\nnearest class mean,3,"), "{csv}");
+    let events = std::fs::read_dir(&workdir).expect("a folder").map(|e| e.expect("an entry").path());
+    let events = events.filter(|path| path.to_string_lossy().contains("tfevents"));
+    let events: Vec<u8> = events.flat_map(|path| std::fs::read(path).expect("events")).collect();
+    for tag in ["l2p_engine/incremental_acc", "l2p_engine/per_batch/macro_acc", "forgetting"] {
+        assert!(events.windows(tag.len()).any(|part| part == tag.as_bytes()), "no {tag}");
+    }
+    let page = dir.path().join("page.html");
+    let mut report = engine();
+    report.args(["report", "--workdir"]).arg(&workdir).arg("--out").arg(&page);
+    expect(report, 0);
+    let page = std::fs::read_to_string(page).expect("a page");
+    for word in
+        ["All metrics", "average incremental accuracy", "Accuracy of each class", "Confusion between tasks"]
+    {
+        assert!(page.contains(word), "no `{word}` on the page");
     }
 }
 

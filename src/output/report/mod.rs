@@ -3,6 +3,7 @@
 mod charts;
 mod export;
 mod figures;
+mod metrics;
 mod page;
 mod parts;
 mod profile;
@@ -10,6 +11,7 @@ mod runs;
 mod svg;
 
 pub use export::{csv, json, latex};
-pub use figures::{Figure, all as figures};
+pub use figures::all as figures;
 pub use page::html;
+pub use parts::Figure;
 pub use runs::{Choices, Group, History, Run, entropy, read};

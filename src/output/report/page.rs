@@ -1,7 +1,8 @@
 //! The page: HTML around the drawings.
 
-use super::figures::{self, Figure, colour};
-use super::parts::{heading, section};
+use super::figures;
+use super::metrics;
+use super::parts::{Figure, colour, heading, section};
 use super::profile;
 use super::runs::{Group, Run, SINGLE_PROMPT, entropy, together, with_baselines};
 use super::svg::{escape, page_style};
@@ -28,7 +29,9 @@ pub fn html(groups: &[Group]) -> String {
     );
     page += &header(groups, &title);
     page += &results(groups, &figures);
+    page += &metrics::table(groups);
     page += &tasks(groups, &figures);
+    page += &metrics::of_classes(groups, |start| shown(&figures, |name| name.starts_with(start)));
     page += &prompts(groups, &figures);
     page += &section(
         "Training",
