@@ -3,7 +3,7 @@
 
 use super::complaints::{Complaints, MAX_SIZE};
 use super::published::Published;
-use super::schema::{Classifier, Config, Method, Scenario};
+use super::schema::{Classifier, Config, Method, Scenario, Selection};
 use crate::error::Result;
 
 /// Steps between checkpoints may be large to mean "never".
@@ -209,6 +209,26 @@ impl Config {
              prompt_pool.use_prompt_mask = true by the task: wanted at most one of them"
                 .into()
         });
+        if pool.selection != Selection::Key {
+            let because = format!(
+                "prompt_pool.selection = \"{}\" chooses prompts without keys and needs",
+                pool.selection
+            );
+            c.unless(pool.pull_constraint_coeff == 0.0, || {
+                format!(
+                    "{because} prompt_pool.pull_constraint_coeff = 0, found {}",
+                    pool.pull_constraint_coeff
+                )
+            });
+            for (key, value) in [
+                ("prompt_pool.use_prompt_mask", pool.use_prompt_mask),
+                ("prompt_pool.diversified_selection", pool.diversified_selection),
+                ("prompt_pool.shared_prompt_pool", pool.shared_prompt_pool),
+                ("prompt_pool.shared_prompt_key", pool.shared_prompt_key),
+            ] {
+                c.unless(!value, || format!("{because} {key} = false, found true"));
+            }
+        }
         c.ascending("prompt_pool.e_prompt_layer_idx", &pool.e_prompt_layer_idx);
         c.unless(!pool.e_prompt_layer_idx.is_empty(), || {
             "prompt_pool.e_prompt_layer_idx must name at least one layer while prompt_pool.pool_size is above 0, found []".into()

@@ -8,6 +8,7 @@
 pub use super::enums::*;
 
 use super::kinds::{Field, Key, KeyKind};
+pub use super::shortcuts::Shortcuts;
 pub use super::task_sizes::{Names, TaskSizes};
 use serde::{Deserialize, Serialize};
 
@@ -219,6 +220,9 @@ PromptPool {
     length: usize = 10,
     /// N, the prompts selected per image (or per vote).
     top_k: usize = 4,
+    /// How images choose: `key`; or as controls, without keys, `random`: N prompts drawn by the seed and the image's
+    /// query, or `fixed`: the first N for every image.
+    selection: Selection = Selection::Key,
     /// Values that prompts start with.
     initializer: Initializer = Initializer::Uniform,
     /// Keys are learned; otherwise the key of a prompt is its mean.
@@ -359,6 +363,10 @@ Baselines {
     ranpac: bool = false,
     /// Trains once more with a single prompt: as long as the run itself.
     single_prompt: bool = false,
+    /// Trains once more with prompts drawn at random for each image: as long as the run itself.
+    random_prompts: bool = false,
+    /// Trains once more with the same prompts for every image: as long as the run itself.
+    fixed_prompts: bool = false,
 }
 }
 
@@ -405,6 +413,13 @@ impl Continual {
     }
 }
 
+impl PromptPool {
+    /// Whether there are keys by which the images of a batch can vote.
+    pub fn votes(&self) -> bool {
+        self.pool_size > 0 && self.selection == Selection::Key
+    }
+}
+
 impl Data {
     /// The data sets that `joined` names.
     ///
@@ -429,42 +444,5 @@ impl Data {
     /// Whether images of a batch are mixed.
     pub fn is_mixed(&self) -> bool {
         (self.mixup_alpha > 0.0 || self.cutmix_alpha > 0.0) && self.mix_probability > 0.0
-    }
-}
-
-/// The exact savings of work that a run uses; see `train.shortcuts`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Shortcuts {
-    pub share_query_pass: bool,
-    pub limit_last_block: bool,
-    pub limit_query_block: bool,
-    pub strassen: bool,
-    pub packed_weights: bool,
-}
-
-impl Shortcuts {
-    pub const WORDS: [&str; 5] =
-        ["share_query_pass", "limit_last_block", "limit_query_block", "strassen", "packed_weights"];
-
-    /// Every one of them, as the configuration writes it.
-    pub fn all() -> Vec<String> {
-        Shortcuts::WORDS.map(String::from).to_vec()
-    }
-
-    /// Those that a list names; the first word that is none of them, otherwise.
-    pub fn named(words: &[String]) -> Result<Shortcuts, String> {
-        match words.iter().find(|w| !Shortcuts::WORDS.contains(&w.as_str())) {
-            Some(word) => Err(word.clone()),
-            None => {
-                let has = |i: usize| words.iter().any(|w| w == Shortcuts::WORDS[i]);
-                Ok(Shortcuts {
-                    share_query_pass: has(0),
-                    limit_last_block: has(1),
-                    limit_query_block: has(2),
-                    strassen: has(3),
-                    packed_weights: has(4),
-                })
-            }
-        }
     }
 }

@@ -175,7 +175,18 @@ pub struct Baselines {
     pub ranpac: Option<Score>,
     #[serde(alias = "pool_of_one")]
     pub single_prompt: Option<Score>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_prompts: Option<Score>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed_prompts: Option<Score>,
 }
+
+/// The baselines that depend on the prompts of their run.
+pub const PROMPT_BASELINES: [&str; 3] = ["single prompt", "random prompts", "fixed prompts"];
+
+/// What the controls of the selection are, for the captions of tables that have them.
+pub const CONTROLS: &str = "random prompts and fixed prompts: the same method trained once more without keys, where every \
+                            image, in training and in tests, takes prompts drawn at random for it, or all take the same ones";
 
 impl Baselines {
     /// The computed ones with a name for a table.
@@ -185,11 +196,18 @@ impl Baselines {
             ("linear probe", &self.linear_probe),
             ("naive head", &self.naive_head),
             ("ranpac", &self.ranpac),
-            ("single prompt", &self.single_prompt),
+            (PROMPT_BASELINES[0], &self.single_prompt),
+            (PROMPT_BASELINES[1], &self.random_prompts),
+            (PROMPT_BASELINES[2], &self.fixed_prompts),
         ]
         .into_iter()
         .filter_map(|(name, score)| score.as_ref().map(|s| (name, s)))
         .collect()
+    }
+
+    /// Whether there is a control of the selection.
+    pub fn have_controls(&self) -> bool {
+        self.random_prompts.is_some() || self.fixed_prompts.is_some()
     }
 }
 

@@ -1,31 +1,27 @@
 //! What the frozen features give without any prompt, and what other runs give: the numbers that a prompt method has
 //! to beat. Each baseline is a row of [`TABLE`].
 
+use super::baseline_runs::{fixed_prompts_of, random_prompts_of, run, single_prompt_of};
 use super::evaluate::argmax;
-use super::learn::{Learning, LearningKind};
-use super::scores::{self, Tests};
-use super::session::{Loaded, Session};
+use super::scores;
+use super::session::Session;
 use super::share;
-use super::steps::total_steps;
-use crate::config::Config;
-use crate::config::schema::{self, Method as Name, Scenario};
+use crate::config::schema;
 use crate::data::Subset;
 use crate::data::tasks::{Task, joint};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::learner::{InitialWeights, Position};
+use crate::learner::Position;
 use crate::methods::ClassMeans;
 use crate::methods::ranpac::{Projection, Ridge};
 use crate::ops::cross_entropy;
 use crate::ops::linear::{Epilogue, LinearWeights, backward_params_acc, forward};
 use crate::ops::optimizer::{Adam, adam};
 use crate::output::answers::{Answers, Tally};
-use crate::output::progress::Progress;
 use crate::output::results::{Baselines, Score};
 use crate::output::signal;
 use crate::rng::{Rng, Stream};
 use crate::tensor::{DType, Tensor};
-use std::time::Instant;
 
 /// One baseline: how it is asked for, where its score goes, when it means something, how it is computed.
 pub struct Baseline {
@@ -71,7 +67,19 @@ pub const TABLE: &[Baseline] = &[
         wanted: |b| b.single_prompt,
         slot: |b| &mut b.single_prompt,
         applies: |session| single_prompt_of(&session.learner.config).is_some(),
-        compute: Compute::Run(single_prompt),
+        compute: Compute::Run(|session, quiet| run(session, single_prompt_of, "a single prompt", quiet)),
+    },
+    Baseline {
+        wanted: |b| b.random_prompts,
+        slot: |b| &mut b.random_prompts,
+        applies: |session| random_prompts_of(&session.learner.config).is_some(),
+        compute: Compute::Run(|session, quiet| run(session, random_prompts_of, "random prompts", quiet)),
+    },
+    Baseline {
+        wanted: |b| b.fixed_prompts,
+        slot: |b| &mut b.fixed_prompts,
+        applies: |session| fixed_prompts_of(&session.learner.config).is_some(),
+        compute: Compute::Run(|session, quiet| run(session, fixed_prompts_of, "fixed prompts", quiet)),
     },
 ];
 
@@ -409,44 +417,4 @@ impl Head {
         }
         Ok(())
     }
-}
-
-/// The same run with one prompt of the same number of tokens, so that nothing is selected; `None` where that means
-/// nothing.
-pub fn single_prompt_of(config: &Config) -> Option<Config> {
-    let selects = matches!(config.method, Name::L2p | Name::DualPrompt) && config.prompt_pool.pool_size > 1;
-    if !selects || config.continual.scenario == Scenario::Joint {
-        return None;
-    }
-    let mut config = config.clone();
-    let pool = &mut config.prompt_pool;
-    pool.length *= pool.top_k;
-    (pool.pool_size, pool.top_k, pool.use_prompt_mask) = (1, 1, false);
-    Some(config)
-}
-
-fn single_prompt(session: &Session, quiet: bool) -> Result<Score> {
-    if !quiet {
-        crate::output::say("baseline: the same run with a single prompt")
-    }
-    let config = single_prompt_of(&session.learner.config).expect("a run to which this baseline applies");
-    run(session, config, quiet)
-}
-
-/// Trains a run of `config` on the data of `session` from the start, without files.
-fn run(session: &Session, config: Config, quiet: bool) -> Result<Score> {
-    let loaded = Loaded {
-        dev: session.learner.dev.clone(),
-        data: session.data.clone(),
-        backbone: session.learner.backbone.clone(),
-        resident: session.resident.clone(),
-    };
-    let weights = InitialWeights::Same(&session.learner);
-    let own = Session::for_training(config, loaded, session.ranks.clone(), weights)?;
-    let progress = Progress::new(quiet, own.train_tasks.len(), total_steps(&own)?, 0);
-    let mut run =
-        Learning::new(own, LearningKind::Baseline, None, progress, Position::default(), Instant::now());
-    run.learn(|_| Ok(()))?;
-    run.progress.finish();
-    run.session.score(&run.at, Tests::Own)
 }

@@ -1,6 +1,7 @@
 //! A whole run: data, tasks, steps, evaluation, baselines, files.
 
 mod affine_augment;
+pub mod baseline_runs;
 pub mod baselines;
 pub mod batch;
 pub mod batch_composition;

@@ -3,8 +3,8 @@
 use super::charts::{self, Axis, Dot, Heat, Line, Standing};
 use super::metrics;
 use super::parts::{Figure, colour};
-use super::runs::{Choices, Group, Run, SINGLE_PROMPT, entropy, together, with_baselines};
-use crate::output::results::{Results, Score};
+use super::runs::{Choices, Group, Run, entropy, together, with_baselines};
+use crate::output::results::{PROMPT_BASELINES, Results, Score};
 use crate::output::spread::Spread;
 
 /// Panels of [`each_task`]; there may be hundreds of tasks.
@@ -54,7 +54,7 @@ fn forgetting(score: &Score) -> Option<f64> {
 fn shared_baselines(groups: &[Group]) -> Vec<(&'static str, &Group)> {
     let Some(group) = with_baselines(groups) else { return Vec::new() };
     let named = group.first().results.baselines.named().into_iter().map(|(name, _)| (name, group));
-    named.filter(|(name, _)| groups.len() == 1 || *name != SINGLE_PROMPT).collect()
+    named.filter(|(name, _)| groups.len() == 1 || !PROMPT_BASELINES.contains(name)).collect()
 }
 
 /// Where the runs stand: beside their baselines and what others report.
