@@ -35,6 +35,8 @@ pub enum Stream {
     Projection = 12,
     /// Prompts of an image that chooses at random.
     Selection = 15,
+    /// The images of a class that a few-shot task has.
+    Shots = 16,
 }
 
 const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

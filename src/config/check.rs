@@ -114,6 +114,8 @@ impl Config {
         let any = [
             ("data.train_per_class", data.train_per_class),
             ("data.test_per_class", data.test_per_class),
+            ("continual.shots", self.continual.shots),
+            ("continual.base_shots", self.continual.base_shots),
             ("continual.replay_per_class", self.continual.replay_per_class),
             ("continual.replay_batch_size", self.continual.replay_batch_size),
             ("train.num_eval_steps", train.num_eval_steps),

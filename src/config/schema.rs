@@ -147,6 +147,13 @@ Continual {
     num_classes_per_task: TaskSizes = TaskSizes::Same(10),
     /// Width of a class in time in the Gaussian scenarios, in tasks.
     gaussian_sigma: f64 = 50.0,
+    /// Few-shot: tasks after the first have so many training images of each class, drawn by the seed; 0: all.
+    shots: usize = 0,
+    /// The same for the first task.
+    base_shots: usize = 0,
+    /// Few-shot: a folder with the lists `session_1.txt`, `session_2.txt`, … of the training images of each task
+    /// (positions in the training set, or paths); without the first, task 1 has all. Empty: no lists.
+    session_lists: String = String::new(),
     /// A test image is told its task: only the classes of that task can be the answer. Losses and baselines stay over
     /// all classes; only for scenario `class`.
     eval_task_inc: bool = false,
@@ -172,7 +179,8 @@ Continual {
     forward_transfer: bool = false,
     /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
     eval_every_tasks: usize = 1,
-    /// `natural`, `seed:N`, `seed` (the seed of the run), or the path of a file with one class (name or number) per line.
+    /// `natural`, `seed:N`, `seed` (the seed of the run), or the path of a file with one class (name or number) per line;
+    /// `names`: sorted as text; `numpy:N`: NumPy's permutation of these with seed N, as PILOT has it.
     class_order: String = "natural".into(),
     /// Logits of classes outside the task are masked in the training loss.
     train_mask: bool = true,

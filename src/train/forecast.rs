@@ -103,6 +103,12 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
             notes.push(format!(
                 "the images were not read ({e}); their numbers are those of the published set"
             ));
+            if !std::mem::take(&mut config.continual.session_lists).is_empty() {
+                notes.push(
+                    "continual.session_lists names images, which are not here: the plan has all images of each class"
+                        .into(),
+                );
+            }
             data
         }
     };
