@@ -138,7 +138,7 @@ fn answers_are_counted_by_class_and_by_task() {
     let counts: Vec<f64> = first.counts().collect();
     assert_eq!(Answers::from_counts(&counts), first);
     let mut tally = Tally::default();
-    tally.add_row(0, &[first.clone()], &task_of);
+    tally.add_row(0, std::slice::from_ref(&first), &task_of);
     // 1/3 and 1/1.
     assert_abs_diff_eq!(tally.macro_acc[0].unwrap(), 2.0 / 3.0, epsilon = 1e-15);
     assert_eq!(tally.confusion, [[3, 1, 0]]);
