@@ -33,6 +33,10 @@ pub enum Stream {
     Components = 11,
     /// The random matrix of RanPAC.
     Projection = 12,
+    /// Prompts of an image that chooses at random.
+    Selection = 15,
+    /// The images of a class that a few-shot task has.
+    Shots = 16,
 }
 
 const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

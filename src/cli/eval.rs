@@ -5,10 +5,10 @@ use crate::data::Subset;
 use crate::error::{Error, Result};
 use crate::learner::SavedRun;
 use crate::output::atomic;
-use crate::output::results::Score;
 use crate::output::table::{self, Style};
 use crate::train::Session;
 use crate::train::evaluate::{self, QueryCache, TaskScore};
+use crate::train::scores::{self, Tests};
 use clap::Args;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ impl Eval {
             config.check()?;
         }
         let mut session = Session::of_run(&saved, config, choice)?;
-        let at = saved.at;
+        let mut at = saved.at;
         let tasks = at.per_image.len();
         if tasks == 0 {
             return Err(Error::failed(format!(
@@ -79,16 +79,12 @@ impl Eval {
         let classes = if self.per_class { per_class(&session, &scores) } else { Vec::new() };
         // Rows of earlier moments are history: they come from the run, the last one from now, unless the network has
         // learned on since then.
-        let (within, tested) = (at.task_step > 0, session.tested_tasks());
-        let matrix = |mut rows: Vec<Vec<f64>>, now: &Vec<f64>| {
-            if !within {
-                rows.pop();
-                rows.push(now.clone());
-            }
-            Ok::<Score, Error>(Score::from_matrix(rows)?.after_tasks(&tested))
-        };
-        let own = matrix(at.per_image.clone(), &now_own)?;
-        let voted = matrix(at.per_batch.clone(), &now_voted)?;
+        let within = at.task_step > 0;
+        if !within {
+            scores::remove_last_row(&mut at);
+            scores::add_row(&session.split, &mut at, &scores, &[]);
+        }
+        let (own, voted) = (session.score(&at, Tests::Own)?, session.score(&at, Tests::Vote)?);
         let vote = session.learner.method.model().prompts.vote_group().map(|_| &voted);
         if self.json {
             let mut value = serde_json::json!({

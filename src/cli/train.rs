@@ -124,15 +124,16 @@ impl Train {
             if !prints {
                 return Ok(());
             }
-            print(&table::seeds(&found, loaded.config.prompt_pool.pool_size > 0, Style::detect()));
+            print(&table::seeds(&found, loaded.config.prompt_pool.votes(), Style::detect()));
             print(&format!("written to {}: seeds.json and a folder per seed", workdir.display()));
             return Ok(());
         }
+        let votes = loaded.config.prompt_pool.votes();
         let results = kept(run::train(loaded.config, &options), &workdir, claimed)?;
         if !prints {
             return Ok(());
         }
-        print(&report::closing(&results, &workdir, Style::detect()));
+        print(&report::closing(&results, votes, &workdir, Style::detect()));
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use super::complaints::{Complaints, MAX_SIZE};
 use super::published::Published;
-use super::schema::{Classifier, Config, Method, Scenario, StartFrom};
+use super::schema::{Classifier, Config, Method, Scenario, Selection, StartFrom};
 use crate::error::Result;
 
 /// Steps between checkpoints may be large to mean "never".
@@ -125,6 +125,8 @@ impl Config {
         let any = [
             ("data.train_per_class", data.train_per_class),
             ("data.test_per_class", data.test_per_class),
+            ("continual.shots", self.continual.shots),
+            ("continual.base_shots", self.continual.base_shots),
             ("continual.replay_per_class", self.continual.replay_per_class),
             ("continual.replay_batch_size", self.continual.replay_batch_size),
             ("train.num_eval_steps", train.num_eval_steps),
@@ -221,6 +223,26 @@ impl Config {
              prompt_pool.use_prompt_mask = true by the task: wanted at most one of them"
                 .into()
         });
+        if pool.selection != Selection::Key {
+            let because = format!(
+                "prompt_pool.selection = \"{}\" chooses prompts without keys and needs",
+                pool.selection
+            );
+            c.unless(pool.pull_constraint_coeff == 0.0, || {
+                format!(
+                    "{because} prompt_pool.pull_constraint_coeff = 0, found {}",
+                    pool.pull_constraint_coeff
+                )
+            });
+            for (key, value) in [
+                ("prompt_pool.use_prompt_mask", pool.use_prompt_mask),
+                ("prompt_pool.diversified_selection", pool.diversified_selection),
+                ("prompt_pool.shared_prompt_pool", pool.shared_prompt_pool),
+                ("prompt_pool.shared_prompt_key", pool.shared_prompt_key),
+            ] {
+                c.unless(!value, || format!("{because} {key} = false, found true"));
+            }
+        }
         c.ascending("prompt_pool.e_prompt_layer_idx", &pool.e_prompt_layer_idx);
         c.unless(!pool.e_prompt_layer_idx.is_empty(), || {
             "prompt_pool.e_prompt_layer_idx must name at least one layer while prompt_pool.pool_size is above 0, found []".into()

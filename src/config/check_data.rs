@@ -56,8 +56,13 @@ impl Config {
         self.check_augment(c);
         let order = cl.class_order.as_str();
         c.unless(!order.is_empty(), || {
-            "continual.class_order must be \"natural\", \"seed:N\" or the path of a file, found \"\"".into()
+            "continual.class_order must be \"natural\", \"names\", \"seed:N\", \"numpy:N\" or the path of a file, found \"\"".into()
         });
+        if let Some(number) = order.strip_prefix("numpy:") {
+            c.unless(number.parse::<u32>().is_ok(), || {
+                format!("continual.class_order = \"numpy:N\" wants a whole number below 2^32 for N, found `{number}`")
+            });
+        }
         if let Some(number) = order.strip_prefix("seed:") {
             c.unless(number.parse::<u64>().is_ok(), || {
                 format!("continual.class_order = \"seed:N\" wants a whole number for N, found `{number}`")
@@ -89,6 +94,10 @@ impl Config {
                 cl.eval_every_tasks
             )
         });
+        c.unless(!cl.forward_transfer || scenario == Scenario::Domain, || {
+            format!("continual.forward_transfer = true needs scenario = \"domain\": elsewhere no answer to a task that is not learned yet has a meaning, found \"{scenario}\"")
+        });
+        self.check_few_shot(c);
         self.check_replay(c);
         let never_again = self.method == Method::Joint || self.method.takes_each_image_once();
         c.unless(!cl.weights_transfer || scenario == Scenario::Class && !never_again, || {
@@ -117,6 +126,28 @@ impl Config {
         ] {
             c.unless(!value, || format!("{because} {key} = false, found true"));
         }
+    }
+
+    fn check_few_shot(&self, c: &mut Complaints) {
+        let (cl, data) = (&self.continual, &self.data);
+        let drawn = cl.shots > 0 || cl.base_shots > 0;
+        let listed = !cl.session_lists.is_empty();
+        if !drawn && !listed {
+            return;
+        }
+        let key = if listed { "continual.session_lists" } else { "continual.shots" };
+        c.unless(matches!(cl.scenario, Scenario::Class | Scenario::Joint), || {
+            format!(
+                "{key} needs scenario = \"class\", in which tasks have classes of their own, found \"{}\"",
+                cl.scenario
+            )
+        });
+        c.unless(!drawn || !listed, || {
+            "continual.session_lists names the images of each task, continual.shots and continual.base_shots draw them: wanted one of both".into()
+        });
+        c.unless(!listed || data.train_per_class == 0 && data.classes.0.is_empty(), || {
+            "continual.session_lists counts in the whole training set and needs data.train_per_class = 0 and no data.classes".into()
+        });
     }
 
     fn check_replay(&self, c: &mut Complaints) {

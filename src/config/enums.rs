@@ -218,6 +218,17 @@ TokenOrder {
 } default PromptsFirst }
 
 words! {
+/// How images choose prompts of the pool.
+Selection {
+    /// The prompts whose keys are nearest to the image's query.
+    Key = "key",
+    /// Prompts that are drawn for each image; a control.
+    Random = "random",
+    /// The first prompts, the same for every image; a control.
+    Fixed = "fixed",
+} default Key }
+
+words! {
 /// The query that is compared with the keys.
 EmbeddingKey {
     /// The class token of the frozen network without prompts.

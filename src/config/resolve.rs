@@ -150,6 +150,7 @@ fn imply<T: PartialEq + std::fmt::Debug>(
 impl Baselines {
     /// Whether any baseline is asked for.
     pub fn any(&self) -> bool {
-        self.ncm || self.linear_probe || self.naive_head || self.ranpac || self.single_prompt
+        let runs = self.single_prompt || self.random_prompts || self.fixed_prompts;
+        self.ncm || self.linear_probe || self.naive_head || self.ranpac || runs
     }
 }

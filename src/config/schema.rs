@@ -8,6 +8,7 @@
 pub use super::enums::*;
 
 use super::kinds::{Field, Key, KeyKind};
+pub use super::shortcuts::Shortcuts;
 pub use super::task_sizes::{Names, TaskSizes};
 use serde::{Deserialize, Serialize};
 
@@ -146,6 +147,13 @@ Continual {
     num_classes_per_task: TaskSizes = TaskSizes::Same(10),
     /// Width of a class in time in the Gaussian scenarios, in tasks.
     gaussian_sigma: f64 = 50.0,
+    /// Few-shot: tasks after the first have so many training images of each class, drawn by the seed; 0: all.
+    shots: usize = 0,
+    /// The same for the first task.
+    base_shots: usize = 0,
+    /// Few-shot: a folder with the lists `session_1.txt`, `session_2.txt`, … of the training images of each task
+    /// (positions in the training set, or paths); without the first, task 1 has all. Empty: no lists.
+    session_lists: String = String::new(),
     /// A test image is told its task: only the classes of that task can be the answer. Losses and baselines stay over
     /// all classes; only for scenario `class`.
     eval_task_inc: bool = false,
@@ -166,9 +174,13 @@ Continual {
     weights_transfer: bool = false,
     /// Of them only the kernel, not the bias.
     transfer_kernel_only: bool = false,
+    /// Test also on the task that comes next, and on all before the first step: forward transfer (GEM). Only for scenario
+    /// `domain`, in which tasks share their classes.
+    forward_transfer: bool = false,
     /// Test after every so many tasks and after the last; more than 1 only where tasks share a test set.
     eval_every_tasks: usize = 1,
-    /// `natural`, `seed:N`, `seed` (the seed of the run), or the path of a file with one class (name or number) per line.
+    /// `natural`, `seed:N`, `seed` (the seed of the run), or the path of a file with one class (name or number) per line;
+    /// `names`: sorted as text; `numpy:N`: NumPy's permutation of these with seed N, as PILOT has it.
     class_order: String = "natural".into(),
     /// Logits of classes outside the task are masked in the training loss.
     train_mask: bool = true,
@@ -216,6 +228,9 @@ PromptPool {
     length: usize = 10,
     /// N, the prompts selected per image (or per vote).
     top_k: usize = 4,
+    /// How images choose: `key`; or as controls, without keys, `random`: N prompts drawn by the seed and the image's
+    /// query, or `fixed`: the first N for every image.
+    selection: Selection = Selection::Key,
     /// Values that prompts start with.
     initializer: Initializer = Initializer::Uniform,
     /// Keys are learned; otherwise the key of a prompt is its mean.
@@ -356,6 +371,10 @@ Baselines {
     ranpac: bool = false,
     /// Trains once more with a single prompt: as long as the run itself.
     single_prompt: bool = false,
+    /// Trains once more with prompts drawn at random for each image: as long as the run itself.
+    random_prompts: bool = false,
+    /// Trains once more with the same prompts for every image: as long as the run itself.
+    fixed_prompts: bool = false,
 }
 }
 
@@ -409,6 +428,13 @@ impl Continual {
     }
 }
 
+impl PromptPool {
+    /// Whether there are keys by which the images of a batch can vote.
+    pub fn votes(&self) -> bool {
+        self.pool_size > 0 && self.selection == Selection::Key
+    }
+}
+
 impl Data {
     /// The data sets that `joined` names.
     ///
@@ -433,42 +459,5 @@ impl Data {
     /// Whether images of a batch are mixed.
     pub fn is_mixed(&self) -> bool {
         (self.mixup_alpha > 0.0 || self.cutmix_alpha > 0.0) && self.mix_probability > 0.0
-    }
-}
-
-/// The exact savings of work that a run uses; see `train.shortcuts`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Shortcuts {
-    pub share_query_pass: bool,
-    pub limit_last_block: bool,
-    pub limit_query_block: bool,
-    pub strassen: bool,
-    pub packed_weights: bool,
-}
-
-impl Shortcuts {
-    pub const WORDS: [&str; 5] =
-        ["share_query_pass", "limit_last_block", "limit_query_block", "strassen", "packed_weights"];
-
-    /// Every one of them, as the configuration writes it.
-    pub fn all() -> Vec<String> {
-        Shortcuts::WORDS.map(String::from).to_vec()
-    }
-
-    /// Those that a list names; the first word that is none of them, otherwise.
-    pub fn named(words: &[String]) -> Result<Shortcuts, String> {
-        match words.iter().find(|w| !Shortcuts::WORDS.contains(&w.as_str())) {
-            Some(word) => Err(word.clone()),
-            None => {
-                let has = |i: usize| words.iter().any(|w| w == Shortcuts::WORDS[i]);
-                Ok(Shortcuts {
-                    share_query_pass: has(0),
-                    limit_last_block: has(1),
-                    limit_query_block: has(2),
-                    strassen: has(3),
-                    packed_weights: has(4),
-                })
-            }
-        }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::few_shot;
 use super::image_set::DataSet;
 use super::tasks::{self, Numbering, Split, Task};
 use crate::config::schema::{Continual, Scenario, TaskSizes};
@@ -20,14 +21,16 @@ const DRAWS_MAX: u32 = 100_000;
 /// images, so that no image is lost at a cut.
 ///
 /// # Errors
-/// Those of [`tasks::split`]; `Error::Config` for more tasks than there are domains or batches.
+/// Those of [`tasks::split`] and [`few_shot::limit`]; `Error::Config` for more tasks than there are domains or batches.
 pub fn split(data: &DataSet, continual: &Continual, seed: u64, batch: usize) -> Result<Split> {
     if continual.takes_all_classes() {
         let (num_tasks, num_classes_per_task) = (1, TaskSizes::Same(data.class_names.len()));
         return tasks::split(data, &Continual { num_tasks, num_classes_per_task, ..continual.clone() }, seed);
     }
     if matches!(continual.scenario, Scenario::Class | Scenario::Joint) {
-        return tasks::split(data, continual, seed);
+        let mut split = tasks::split(data, continual, seed)?;
+        few_shot::limit(data, continual, seed, &mut split)?;
+        return Ok(split);
     }
     let numbering = Numbering::new(data, continual, seed)?;
     let (tasks, shared_test) = match continual.scenario {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::folder;
 use super::image_set::{DataSet, ImageSet};
+use super::numpy;
 use super::parts::Subset;
 use crate::config::schema::{Continual, TaskSizes};
 use crate::error::{Error, Result};
@@ -258,10 +259,22 @@ fn class_order(text: &str, seed: u64, class_names: &[String]) -> Result<Vec<u32>
         Rng::new(seed, Stream::ClassOrder, 0).shuffle(&mut order);
         return Ok(order);
     }
+    if text == "names" || text.starts_with("numpy:") {
+        // Equal names cannot be.
+        order.sort_by_key(|&label| &class_names[label as usize]);
+        let Some(number) = text.strip_prefix("numpy:") else { return Ok(order) };
+        let seed: u32 = number.parse().map_err(|_| {
+            Error::config(format!(
+                "continual.class_order: a whole number below 2^32 was wanted after `numpy:`, got `{number}`"
+            ))
+        })?;
+        let places = numpy::permutation(seed, order.len());
+        return Ok(places.iter().map(|&place| order[place as usize]).collect());
+    }
     let path = Path::new(text);
     if !path.exists() {
         return Err(Error::config(format!(
-            "continual.class_order: `natural`, `seed`, `seed:N` or the path of a file was wanted, got `{text}`, which does not exist"
+            "continual.class_order: `natural`, `names`, `seed`, `seed:N`, `numpy:N` or the path of a file was wanted, got `{text}`, which does not exist"
         )));
     }
     parse_class_order(&folder::read_text(path)?, path, class_names)

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::config::schema::{Method, Scenario};
 use crate::error::{Error, Result};
 use crate::network::StepStats;
+use crate::output::answers::Tally;
 use crate::output::checkpoint::State;
 use crate::output::results::{Baselines, RateChange};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,15 @@ pub struct Position {
     /// The same as `per_image` for validation images, where there are any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub validation: Vec<Vec<f64>>,
+    /// What the answers behind these say of classes; earlier versions did not save it.
+    #[serde(default)]
+    pub tallies: Tallies,
+    /// With `continual.forward_transfer`, accuracies of own selection and vote: on task t + 1 after task t, and before
+    /// the first step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ahead: Vec<[f64; 2]>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fresh: Vec<[f64; 2]>,
     /// Length of the log in bytes.
     pub log_bytes: u64,
     /// Steps since the last line of the log, and their images.
@@ -57,6 +67,15 @@ pub struct Position {
     /// Images per step on all ranks together: a resumed run keeps them, on whatever number of ranks.
     #[serde(default)]
     pub batch: usize,
+}
+
+/// A tally for each accuracy matrix of a [`Position`].
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tallies {
+    pub per_image: Tally,
+    pub per_batch: Tally,
+    pub validation: Tally,
 }
 
 impl Position {

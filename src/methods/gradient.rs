@@ -61,6 +61,7 @@ impl Gradient {
         optimizer.unscale = 1.0 / model.setup.loss_scale();
         let pending = Pending::new(plan);
         let uses = model.prompts.uses().map_or(0, |used| used.len() / 2);
+        let use_graph = config.train.graph && !model.prompts.chooses_on_host();
         let later = plan.is_on_gpu() && !ranks.is_alone();
         let finished = later.then(|| StepReport::new(plan));
         Gradient {
@@ -74,7 +75,7 @@ impl Gradient {
             finished,
             pending,
             queued: VecDeque::new(),
-            use_graph: config.train.graph,
+            use_graph,
             captured: None,
         }
     }

@@ -1,5 +1,6 @@
 //! The files of a run (work directory, checkpoints, events, tables) and its messages.
 
+pub mod answers;
 pub mod atomic;
 pub mod checkpoint;
 mod console;

@@ -1,7 +1,8 @@
-//! `results.json` and `accuracy_matrix.csv`.
+//! `results.json`, `accuracy_matrix.csv` and `metrics.csv`.
 
+use super::answers::Tally;
 use super::atomic;
-use super::metrics::Metrics;
+use super::metrics::{Further, METRICS, Metrics};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -31,6 +32,8 @@ pub struct Results {
     /// How many classes learning has met; 0 in the results of earlier versions.
     #[serde(default)]
     pub classes_seen: usize,
+    /// Every class in the order of learning, as `class_accuracy` has them; empty in the results of earlier versions.
+    pub classes: Vec<ClassOfRun>,
     /// Where the run went on with another `optim.learning_rate`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub learning_rate_changes: Vec<RateChange>,
@@ -48,6 +51,14 @@ pub struct Results {
     /// Wall time of the run so far, resumed parts included.
     #[serde(with = "super::nullable::number")]
     pub seconds: f64,
+}
+
+/// A class of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassOfRun {
+    pub name: String,
+    /// The task that learns it, from 0; `None` where several do, or none.
+    pub task: Option<usize>,
 }
 
 /// A run that went on with another `optim.learning_rate`, which all steps after the first `step` have.
@@ -73,7 +84,30 @@ pub struct Score {
     pub backward: Option<f64>,
     #[serde(with = "super::nullable::number")]
     pub learning_acc: f64,
+    #[serde(flatten)]
+    pub further: Further,
     pub after_each_task: Vec<Metrics>,
+    /// After the last row, by engine class: `null` for a class without test images; empty where it was not counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub class_accuracy: Vec<Option<f64>>,
+    /// After the last row: images of task i that were answered with a class of task j; one column more for the classes
+    /// of no task, where there are any. Empty where classes do not belong to tasks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub task_confusion: Vec<Vec<u64>>,
+}
+
+/// What a score says beside its matrix.
+#[derive(Debug, Clone, Default)]
+pub struct TestSets<'a> {
+    /// Test images of each task; empty where all tasks share a test set.
+    pub images: Vec<usize>,
+    /// Tasks bring classes of their own.
+    pub new_classes: bool,
+    /// All tasks were learned at once: no row is of an earlier moment than another.
+    pub at_once: bool,
+    pub tally: Option<&'a Tally>,
+    /// Accuracy on task t + 1 after task t, and before the first step; empty where it was not tested.
+    pub forward: (&'a [f64], &'a [f64]),
 }
 
 impl Score {
@@ -81,15 +115,41 @@ impl Score {
     /// Those of [`Metrics::from_matrix`].
     pub fn from_matrix(accuracy_matrix: Vec<Vec<f64>>) -> Result<Score> {
         let after_each_task = Metrics::from_matrix(&accuracy_matrix)?;
-        let Some(last) = after_each_task.last().cloned() else { return Ok(Score::default()) };
-        Ok(Score {
-            accuracy_matrix,
-            avg_acc: last.avg_acc,
-            forgetting: last.forgetting,
-            backward: last.backward,
-            learning_acc: last.learning_acc,
-            after_each_task,
-        })
+        let mut score = Score { accuracy_matrix, after_each_task, ..Score::default() };
+        score.take_last();
+        Ok(score)
+    }
+
+    /// The metrics after the last row are those of the score.
+    fn take_last(&mut self) {
+        let Some(last) = self.after_each_task.last() else { return };
+        (self.avg_acc, self.learning_acc) = (last.avg_acc, last.learning_acc);
+        (self.forgetting, self.backward, self.further) = (last.forgetting, last.backward, last.further);
+    }
+
+    /// With the metrics that need more than the matrix.
+    pub fn with_tests(mut self, tests: &TestSets) -> Score {
+        let rows = self.accuracy_matrix.len();
+        if self.accuracy_matrix.iter().all(|row| row.len() <= tests.images.len()) {
+            let matrix = &self.accuracy_matrix;
+            Metrics::add_images(&mut self.after_each_task, matrix, &tests.images, tests.new_classes);
+        }
+        let (ahead, fresh) = tests.forward;
+        Metrics::add_forward(&mut self.after_each_task, ahead, fresh);
+        if let Some(tally) = tests.tally.filter(|tally| rows > 0 && tally.macro_acc.len() == rows) {
+            for (metrics, mean) in self.after_each_task.iter_mut().zip(&tally.macro_acc) {
+                metrics.further.macro_acc = *mean;
+            }
+            (self.class_accuracy, self.task_confusion) = (tally.class_accuracy(), tally.confusion.clone());
+        }
+        if tests.at_once {
+            for Metrics { further, .. } in &mut self.after_each_task {
+                (further.incremental_acc, further.anytime_acc) = (None, None);
+                (further.base_acc, further.novel_acc, further.harmonic_acc) = (None, None, None);
+            }
+        }
+        self.take_last();
+        self
     }
 
     /// With the task after which each row was taken, where that is not its place.
@@ -115,7 +175,18 @@ pub struct Baselines {
     pub ranpac: Option<Score>,
     #[serde(alias = "pool_of_one")]
     pub single_prompt: Option<Score>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_prompts: Option<Score>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed_prompts: Option<Score>,
 }
+
+/// The baselines that depend on the prompts of their run.
+pub const PROMPT_BASELINES: [&str; 3] = ["single prompt", "random prompts", "fixed prompts"];
+
+/// What the controls of the selection are, for the captions of tables that have them.
+pub const CONTROLS: &str = "random prompts and fixed prompts: the same method trained once more without keys, where every \
+                            image, in training and in tests, takes prompts drawn at random for it, or all take the same ones";
 
 impl Baselines {
     /// The computed ones with a name for a table.
@@ -125,11 +196,18 @@ impl Baselines {
             ("linear probe", &self.linear_probe),
             ("naive head", &self.naive_head),
             ("ranpac", &self.ranpac),
-            ("single prompt", &self.single_prompt),
+            (PROMPT_BASELINES[0], &self.single_prompt),
+            (PROMPT_BASELINES[1], &self.random_prompts),
+            (PROMPT_BASELINES[2], &self.fixed_prompts),
         ]
         .into_iter()
         .filter_map(|(name, score)| score.as_ref().map(|s| (name, s)))
         .collect()
+    }
+
+    /// Whether there is a control of the selection.
+    pub fn have_controls(&self) -> bool {
+        self.random_prompts.is_some() || self.fixed_prompts.is_some()
     }
 }
 
@@ -167,6 +245,37 @@ impl Results {
         }
         serde_json::from_value(value)
             .map_err(|e| Error::file(path, format!("is not {WHAT} of this engine: {e}")))
+    }
+
+    /// Replaces `path` with every metric as CSV: `result,after_task,avg_acc,…`, one row per result, baselines included,
+    /// and test, tasks numbered from 1; what is not defined is empty.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written.
+    pub fn write_metrics_csv(&self, path: &Path) -> Result<()> {
+        atomic::write(path, self.metrics_csv().as_bytes())
+    }
+
+    pub fn metrics_csv(&self) -> String {
+        let mut out = String::from("result,after_task");
+        METRICS.iter().for_each(|metric| out.extend([",", metric.key]));
+        out.push('\n');
+        let mut results = vec![("per_image", &self.per_image), ("per_batch", &self.per_batch)];
+        results.extend(self.validation.as_ref().map(|score| ("validation", score)));
+        results.extend(self.baselines.named());
+        for (name, score) in results {
+            for after in &score.after_each_task {
+                let _ = write!(out, "{name},{}", after.task + 1);
+                for metric in &METRICS {
+                    out.push(',');
+                    if let Some(value) = (metric.of)(after).filter(|value| value.is_finite()) {
+                        let _ = write!(out, "{value}");
+                    }
+                }
+                out.push('\n');
+            }
+        }
+        out
     }
 
     /// Replaces `path` with both accuracy matrices as CSV: `selection,after_task,task_1,…`, one row

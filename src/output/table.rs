@@ -1,6 +1,6 @@
 //! Tables for the terminal: accuracies, baselines, memory plan.
 
-use super::results::{Baselines, Score};
+use super::results::{Baselines, CONTROLS, Score};
 use super::seeds::Seeds;
 use super::spread::Spread;
 pub use super::spread::percent;
@@ -103,7 +103,8 @@ pub fn baselines(
     let rows = rows.into_iter().map(|(name, score)| {
         vec![name.to_string(), percent(score.avg_acc), percent_or_dash(score.forgetting)]
     });
-    draw(header, rows, style)
+    let table = draw(header, rows, style);
+    if baselines.have_controls() { format!("{table}\n{CONTROLS}") } else { table }
 }
 
 /// Several seeds, a row each, in percent; below them mean and deviation.

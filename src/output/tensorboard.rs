@@ -37,6 +37,11 @@ pub mod tags {
         format!("histogram_{task}")
     }
 
+    /// Of a metric by its key: those of the official code have its tags.
+    pub fn metric(key: &str) -> String {
+        if [AVG_ACC, FORGETTING, BACKWARD, LEARNING_ACC].contains(&key) { key.into() } else { ours(key) }
+    }
+
     /// A tag of this program, such as `l2p_engine/per_batch/avg_acc`.
     pub fn ours(name: &str) -> String {
         format!("{OURS}{name}")

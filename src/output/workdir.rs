@@ -170,6 +170,10 @@ impl Workdir {
         self.path.join("accuracy_matrix.csv")
     }
 
+    pub fn metrics_csv(&self) -> PathBuf {
+        self.path.join("metrics.csv")
+    }
+
     pub fn log_jsonl(&self) -> PathBuf {
         self.path.join(LOG)
     }

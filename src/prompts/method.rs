@@ -50,7 +50,8 @@ impl PromptMethod {
         }
         let general = settings.general.as_ref();
         let general = general.map(|config| General::new(declare, plan, config, settings, room));
-        let pool = settings.pool.as_ref().map(|config| Pool::new(declare, plan, config, room));
+        let pool = settings.pool.as_ref();
+        let pool = pool.map(|config| Pool::new(declare, plan, config, settings.seed, room));
         match (general, pool) {
             (None, None) => PromptMethod::None,
             (None, Some(pool)) => PromptMethod::L2p(pool),
@@ -65,6 +66,16 @@ impl PromptMethod {
             PromptMethod::L2p(pool) => Some(pool),
             PromptMethod::DualPrompt { pool, .. } => pool.as_ref(),
         }
+    }
+
+    /// The pool, if images choose from it by keys.
+    fn keyed_pool(&self) -> Option<&Pool> {
+        self.pool().filter(|pool| pool.has_keys())
+    }
+
+    /// Whether the host chooses, so that a step waits for it.
+    pub fn chooses_on_host(&self) -> bool {
+        self.pool().is_some_and(|pool| !pool.has_keys())
     }
 
     /// The components, if the method has them.
@@ -129,7 +140,7 @@ impl PromptMethod {
 
     /// Images of a vote, 0: as many as a batch of training has; `None` where each image can only choose for itself.
     pub fn vote_group(&self) -> Option<usize> {
-        self.pool().map(|pool| pool.config.vote_group)
+        self.keyed_pool().map(|pool| pool.config.vote_group)
     }
 
     /// How the images of a training step choose.
@@ -193,12 +204,12 @@ impl PromptMethod {
 
     /// M: keys that queries are compared with; 0 without keys.
     pub fn keys(&self) -> usize {
-        self.pool().map_or(0, |pool| pool.config.pool_size)
+        self.keyed_pool().map_or(0, |pool| pool.config.pool_size)
     }
 
     /// The cosine of each query to each key at the last choice, (B, M); `None` without keys.
     pub fn similarity(&self) -> Option<View<'_>> {
-        self.pool().map(|pool| pool.similarity.view())
+        self.keyed_pool().map(|pool| pool.similarity.view())
     }
 
     /// Whether anything that enters layer `l` at `place` learns.
@@ -261,7 +272,7 @@ impl PromptMethod {
         if let PromptMethod::Coda(coda) = self {
             return coda.penalty_weight();
         }
-        self.pool().map_or(0.0, |pool| -pool.config.pull_constraint_coeff)
+        self.keyed_pool().map_or(0.0, |pool| -pool.config.pull_constraint_coeff)
     }
 
     /// Overwrites `out` (1) with the term that the method adds to the loss, before its weight; leaves it alone
@@ -271,7 +282,7 @@ impl PromptMethod {
         if let PromptMethod::Coda(coda) = self {
             return coda.penalty(dev, p, out);
         }
-        self.pool().map_or(Ok(()), |pool| pool.pull(dev, out))
+        self.keyed_pool().map_or(Ok(()), |pool| pool.pull(dev, out))
     }
 
     /// Adds the gradient of `scale` times the weighted term to the parameters, and overwrites `dquery` (B, C),
@@ -290,8 +301,17 @@ impl PromptMethod {
             return coda.backward_penalty(dev, p, grads, weight);
         }
         match self.pool_mut() {
-            Some(pool) => pool.backward_pull(dev, p, grads, PullBackward { weight, query, dquery }),
-            None => Ok(()),
+            Some(pool) if pool.has_keys() => {
+                pool.backward_pull(dev, p, grads, PullBackward { weight, query, dquery })
+            }
+            // Nothing depends on the queries.
+            _ => {
+                if let Some(dquery) = dquery {
+                    dquery.reshape(query.shape());
+                    dquery.fill(0.0);
+                }
+                Ok(())
+            }
         }
     }
 

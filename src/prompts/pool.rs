@@ -4,7 +4,7 @@
 use super::choice::PromptChoice;
 use super::settings::Room;
 use super::stack::{Entering, Place, Stack};
-use crate::config::schema::PromptPool;
+use crate::config::schema::{PromptPool, Selection};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::params::{Declare, Grads, ParamId, Params};
@@ -13,6 +13,7 @@ use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::{self, Layout, Write};
 use crate::ops::pool_tokens;
 use crate::ops::row_norm::{self, Normalization};
+use crate::rng::{Rng, Stream};
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Shape, Tensor, View, ViewMut};
 
@@ -23,6 +24,8 @@ pub struct Pool {
     pub(super) config: PromptPool,
     pub(super) stack: Stack,
     pub(super) key: Option<ParamId>,
+    /// By which a selection at random draws.
+    seed: u64,
     /// (B, C), rows of unit length.
     pub query_unit: Tensor,
     /// (M, C), learned or means of the prompts.
@@ -70,7 +73,13 @@ pub struct PullBackward<'a> {
 }
 
 impl Pool {
-    pub(super) fn new(declare: &mut Declare, plan: &mut Plan, config: &PromptPool, room: Room) -> Pool {
+    pub(super) fn new(
+        declare: &mut Declare,
+        plan: &mut Plan,
+        config: &PromptPool,
+        seed: u64,
+        room: Room,
+    ) -> Pool {
         let Room { dims, batch: b, training, dtype } = room;
         let (c, heads) = (dims.embed_dim, dims.heads);
         let (e, m, length) = (config.e_prompt_layer_idx.len(), config.pool_size, config.length);
@@ -89,13 +98,15 @@ impl Pool {
             chosen: n,
             length,
         };
-        let key = learned.then(|| declare.add("prompt_pool/key", [m, c]));
+        let keyed = config.selection == Selection::Key;
+        let key = (learned && keyed).then(|| declare.add("prompt_pool/key", [m, c]));
         let counted = if config.diversified_selection { m } else { 0 };
-        let (back, of_means) = (if training { b } else { 0 }, if learned { 0 } else { m });
+        let (back, of_means) = (if training { b } else { 0 }, if learned || !keyed { 0 } else { m });
         Pool {
             config: config.clone(),
             stack,
             key,
+            seed,
             query_unit: plan.tensor("unit query", [b, c], dtype),
             keys: plan.tensor("keys", [m, c], dtype),
             keys_unit: plan.tensor("unit keys", [m, c], dtype),
@@ -118,9 +129,17 @@ impl Pool {
         Entering { stack: &self.stack, ids: self.ids.view() }
     }
 
+    /// Whether images choose by keys.
+    pub(super) fn has_keys(&self) -> bool {
+        self.config.selection == Selection::Key
+    }
+
     /// How the images of a training step choose their prompts.
     pub(super) fn how_to_learn(&self, task: usize, batch: usize) -> Select {
         let config = &self.config;
+        if !self.has_keys() {
+            return Select::PerImage;
+        }
         if config.use_prompt_mask && (task + 1) * config.top_k <= config.pool_size {
             return Select::Fixed { start: task * config.top_k };
         }
@@ -137,6 +156,9 @@ impl Pool {
         {
             tensor.reshape([b, width]);
         }
+        if !self.has_keys() {
+            return self.choose_without_keys(query);
+        }
         /* 1 */
         self.fill_keys(dev, p)?;
         /* 2 */
@@ -150,6 +172,21 @@ impl Pool {
         let similarity = self.similarity.view();
         match_prompts::select(dev, self.own_ids.view_mut(), similarity, Select::PerImage)?;
         match_prompts::select(dev, self.ids.view_mut(), similarity, how)
+    }
+
+    /// Ids for queries (B, C) that are compared with nothing: drawn, or the first.
+    fn choose_without_keys(&mut self, query: View) -> Result<()> {
+        let (m, n) = (self.config.pool_size as u32, self.config.top_k);
+        let (batch, width) = (query.dims()[0], query.dims()[1]);
+        let ids: Vec<u32> = match self.config.selection {
+            Selection::Random => {
+                let queries = query.read_f64()?;
+                queries.chunks_exact(width).flat_map(|query| drawn(self.seed, query, m, n)).collect()
+            }
+            _ => (0..batch).flat_map(|_| 0..n as u32).collect(),
+        };
+        self.own_ids.view_mut().write(&ids)?;
+        self.ids.view_mut().write(&ids)
     }
 
     /// [`Pool::choose`] for a batch that is learned from: prompts that earlier tasks used often are passed over,
@@ -304,5 +341,41 @@ impl Pool {
             p.set(id, &values)?;
         }
         Ok(())
+    }
+}
+
+/// `n` of `m` prompts, drawn by the seed and the bits of the query: an image has the same ones in every batch, on every
+/// rank and after a resume, and each of its augmented views has others.
+fn drawn(seed: u64, query: &[f64], m: u32, n: usize) -> Vec<u32> {
+    // FNV-1a over the values' bits.
+    let step = |hash: u64, value: &f64| (hash ^ value.to_bits()).wrapping_mul(0x0000_0100_0000_01b3);
+    let hash = query.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    let mut ids: Vec<u32> = (0..m).collect();
+    Rng::new(seed, Stream::Selection, hash ^ hash >> 32).shuffle(&mut ids);
+    ids.truncate(n);
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::drawn;
+
+    #[test]
+    fn each_query_draws_different_prompts_and_all_are_drawn_alike() {
+        let mut counts = [0usize; 10];
+        for image in 0..2000 {
+            let query = [0.5, f64::from(image) * 1e-6, -1.0];
+            let ids = drawn(7, &query, 10, 4);
+            assert_eq!(ids, drawn(7, &query, 10, 4));
+            let mut different = ids.clone();
+            different.sort_unstable();
+            different.dedup();
+            assert_eq!(different.len(), 4, "{ids:?}");
+            ids.iter().for_each(|&id| counts[id as usize] += 1);
+        }
+        // 800 each, with a deviation of 22.
+        assert!(counts.iter().all(|n| (690..910).contains(n)), "{counts:?}");
+        let draws = |seed| (0..20).map(|i| drawn(seed, &[f64::from(i)], 10, 4)).collect::<Vec<_>>();
+        assert_ne!(draws(1), draws(2));
     }
 }

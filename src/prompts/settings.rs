@@ -14,6 +14,8 @@ pub struct Settings {
     pub general: Option<GPrompt>,
     /// `[coda]`; `None`: another method.
     pub components: Option<Components>,
+    /// By which a selection at random draws.
+    pub seed: u64,
 }
 
 /// The components of CODA-Prompt, the tasks that they are divided among, and the seed of their draws.
@@ -55,6 +57,7 @@ impl Settings {
             pool: (config.prompt_pool.pool_size > 0).then(|| config.prompt_pool.clone()),
             general: (config.g_prompt.g_prompt_length > 0).then(|| config.g_prompt.clone()),
             components: (config.method == Method::CodaPrompt).then(|| Components::of(config)),
+            seed: config.seed,
         }
     }
 

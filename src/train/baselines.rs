@@ -1,29 +1,27 @@
 //! What the frozen features give without any prompt, and what other runs give: the numbers that a prompt method has
 //! to beat. Each baseline is a row of [`TABLE`].
 
+use super::baseline_runs::{fixed_prompts_of, random_prompts_of, run, single_prompt_of};
 use super::evaluate::argmax;
-use super::learn::{Learning, LearningKind};
-use super::session::{Loaded, Session};
+use super::scores;
+use super::session::Session;
 use super::share;
-use super::steps::total_steps;
-use crate::config::Config;
-use crate::config::schema::{self, Method as Name, Scenario};
+use crate::config::schema;
 use crate::data::Subset;
 use crate::data::tasks::{Task, joint};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::learner::{InitialWeights, Position};
+use crate::learner::Position;
 use crate::methods::ClassMeans;
 use crate::methods::ranpac::{Projection, Ridge};
 use crate::ops::cross_entropy;
 use crate::ops::linear::{Epilogue, LinearWeights, backward_params_acc, forward};
 use crate::ops::optimizer::{Adam, adam};
-use crate::output::progress::Progress;
+use crate::output::answers::{Answers, Tally};
 use crate::output::results::{Baselines, Score};
 use crate::output::signal;
 use crate::rng::{Rng, Stream};
 use crate::tensor::{DType, Tensor};
-use std::time::Instant;
 
 /// One baseline: how it is asked for, where its score goes, when it means something, how it is computed.
 pub struct Baseline {
@@ -69,7 +67,19 @@ pub const TABLE: &[Baseline] = &[
         wanted: |b| b.single_prompt,
         slot: |b| &mut b.single_prompt,
         applies: |session| single_prompt_of(&session.learner.config).is_some(),
-        compute: Compute::Run(single_prompt),
+        compute: Compute::Run(|session, quiet| run(session, single_prompt_of, "a single prompt", quiet)),
+    },
+    Baseline {
+        wanted: |b| b.random_prompts,
+        slot: |b| &mut b.random_prompts,
+        applies: |session| random_prompts_of(&session.learner.config).is_some(),
+        compute: Compute::Run(|session, quiet| run(session, random_prompts_of, "random prompts", quiet)),
+    },
+    Baseline {
+        wanted: |b| b.fixed_prompts,
+        slot: |b| &mut b.fixed_prompts,
+        applies: |session| fixed_prompts_of(&session.learner.config).is_some(),
+        compute: Compute::Run(|session, quiet| run(session, fixed_prompts_of, "fixed prompts", quiet)),
     },
 ];
 
@@ -198,28 +208,54 @@ impl Features {
     }
 }
 
-/// Accuracy of `classify` on the test sets of tasks 0..=t.
-fn row(tasks: &[TaskFeatures], t: usize, c: usize, classify: impl Fn(&[f64]) -> usize) -> Vec<f64> {
-    let accuracy = |task: &TaskFeatures| {
-        let (x, y) = &task.test;
-        let right = x.chunks_exact(c).zip(y).filter(|(x, y)| classify(x) == **y as usize).count();
-        right as f64 / y.len().max(1) as f64
-    };
-    tasks[..=t].iter().map(accuracy).collect()
+/// The accuracy matrix of a baseline on the frozen features, as it grows.
+struct Rows<'a> {
+    session: &'a Session,
+    features: &'a Features,
+    matrix: Vec<Vec<f64>>,
+    tally: Tally,
+    task_of: Vec<usize>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(session: &'a Session, features: &'a Features) -> Rows<'a> {
+        let task_of = scores::task_of(&session.split);
+        Rows { session, features, matrix: Vec::new(), tally: Tally::default(), task_of }
+    }
+
+    /// Adds a row: `classify` gives the classes of some features (n, C), here of the test images of each task so far.
+    fn test(&mut self, classify: impl Fn(&[f64]) -> Result<Vec<usize>>) -> Result<()> {
+        let row = self.matrix.len();
+        let answers = |task: &TaskFeatures| {
+            let (x, y) = &task.test;
+            let mut answers = Answers::new(self.features.classes);
+            y.iter().zip(classify(x)?).for_each(|(&label, class)| answers.add(label, class as u32));
+            Ok(answers)
+        };
+        let tests: Vec<Answers> = self.features.tasks[..=row].iter().map(answers).collect::<Result<_>>()?;
+        self.tally.add_row(row, &tests, &self.task_of);
+        self.matrix.push(tests.iter().map(Answers::accuracy).collect());
+        Ok(())
+    }
+
+    fn score(self) -> Result<Score> {
+        let sets = self.session.test_sets(Subset::Test, &self.tally);
+        Ok(Score::from_matrix(self.matrix)?.after_tasks(&self.features.after).with_tests(&sets))
+    }
 }
 
 /// Nearest class mean by cosine.
-fn ncm(_: &Session, Features { tasks, after, classes, width }: &Features) -> Result<Score> {
-    let (classes, c) = (*classes, *width);
-    let mut means = ClassMeans::new(classes, c);
-    let mut matrix = Vec::new();
-    for t in 0..tasks.len() {
+fn ncm(session: &Session, features: &Features) -> Result<Score> {
+    let c = features.width;
+    let mut means = ClassMeans::new(features.classes, c);
+    let mut rows = Rows::new(session, features);
+    for task in &features.tasks {
         signal::stop_baseline()?;
-        let (x, y) = &tasks[t].train;
+        let (x, y) = &task.train;
         x.chunks_exact(c).zip(y).for_each(|(x, &y)| means.add(y, x));
-        matrix.push(row(tasks, t, c, |x| argmax(&means.scores(x))));
+        rows.test(|x| Ok(x.chunks_exact(c).map(|x| argmax(&means.scores(x))).collect()))?;
     }
-    Ok(Score::from_matrix(matrix)?.after_tasks(after))
+    rows.score()
 }
 
 /// The first pass of [`crate::data::Loader`] over the training images of a task, as places in their list.
@@ -232,31 +268,27 @@ fn learning_order(seed: u64, task: &Task) -> Vec<usize> {
 }
 
 /// Ridge regression on random features, as `method = "ranpac"` learns it.
-fn ranpac(session: &Session, Features { tasks, after, classes, width }: &Features) -> Result<Score> {
-    let (config, c) = (&session.learner.config, *width);
+fn ranpac(session: &Session, features: &Features) -> Result<Score> {
+    let (config, c, classes) = (&session.learner.config, features.width, features.classes);
     let dtype = if session.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
     let projection = match config.ranpac.random_features {
         0 => Projection::none(c),
         m => Projection::drawn(config.seed, Tensor::zeros([c, m], dtype)),
     };
-    let mut ridge = Ridge::on_host(projection, config.ranpac.lambdas.clone(), *classes, dtype);
-    let mut matrix = Vec::new();
-    for t in 0..tasks.len() {
+    let mut ridge = Ridge::on_host(projection, config.ranpac.lambdas.clone(), classes, dtype);
+    let mut rows = Rows::new(session, features);
+    for task in &features.tasks {
         signal::stop_baseline()?;
-        let (x, y) = &tasks[t].train;
-        let rows: Vec<f64> = tasks[t].order.iter().flat_map(|&i| &x[i * c..][..c]).copied().collect();
-        let labels: Vec<u32> = tasks[t].order.iter().map(|&i| y[i]).collect();
-        ridge.add_task(Tensor::from_f64(&rows, [labels.len(), c], dtype).view(), &labels)?;
-        let accuracy = |task: &TaskFeatures| {
-            let (x, y) = &task.test;
-            let logits = ridge.logits(Tensor::from_f64(x, [y.len(), c], dtype).view())?.to_f64();
-            let rows = logits.chunks_exact((*classes).max(1)).zip(y);
-            let right = rows.filter(|(z, y)| argmax(z) == **y as usize).count();
-            Ok(right as f64 / y.len().max(1) as f64)
-        };
-        matrix.push(tasks[..=t].iter().map(accuracy).collect::<Result<Vec<f64>>>()?);
+        let (x, y) = &task.train;
+        let values: Vec<f64> = task.order.iter().flat_map(|&i| &x[i * c..][..c]).copied().collect();
+        let labels: Vec<u32> = task.order.iter().map(|&i| y[i]).collect();
+        ridge.add_task(Tensor::from_f64(&values, [labels.len(), c], dtype).view(), &labels)?;
+        rows.test(|x| {
+            let logits = ridge.logits(Tensor::from_f64(x, [x.len() / c, c], dtype).view())?.to_f64();
+            Ok(logits.chunks_exact(classes.max(1)).map(argmax).collect())
+        })?;
     }
-    Ok(Score::from_matrix(matrix)?.after_tasks(after))
+    rows.score()
 }
 
 /// Mean and deviation per feature, of the first task only: later tasks are not known yet.
@@ -296,10 +328,10 @@ impl Standardization {
 /// far (the linear probe); otherwise it goes on with the new task's data alone, without any mask
 /// (naive sequential fine-tuning of the head).
 fn probe(session: &Session, features: &Features, rehearse: bool) -> Result<Score> {
-    let Features { tasks, after, classes, width } = features;
+    let Features { tasks, classes, width, .. } = features;
     let (classes, c) = (*classes, *width);
     let mut head = Head::new(classes, c);
-    let mut matrix = Vec::new();
+    let mut rows = Rows::new(session, features);
     for t in 0..tasks.len() {
         if rehearse {
             head = Head::new(classes, c);
@@ -309,15 +341,16 @@ fn probe(session: &Session, features: &Features, rehearse: bool) -> Result<Score
         let y: Vec<u32> = tasks[from..=t].iter().flat_map(|task| task.train.1.iter().copied()).collect();
         head.train(session, &x, &y, t)?;
         let (kernel, bias) = (head.kernel.to_f64(), head.bias.to_f64());
-        matrix.push(row(tasks, t, c, |x| {
+        let classify = |x: &[f64]| {
             let mut logits = bias.clone();
             for (x, kernel) in x.iter().zip(kernel.chunks_exact(classes)) {
                 logits.iter_mut().zip(kernel).for_each(|(z, w)| *z += x * w);
             }
             argmax(&logits)
-        }));
+        };
+        rows.test(|x| Ok(x.chunks_exact(c).map(classify).collect()))?;
     }
-    Ok(Score::from_matrix(matrix)?.after_tasks(after))
+    rows.score()
 }
 
 struct Head {
@@ -384,45 +417,4 @@ impl Head {
         }
         Ok(())
     }
-}
-
-/// The same run with one prompt of the same number of tokens, so that nothing is selected; `None` where that means
-/// nothing.
-pub fn single_prompt_of(config: &Config) -> Option<Config> {
-    let selects = matches!(config.method, Name::L2p | Name::DualPrompt) && config.prompt_pool.pool_size > 1;
-    if !selects || config.continual.scenario == Scenario::Joint {
-        return None;
-    }
-    let mut config = config.clone();
-    let pool = &mut config.prompt_pool;
-    pool.length *= pool.top_k;
-    (pool.pool_size, pool.top_k, pool.use_prompt_mask) = (1, 1, false);
-    Some(config)
-}
-
-fn single_prompt(session: &Session, quiet: bool) -> Result<Score> {
-    if !quiet {
-        crate::output::say("baseline: the same run with a single prompt")
-    }
-    let config = single_prompt_of(&session.learner.config).expect("a run to which this baseline applies");
-    run(session, config, quiet)
-}
-
-/// Trains a run of `config` on the data of `session` from the start, without files.
-fn run(session: &Session, config: Config, quiet: bool) -> Result<Score> {
-    let loaded = Loaded {
-        dev: session.learner.dev.clone(),
-        data: session.data.clone(),
-        backbone: session.learner.backbone.clone(),
-        resident: session.resident.clone(),
-    };
-    let weights = InitialWeights::Same(&session.learner);
-    let own = Session::for_training(config, loaded, session.ranks.clone(), weights)?;
-    let progress = Progress::new(quiet, own.train_tasks.len(), total_steps(&own)?, 0);
-    let tested = own.tested_tasks();
-    let mut run =
-        Learning::new(own, LearningKind::Baseline, None, progress, Position::default(), Instant::now());
-    run.learn(|_| Ok(()))?;
-    run.progress.finish();
-    Ok(Score::from_matrix(run.at.per_image)?.after_tasks(&tested))
 }

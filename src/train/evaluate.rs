@@ -6,6 +6,7 @@ use crate::data::Subset;
 use crate::error::Result;
 use crate::ops::cross_entropy;
 use crate::ops::match_prompts::Select;
+use crate::output::answers::Answers;
 use crate::prompts::PromptChoice;
 use crate::tensor::Tensor;
 
@@ -29,6 +30,9 @@ pub struct TaskScore {
     pub vote_usage: Vec<u64>,
     /// Mean cosine of the queries to each key.
     pub similarity: Vec<f64>,
+    /// What the images of all ranks were answered, by class: per-image selection, and the batch vote.
+    pub own: Answers,
+    pub voted: Answers,
     /// What each image of this rank was answered and the prompts that it chose, per-image selection.
     pub guesses: Vec<Guess>,
     pub chosen: Vec<Vec<u32>>,
@@ -90,7 +94,7 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
         width => ids.chunks_exact(width).map(<[u32]>::to_vec).collect(),
     });
     let mut score = TaskScore { images: n, usage, vote_usage, similarity, chosen, ..TaskScore::default() };
-    let (mut right, mut right_voted) = (0, 0);
+    (score.own, score.voted) = (Answers::new(session.classes()), Answers::new(session.classes()));
     for (chunk, from) in indices
         .chunks(session.learner.config.train.eval_batch_size)
         .zip((0..).step_by(session.learner.config.train.eval_batch_size))
@@ -101,27 +105,30 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
         let batch = TestBatch { which, indices: chunk, features };
         let choice = own.part(rows.clone());
         let (guesses, loss) = answer(session, &batch, &choice)?;
-        let correct: Vec<bool> = guesses.iter().map(|guess| guess.is_right()).collect();
+        let by_vote = with_votes(session, &batch, &choice, &voted.part(rows), &guesses)?;
+        guesses.iter().for_each(|guess| score.own.add(guess.label, guess.class));
+        by_vote.iter().for_each(|guess| score.voted.add(guess.label, guess.class));
         score.guesses.extend(guesses);
         score.loss += loss * chunk.len() as f64 / all as f64;
-        right += correct.iter().filter(|&&c| c).count();
-        right_voted += with_votes(session, &batch, &choice, &voted.part(rows), &correct)?;
     }
     if !session.ranks.is_alone() {
         // All are counts or shares of a mean.
-        let mut sums = vec![n as f64, right as f64, right_voted as f64, score.loss];
+        let mut sums = vec![n as f64, score.loss];
+        sums.extend(score.own.counts().chain(score.voted.counts()));
         sums.extend(score.usage.iter().chain(&score.vote_usage).map(|&count| count as f64));
         sums.extend(&score.similarity);
         session.ranks.comm.sum_f64("answers of a test", &mut sums)?;
-        let counted = score.usage.len();
-        let counts = |from: usize| sums[from..from + counted].iter().map(|&x| x as u64).collect();
-        (score.usage, score.vote_usage) = (counts(4), counts(4 + counted));
-        score.similarity = sums[4 + 2 * counted..].to_vec();
-        score.loss = sums[3];
-        [score.images, right, right_voted] = [0, 1, 2].map(|i| sums[i] as usize);
+        let (counted, answers) = (score.usage.len(), 3 * session.classes());
+        let (head, rest) = sums.split_at(2);
+        (score.images, score.loss) = (head[0] as usize, head[1]);
+        let (own, rest) = rest.split_at(answers);
+        let (voted, rest) = rest.split_at(answers);
+        (score.own, score.voted) = (Answers::from_counts(own), Answers::from_counts(voted));
+        let counts = |from: &[f64]| from.iter().map(|&x| x as u64).collect();
+        (score.usage, score.vote_usage) = (counts(&rest[..counted]), counts(&rest[counted..2 * counted]));
+        score.similarity = rest[2 * counted..].to_vec();
     }
-    score.per_image = right as f64 / all.max(1) as f64;
-    score.per_batch = right_voted as f64 / all.max(1) as f64;
+    (score.per_image, score.per_batch) = (score.own.accuracy(), score.voted.accuracy());
     Ok(score)
 }
 
@@ -166,19 +173,19 @@ pub(super) fn answer(
     Ok((guesses, loss))
 }
 
-/// Images answered right with the voted prompts. An image whose vote equals its own choice keeps its
+/// What each image is answered with the voted prompts. An image whose vote equals its own choice keeps its
 /// answer: the logits of an image depend on nothing but the image and its prompts.
 fn with_votes(
     session: &mut Session,
     batch: &TestBatch,
     own: &PromptChoice,
     votes: &PromptChoice,
-    correct: &[bool],
-) -> Result<usize> {
+    guesses: &[Guess],
+) -> Result<Vec<Guess>> {
     let changed = own.differing(votes);
-    let kept = (0..correct.len()).filter(|i| correct[*i] && !changed.contains(i)).count();
+    let mut by_vote = guesses.to_vec();
     if changed.is_empty() {
-        return Ok(kept);
+        return Ok(by_vote);
     }
     let c = batch.features.dims()[1];
     let features = batch.features.to_f64();
@@ -187,7 +194,8 @@ fn with_votes(
     let indices: Vec<u32> = changed.iter().map(|&i| batch.indices[i]).collect();
     let some = TestBatch { which: batch.which, indices: &indices, features: rows.view() };
     let (guesses, _) = answer(session, &some, &votes.of(&changed))?;
-    Ok(kept + guesses.iter().filter(|guess| guess.is_right()).count())
+    changed.iter().zip(guesses).for_each(|(&i, guess)| by_vote[i] = guess);
+    Ok(by_vote)
 }
 
 /// What images choose, in chunks of whole vote groups, and their part in the mean over `all` images of the cosine of a

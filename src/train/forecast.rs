@@ -4,7 +4,7 @@
 pub mod text;
 mod work;
 
-use super::{baselines, session};
+use super::{baseline_runs, baselines, session};
 use crate::config::Config;
 use crate::config::schema::{Method, Precision};
 use crate::data::{self, DataSet, Split, Task, loader, published, scenario};
@@ -82,8 +82,9 @@ pub struct Forecast {
 /// What baselines take beside the memory of the run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BaselineBytes {
-    /// The run with a single prompt, on the device: it is trained while the network of the run is still there.
-    pub single_prompt: usize,
+    /// The largest of the baselines that are runs of their own, on the device, and its key: it is trained while the
+    /// network of the run is still there.
+    pub run: Option<(&'static str, usize)>,
     /// Frozen features of all images, in the host's memory.
     pub features: usize,
 }
@@ -102,6 +103,12 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
             notes.push(format!(
                 "the images were not read ({e}); their numbers are those of the published set"
             ));
+            if !std::mem::take(&mut config.continual.session_lists).is_empty() {
+                notes.push(
+                    "continual.session_lists names images, which are not here: the plan has all images of each class"
+                        .into(),
+                );
+            }
             data
         }
     };
@@ -159,7 +166,7 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     let eval_batch_bytes = plan.total_bytes() - small.total_bytes();
     let of_baselines = baseline_bytes(&config, dims, classes, purpose, (&plan, elsewhere), &split)?;
     if let Some(gpu) = elsewhere {
-        fits(&gpu, plan.total_bytes(), eval_batch_bytes, of_baselines.single_prompt)?;
+        fits(&gpu, plan.total_bytes(), eval_batch_bytes, of_baselines.run)?;
     }
     let model = method.model();
     let counted = Counted { config: &config, model, split: &split, tasks: &tasks, batch };
@@ -216,35 +223,43 @@ fn baseline_bytes(
     split: &Split,
 ) -> Result<BaselineBytes> {
     let wanted = &config.baselines;
-    let mut single_prompt = 0;
-    if let Some(single) = baselines::single_prompt_of(config).filter(|_| wanted.single_prompt) {
+    let mut run: Option<(&str, usize)> = None;
+    for (key, config) in baseline_runs::runs_of(config) {
         let mut own = if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
-        learner::planned(&single, dims, classes, &mut own, purpose)?;
-        single_prompt = own.total_bytes();
+        learner::planned(&config, dims, classes, &mut own, purpose)?;
+        if run.is_none_or(|(_, bytes)| bytes < own.total_bytes()) {
+            run = Some((key, own.total_bytes()));
+        }
     }
     let mut features = 0;
     if baselines::wants_features(wanted) {
         let images: usize = split.tasks.iter().map(|task| task.train.len() + task.test.len()).sum();
         features = images * baselines::feature_bytes(dims.embed_dim);
     }
-    Ok(BaselineBytes { single_prompt, features })
+    Ok(BaselineBytes { run, features })
 }
 
-/// Refuses a run of `bytes`, and `single_prompt` beside them, that the GPU cannot hold.
-fn fits(gpu: &PublishedGpu, bytes: usize, eval_batch_bytes: usize, single_prompt: usize) -> Result<()> {
+/// Refuses a run of `bytes`, and the bytes of `beside` beside them, that the GPU cannot hold.
+fn fits(
+    gpu: &PublishedGpu,
+    bytes: usize,
+    eval_batch_bytes: usize,
+    beside: Option<(&str, usize)>,
+) -> Result<()> {
     let gb = |bytes: usize| bytes as f64 / 1e9;
-    if bytes + single_prompt <= gpu.usable() {
+    let all = bytes + beside.map_or(0, |(_, more)| more);
+    if all <= gpu.usable() {
         return Ok(());
     }
-    let mut why = device::too_little(bytes + single_prompt, gpu.name, gpu.usable());
+    let mut why = device::too_little(all, gpu.name, gpu.usable());
     if eval_batch_bytes > 0 {
         why += &format!(
             "; {:.2} GB are for evaluation batches larger than training batches",
             gb(eval_batch_bytes)
         );
     }
-    if single_prompt > 0 {
-        why += &format!("; {:.2} GB are for the baseline baselines.single_prompt", gb(single_prompt));
+    if let Some((key, bytes)) = beside {
+        why += &format!("; {:.2} GB are for the baseline {key}", gb(bytes));
     }
     Err(Error::failed(why))
 }

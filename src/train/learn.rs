@@ -4,6 +4,7 @@
 use super::evaluate::{self, QueryCache, TaskScore};
 use super::record::{Record, Window};
 use super::report;
+use super::scores::{self, Tests};
 use super::session::Session;
 use super::steps::{Done, Steps};
 use crate::config::schema::Scenario;
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::learner::Position;
 use crate::network::StepStats;
 use crate::output::progress::Progress;
-use crate::output::results::{RateChange, Score};
+use crate::output::results::RateChange;
 use crate::output::table;
 use crate::output::times::{self, TimeRow};
 use sha2::{Digest, Sha256};
@@ -111,6 +112,7 @@ impl Learning {
             self.session.learner.meet(&task.classes);
             if self.at.task_step == 0 {
                 self.session.learner.method.begin_task(&self.session.task_view(task))?;
+                self.test_fresh(&tasks, &mut cache)?;
             }
             self.train_task(task, &mut cache)?;
             self.session.learner.method.end_task()?;
@@ -331,17 +333,17 @@ impl Learning {
         let upto = scores.len();
         let rows = if self.is_joint() { 1..upto + 1 } else { upto..upto + 1 };
         for n in rows {
-            self.at.per_image.push(scores[..n].iter().map(|s| s.per_image).collect());
-            self.at.per_batch.push(scores[..n].iter().map(|s| s.per_batch).collect());
-            if !validation.is_empty() {
-                self.at.validation.push(validation[..n].iter().map(|s| s.per_image).collect());
-            }
+            let validation = &validation[..n.min(validation.len())];
+            scores::add_row(&self.session.split, &mut self.at, &scores[..n], validation);
+        }
+        if self.session.learner.config.continual.forward_transfer && upto < self.session.split.tasks.len() {
+            let next = evaluate::task(&mut self.session, cache, upto)?;
+            self.at.ahead.push([next.per_image, next.per_batch]);
         }
         let Some(record) = &mut self.record else { return Ok(()) };
-        let tested = self.session.tested_tasks();
-        let own = Score::from_matrix(self.at.per_image.clone())?.after_tasks(&tested);
-        let voted = Score::from_matrix(self.at.per_batch.clone())?.after_tasks(&tested);
-        let validation = Score::from_matrix(self.at.validation.clone())?.after_tasks(&tested);
+        let own = self.session.score(&self.at, Tests::Own)?;
+        let voted = self.session.score(&self.at, Tests::Vote)?;
+        let validation = self.session.score(&self.at, Tests::Validation)?;
         record.task(task.index, self.at.step, &scores, &own, &voted, &validation)?;
         let votes = self.session.learner.method.model().prompts.vote_group().is_some();
         let tasks = self.session.train_tasks.len();
@@ -350,6 +352,29 @@ impl Learning {
             line += &format!(", validation {} %", table::percent(validation.avg_acc));
         }
         self.progress.say(&line);
+        Ok(())
+    }
+
+    /// Tests the network on all tasks but the first before its first step, where forward transfer is asked for.
+    fn test_fresh(&mut self, tasks: &[Task], cache: &mut QueryCache) -> Result<()> {
+        let wanted = self.session.learner.config.continual.forward_transfer;
+        if !wanted || self.at.step > 0 || self.kind == LearningKind::Pretraining {
+            return Ok(());
+        }
+        if self.session.split.shared_test {
+            return Err(Error::config(format!(
+                "continual.forward_transfer = true needs test images in each of the {} domains, found domains of {} \
+                 without: all tasks share one test set; set it to false",
+                tasks.len(),
+                self.session.data.name
+            )));
+        }
+        let _phase = range(c"evaluation");
+        self.at.fresh.clear();
+        for task in &tasks[1..] {
+            let score = evaluate::task(&mut self.session, cache, task.index)?;
+            self.at.fresh.push([score.per_image, score.per_batch]);
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! A whole run: data, tasks, steps, evaluation, baselines, files.
 
 mod affine_augment;
+pub mod baseline_runs;
 pub mod baselines;
 pub mod batch;
 pub mod batch_composition;
@@ -14,6 +15,7 @@ mod record;
 pub mod report;
 pub mod reproduce;
 pub mod run;
+pub mod scores;
 pub mod seeds;
 pub mod session;
 mod share;

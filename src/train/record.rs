@@ -8,6 +8,7 @@ use crate::methods::Method;
 use crate::network::StepStats;
 use crate::output::checkpoint::{State, Store};
 use crate::output::log::Log;
+use crate::output::metrics::METRICS;
 use crate::output::results::{RateChange, Score};
 use crate::output::tensorboard::{HParam, Writer, tags};
 use crate::output::times::TimeRow;
@@ -144,17 +145,13 @@ impl Record {
                 events.counts(&tags::histogram(i), step, &score.usage)?;
             }
         }
-        for (tag, value, vote) in [
-            (tags::AVG_ACC, Some(own.avg_acc), Some(voted.avg_acc)),
-            (tags::FORGETTING, own.forgetting, voted.forgetting),
-            (tags::BACKWARD, own.backward, voted.backward),
-            (tags::LEARNING_ACC, Some(own.learning_acc), Some(voted.learning_acc)),
-        ] {
-            if let Some(value) = value {
-                events.scalar(tag, step, value)?;
+        for metric in &METRICS {
+            let tag = tags::metric(metric.key);
+            if let Some(value) = metric.last(&own.after_each_task) {
+                events.scalar(&tag, step, value)?;
             }
-            if let Some(value) = vote {
-                events.scalar(&tags::ours(&format!("per_batch/{tag}")), step, value)?;
+            if let Some(value) = metric.last(&voted.after_each_task) {
+                events.scalar(&tags::ours(&format!("per_batch/{}", metric.key)), step, value)?;
             }
         }
         for (i, accuracy) in validation.accuracy_matrix.last().into_iter().flatten().enumerate() {

@@ -114,11 +114,9 @@ pub fn task_line(task: &Task, tasks: usize, own: &Score, voted: Option<&Score>) 
     )
 }
 
-/// The tables at the end.
-pub fn closing(results: &Results, workdir: &Path, style: Style) -> String {
-    let has_pool = results.per_batch.accuracy_matrix != results.per_image.accuracy_matrix
-        || matches!(results.method.as_str(), "l2p" | "dualprompt");
-    let vote = has_pool.then_some(&results.per_batch);
+/// The tables at the end; `votes`: the images of a batch can vote.
+pub fn closing(results: &Results, votes: bool, workdir: &Path, style: Style) -> String {
+    let vote = votes.then_some(&results.per_batch);
     let mut text = table::accuracy(&results.per_image, vote, style);
     text += "\n";
     text += &table::summary(&results.per_image, vote, style);
@@ -135,7 +133,7 @@ pub fn closing(results: &Results, workdir: &Path, style: Style) -> String {
     }
     text += &format!(
         "{:.0} images/s in training, {:.0} in evaluation, {:.1} s in all, {}\n\
-         written to {}: results.json, accuracy_matrix.csv, config.toml, log.jsonl, checkpoints, TensorBoard events",
+         written to {}: results.json, accuracy_matrix.csv, metrics.csv, config.toml, log.jsonl, checkpoints, TensorBoard events",
         results.images_per_second.train,
         results.images_per_second.eval,
         results.seconds,

@@ -4,6 +4,7 @@
 use super::learn::{Learning, LearningKind};
 use super::options::Options;
 use super::record::{Record, RunFolder};
+use super::scores::{self, Tests};
 use super::session::{Loaded, Session, images_on_a_rank};
 use super::steps::total_steps;
 use super::{baselines, report, share};
@@ -16,7 +17,7 @@ use crate::learner::{InitialWeights, Position, Purpose};
 use crate::methods::Ranks;
 use crate::output::checkpoint::{State, Store};
 use crate::output::progress::Progress;
-use crate::output::results::{Results, Score, Speed};
+use crate::output::results::{Results, Speed};
 use crate::output::workdir;
 use crate::output::{say, signal, table};
 use std::sync::OnceLock;
@@ -188,6 +189,7 @@ fn finish(mut run: Learning, quiet: bool) -> Result<Results> {
     if let Some(record) = &run.record {
         results.write(&record.workdir.results_json())?;
         results.write_csv(&record.workdir.accuracy_csv())?;
+        results.write_metrics_csv(&record.workdir.metrics_csv())?;
     }
     run.at.complete = true;
     run.note_times()?;
@@ -215,7 +217,7 @@ fn device(session: &Session) -> String {
 fn results(run: &Learning, complete: bool) -> Result<Results> {
     let per = |images: u64, seconds: f64| if seconds > 0.0 { images as f64 / seconds } else { f64::NAN };
     let (session, at) = (&run.session, &run.at);
-    let (config, tested) = (&session.learner.config, session.tested_tasks());
+    let config = &session.learner.config;
     Ok(Results {
         engine_version: env!("CARGO_PKG_VERSION").into(),
         rule_set: config.rule_set.to_string(),
@@ -231,11 +233,12 @@ fn results(run: &Learning, complete: bool) -> Result<Results> {
         classes_seen: session.learner.classes_seen.len(),
         learning_rate_changes: at.learning_rate_changes.clone(),
         complete,
-        per_image: Score::from_matrix(at.per_image.clone())?.after_tasks(&tested),
-        per_batch: Score::from_matrix(at.per_batch.clone())?.after_tasks(&tested),
+        classes: scores::classes(&session.split),
+        per_image: session.score(at, Tests::Own)?,
+        per_batch: session.score(at, Tests::Vote)?,
         validation: match at.validation.is_empty() {
             true => None,
-            false => Some(Score::from_matrix(at.validation.clone())?.after_tasks(&tested)),
+            false => Some(session.score(at, Tests::Validation)?),
         },
         baselines: at.baselines.clone().unwrap_or_default(),
         images_per_second: Speed {

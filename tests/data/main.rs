@@ -24,6 +24,8 @@ mod files;
 mod bad_input_tests;
 #[path = "cache.rs"]
 mod cache_tests;
+#[path = "few_shot.rs"]
+mod few_shot_tests;
 #[path = "loader.rs"]
 mod loader_tests;
 #[path = "own_images.rs"]

@@ -4,12 +4,13 @@
 use super::common::npz::Npz;
 use super::common::{json, official, relative_error};
 use super::{device, thorough};
-use l2p_engine::config::schema::{ClipScope, Precision};
+use l2p_engine::config::schema::{ClipScope, Precision, Selection};
 use l2p_engine::device::Device;
 use l2p_engine::methods::{Gradient, Method, Ranks};
 use l2p_engine::network::{Model, TaskView};
 use l2p_engine::ops::match_prompts::Select;
 use l2p_engine::output::TensorData;
+use l2p_engine::prompts::PromptChoice;
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::close::same_bits;
@@ -210,6 +211,59 @@ fn deep_frozen_rows_stay_as_they_are() {
             assert!(moved.iter().enumerate().all(|(row, moved)| *moved != frozen(row)), "{name}: {moved:?}");
         }
     }
+}
+
+/// Parameters after three steps with prompts that no key chooses, and what was chosen last.
+fn without_keys(
+    dev: &Device,
+    selection: Selection,
+    precision: Precision,
+    graph: bool,
+) -> (Vec<f64>, PromptChoice) {
+    let name = "traj_l2p_adam";
+    let about = json("trajectories.json")[name].clone();
+    let all = json("cases.json");
+    let npz = Npz::golden(&format!("{name}.npz"));
+    let mut config = official::config(&about["config"]);
+    (config.precision, config.train.graph) = (precision, graph);
+    (config.prompt_pool.selection, config.prompt_pool.pull_constraint_coeff) = (selection, 0.0);
+    let batch = npz.get("in/label").shape[1];
+    let mut model = official::model(dev, &config, &all, &about, batch);
+    model.init_prompts(7).expect("prompts");
+    let dtype = model.dtype();
+    let mut method = Gradient::new(&config, model, &mut Plan::on(dev), &Ranks::alone(batch));
+    let classes = npz.get("in/class_mask").u32s();
+    let mask = official::class_mask(official::num_classes(&all), &classes, &about["config"]);
+    let task = TaskView { index: 0, mask, rank_fraction: 1.0 };
+    let (images, labels) = (npz.get("in/image_u8"), npz.get("in/label"));
+    for s in 0..3 {
+        let (x, y) = (images.at(s % images.shape[0]), labels.at(s % labels.shape[0]));
+        let pixels: Vec<f64> = x.data.iter().map(|v| v / 256.0).collect();
+        let x = Tensor::from_f64(&pixels, x.shape.as_slice(), dtype);
+        let y = Tensor::from_vec(y.u32s(), y.shape.as_slice());
+        method.step(dev, x.view().into(), y.view(), &task, 0.01).expect("a step");
+    }
+    method.settle(dev).expect("the last steps");
+    let learned = method.model().params.trainable.view().read_f64().expect("a download");
+    (learned, method.model().prompts.choice().expect("a choice"))
+}
+
+/// The host chooses, so that there is no graph: steps are those of the CPU, and repeat to the bit.
+#[test]
+fn deep_prompts_that_no_key_chooses() {
+    if !thorough("steps with random and fixed prompts on the device") {
+        return;
+    }
+    let Some(gpu) = device() else { return };
+    let dev = Device::Cuda(gpu);
+    let (wanted, first) = without_keys(&Device::Cpu, Selection::Fixed, Precision::F64, true);
+    let (got, chosen) = without_keys(&dev, Selection::Fixed, Precision::F32, true);
+    let off = relative_error(&got, &wanted);
+    assert!(off <= 2e-6 && chosen == first, "fixed prompts: off by {off:.1e}");
+    let [a, b] = [true, false].map(|graph| without_keys(&dev, Selection::Random, Precision::F32, graph));
+    assert!(same_bits(&a.0, &b.0) && a.1 == b.1, "random prompts do not repeat");
+    let (ids, width) = a.1.as_ids().expect("ids");
+    assert!(ids.chunks_exact(width).any(|other| *other != ids[..width]), "all images draw alike: {ids:?}");
 }
 
 #[test]

@@ -117,6 +117,15 @@ pub fn kinds() -> Vec<Kind> {
         l2p("per image", per_image),
         masked,
         l2p("diversified", |c| c.prompt_pool.diversified_selection = true),
+        l2p("random prompts", |c| {
+            c.prompt_pool.selection = Selection::Random;
+            c.prompt_pool.pull_constraint_coeff = 0.0;
+        }),
+        l2p("dualprompt, fixed prompts", |c| {
+            dualprompt(c);
+            c.prompt_pool.selection = Selection::Fixed;
+            c.prompt_pool.pull_constraint_coeff = 0.0;
+        }),
         l2p("dualprompt", dualprompt),
         l2p("dualprompt, one tensor for key and value", |c| {
             dualprompt(c);

@@ -1,6 +1,7 @@
 //! What a run leaves behind: metrics, tables, work directory, log, atomic files.
 //! Checkpoints: `tests/checkpoint/main.rs`. Event files: `tests/tensorboard/main.rs`.
 
+mod metrics;
 #[path = "../common/signals.rs"]
 mod signals;
 

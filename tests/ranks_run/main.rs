@@ -96,6 +96,7 @@ const COMMON_KINDS: &[Kind] = &[(
 /// images; kept images.
 const OTHER_KINDS: &[Kind] = &[
     ("single prompt", &["baselines.single_prompt=true"]),
+    ("random prompts", &["prompt_pool.selection=\"random\"", "prompt_pool.pull_constraint_coeff=0"]),
     (
         "mean query",
         &["prompt_pool.embedding_key=\"mean_max\"", "optim.optim=\"sgd\"", "optim.weight_decay=0.01"],

@@ -121,6 +121,7 @@ const OTHER_KINDS: &[Kind] = &[
     ("ncm", &[]),
     ("joint", &[]),
     ("coda_prompt", COMPONENTS),
+    ("l2p", &["prompt_pool.selection=random", "prompt_pool.pull_constraint_coeff=0", "data.augment=crop"]),
 ];
 
 #[test]

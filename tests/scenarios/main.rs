@@ -291,6 +291,145 @@ fn a_task_per_domain_of_a_list() {
         let (matrix, results) = run(&dir.path().join(format!("run{test}")), &sets);
         assert_eq!(matrix.iter().map(Vec::len).collect::<Vec<_>>(), columns);
         assert_eq!(results["per_image"]["forgetting"].is_null(), test == 2);
+        assert!(results["per_image"]["forward"].is_null(), "not asked for");
+        // Classes belong to all tasks.
+        assert!(results["per_image"]["task_confusion"].is_null());
+        assert_eq!(results["per_image"]["class_accuracy"].as_array().expect("classes").len(), 3);
+    }
+    // Forward transfer, asked for where tasks share a test set, then where they do not.
+    let forward = [&sets[..], &["data.test_per_class=0", "continual.forward_transfer=true"]].concat();
+    let args: Vec<&str> = forward.iter().flat_map(|set| ["--set", set]).collect();
+    let said = expect(train(&dir.path().join("shared"), &args), 2);
+    assert!(said.contains("continual.forward_transfer = true needs test images in each"), "{said}");
+    std::fs::write(dir.path().join("test.txt"), &lists[1]).expect("a list");
+    let (matrix, results) = run(&dir.path().join("forward"), &forward);
+    let plain = run(&dir.path().join("plain"), &[&sets[..], &["data.test_per_class=0"]].concat());
+    assert_eq!(matrix, plain.0, "the tests ahead change what is learned");
+    // After the first task: what a run that ends there answers to the second domain (domains are in the order of their names), less that of a head of zeros, which
+    // takes all for the first class, a third of the images.
+    let first = dir.path().join("first");
+    run(&first, &[&sets[..], &["data.test_per_class=0", "continual.num_tasks=1"]].concat());
+    let mut predict = engine();
+    predict.args(["predict", "--json", "--workdir"]).arg(&first);
+    let second = |class: usize| (8..12).map(move |i| format!("fog_{class}_{i}.png"));
+    predict.args((0..3).flat_map(second).map(|name| dir.path().join(name)));
+    let said = expect(predict, 0);
+    let answers: Vec<serde_json::Value> = said
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let is_right = |(i, answer): &(usize, &serde_json::Value)| {
+        answer["classes"][0]["class"].as_str() == Some(&format!("kind{}", i / 4))
+    };
+    let right = answers.iter().enumerate().filter(is_right).count();
+    let after = results["per_image"]["after_each_task"].as_array().expect("rows");
+    let found = after[1]["forward"].as_f64().expect("a number");
+    assert_eq!(answers.len(), 12, "{said}");
+    assert!((found - (right as f64 / 12.0 - 1.0 / 3.0)).abs() < 1e-12, "{found} with {right} of 12 right");
+    assert!(after[0]["forward"].is_null() && after[2]["forward"].is_number(), "{after:?}");
+}
+
+/// Prompts that no key chooses: the same answers in batches of any size and on any number of ranks, and with the first
+/// prompts for every image the network of a single prompt as long as these.
+#[test]
+fn controls_of_the_selection_depend_on_seed_and_image_only() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let few = ["continual.num_tasks=2", "prompt_pool.pull_constraint_coeff=0", "prompt_pool.pool_size=6"];
+    let none = ["baselines.ncm=false", "baselines.linear_probe=false", "baselines.naive_head=false"];
+    let wanted =
+        ["baselines.single_prompt=true", "baselines.random_prompts=true", "baselines.fixed_prompts=true"];
+    let (_, results) = run(&dir.path().join("run"), &[&few[..], &none, &wanted].concat());
+    let baseline = |name: &str| results["baselines"][name].clone();
+    assert_eq!(baseline("fixed_prompts"), baseline("single_prompt"), "the same tokens learn the same");
+    assert_ne!(baseline("fixed_prompts"), baseline("random_prompts"));
+    let random = [&few[..], &none, &["prompt_pool.selection=random"]].concat();
+    let workdir = dir.path().join("random");
+    let (_, alone) = run(&workdir, &random);
+    assert_eq!(alone["per_image"], baseline("random_prompts"), "the baseline is this run");
+    assert_eq!(alone["per_image"], alone["per_batch"], "nothing to vote on");
+    for batch in ["1", "7", "64"] {
+        let mut eval = engine();
+        eval.args(["eval", "--json", "--batch-size", batch, "--workdir"]).arg(&workdir);
+        let said = expect(eval, 0);
+        let eval: serde_json::Value =
+            serde_json::from_str(&said[said.find('{').expect("JSON")..]).expect("JSON");
+        assert_eq!(eval["per_image"], alone["per_image"], "batches of {batch}");
+    }
+    // Every prompt is taken, and by about as many images.
+    let log = std::fs::read_to_string(workdir.join("log.jsonl")).expect("a log");
+    let last = log.lines().rfind(|line| line.contains(r#""event":"task""#)).expect("a task");
+    let last: serde_json::Value = serde_json::from_str(last).expect("JSON");
+    let usage: Vec<Vec<u64>> = serde_json::from_value(last["prompt_usage"].clone()).expect("counts");
+    let each: Vec<u64> = (0..6).map(|prompt| usage.iter().map(|task| task[prompt]).sum()).collect();
+    assert!(each.iter().all(|n| *n > 0) && each.iter().sum::<u64>() == 2 * 24, "{each:?}");
+}
+
+/// What results, tables and events of one run say of classes and tasks agrees.
+#[test]
+fn metrics_of_a_run_agree_with_its_answers() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let workdir = dir.path().join("run");
+    // Tasks of three, two and one classes, whose test sets differ in size.
+    let sets = ["continual.num_tasks=3", "continual.num_classes_per_task=[3,2,1]", "data.test_per_class=9"];
+    let (matrix, results) = run(&workdir, &sets);
+    let images = [27.0, 18.0, 9.0];
+    let number = |v: &serde_json::Value| v.as_f64().expect("a number");
+    let close = |found: &serde_json::Value, wanted: f64, what: &str| {
+        assert!((number(found) - wanted).abs() < 1e-12, "{what}: {found} for {wanted}");
+    };
+    let classes = results["classes"].as_array().expect("classes");
+    let tasks: Vec<Option<u64>> = classes.iter().map(|class| class["task"].as_u64()).collect();
+    let none = [None; 4];
+    assert_eq!(tasks, [&[Some(0), Some(0), Some(0), Some(1), Some(1), Some(2)][..], &none].concat());
+    let baselines = ["ncm", "linear_probe", "naive_head"].map(|name| &results["baselines"][name]);
+    for score in [&results["per_image"], &results["per_batch"]].into_iter().chain(baselines) {
+        let last: Vec<f64> =
+            score["accuracy_matrix"][2].as_array().expect("a row").iter().map(number).collect();
+        let right: f64 = last.iter().zip(images).map(|(a, n)| a * n).sum();
+        close(&score["seen_acc"], right / 54.0, "seen_acc");
+        let of_class: Vec<f64> =
+            score["class_accuracy"].as_array().expect("classes").iter().filter_map(|v| v.as_f64()).collect();
+        assert_eq!(of_class.len(), 6, "{score}");
+        close(&score["macro_acc"], of_class.iter().sum::<f64>() / 6.0, "macro_acc");
+        // All classes have nine test images.
+        close(&score["macro_acc"], number(&score["seen_acc"]), "macro_acc");
+        close(&score["base_acc"], last[0], "base_acc");
+        let each: Vec<f64> = score["after_each_task"]
+            .as_array()
+            .expect("rows")
+            .iter()
+            .map(|m| number(&m["seen_acc"]))
+            .collect();
+        close(&score["incremental_acc"], each.iter().sum::<f64>() / 3.0, "incremental_acc");
+        let confusion = score["task_confusion"].as_array().expect("a table");
+        for (i, row) in confusion.iter().enumerate() {
+            let row: Vec<f64> = row.as_array().expect("a row").iter().map(number).collect();
+            // Three tasks, and the classes that none of them has.
+            assert_eq!((row.len(), row.iter().sum::<f64>()), (4, images[i]), "{row:?}");
+            assert!(row[i] >= last[i] * images[i] - 1e-9, "{row:?}: right answers are of the right task");
+        }
+    }
+    assert_eq!(matrix[2].len(), 3);
+    let csv = std::fs::read_to_string(workdir.join("metrics.csv")).expect("a table");
+    let wanted = format!("per_image,3,{},", number(&results["per_image"]["avg_acc"]));
+    assert!(csv.lines().any(|line| line.starts_with(&wanted)), "no `{wanted}` in {csv}");
+    assert!(csv.contains("\nnearest class mean,3,"), "{csv}");
+    let events = std::fs::read_dir(&workdir).expect("a folder").map(|e| e.expect("an entry").path());
+    let events = events.filter(|path| path.to_string_lossy().contains("tfevents"));
+    let events: Vec<u8> = events.flat_map(|path| std::fs::read(path).expect("events")).collect();
+    for tag in ["l2p_engine/incremental_acc", "l2p_engine/per_batch/macro_acc", "forgetting"] {
+        assert!(events.windows(tag.len()).any(|part| part == tag.as_bytes()), "no {tag}");
+    }
+    let page = dir.path().join("page.html");
+    let mut report = engine();
+    report.args(["report", "--workdir"]).arg(&workdir).arg("--out").arg(&page);
+    expect(report, 0);
+    let page = std::fs::read_to_string(page).expect("a page");
+    for word in
+        ["All metrics", "average incremental accuracy", "Accuracy of each class", "Confusion between tasks"]
+    {
+        assert!(page.contains(word), "no `{word}` on the page");
     }
 }
 
@@ -319,6 +458,9 @@ fn benchmarks_are_planned_without_images_and_weights() {
         ("imr_dualprompt", "6000 steps of 192 images, learning rate 0.00375,"),
         ("cifar100_coda", "7800 steps of 128 images, learning rate 0.001,"),
         ("cifar100_ranpac", "400 steps of 128 images, learning rate 0.015,"),
+        ("cifar100_b50_inc10_l2p", "15610 steps of 16 images, learning rate 0.001875,"),
+        ("cifar100_b50_inc10_coda", "7800 steps of 128 images, learning rate 0.001,"),
+        ("cifar100_few_shot_l2p", "1210 steps of 128 images, learning rate 0.015,"),
     ] {
         let said = plan(name, &[]);
         assert!(said.contains(wanted), "{name}: no `{wanted}` in {said}");
@@ -326,6 +468,65 @@ fn benchmarks_are_planned_without_images_and_weights() {
     // 17.6 billion products and sums forward, as every table of ViT-B/16 has it, twice that counted one by one.
     let said = plan("cifar100_l2p", &["--set", "prompt_pool.length=1", "--set", "prompt_pool.top_k=1"]);
     assert!(said.contains("and once 35.1"), "{said}");
+}
+
+/// Folders `train/` and `test/` as PILOT lays them out: what each shipped file of such a set will do.
+#[test]
+fn benchmarks_of_folders_are_planned_on_such_folders() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    for (name, classes, wanted) in [
+        ("vtab_ranpac", 50, "5 tasks of 10 classes (names)"),
+        ("imagenet_a_ranpac", 200, "10 tasks of 20 classes (numpy:1993)"),
+        ("objectnet_ncm", 200, "10 tasks of 20 classes (numpy:1993)"),
+        ("omnibenchmark_ranpac", 300, "10 tasks of 30 classes (numpy:1993)"),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (part, shade) in [("train", 0), ("test", 100)] {
+            for class in 0..classes {
+                let folder = dir.path().join(format!("data/{part}/class{class}"));
+                std::fs::create_dir_all(&folder).expect("a folder");
+                let pixel = |x: u32, y: u32| image::Luma([(class + 3 * x + 5 * y + shade) as u8]);
+                image::GrayImage::from_fn(3, 2, pixel).save(folder.join("a.png")).expect("a picture");
+            }
+        }
+        let mut command = engine();
+        command.args(["train", "--dry-run", "--config"]).arg(root.join(format!("{name}.toml")));
+        command.arg("--data-dir").arg(dir.path().join("data")).current_dir(dir.path());
+        command.arg("--set").arg(format!("data.cache_dir={}", dir.path().join("cache").display()));
+        let said = expect(command, 0);
+        let images = format!("{classes} training and {classes} test images, {wanted}");
+        assert!(said.contains(&images), "{name}: no `{images}` in {said}");
+    }
+}
+
+/// Tasks of few images: what is reported of the first task and of the later ones.
+#[test]
+fn few_shot_tasks_report_base_and_novel_classes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sets = [
+        "continual.num_tasks=3",
+        "continual.num_classes_per_task=[6,2,2]",
+        "continual.shots=5",
+        "method=ncm",
+    ];
+    let (matrix, results) = run(&dir.path().join("run"), &sets);
+    let own = &results["per_image"];
+    let number = |key: &str| own[key].as_f64().unwrap_or_else(|| panic!("{key} in {own}"));
+    // The later tasks have test sets of one size.
+    let (base, novel) = (matrix[2][0], (matrix[2][1] + matrix[2][2]) / 2.0);
+    assert!(
+        (number("base_acc") - base).abs() < 1e-12 && (number("novel_acc") - novel).abs() < 1e-12,
+        "{own}"
+    );
+    let wanted = 2.0 * base * novel / (base + novel);
+    assert!((number("harmonic_acc") - wanted).abs() < 1e-12, "{own}");
+    // Class means of five images each.
+    let (bytes, ..) = outcome(&dir.path().join("run"));
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a checkpoint");
+    let counts = file.tensor("class counts").expect("counts").data().to_vec();
+    let counts = counts.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes")));
+    let each = small("data.train_per_class") as f64;
+    assert_eq!(counts.collect::<Vec<_>>(), [&[each; 6][..], &[5.0; 4]].concat());
 }
 
 /// A loss that stays where guessing is, is said once a task with what decides about it; one that falls is not.

@@ -3,10 +3,11 @@
 
 use super::runs::{Group, Run};
 use crate::error::{Error, Result};
+use crate::output::metrics::{METRICS, Metric};
 use crate::output::results::Score;
 use crate::output::spread::Spread;
 use crate::output::table::percent;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// One configuration.
 #[derive(Debug, Clone, Serialize)]
@@ -26,10 +27,13 @@ struct Configuration {
 #[derive(Debug, Clone, Serialize)]
 struct ExportedResult {
     result: String,
-    avg_acc: Option<ExportedMetric>,
-    forgetting: Option<ExportedMetric>,
-    backward: Option<ExportedMetric>,
-    learning_acc: Option<ExportedMetric>,
+    /// In the order of [`METRICS`].
+    #[serde(flatten, serialize_with = "by_key")]
+    metrics: Vec<Option<ExportedMetric>>,
+}
+
+fn by_key<S: Serializer>(metrics: &[Option<ExportedMetric>], to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_map(METRICS.iter().map(|metric| metric.key).zip(metrics))
 }
 
 /// Fractions: mean and deviation over the runs, and the value of each.
@@ -41,9 +45,9 @@ struct ExportedMetric {
 }
 
 impl ExportedMetric {
-    fn of(scores: &[Option<&Score>], read: fn(&Score) -> Option<f64>) -> Option<ExportedMetric> {
-        let finite = |score: &Option<&Score>| score.and_then(read).filter(|value| value.is_finite());
-        let values: Vec<Option<f64>> = scores.iter().map(finite).collect();
+    fn of(scores: &[Option<&Score>], metric: &Metric) -> Option<ExportedMetric> {
+        let last = |score: &Option<&Score>| score.and_then(|score| metric.last(&score.after_each_task));
+        let values: Vec<Option<f64>> = scores.iter().map(last).collect();
         Some(ExportedMetric { spread: Spread::of_some(values.iter().copied())?, values })
     }
 }
@@ -51,22 +55,8 @@ impl ExportedMetric {
 impl ExportedResult {
     fn of<'a>(result: &str, group: &'a Group, read: impl Fn(&'a Run) -> Option<&'a Score>) -> ExportedResult {
         let scores: Vec<Option<&Score>> = group.runs.iter().map(read).collect();
-        ExportedResult {
-            result: result.to_string(),
-            avg_acc: ExportedMetric::of(&scores, |s| Some(s.avg_acc)),
-            forgetting: ExportedMetric::of(&scores, |s| s.forgetting),
-            backward: ExportedMetric::of(&scores, |s| s.backward),
-            learning_acc: ExportedMetric::of(&scores, |s| Some(s.learning_acc)),
-        }
-    }
-
-    fn metrics(&self) -> [(&'static str, &Option<ExportedMetric>); 4] {
-        [
-            ("avg_acc", &self.avg_acc),
-            ("forgetting", &self.forgetting),
-            ("backward", &self.backward),
-            ("learning_acc", &self.learning_acc),
-        ]
+        let metrics = METRICS.iter().map(|metric| ExportedMetric::of(&scores, metric)).collect();
+        ExportedResult { result: result.to_string(), metrics }
     }
 }
 
@@ -118,8 +108,8 @@ pub fn csv(groups: &[Group]) -> Result<String> {
     let mut header = ["configuration", "result", "method", "rule_set", "dataset", "tasks", "runs", "seeds"]
         .map(String::from)
         .to_vec();
-    for name in ["avg_acc", "forgetting", "backward", "learning_acc"] {
-        header.extend([format!("{name}_mean"), format!("{name}_deviation")]);
+    for Metric { key, .. } in &METRICS {
+        header.extend([format!("{key}_mean"), format!("{key}_deviation")]);
     }
     out.write_record(&header).map_err(|e| failed(e.to_string()))?;
     for c in configurations(groups) {
@@ -131,7 +121,7 @@ pub fn csv(groups: &[Group]) -> Result<String> {
                     .map(String::clone)
                     .to_vec();
             row.push(seeds.join(" "));
-            for (_, metric) in entry.metrics() {
+            for metric in &entry.metrics {
                 let number = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
                 let spread = metric.as_ref().map(|m| m.spread);
                 row.extend([number(spread.map(|s| s.mean)), number(spread.and_then(|s| s.deviation))]);
@@ -162,8 +152,8 @@ pub fn latex(groups: &[Group]) -> String {
                 latex_text(&c.configuration),
                 latex_text(&entry.result),
                 c.seeds.len(),
-                cell(&entry.avg_acc),
-                cell(&entry.forgetting)
+                cell(&entry.metrics[0]),
+                cell(&entry.metrics[1])
             );
         }
     }

@@ -1,38 +1,14 @@
 //! The drawings of a report, from what its runs found.
 
 use super::charts::{self, Axis, Dot, Heat, Line, Standing};
-use super::runs::{Choices, Group, Run, SINGLE_PROMPT, entropy, together, with_baselines};
-use super::svg::{SERIES, Svg};
-use crate::output::results::{Results, Score};
+use super::metrics;
+use super::parts::{Figure, colour};
+use super::runs::{Choices, Group, Run, entropy, together, with_baselines};
+use crate::output::results::{PROMPT_BASELINES, Results, Score};
 use crate::output::spread::Spread;
 
 /// Panels of [`each_task`]; there may be hundreds of tasks.
 const MOST_PANELS: usize = 24;
-
-/// A drawing with its name as a file and what it shows.
-#[derive(Debug, Clone)]
-pub struct Figure {
-    pub name: String,
-    pub title: String,
-    pub caption: String,
-    svg: Svg,
-}
-
-impl Figure {
-    fn new(name: &str, title: impl Into<String>, caption: impl Into<String>, svg: Svg) -> Figure {
-        Figure { name: name.to_string(), title: title.into(), caption: caption.into(), svg }
-    }
-
-    /// For a page.
-    pub fn inline(&self) -> String {
-        self.svg.inline(&self.title)
-    }
-
-    /// An SVG file.
-    pub fn file(&self) -> String {
-        self.svg.file(&self.title)
-    }
-}
 
 /// Every drawing of the page, in its order.
 pub fn all(groups: &[Group]) -> Vec<Figure> {
@@ -44,17 +20,15 @@ pub fn all(groups: &[Group]) -> Vec<Figure> {
         all.extend(matrices(g, group));
     }
     for (g, group) in groups.iter().enumerate() {
+        all.extend(metrics::figures(g, group));
+    }
+    for (g, group) in groups.iter().enumerate() {
         for run in &group.runs {
             all.extend(prompts(g, run));
         }
     }
     all.extend(training(groups));
     all
-}
-
-/// The class of a group.
-pub fn colour(group: usize) -> String {
-    format!("c{}", group % SERIES)
 }
 
 fn own(results: &Results) -> &Score {
@@ -80,7 +54,7 @@ fn forgetting(score: &Score) -> Option<f64> {
 fn shared_baselines(groups: &[Group]) -> Vec<(&'static str, &Group)> {
     let Some(group) = with_baselines(groups) else { return Vec::new() };
     let named = group.first().results.baselines.named().into_iter().map(|(name, _)| (name, group));
-    named.filter(|(name, _)| groups.len() == 1 || *name != SINGLE_PROMPT).collect()
+    named.filter(|(name, _)| groups.len() == 1 || !PROMPT_BASELINES.contains(name)).collect()
 }
 
 /// Where the runs stand: beside their baselines and what others report.

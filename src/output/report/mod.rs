@@ -3,6 +3,7 @@
 mod charts;
 mod export;
 mod figures;
+mod metrics;
 mod page;
 mod parts;
 mod profile;
@@ -10,7 +11,7 @@ mod runs;
 mod svg;
 
 pub use export::{csv, json, latex};
-pub use figures::{Figure, all as figures};
+pub use figures::all as figures;
 pub use page::{html, html_with};
-pub use parts::verdicts;
+pub use parts::{Figure, verdicts};
 pub use runs::{Choices, Group, History, Run, entropy, read};

@@ -1,13 +1,14 @@
 //! The page: HTML around the drawings.
 
-use super::figures::{self, Figure, colour};
-use super::parts::{heading, section};
+use super::figures;
+use super::metrics;
+use super::parts::{Figure, colour, heading, section};
 use super::profile;
-use super::runs::{Group, Run, SINGLE_PROMPT, entropy, together, with_baselines};
+use super::runs::{Group, Run, entropy, together, with_baselines};
 use super::svg::{escape, page_style};
 use crate::config::published::Number;
 use crate::config::schema::Scenario;
-use crate::output::results::{Results, Score};
+use crate::output::results::{CONTROLS, PROMPT_BASELINES, Results, Score};
 use crate::output::spread::Spread;
 use crate::output::table;
 use std::fmt::Write;
@@ -42,7 +43,9 @@ pub fn html_with(groups: &[Group], front: &str) -> String {
     page += &header(groups, &title);
     page += front;
     page += &results(groups, &figures);
+    page += &metrics::table(groups);
     page += &tasks(groups, &figures);
+    page += &metrics::of_classes(groups, |start| shown(&figures, |name| name.starts_with(start)));
     page += &prompts(groups, &figures);
     page += &section(
         "Training",
@@ -235,10 +238,13 @@ fn comparison(groups: &[Group]) -> String {
     for group in groups {
         for (name, _) in group.first().results.baselines.named() {
             match shared {
-                Some(from) if groups.len() == 1 || (std::ptr::eq(from, group) && name != SINGLE_PROMPT) => {
+                Some(from)
+                    if groups.len() == 1
+                        || (std::ptr::eq(from, group) && !PROMPT_BASELINES.contains(&name)) =>
+                {
                     row(group, name, name);
                 }
-                Some(_) if name != SINGLE_PROMPT => {}
+                Some(_) if !PROMPT_BASELINES.contains(&name) => {}
                 _ => row(group, name, &format!("{name}, {}", group.label)),
             }
         }
@@ -260,7 +266,9 @@ fn comparison(groups: &[Group]) -> String {
             "<tr class=\"aside\"><td>published: {source}</td><td></td><td>{a}</td><td>{f}</td>{blank}<td></td></tr>"
         );
     }
-    format!("<div class=\"card\"><table>{rows}</table></div>")
+    let controls = groups.iter().any(|group| group.first().results.baselines.have_controls());
+    let caption = if controls { format!("<p class=\"muted\">{CONTROLS}.</p>") } else { String::new() };
+    format!("<div class=\"card\"><table>{rows}</table></div>{caption}")
 }
 
 fn tasks(groups: &[Group], figures: &[Figure]) -> String {

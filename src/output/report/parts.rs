@@ -1,7 +1,36 @@
 //! What the sections of the page have in common.
 
-use super::figures::colour;
-use super::svg::escape;
+use super::svg::{SERIES, Svg, escape};
+
+/// A drawing with its name as a file and what it shows.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    pub name: String,
+    pub title: String,
+    pub caption: String,
+    svg: Svg,
+}
+
+impl Figure {
+    pub(super) fn new(name: &str, title: impl Into<String>, caption: impl Into<String>, svg: Svg) -> Figure {
+        Figure { name: name.to_string(), title: title.into(), caption: caption.into(), svg }
+    }
+
+    /// For a page.
+    pub fn inline(&self) -> String {
+        self.svg.inline(&self.title)
+    }
+
+    /// An SVG file.
+    pub fn file(&self) -> String {
+        self.svg.file(&self.title)
+    }
+}
+
+/// The class of a group.
+pub fn colour(group: usize) -> String {
+    format!("c{}", group % SERIES)
+}
 
 /// A section with a sentence about it; nothing without a body.
 pub fn section(title: &str, text: &str, body: &str) -> String {

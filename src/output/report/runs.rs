@@ -191,7 +191,7 @@ impl Group {
 
     /// Whether there is something to vote on.
     pub fn votes(&self) -> bool {
-        self.first().config.prompt_pool.pool_size > 0
+        self.first().config.prompt_pool.votes()
     }
 
     pub fn published(&self) -> Vec<Published> {
@@ -313,9 +313,6 @@ pub fn comparable(groups: &[Group]) -> bool {
     };
     groups.windows(2).all(|pair| of(&pair[0]) == of(&pair[1]))
 }
-
-/// The baseline that depends on the prompts of its run.
-pub const SINGLE_PROMPT: &str = "single prompt";
 
 /// Where the baselines of comparable groups are read: the group with baselines that has the most runs.
 pub fn with_baselines(groups: &[Group]) -> Option<&Group> {

@@ -48,10 +48,8 @@ pub fn of(plan: &Forecast, style: Style) -> String {
         );
     }
     let mib = |bytes: usize| format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20));
-    if plan.baselines.single_prompt > 0 {
-        let more = mib(plan.baselines.single_prompt);
-        text +=
-            &format!("\nthe baseline of a single prompt takes {more} beside them (baselines.single_prompt)");
+    if let Some((key, bytes)) = plan.baselines.run {
+        text += &format!("\nthe baseline {key}, a run of its own, takes {} beside them", mib(bytes));
     }
     if plan.baselines.features > 0 {
         let features = mib(plan.baselines.features);
@@ -60,7 +58,8 @@ pub fn of(plan: &Forecast, style: Style) -> String {
         );
     }
     if let Some(gpu) = plan.elsewhere {
-        let needed = (plan.plan.total_bytes() + plan.baselines.single_prompt) as f64 / 1e9;
+        let needed =
+            (plan.plan.total_bytes() + plan.baselines.run.map_or(0, |(_, bytes)| bytes)) as f64 / 1e9;
         let usable = gpu.usable() as f64 / 1e9;
         text += &format!("\n{needed:.2} of {usable:.2} GB of memory of {}", gpu.name);
     }

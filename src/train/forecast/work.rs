@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::methods::ranpac;
 use crate::network::Model;
 use crate::prompts::Query;
-use crate::train::baselines;
+use crate::train::{baseline_runs, baselines};
 
 /// What is counted of a run: floating-point operations of its matrix products, a product and a sum being two, or bytes
 /// between a GPU and its memory.
@@ -20,7 +20,7 @@ pub struct Amount {
     pub query: f64,
     /// Of the whole run, without baselines.
     pub total: f64,
-    /// Of the baselines: the features of all images once, and the run once more for the single prompt.
+    /// Of the baselines: the features of all images once, and each run once more.
     pub baselines: f64,
 }
 
@@ -123,9 +123,9 @@ impl Counted<'_> {
             trained as f64 * train_image + tested as f64 * forward + queried as f64 * query + own_ridge;
         let images = different + queried;
         let features = if baselines::wants_features(&config.baselines) { images as f64 * plain } else { 0.0 };
-        let again = config.baselines.single_prompt && baselines::single_prompt_of(config).is_some();
+        let again = baseline_runs::runs_of(config).len() as f64;
         let ridge = if config.baselines.ranpac { cost.ridge } else { 0.0 };
-        let baselines = features + ridge + if again { total } else { 0.0 };
+        let baselines = features + ridge + again * total;
         Amount { train_image, test_image: forward, query, total, baselines }
     }
 
