@@ -33,6 +33,8 @@ pub enum Stream {
     Components = 11,
     /// The random matrix of RanPAC.
     Projection = 12,
+    /// The centres that k-means starts from (S-Prompts).
+    Centres = 13,
 }
 
 const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

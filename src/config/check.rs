@@ -3,7 +3,7 @@
 
 use super::complaints::{Complaints, MAX_SIZE};
 use super::published::Published;
-use super::schema::{Classifier, Config, Method, Scenario};
+use super::schema::{Classifier, Config, Method, OptimizerName, Scenario};
 use crate::error::Result;
 
 /// Steps between checkpoints may be large to mean "never".
@@ -29,6 +29,7 @@ impl Config {
         }
         self.check_g_prompt(&mut complaints);
         self.check_components(&mut complaints);
+        self.check_domains(&mut complaints);
         self.check_method(&mut complaints);
         self.published.iter().filter_map(|text| Published::parse(text).err()).for_each(|e| complaints.add(e));
         complaints.into_result()
@@ -131,6 +132,8 @@ impl Config {
             ("ranpac.random_features", self.ranpac.random_features),
             ("coda.components", self.coda.components),
             ("coda.length", self.coda.length),
+            ("s_prompts.length", self.s_prompts.length),
+            ("s_prompts.centres", self.s_prompts.centres),
             ("optim.lr_batch", optim.lr_batch),
             ("pretrain.patch_size", pre.patch_size),
             ("pretrain.embed_dim", pre.embed_dim),
@@ -267,6 +270,43 @@ impl Config {
         c.unless(!coda.layers.is_empty(), || "coda.layers must name at least one layer, found []".into());
     }
 
+    fn check_domains(&self, c: &mut Complaints) {
+        let decay = self.s_prompts.later_weight_decay;
+        c.float("s_prompts.later_weight_decay", decay, "a finite number", |_| true);
+        if self.method != Method::SPrompts {
+            return;
+        }
+        let (cl, scenario) = (&self.continual, self.continual.scenario);
+        for (key, value) in
+            [("s_prompts.length", self.s_prompts.length), ("s_prompts.centres", self.s_prompts.centres)]
+        {
+            c.unless(value > 0, || format!("{key} must be at least 1, found 0"));
+        }
+        c.unless(!matches!(scenario, Scenario::GaussianOnce | Scenario::Stream), || {
+            format!(
+                "method = \"s_prompts\" learns domain after domain and needs to know where one ends: continual.scenario = \
+                 \"domain\", found \"{scenario}\", which has no boundaries"
+            )
+        });
+        let all_classes = matches!(scenario, Scenario::Domain | Scenario::Joint);
+        c.unless(all_classes || !cl.train_mask, || {
+            format!(
+                "method = \"s_prompts\" has a head of all classes for each task; where a task has some of them \
+                 (continual.scenario = \"{scenario}\"), it needs continual.train_mask = false, found true"
+            )
+        });
+        let (transfer, norm) = (cl.weights_transfer, self.model.weight_norm);
+        c.unless(!transfer && !norm, || {
+            format!(
+                "method = \"s_prompts\" has a head for each task and needs continual.weights_transfer = false and \
+                 model.weight_norm = false, found {transfer} and {norm}"
+            )
+        });
+        c.unless(decay < 0.0 || self.optim.optim != OptimizerName::AdamW, || {
+            format!("s_prompts.later_weight_decay = {decay} is not for optim.optim = \"adamw\": wanted it below 0")
+        });
+    }
+
     fn check_method(&self, c: &mut Complaints) {
         let pool = &self.prompt_pool;
         let method = self.method;
@@ -288,11 +328,11 @@ impl Config {
                     "method = \"dualprompt\" needs prompt_pool.use_prefix_tune_for_e_prompt = true, found false".into()
                 });
             }
-            Method::CodaPrompt => {
+            Method::CodaPrompt | Method::SPrompts => {
                 let (pool, general) = (pool.pool_size, self.g_prompt.g_prompt_length);
                 c.unless(pool == 0 && general == 0, || {
                     format!(
-                        "method = \"coda_prompt\" has the components of [coda] alone and needs \
+                        "method = \"{method}\" has its own prompts alone and needs \
                          prompt_pool.pool_size = 0 and g_prompt.g_prompt_length = 0, found {pool} and {general}"
                     )
                 });

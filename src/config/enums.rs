@@ -48,6 +48,8 @@ words! {
         DualPrompt = "dualprompt",
         /// Weighted sums of components as key/value prefixes; each task adds components.
         CodaPrompt = "coda_prompt",
+        /// A prompt and a head per domain; the nearest centre of the queries of a domain chooses.
+        SPrompts = "s_prompts",
         /// No prompts; the whole network learns.
         FineTune = "finetune",
         /// No prompts; only the head learns, on frozen features.
@@ -243,6 +245,8 @@ Schedule {
     Constant = "constant", Cosine = "cosine", Linear = "linear",
     /// By epoch, as CODA-Prompt has it: the first two at the full rate, then along a cosine.
     CodaCosine = "coda_cosine",
+    /// By epoch along a cosine, as PyTorch's CosineAnnealingLR.
+    CosineEpoch = "cosine_epoch",
 } default Constant }
 
 words! {

@@ -61,6 +61,8 @@ Config {
     ranpac: Ranpac = Ranpac::default(),
     /// Components of `method = "coda_prompt"`; no other method reads them.
     coda: CodaPrompt = CodaPrompt::default(),
+    /// Domains of `method = "s_prompts"`; no other method reads them.
+    s_prompts: SPrompts = SPrompts::default(),
     /// The optimizer and its learning rate.
     optim: Optim = Optim::default(),
     /// Batches, epochs, checkpoints.
@@ -288,6 +290,19 @@ CodaPrompt {
 }
 
 table! {
+/// Domains of `method = "s_prompts"`; no other method reads them.
+SPrompts {
+    /// L_p, tokens of a domain's prompt.
+    length: usize = 10,
+    /// K, centres of the queries of a domain (k-means). A test image takes prompt and head of the domain with the
+    /// nearest one.
+    centres: usize = 5,
+    /// `optim.weight_decay` from the second domain on; below 0: the same. The published settings have another.
+    later_weight_decay: f64 = -1.0,
+}
+}
+
+table! {
 /// The optimizer and its learning rate.
 Optim {
     /// The update rule.
@@ -306,6 +321,8 @@ Optim {
     weight_decay: f64 = 0.0,
     /// Momentum of `sgd`.
     sgd_momentum: f64 = 0.9,
+    /// Nesterov's form of it; false: PyTorch's default.
+    nesterov: bool = true,
     /// Gradients are scaled down to at most this norm; 0: not clipped.
     grad_clip_max_norm: f64 = 1.0,
     /// Which gradients the clip norm runs over.

@@ -1,8 +1,8 @@
-//! Everything that learns by gradient: L2P, DualPrompt, CODA-Prompt, full fine-tuning, a linear head. What differs
+//! Everything that learns by gradient: L2P, DualPrompt, CODA-Prompt, S-Prompts, full fine-tuning, a linear head. What differs
 //! is which parameters the configuration freezes and which prompts the model has.
 
 use super::named::{self, Fit};
-use super::{Method, Ranks, Tensors};
+use super::{Method, Moment, Pass, Ranks, Tensors};
 use crate::config::schema::Config;
 use crate::device::range::{self, range};
 use crate::device::{Device, Gpu, Graph};
@@ -223,6 +223,9 @@ impl Gradient {
             named::put_back(used.view_mut(), tensors, if old { OLD_PROMPT_USES } else { PROMPT_USES }, fit)?;
             self.agreed_uses = used.view().read::<u32>()?.split_off(used.len() / 2);
         }
+        for (name, tensor) in self.model.prompts.state_mut() {
+            named::put_back(tensor.view_mut(), tensors, &format!("state/{name}"), fit)?;
+        }
         Ok(())
     }
 
@@ -304,6 +307,35 @@ impl Method for Gradient {
         self.reported(&came)
     }
 
+    fn passes(&self, task: usize, moment: Moment) -> Result<Vec<Pass>> {
+        match moment {
+            Moment::AfterSteps if self.model.prompts.wants_queries(task)? => Ok(vec![Pass::Augmented]),
+            Moment::AfterSteps => Ok(Vec::new()),
+        }
+    }
+
+    fn observe(
+        &mut self,
+        dev: &Device,
+        pass: Pass,
+        images: Pixels,
+        labels: View,
+        _: &TaskView,
+    ) -> Result<()> {
+        match pass {
+            Pass::Augmented => {
+                let labels = labels.get::<u32>("passes", "labels")?;
+                let (queries, _) = self.ranks.features_of_step(dev, &mut self.model, images, labels)?;
+                self.model.prompts.collect(&queries);
+                Ok(())
+            }
+        }
+    }
+
+    fn end_task(&mut self) -> Result<()> {
+        self.model.prompts.end_task()
+    }
+
     fn features(&mut self, dev: &Device, images: Pixels) -> Result<Tensor> {
         self.model.features(dev, images)
     }
@@ -330,6 +362,9 @@ impl Method for Gradient {
         let mut all = named::of_params(&self.model.params, &self.optimizer)?;
         if let Some(used) = self.model.prompts.uses() {
             all.push(named::saved(PROMPT_USES.into(), used.view())?);
+        }
+        for (name, tensor) in self.model.prompts.state() {
+            all.push(named::saved(format!("state/{name}"), tensor.view())?);
         }
         Ok(all)
     }

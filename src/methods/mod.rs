@@ -22,6 +22,19 @@ use crate::prompts::PromptChoice;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Tensor, View};
 
+/// A look at the training images of a task beside its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// Each image once, prepared as for a step.
+    Augmented,
+}
+
+/// When a method looks at the images of a task beside its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    AfterSteps,
+}
+
 /// Something that learns a sequence of tasks.
 pub trait Method {
     /// The network behind it.
@@ -50,7 +63,32 @@ pub trait Method {
         Ok(Vec::new())
     }
 
-    /// After the last step of a task and before it is tested. A run that goes on from a checkpoint behind that moment
+    /// What the method wants to see of the images of task `task` at this moment: the batches of each pass are given to
+    /// [`Method::observe`]. What it has seen is not saved before the pass is over; a run that goes on from before that
+    /// begins the passes of this moment anew.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the device fails.
+    fn passes(&self, _task: usize, _moment: Moment) -> Result<Vec<Pass>> {
+        Ok(Vec::new())
+    }
+
+    /// A batch of a pass that [`Method::passes`] asked for. labels: (B) class ids; on one of several ranks B may be 0.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the device fails.
+    fn observe(
+        &mut self,
+        _dev: &Device,
+        _pass: Pass,
+        _images: Pixels,
+        _labels: View,
+        _task: &TaskView,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    /// After the last step of a task, and the passes behind it, and before it is tested. A run that goes on from a checkpoint behind that moment
     /// calls it again, and then nothing may change.
     ///
     /// # Errors
@@ -109,7 +147,13 @@ pub fn build(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> B
     match config.method {
         Name::Ncm => Box::new(Ncm::new(model, ranks)),
         Name::Ranpac => Box::new(Ranpac::new(config, model, plan, ranks)),
-        Name::L2p | Name::DualPrompt | Name::CodaPrompt | Name::FineTune | Name::Linear | Name::Joint => {
+        Name::L2p
+        | Name::DualPrompt
+        | Name::CodaPrompt
+        | Name::SPrompts
+        | Name::FineTune
+        | Name::Linear
+        | Name::Joint => {
             Box::new(Gradient::new(config, model, plan, ranks))
         }
     }

@@ -24,7 +24,7 @@ use crate::ops::matmul::Write;
 use crate::ops::pool_tokens::{self, Pooling};
 use crate::ops::row_norm::{self, Normalization};
 use crate::ops::{gather, layer_norm, sum, tokens};
-use crate::prompts::{Place, PromptChoice, PromptMethod, Query, TokenRows};
+use crate::prompts::{Heads, Place, PromptChoice, PromptMethod, Query, TokenRows};
 use crate::tensor::input::Input;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View};
@@ -57,6 +57,8 @@ pub struct Model {
     soft_labels: Input,
     /// The mask that the workspace holds.
     mask: Vec<bool>,
+    /// The weight of the l2 penalty in this task.
+    decay: f64,
     limit_last: bool,
     can_share: bool,
     ws: Workspace,
@@ -71,7 +73,10 @@ impl Model {
         let prompts = PromptMethod::new(&mut declare, plan, &setup.prompts, setup.room());
         let layout = TokenLayout::new(&setup.dims, setup.classifier, &prompts);
         let (c, classes) = (setup.dims.embed_dim, setup.classes);
-        let head = Linear::declare(&mut declare, "head", c, classes);
+        let head = match prompts.several_heads() {
+            None => Linear::declare(&mut declare, "head", c, classes),
+            Some(heads) => Linear::declare_several(&mut declare, "head", c, classes, heads),
+        };
         let mut params = declare.finish(plan, setup.dtype);
         let Shortcuts { strassen, packed_weights, .. } = setup.shortcuts;
         if setup.training && strassen && packed_weights && !plan.is_on_gpu() {
@@ -85,14 +90,15 @@ impl Model {
         let last = setup.dims.layers - 1;
         let limit_last = setup.shortcuts.limit_last_block && layout.read.len() < layout.layers[last].tokens;
         let can_share = setup.shortcuts.share_query_pass
-            && prompts.query() == Query::Cls
+            && prompts.query_to_learn() == Query::Cls
             && query_params.is_none()
             && !embed_learns
             && !blocks_learn
             && layout.entry.is_some_and(|entry| entry < last);
-        let needs = Needs { limit_last, table_rows: prompts.table_rows(), blocks_learn, embed_learns };
+        let (table_rows, heads) = (prompts.table_rows(), prompts.several_heads().unwrap_or(0));
+        let needs = Needs { limit_last, table_rows, heads, blocks_learn, embed_learns };
         let ws = Workspace::new(plan, &setup, &layout, needs);
-        let (report, mask) = (StepReport::new(plan), Vec::new());
+        let (report, mask, decay) = (StepReport::new(plan), Vec::new(), setup.weight_decay);
         plan.group("inputs");
         let entry = PixelInputs::new(plan, &setup);
         let labels = Input::new(plan, "labels", [setup.max_batch], DType::U32);
@@ -112,6 +118,7 @@ impl Model {
             labels,
             soft_labels,
             mask,
+            decay,
             limit_last,
             can_share,
             ws,
@@ -262,7 +269,8 @@ impl Model {
         task: &TaskView,
     ) -> Result<()> {
         let _phase = range(c"data");
-        self.prompts.enter_task(&mut self.params, task.index)?;
+        self.prompts.enter_task(&mut self.params, &self.head, task.index)?;
+        self.decay = self.prompts.weight_decay(task.index).unwrap_or(self.setup.weight_decay);
         self.load(dev, images)?;
         self.targets_mut(labels).load(dev, labels)?;
         self.set_mask(&task.mask)
@@ -272,7 +280,10 @@ impl Model {
     /// as do the two parts that follow.
     pub fn queue_query(&mut self, dev: &Device, batch: usize) -> Result<()> {
         let _phase = range(c"query pass");
-        if self.prompts.query() == Query::Cls { self.query_pass(dev, batch, self.can_share) } else { Ok(()) }
+        match self.prompts.query_to_learn() {
+            Query::Cls => self.query_pass(dev, batch, self.can_share),
+            Query::Nothing | Query::Patches(_) => Ok(()),
+        }
     }
 
     /// Forward and backward of a training batch after its query pass: fills `grads` and the report but for the
@@ -323,7 +334,7 @@ impl Model {
 
     /// What a report's numbers mean.
     pub fn stats_of(&self, report: &[f64]) -> StepStats {
-        StepStats::of(report, self.prompts.loss_weight(), self.setup.weight_decay, self.setup.loss_scale())
+        StepStats::of(report, self.prompts.loss_weight(), self.decay, self.setup.loss_scale())
     }
 
     /// All parts of a step, from [`Model::prepare_step`] to [`Model::step_stats`].
@@ -380,7 +391,7 @@ impl Model {
 
     /// Σ p² over parameters with more than one axis, and the gradient of 0.5 · decay times that.
     fn weight_decay(&mut self, dev: &Device) -> Result<()> {
-        let decay = self.setup.weight_decay;
+        let decay = self.decay;
         if decay == 0.0 {
             return Ok(());
         }

@@ -314,7 +314,7 @@ pub fn sgd<T: Float>(x: &[Vec<T>], with: Sgd) -> Vec<Vec<T>> {
     for ((&p, &u), &g) in x[0].iter().zip(&x[1]).zip(&x[2]) {
         let g = g * scale;
         let u = momentum * u + g;
-        out[0].push(p - lr * (g + momentum * u));
+        out[0].push(p - lr * if with.nesterov { g + momentum * u } else { u });
         out[1].push(u);
     }
     out

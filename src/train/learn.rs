@@ -1,6 +1,7 @@
 //! The training loop: tasks, steps, tests, checkpoints. Runs, baselines that are runs of their own, and pre-training
 //! use it.
 
+use super::batch::Training;
 use super::evaluate::{self, QueryCache, TaskScore};
 use super::record::{Record, Window};
 use super::report;
@@ -11,6 +12,7 @@ use crate::data::{Subset, Task};
 use crate::device::range::{self, RangeTime, range};
 use crate::error::{Error, Result};
 use crate::learner::Position;
+use crate::methods::Moment;
 use crate::network::StepStats;
 use crate::output::progress::Progress;
 use crate::output::results::{RateChange, Score};
@@ -113,6 +115,7 @@ impl Learning {
                 self.session.learner.method.begin_task(&self.session.task_view(task))?;
             }
             self.train_task(task, &mut cache)?;
+            self.show(task, Moment::AfterSteps)?;
             self.session.learner.method.end_task()?;
             if self.kind != LearningKind::Pretraining && self.session.tests_after(task.index) {
                 self.evaluate(task, &mut cache, validation.as_mut())?;
@@ -188,6 +191,26 @@ impl Learning {
                 self.save_within(task, &steps)?;
             }
             clock = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Shows the images of `task` to the method as often as it asks for them at this moment.
+    fn show(&mut self, task: &Task, moment: Moment) -> Result<()> {
+        let _phase = range(c"passes beside the steps");
+        for pass in self.session.learner.method.passes(task.index, moment)? {
+            let loader = self.session.pass_loader(task, pass)?;
+            let (mut view, steps) = (self.session.task_view(task), 0..loader.steps());
+            view.rank_fraction = self.session.rank_fraction(loader.whole_batch());
+            let (resident, dtype) = (self.session.resident.clone(), self.session.dtype());
+            let change = self.session.change.clone();
+            let batches = Training::start(loader, resident.as_ref(), dtype, change, steps)?;
+            for batch in batches {
+                self.stop_if_asked(None)?;
+                let (batch, learner) = (batch?, &mut self.session.learner);
+                let targets = batch.targets();
+                learner.method.observe(&learner.dev, pass, batch.pixels(), targets.view(), &view)?;
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::learner::origin::{self, Origin};
 use crate::learner::{
     InitialWeights, Learner, Position, Purpose, SavedRun, backbone, fitting_device, test_images,
 };
-use crate::methods::Ranks;
+use crate::methods::{Pass, Ranks};
 use crate::network::TaskView;
 use crate::output::signal;
 use crate::tensor::DType;
@@ -126,6 +126,21 @@ impl Session {
         let replay = replay.and_then(|upto| scenario::replay_set(data, &self.split, cl, config.seed, upto));
         let replayed = replayed(config, self.ranks.batch);
         let loader = replay.iter().fold(loader, |loader, replay| loader.with_replay(replay, replayed));
+        let rows = self.ranks.rows(loader.whole_batch());
+        Ok(loader.only(rows))
+    }
+
+    /// The batches of a pass over a task's images beside its steps. Their random numbers are those of no step.
+    pub fn pass_loader(&self, task: &Task, pass: Pass) -> Result<Loader> {
+        let (config, data, mut task) = (&self.learner.config, self.data.clone(), task.clone());
+        // Tasks and the reviews after them have the numbers before.
+        task.index += 2 * self.split.tasks.len();
+        let preprocess = self.learner.preprocess.clone();
+        let batch = task_batch(task.train.len(), self.ranks.batch, true);
+        let loader = Loader::new(data, &self.split, &task, preprocess, config.seed, batch, 1)?;
+        let loader = match pass {
+            Pass::Augmented => loader.each_once(),
+        };
         let rows = self.ranks.rows(loader.whole_batch());
         Ok(loader.only(rows))
     }

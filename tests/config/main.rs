@@ -282,6 +282,18 @@ fn checks_name_keys_wanted_and_found() {
         ),
         (&["method=coda_prompt", "coda.layers=[]"], "coda.layers must name at least one layer"),
         (&["method=coda_prompt", "coda.layers=[2, 1]"], "coda.layers"),
+        (
+            &["method=s_prompts"],
+            "(continual.scenario = \"class\"), it needs continual.train_mask = false, found true",
+        ),
+        (&["method=s_prompts", "continual.scenario=stream"], "which has no boundaries"),
+        (&["method=s_prompts", "s_prompts.centres=0"], "s_prompts.centres must be at least 1, found 0"),
+        (&["method=s_prompts", "model.weight_norm=true"], "model.weight_norm = false, found false and true"),
+        (
+            &["method=s_prompts", "optim.optim=adamw", "s_prompts.later_weight_decay=0.1"],
+            "s_prompts.later_weight_decay = 0.1 is not for optim.optim = \"adamw\"",
+        ),
+        (&["method=s_prompts", "data.mixup_alpha=1"], "must be 0 with method = \"s_prompts\""),
         (&["coda.ortho_mu=-1"], "coda.ortho_mu must be a finite number, 0 or more"),
     ] {
         // Values that the built-in default may change without changing what is tested here.
@@ -316,6 +328,7 @@ fn methods_imply_values_and_say_so() {
         ("ranpac", 2),
         ("dualprompt", 2),
         ("coda_prompt", 2),
+        ("s_prompts", 2),
         ("l2p", 0),
         ("joint", 1),
     ] {
@@ -500,7 +513,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     type Row =
         (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
     // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
-    let rows: [Row; 16] = [
+    let rows: [Row; 18] = [
         ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
         (
             "cifar100_l2p_official_v1",
@@ -562,6 +575,8 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
         ),
         ("cifar100_ranpac", "pytorch", Class, 10, (5_000, 39), (5_000, 39), Some(390), 0.015),
         ("core50_l2p", "official", Domain, 8, (14_987, 585), (14_986, 585), Some(4_680), 0.015),
+        ("core50_s_prompts", "pytorch", Domain, 8, (14_987, 2_340), (14_986, 2_340), Some(18_720), 0.01),
+        ("domainnet_s_prompts", "pytorch", Domain, 6, (33_525, 7_830), (48_212, 11_280), Some(95_940), 0.01),
         // The classes per label set are drawn: 31.3 to 66 of 500 images each are expected.
         ("cifar100_gaussian_l2p", "official", Gaussian, 200, (0, 0), (0, 0), None, 0.015),
     ];

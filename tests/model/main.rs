@@ -7,5 +7,6 @@ mod frozen_rows;
 mod gradients;
 mod independence;
 mod naive;
+mod s_prompts;
 mod shortcuts;
 mod support;

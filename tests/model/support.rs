@@ -69,6 +69,15 @@ fn coda(c: &mut Config) {
     c.coda = CodaPrompt { components: 7, length: 4, layers: vec![0, 2], ortho_mu: 0.002 };
 }
 
+/// Prompts and heads of three domains.
+fn s_prompts(c: &mut Config) {
+    c.method = Method::SPrompts;
+    c.model.vit_classifier = Classifier::Token;
+    c.prompt_pool.pool_size = 0;
+    c.continual.num_tasks = 3;
+    c.s_prompts = SPrompts { length: 2, centres: 2, later_weight_decay: -1.0 };
+}
+
 fn fine_tune(c: &mut Config) {
     c.prompt_pool.pool_size = 0;
     c.model.vit_classifier = Classifier::Token;
@@ -99,6 +108,11 @@ pub fn kinds() -> Vec<Kind> {
     (erf.dims.gelu, erf.label_smoothing) = (GeluForm::Erf, 0.1);
     let mut second_task = l2p("components of a second task", coda);
     second_task.task = 1;
+    let mut second_domain = l2p("prompt and head of a second domain, weight decay", |c| {
+        s_prompts(c);
+        (c.optim.weight_decay, c.s_prompts.later_weight_decay) = (0.5, 0.04);
+    });
+    second_domain.task = 1;
     let mut smooth = l2p("smoothing, per image", per_image);
     smooth.label_smoothing = 0.2;
     let mut masked = l2p("prompt mask", |c| c.prompt_pool.use_prompt_mask = true);
@@ -134,6 +148,12 @@ pub fn kinds() -> Vec<Kind> {
             coda(c);
             c.coda.layers = vec![1, 2];
             c.optim.clip_scope = ClipScope::All;
+        }),
+        l2p("prompt and head of a domain", s_prompts),
+        second_domain,
+        l2p("prompt and head of a domain, everything learns", |c| {
+            s_prompts(c);
+            c.model.freeze_part = vec![];
         }),
         l2p("fine-tuning", fine_tune),
         erf,

@@ -327,7 +327,7 @@ fn selection_and_loss_arguments() {
     refused(adam(3, 3, 4), "optimizer", "g");
     let sgd = |u: usize, g: usize| {
         let (mut p, mut u, g) = (t([3]), t([u]), t([g]));
-        let with = Sgd { momentum: 0.9, max_norm: 1.0 };
+        let with = Sgd { momentum: 0.9, nesterov: true, max_norm: 1.0 };
         optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g.view(), squares.view(), step_scalars.view(), with)
     };
     refused(sgd(2, 3), "optimizer", "u");

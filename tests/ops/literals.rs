@@ -245,7 +245,19 @@ fn optimizer_values() {
         let (squares, g, step_scalars) =
             (f64s(&[g * g], [1]), f64s(&[g], [1]), f64s(&[0.1, 1., 1., unscale], [4]));
         let (g, squares, step_scalars) = (g.view(), squares.view(), step_scalars.view());
-        let with = Sgd { momentum: 0.9, max_norm };
+        let with = Sgd { momentum: 0.9, nesterov: true, max_norm };
+        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g, squares, step_scalars, with).expect("sgd");
+        same("p", &p, &[wp]);
+        same("u", &u, &[wu]);
+    }
+    // The same without Nesterov: p -= .1 * u
+    let (mut p, mut u) = (f64s(&[1.], [1]), f64s(&[0.], [1]));
+    for (step, g, wp, wu) in [(1, 0.5, 0.975, 0.25), (2, -2.0, 1.0525, -0.775)] {
+        let (max_norm, unscale) = halved(step, g);
+        let (squares, g, step_scalars) =
+            (f64s(&[g * g], [1]), f64s(&[g], [1]), f64s(&[0.1, 1., 1., unscale], [4]));
+        let (g, squares, step_scalars) = (g.view(), squares.view(), step_scalars.view());
+        let with = Sgd { momentum: 0.9, nesterov: false, max_norm };
         optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g, squares, step_scalars, with).expect("sgd");
         same("p", &p, &[wp]);
         same("u", &u, &[wu]);
@@ -268,7 +280,7 @@ fn optimizers_pass_over_infinity() {
         let (g, squares, step_scalars) = (g.view(), squares.view(), step_scalars.view());
         optimizer::adam(&DEV, p.view_mut(), [m.view_mut(), v.view_mut()], g, squares, step_scalars, with)
             .expect("adam");
-        let with = Sgd { momentum: 0.9, max_norm: 0.0 };
+        let with = Sgd { momentum: 0.9, nesterov: true, max_norm: 0.0 };
         optimizer::sgd(&DEV, p.view_mut(), m.view_mut(), g, squares, step_scalars, with).expect("sgd");
     }
     assert_eq!([p.to_f64(), m.to_f64(), v.to_f64()], [[1.], [2.], [3.]]);

@@ -93,7 +93,7 @@ const COMMON_KINDS: &[Kind] = &[(
 )];
 
 /// The run once more with a single prompt; an l2 penalty and queries from patches; a norm of all gradients and images that are cropped; components with a penalty, which is of parameters and not of
-/// images; kept images.
+/// images; centres of all images of a task; kept images.
 const OTHER_KINDS: &[Kind] = &[
     ("single prompt", &["baselines.single_prompt=true"]),
     (
@@ -112,6 +112,18 @@ const OTHER_KINDS: &[Kind] = &[
             "coda.length=4",
             "coda.layers=[0,2]",
             "coda.ortho_mu=0.1",
+            GENTLE,
+        ],
+    ),
+    (
+        "domains",
+        &[
+            "method=\"s_prompts\"",
+            "continual.train_mask=false",
+            "s_prompts.length=3",
+            "optim.optim=\"sgd\"",
+            "optim.nesterov=false",
+            "data.augment=\"crop\"",
             GENTLE,
         ],
     ),

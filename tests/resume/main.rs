@@ -94,6 +94,19 @@ const COMPONENTS: &[&str] = &[
     "train.num_epochs=3",
 ];
 
+/// Every task is a domain, whose images are looked at once more after its steps.
+const DOMAINS: &[&str] = &[
+    "continual.train_mask=false",
+    "s_prompts.length=3",
+    "s_prompts.later_weight_decay=0.001",
+    "optim.optim=sgd",
+    "optim.nesterov=false",
+    "optim.weight_decay=0.002",
+    "optim.learning_rate_schedule=cosine_epoch",
+    "train.num_epochs=3",
+    "data.augment=crop",
+];
+
 const OTHER_KINDS: &[Kind] = &[
     ("finetune", &[]),
     ("linear", &["continual.replay_per_class=8", "continual.num_review_epochs=4"]),
@@ -121,6 +134,7 @@ const OTHER_KINDS: &[Kind] = &[
     ("ncm", &[]),
     ("joint", &[]),
     ("coda_prompt", COMPONENTS),
+    ("s_prompts", DOMAINS),
 ];
 
 #[test]

@@ -192,9 +192,9 @@ pub(super) fn adam(n: usize, decay: f64) -> Case {
         .moves(13 * n, 0)
 }
 
-pub(super) fn sgd(n: usize) -> Case {
-    let with = Sgd { momentum: 0.9, max_norm: 1.5 };
-    Case::new("optimizer", format!("sgd {n}"), 0)
+pub(super) fn sgd(n: usize, nesterov: bool) -> Case {
+    let with = Sgd { momentum: 0.9, nesterov, max_norm: 1.5 };
+    Case::new("optimizer", format!("sgd {n}{}", if nesterov { ", Nesterov" } else { "" }), 0)
         .input("p", [n], Fill::Values, Scope::All)
         .input("u", [n], Fill::Values, Scope::All)
         .input("g", [n], Fill::Values, Scope::All)

@@ -61,7 +61,8 @@ pub(super) fn small() -> Vec<Case> {
         cross_entropy(11, 70, 0.1, Loss { own_mask: true, soft: true }),
         adam(1001, 0.0),
         adam(37, 0.02),
-        sgd(1001),
+        sgd(1001, true),
+        sgd(1003, false),
     ];
     for kind in [Pooling::Mean, Pooling::Max, Pooling::MeanMax] {
         cases.push(pool_tokens(3, (6, 5), 1..5, kind));
@@ -99,7 +100,7 @@ pub(super) fn medium() -> Vec<Case> {
         cross_entropy(65, 100, 0.1, Loss::default()),
         cross_entropy(65, 100, 0.1, Loss { own_mask: true, soft: true }),
         adam(100_003, 0.01),
-        sgd(100_003),
+        sgd(100_003, true),
     ]
 }
 
@@ -128,7 +129,7 @@ pub(super) fn vit_b() -> Vec<Case> {
         cross_entropy(128, 100, 0.0, Loss::default()),
         cross_entropy(128, 100, 0.0, Loss { own_mask: true, soft: true }),
         adam(122_980, 0.0),
-        sgd(122_980),
+        sgd(122_980, true),
     ]
 }
 
