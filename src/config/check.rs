@@ -30,6 +30,7 @@ impl Config {
         self.check_g_prompt(&mut complaints);
         self.check_components(&mut complaints);
         self.check_domains(&mut complaints);
+        self.check_boundaries(&mut complaints);
         self.check_method(&mut complaints);
         self.published.iter().filter_map(|text| Published::parse(text).err()).for_each(|e| complaints.add(e));
         complaints.into_result()
@@ -134,6 +135,7 @@ impl Config {
             ("coda.length", self.coda.length),
             ("s_prompts.length", self.s_prompts.length),
             ("s_prompts.centres", self.s_prompts.centres),
+            ("lwf.warmup_epochs", self.lwf.warmup_epochs),
             ("optim.lr_batch", optim.lr_batch),
             ("pretrain.patch_size", pre.patch_size),
             ("pretrain.embed_dim", pre.embed_dim),
@@ -156,6 +158,8 @@ impl Config {
 
         let positive = "a finite number above 0";
         c.float("model.temperature", model.temperature, positive, |v| v > 0.0);
+        c.float("lwf.temperature", self.lwf.temperature, positive, |v| v > 0.0);
+        c.float("ewc.gamma", self.ewc.gamma, "0 to 1", |v| (0.0..=1.0).contains(&v));
         c.float("optim.learning_rate", optim.learning_rate, positive, |v| v > 0.0);
         let from_zero = "a finite number, 0 or more";
         for (key, value) in [
@@ -164,6 +168,8 @@ impl Config {
             ("data.cutmix_alpha", data.cutmix_alpha),
             ("prompt_pool.pull_constraint_coeff", pool.pull_constraint_coeff),
             ("coda.ortho_mu", self.coda.ortho_mu),
+            ("ewc.lambda", self.ewc.lambda),
+            ("lwf.alpha", self.lwf.alpha),
             ("optim.warmup_epochs", optim.warmup_epochs),
             ("optim.min_learning_rate", optim.min_learning_rate),
             ("optim.weight_decay", optim.weight_decay),
@@ -282,12 +288,6 @@ impl Config {
         {
             c.unless(value > 0, || format!("{key} must be at least 1, found 0"));
         }
-        c.unless(!matches!(scenario, Scenario::GaussianOnce | Scenario::Stream), || {
-            format!(
-                "method = \"s_prompts\" learns domain after domain and needs to know where one ends: continual.scenario = \
-                 \"domain\", found \"{scenario}\", which has no boundaries"
-            )
-        });
         let all_classes = matches!(scenario, Scenario::Domain | Scenario::Joint);
         c.unless(all_classes || !cl.train_mask, || {
             format!(
@@ -303,7 +303,30 @@ impl Config {
             )
         });
         c.unless(decay < 0.0 || self.optim.optim != OptimizerName::AdamW, || {
-            format!("s_prompts.later_weight_decay = {decay} is not for optim.optim = \"adamw\": wanted it below 0")
+            format!(
+                "s_prompts.later_weight_decay = {decay} is not for optim.optim = \"adamw\": wanted it below 0"
+            )
+        });
+    }
+
+    /// What methods exclude that do something between tasks.
+    fn check_boundaries(&self, c: &mut Complaints) {
+        let (method, cl) = (self.method, &self.continual);
+        if !method.looks_at_tasks() {
+            return;
+        }
+        c.unless(!matches!(cl.scenario, Scenario::GaussianOnce | Scenario::Stream), || {
+            format!(
+                "method = \"{method}\" needs to know where a task ends; continual.scenario = \"{}\" has no boundaries",
+                cl.scenario
+            )
+        });
+        c.unless(method != Method::Lwf || cl.replay_per_class == 0, || {
+            format!(
+                "method = \"lwf\" has answers of its teacher for the images of the task alone and needs \
+                 continual.replay_per_class = 0, found {}",
+                cl.replay_per_class
+            )
         });
     }
 
@@ -337,7 +360,7 @@ impl Config {
                     )
                 });
             }
-            Method::FineTune | Method::Linear | Method::Ncm | Method::Ranpac => {
+            Method::FineTune | Method::Linear | Method::Ewc | Method::Lwf | Method::Ncm | Method::Ranpac => {
                 c.unless(pool.pool_size == 0, || {
                     format!(
                         "method = \"{method}\" has no prompts and needs prompt_pool.pool_size = 0, found {}",

@@ -14,6 +14,7 @@ pub mod load;
 pub mod published;
 mod resolve;
 pub mod schema;
+mod shortcuts;
 pub mod task_sizes;
 mod traps;
 mod write;

@@ -8,6 +8,7 @@
 pub use super::enums::*;
 
 use super::kinds::{Field, Key, KeyKind};
+pub use super::shortcuts::Shortcuts;
 pub use super::task_sizes::{Names, TaskSizes};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,10 @@ Config {
     coda: CodaPrompt = CodaPrompt::default(),
     /// Domains of `method = "s_prompts"`; no other method reads them.
     s_prompts: SPrompts = SPrompts::default(),
+    /// Elastic weight consolidation; only `method = "ewc"` reads it.
+    ewc: Ewc = Ewc::default(),
+    /// Learning without forgetting; only `method = "lwf"` reads it.
+    lwf: Lwf = Lwf::default(),
     /// The optimizer and its learning rate.
     optim: Optim = Optim::default(),
     /// Batches, epochs, checkpoints.
@@ -303,6 +308,31 @@ SPrompts {
 }
 
 table! {
+/// Elastic weight consolidation; only `method = "ewc"` reads it.
+Ewc {
+    /// lambda: the loss gets lambda times the sum of F (w - w*)^2 over what learns, without a factor 1/2.
+    lambda: f64 = 10.0,
+    /// What is left of F when the next task adds its own: F = gamma F + F_new.
+    gamma: f64 = 1.0,
+    /// The form of F_new.
+    fisher: Fisher = Fisher::Weighted,
+}
+}
+
+table! {
+/// Learning without forgetting; only `method = "lwf"` reads it.
+Lwf {
+    /// Weight of the distance to the teacher's answers in the loss.
+    alpha: f64 = 0.5,
+    /// T, which logits are divided by before the two are compared.
+    temperature: f64 = 2.0,
+    /// Epochs in which the head alone learns a task with new classes, before the teacher answers. The published code has
+    /// as many as `train.num_epochs`.
+    warmup_epochs: usize = 5,
+}
+}
+
+table! {
 /// The optimizer and its learning rate.
 Optim {
     /// The update rule.
@@ -443,42 +473,5 @@ impl Data {
     /// Whether images of a batch are mixed.
     pub fn is_mixed(&self) -> bool {
         (self.mixup_alpha > 0.0 || self.cutmix_alpha > 0.0) && self.mix_probability > 0.0
-    }
-}
-
-/// The exact savings of work that a run uses; see `train.shortcuts`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Shortcuts {
-    pub share_query_pass: bool,
-    pub limit_last_block: bool,
-    pub limit_query_block: bool,
-    pub strassen: bool,
-    pub packed_weights: bool,
-}
-
-impl Shortcuts {
-    pub const WORDS: [&str; 5] =
-        ["share_query_pass", "limit_last_block", "limit_query_block", "strassen", "packed_weights"];
-
-    /// Every one of them, as the configuration writes it.
-    pub fn all() -> Vec<String> {
-        Shortcuts::WORDS.map(String::from).to_vec()
-    }
-
-    /// Those that a list names; the first word that is none of them, otherwise.
-    pub fn named(words: &[String]) -> Result<Shortcuts, String> {
-        match words.iter().find(|w| !Shortcuts::WORDS.contains(&w.as_str())) {
-            Some(word) => Err(word.clone()),
-            None => {
-                let has = |i: usize| words.iter().any(|w| w == Shortcuts::WORDS[i]);
-                Ok(Shortcuts {
-                    share_query_pass: has(0),
-                    limit_last_block: has(1),
-                    limit_query_block: has(2),
-                    strassen: has(3),
-                    packed_weights: has(4),
-                })
-            }
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! What learns. A method sees batches and answers with logits; the loop around it, the masks, the
 //! metrics and the files are the same for all. A new method is one file and one line in [`build`].
 
+mod beside_steps;
 mod gradient;
 mod named;
 mod ncm;
@@ -27,12 +28,27 @@ use crate::tensor::{Tensor, View};
 pub enum Pass {
     /// Each image once, prepared as for a step.
     Augmented,
+    /// Each image once, prepared like a test image.
+    Plain,
+    /// So many epochs of batches as those of steps, under the mask of the task's own classes.
+    WarmUp { epochs: usize },
 }
 
 /// When a method looks at the images of a task beside its steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
+    BeforeSteps,
     AfterSteps,
+}
+
+/// A batch of a pass; on one of several ranks it may be empty.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a> {
+    pub images: Pixels<'a>,
+    /// (B) class ids.
+    pub labels: View<'a>,
+    /// (B) positions in the training set.
+    pub positions: &'a [u32],
 }
 
 /// Something that learns a sequence of tasks.
@@ -40,8 +56,16 @@ pub trait Method {
     /// The network behind it.
     fn model(&self) -> &Model;
 
-    /// Before the first step of a task.
-    fn begin_task(&mut self, task: &TaskView) -> Result<()>;
+    /// Before the first step of a task of these classes.
+    fn begin_task(&mut self, task: &TaskView, classes: &[u32]) -> Result<()>;
+
+    /// Before each step: the positions of its images in the training set, for a method that knows something of each.
+    ///
+    /// # Errors
+    /// `Error::Failed` if it knows nothing of one.
+    fn next_images(&mut self, _positions: &[u32]) -> Result<()> {
+        Ok(())
+    }
 
     /// Learns from one batch. labels: (B) class ids. The answer is what is known by
     /// now of the steps so far: on the CPU this step; on a GPU, which works on while the next batch is made
@@ -73,18 +97,11 @@ pub trait Method {
         Ok(Vec::new())
     }
 
-    /// A batch of a pass that [`Method::passes`] asked for. labels: (B) class ids; on one of several ranks B may be 0.
+    /// A batch of a pass that [`Method::passes`] asked for; all ranks are called as often.
     ///
     /// # Errors
     /// `Error::Failed` if the device fails.
-    fn observe(
-        &mut self,
-        _dev: &Device,
-        _pass: Pass,
-        _images: Pixels,
-        _labels: View,
-        _task: &TaskView,
-    ) -> Result<()> {
+    fn observe(&mut self, _dev: &Device, _pass: Pass, _shown: Shown, _task: &TaskView) -> Result<()> {
         Ok(())
     }
 
@@ -153,8 +170,8 @@ pub fn build(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> B
         | Name::SPrompts
         | Name::FineTune
         | Name::Linear
-        | Name::Joint => {
-            Box::new(Gradient::new(config, model, plan, ranks))
-        }
+        | Name::Ewc
+        | Name::Lwf
+        | Name::Joint => Box::new(Gradient::new(config, model, plan, ranks)),
     }
 }

@@ -5,6 +5,7 @@ mod forward;
 
 use super::layout::TokenLayout;
 use super::pixels::{PixelInputs, Pixels};
+use super::regularizer::Regularizer;
 use super::report::{StepReport, StepStats};
 use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
@@ -39,6 +40,17 @@ pub struct TaskView {
     pub rank_fraction: f64,
 }
 
+/// What a gradient is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective {
+    /// The whole loss.
+    Loss,
+    /// The cross-entropy alone, without regularizer and l2 penalty.
+    CrossEntropy,
+    /// The same, for the head alone.
+    CrossEntropyOfHead,
+}
+
 /// Parameters, gradients and memory of one network.
 #[derive(Debug)]
 pub struct Model {
@@ -47,6 +59,8 @@ pub struct Model {
     pub vit: Vit,
     pub prompts: PromptMethod,
     pub head: Linear,
+    /// The term in the loss that does not come from prompts.
+    pub regularizer: Regularizer,
     pub params: Params,
     /// The pre-trained backbone as it was, for the query pass of a backbone that learns.
     pub query_params: Option<Params>,
@@ -82,6 +96,7 @@ impl Model {
         if setup.training && strassen && packed_weights && !plan.is_on_gpu() {
             params.keep_packed(plan, vit.blocks.iter().flat_map(Block::kernels));
         }
+        let regularizer = Regularizer::new(plan, &setup.regularizer, &params, setup.sizes());
         let query_params = Self::query_params(&setup, &prompts, &vit, &params, plan);
         let all = setup.clip_scope == ClipScope::All;
         let grads = if setup.training { Grads::new(plan, &params, all) } else { Grads::none(plan, &params) };
@@ -110,6 +125,7 @@ impl Model {
             vit,
             prompts,
             head,
+            regularizer,
             params,
             query_params,
             grads,
@@ -289,6 +305,17 @@ impl Model {
     /// Forward and backward of a training batch after its query pass: fills `grads` and the report but for the
     /// norm, changes no parameter. labels: (B) u32 or soft labels (B, K) f32.
     pub fn queue_gradient(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
+        self.queue_gradient_of(dev, labels, task, Objective::Loss)
+    }
+
+    /// [`Model::queue_gradient`] of a part of the loss, or of a part of the network.
+    pub fn queue_gradient_of(
+        &mut self,
+        dev: &Device,
+        labels: View,
+        task: &TaskView,
+        objective: Objective,
+    ) -> Result<()> {
         let batch = labels.dims()[0];
         let share = self.can_share;
         let phase = range(c"selection");
@@ -308,11 +335,22 @@ impl Model {
         let (outcome, labels) = (self.report.outcome(), targets.view(dev, labels));
         cross_entropy::forward_backward(dev, outcome, dlogits, logits, labels, mask, smoothing)?;
         self.prompts.loss_term(dev, &self.params, self.report.pull_mut())?;
+        if objective == Objective::Loss {
+            let (logits, dlogits) = (self.ws.logits.view(), self.ws.dlogits.view_mut());
+            self.regularizer.on_logits(dev, self.report.pull_mut(), dlogits, logits)?;
+        }
         drop(phase);
         let _phase = range(c"backward pass");
         self.grads.zero();
+        if objective == Objective::CrossEntropyOfHead {
+            return self.head_backward(dev, batch, self.setup.dims.embed_dim);
+        }
         self.backward(dev, batch, share)?;
-        self.weight_decay(dev)?;
+        if objective == Objective::Loss {
+            let (out, scale) = (self.report.pull_mut(), self.setup.loss_scale());
+            self.regularizer.on_parameters(dev, out, &self.params, &mut self.grads, scale)?;
+            self.weight_decay(dev)?;
+        }
         self.grads.clear_frozen_rows(&self.params);
         Ok(())
     }
@@ -334,7 +372,9 @@ impl Model {
 
     /// What a report's numbers mean.
     pub fn stats_of(&self, report: &[f64]) -> StepStats {
-        StepStats::of(report, self.prompts.loss_weight(), self.decay, self.setup.loss_scale())
+        // Methods with a regularizer have no prompts, and so no other term.
+        let weight = self.regularizer.weight().unwrap_or_else(|| self.prompts.loss_weight());
+        StepStats::of(report, weight, self.decay, self.setup.loss_scale())
     }
 
     /// All parts of a step, from [`Model::prepare_step`] to [`Model::step_stats`].

@@ -83,7 +83,8 @@ pub fn lloyd(rows: &[f64], width: usize, mut centres: Vec<f64>) -> Clusters {
         }
         labels = now;
     }
-    let own = |(row, &label): (&[f64], &u32)| squared_distance(row, &centres[label as usize * width..][..width]);
+    let own =
+        |(row, &label): (&[f64], &u32)| squared_distance(row, &centres[label as usize * width..][..width]);
     let inertia = rows.chunks_exact(width).zip(&labels).map(own).sum();
     Clusters { centres, labels, inertia }
 }

@@ -293,7 +293,9 @@ impl PromptMethod {
             PromptMethod::None
             | PromptMethod::L2p(_)
             | PromptMethod::DualPrompt { .. }
-            | PromptMethod::SPrompts(_) => stack::write_prefix(dev, p, self.entering(prefix[0].dims()[0]), l, prefix),
+            | PromptMethod::SPrompts(_) => {
+                stack::write_prefix(dev, p, self.entering(prefix[0].dims()[0]), l, prefix)
+            }
         }
     }
 
@@ -311,14 +313,18 @@ impl PromptMethod {
             PromptMethod::None
             | PromptMethod::L2p(_)
             | PromptMethod::DualPrompt { .. }
-            | PromptMethod::SPrompts(_) => stack::backward_prefix(dev, p, grads, self.entering(dprefix[0].dims()[0]), l, dprefix),
+            | PromptMethod::SPrompts(_) => {
+                stack::backward_prefix(dev, p, grads, self.entering(dprefix[0].dims()[0]), l, dprefix)
+            }
         }
     }
 
     /// The factor by which [`PromptMethod::loss_term`] enters the loss.
     pub fn loss_weight(&self) -> f64 {
         match self {
-            PromptMethod::None | PromptMethod::DualPrompt { pool: None, .. } | PromptMethod::SPrompts(_) => 0.0,
+            PromptMethod::None | PromptMethod::DualPrompt { pool: None, .. } | PromptMethod::SPrompts(_) => {
+                0.0
+            }
             PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. } => {
                 -pool.config.pull_constraint_coeff
             }
@@ -334,7 +340,9 @@ impl PromptMethod {
             PromptMethod::None | PromptMethod::DualPrompt { pool: None, .. } | PromptMethod::SPrompts(_) => {
                 Ok(())
             }
-            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. } => pool.pull(dev, out),
+            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. } => {
+                pool.pull(dev, out)
+            }
             PromptMethod::Coda(coda) => coda.penalty(dev, p, out),
         }
     }

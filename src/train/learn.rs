@@ -1,7 +1,6 @@
 //! The training loop: tasks, steps, tests, checkpoints. Runs, baselines that are runs of their own, and pre-training
 //! use it.
 
-use super::batch::Training;
 use super::evaluate::{self, QueryCache, TaskScore};
 use super::record::{Record, Window};
 use super::report;
@@ -12,7 +11,7 @@ use crate::data::{Subset, Task};
 use crate::device::range::{self, RangeTime, range};
 use crate::error::{Error, Result};
 use crate::learner::Position;
-use crate::methods::Moment;
+use crate::methods::{Moment, Shown};
 use crate::network::StepStats;
 use crate::output::progress::Progress;
 use crate::output::results::{RateChange, Score};
@@ -112,7 +111,9 @@ impl Learning {
             self.progress.task(task.index);
             self.session.learner.meet(&task.classes);
             if self.at.task_step == 0 {
-                self.session.learner.method.begin_task(&self.session.task_view(task))?;
+                let view = self.session.task_view(task);
+                self.session.learner.method.begin_task(&view, &task.classes)?;
+                self.show(task, Moment::BeforeSteps)?;
             }
             self.train_task(task, &mut cache)?;
             self.show(task, Moment::AfterSteps)?;
@@ -199,20 +200,34 @@ impl Learning {
     fn show(&mut self, task: &Task, moment: Moment) -> Result<()> {
         let _phase = range(c"passes beside the steps");
         for pass in self.session.learner.method.passes(task.index, moment)? {
-            let loader = self.session.pass_loader(task, pass)?;
-            let (mut view, steps) = (self.session.task_view(task), 0..loader.steps());
-            view.rank_fraction = self.session.rank_fraction(loader.whole_batch());
-            let (resident, dtype) = (self.session.resident.clone(), self.session.dtype());
-            let change = self.session.change.clone();
-            let batches = Training::start(loader, resident.as_ref(), dtype, change, steps)?;
-            for batch in batches {
-                self.stop_if_asked(None)?;
+            let view = self.session.pass_view(task, pass);
+            for batch in self.session.pass(task, pass)? {
+                self.stop_in_pass(task, moment)?;
                 let (batch, learner) = (batch?, &mut self.session.learner);
                 let targets = batch.targets();
-                learner.method.observe(&learner.dev, pass, batch.pixels(), targets.view(), &view)?;
+                let positions = batch.positions.as_slice();
+                let shown = Shown { images: batch.pixels(), labels: targets.view(), positions };
+                learner.method.observe(&learner.dev, pass, shown, &view)?;
             }
         }
         Ok(())
+    }
+
+    /// After a signal: the passes after the steps begin anew from what is saved here, those before them from the end of
+    /// the task before, which is saved.
+    fn stop_in_pass(&mut self, task: &Task, moment: Moment) -> Result<()> {
+        if moment == Moment::AfterSteps || self.kind == LearningKind::Baseline {
+            return self.stop_if_asked(None);
+        }
+        if !self.session.stop_requested()? {
+            return Ok(());
+        }
+        self.progress.finish();
+        Err(Error::Interrupted(format!(
+            "stopped before the first step of task {}; add --resume to go on from the end of task {}",
+            task.index + 1,
+            task.index
+        )))
     }
 
     /// Takes the numbers of the next steps, and writes a line for every [`LOG_EVERY`] of them.

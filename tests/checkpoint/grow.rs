@@ -38,7 +38,9 @@ fn values<'a>(all: &'a Tensors, name: &str) -> (&'a [usize], Vec<f64>) {
 #[test]
 fn head_and_pool_grow_by_name() {
     let mut small = method(5, 6, 1);
-    small.begin_task(&TaskView { index: 0, mask: vec![true; 5], rank_fraction: 1.0 }).expect("a task");
+    small
+        .begin_task(&TaskView { index: 0, mask: vec![true; 5], rank_fraction: 1.0 }, &[0, 1, 2, 3, 4])
+        .expect("a task");
     (0..3).for_each(|_| step(&mut small, 5));
     let saved = small.state().expect("a state");
     let names: Vec<&str> = saved.iter().map(|(name, ..)| name.as_str()).collect();

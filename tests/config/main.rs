@@ -110,7 +110,7 @@ fn wrong_values_say_wanted_and_found() {
         ("seed = 1.5", "found `1.5`"),
         (
             "method = 'dualpromt'",
-            "one of `l2p`, `dualprompt`, `coda_prompt`, `finetune`, `linear`, `ncm`, `ranpac`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
+            "one of `l2p`, `dualprompt`, `coda_prompt`, `s_prompts`, `finetune`, `linear`, `ewc`, `lwf`, `ncm`, `ranpac`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
         ),
         ("model.temperature = nan", "a finite number, found `nan`"),
         ("model.temperature = inf", "a finite number"),
@@ -190,7 +190,7 @@ fn every_key_has_a_comment_and_changes_the_hash() {
                 && l.contains(" = ")
         })
         .count();
-    assert_eq!(fields, paths.len() + 11, "eleven of the fields are tables");
+    assert_eq!(fields, paths.len() + 14, "fourteen of the fields are tables");
     for ((path, key), (_, now)) in paths.iter().zip(&pairs) {
         assert!(!key.doc.is_empty() && key.doc.iter().all(|d| d.trim().len() > 3), "{path} has no comment");
         assert!(config.to_toml().contains(&format!("#{}\n", key.doc[0])), "{path}");
@@ -286,7 +286,7 @@ fn checks_name_keys_wanted_and_found() {
             &["method=s_prompts"],
             "(continual.scenario = \"class\"), it needs continual.train_mask = false, found true",
         ),
-        (&["method=s_prompts", "continual.scenario=stream"], "which has no boundaries"),
+        (&["method=s_prompts", "continual.scenario=stream"], "\"stream\" has no boundaries"),
         (&["method=s_prompts", "s_prompts.centres=0"], "s_prompts.centres must be at least 1, found 0"),
         (&["method=s_prompts", "model.weight_norm=true"], "model.weight_norm = false, found false and true"),
         (
@@ -294,6 +294,15 @@ fn checks_name_keys_wanted_and_found() {
             "s_prompts.later_weight_decay = 0.1 is not for optim.optim = \"adamw\"",
         ),
         (&["method=s_prompts", "data.mixup_alpha=1"], "must be 0 with method = \"s_prompts\""),
+        (&["method=ewc", "continual.scenario=stream"], "method = \"ewc\" needs to know where a task ends"),
+        (
+            &["method=lwf", "continual.replay_per_class=2", "continual.replay_batch_size=2"],
+            "needs continual.replay_per_class = 0, found 2",
+        ),
+        (&["method=ewc", "data.cutmix_alpha=1"], "must be 0 with method = \"ewc\""),
+        (&["ewc.gamma=1.5"], "ewc.gamma must be 0 to 1, found 1.5"),
+        (&["ewc.lambda=-1"], "ewc.lambda must be a finite number, 0 or more"),
+        (&["lwf.temperature=0"], "lwf.temperature must be a finite number above 0, found 0"),
         (&["coda.ortho_mu=-1"], "coda.ortho_mu must be a finite number, 0 or more"),
     ] {
         // Values that the built-in default may change without changing what is tested here.
@@ -329,12 +338,18 @@ fn methods_imply_values_and_say_so() {
         ("dualprompt", 2),
         ("coda_prompt", 2),
         ("s_prompts", 2),
+        ("ewc", 2),
+        ("lwf", 2),
         ("l2p", 0),
         ("joint", 1),
     ] {
         let loaded = load_with_notes(
             None,
-            &["model.vit_classifier=prompt".into(), format!("method={method}")],
+            &[
+                "model.vit_classifier=prompt".into(),
+                "continual.train_mask=false".into(),
+                format!("method={method}"),
+            ],
             None,
             None,
             None,

@@ -6,6 +6,7 @@
 mod coda;
 #[path = "../common/mod.rs"]
 mod common;
+mod regularizers;
 mod s_prompts;
 
 use common::npz::{Array, Npz};

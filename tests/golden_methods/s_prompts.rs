@@ -161,10 +161,8 @@ fn test(report: &mut Report, model: &mut Model, data: &Npz, about: &Value) {
     let queries = query.to_f64();
     report.array("out/test/query", &unit_rows(&queries, width), &data.get("out/test/query").data);
     let method = model.prompts.domains().expect("domains");
-    let distances: Vec<f64> = queries
-        .chunks_exact(width)
-        .flat_map(|query| method.distances(query).expect("distances"))
-        .collect();
+    let distances: Vec<f64> =
+        queries.chunks_exact(width).flat_map(|query| method.distances(query).expect("distances")).collect();
     report.array("out/test/l1", &distances, &data.get("out/test/l1").data);
     let choice = model.choose(&DEV, query.view(), Select::PerImage).expect("a choice");
     let wanted: Vec<u32> = data.get("out/test/domain").u32s();

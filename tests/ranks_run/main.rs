@@ -128,6 +128,21 @@ const OTHER_KINDS: &[Kind] = &[
         ],
     ),
     (
+        "importance of parameters",
+        &["method=\"ewc\"", "model.freeze_part=[]", "data.augment=\"crop\"", "optim.optim=\"sgd\"", GENTLE],
+    ),
+    (
+        "a teacher",
+        &[
+            "method=\"lwf\"",
+            "model.freeze_part=[]",
+            "lwf.warmup_epochs=2",
+            "continual.train_mask=false",
+            "optim.optim=\"sgd\"",
+            GENTLE,
+        ],
+    ),
+    (
         "kept images, seldom used prompts",
         &[
             "data.train_per_class=40",

@@ -135,6 +135,12 @@ const OTHER_KINDS: &[Kind] = &[
     ("joint", &[]),
     ("coda_prompt", COMPONENTS),
     ("s_prompts", DOMAINS),
+    (
+        "ewc",
+        &["model.freeze_part=[]", "optim.learning_rate=0.003", "train.num_epochs=2", "data.augment=crop"],
+    ),
+    ("lwf", &["optim.optim=sgd", "lwf.warmup_epochs=2", "train.num_epochs=3", "continual.train_mask=false"]),
+    ("lwf", &["model.freeze_part=[]", "optim.learning_rate=0.003", "lwf.warmup_epochs=1"]),
 ];
 
 #[test]

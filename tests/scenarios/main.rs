@@ -311,7 +311,7 @@ fn methods_of_domains_answer_after_their_run() {
     }
     let data = format!("data.dir={}", dir.path().display());
     let cache = format!("data.cache_dir={}", dir.path().join("cache").display());
-    for method in ["s_prompts"] {
+    for method in ["s_prompts", "ewc", "lwf"] {
         let workdir = dir.path().join(method);
         let word = format!("method={method}");
         let sets = [&DOMAINS[..], &[&data, &cache, &word, "baselines.linear_probe=false"]].concat();

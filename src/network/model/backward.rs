@@ -4,7 +4,7 @@ use super::forward::fill_table;
 use super::*;
 
 impl Model {
-    fn head_backward(&mut self, dev: &Device, batch: usize, c: usize) -> Result<()> {
+    pub(super) fn head_backward(&mut self, dev: &Device, batch: usize, c: usize) -> Result<()> {
         let (read, rows) = self.read_rows();
         let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
         for tensor in [&mut ws.dfeatures, &mut ws.dpooled] {

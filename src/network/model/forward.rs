@@ -172,7 +172,8 @@ impl Model {
                     let part = ws.all_logits.view_mut().part(domain * batch * classes, [batch, classes]);
                     self.head.other(domain).forward(dev, p, part, features, Epilogue::Plain)?;
                 }
-                let rows: Vec<u32> = (0..).zip(domains).map(|(b, domain)| domain * batch as u32 + b).collect();
+                let rows: Vec<u32> =
+                    (0..).zip(domains).map(|(b, domain)| domain * batch as u32 + b).collect();
                 ws.logit_rows.reshape([batch, 1]);
                 ws.logit_rows.view_mut().write(&rows)?;
                 let logits = ws.logits.view_mut().reshaped([batch, 1, classes]);

@@ -3,7 +3,8 @@
 use super::case::{Case, Role, assign, plain, take};
 use super::data::{Fill, Scope};
 use super::learn::{
-    Loss, adam, column_norm, count, cross_entropy, penalise, pull, select, sgd, weigh_components,
+    Loss, adam, add_squares, anchor, column_norm, count, cross_entropy, distill, penalise, pull, select, sgd,
+    weigh_components,
 };
 use crate::config::schema::{Augment, Data};
 use crate::data::{Normalize, Preprocess};
@@ -42,6 +43,10 @@ pub(super) fn small() -> Vec<Case> {
         select(5, 9, 3, Select::Vote { group: 2 }),
         select(5, 9, 3, Select::Fixed { start: 4 }),
         weigh_components(3, 5, 7),
+        anchor(1001),
+        add_squares(1003),
+        distill(3, 5, 2.0),
+        distill(2, 2, 1.0),
         weigh_components(1, 1, 2),
         weigh_components(5, 3, 37),
         column_norm(3, 37),
@@ -94,6 +99,8 @@ pub(super) fn medium() -> Vec<Case> {
         select(65, 10, 4, Select::PerImage),
         select(65, 10, 4, Select::Vote { group: 16 }),
         weigh_components(65, 20, 193),
+        anchor(100_003),
+        distill(65, 103, 0.7),
         column_norm(300, 100),
         penalise(65, 20),
         count(65, 20, 4),
@@ -123,6 +130,9 @@ pub(super) fn vit_b() -> Vec<Case> {
         pull(128, 10, 4),
         select(128, 10, 4, Select::Vote { group: 16 }),
         weigh_components(128, 100, c),
+        anchor(122_980),
+        add_squares(122_980),
+        distill(128, 100, 2.0),
         column_norm(c, 100),
         penalise(128, 10),
         count(128, 10, 4),

@@ -119,11 +119,20 @@ impl Counted<'_> {
         let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
         let different: usize = tasks.iter().map(|(task, _)| task.train.len()).sum();
         let trained = if once { different } else { steps * batch + self.replayed() };
-        // S-Prompts makes its centres of one more pass.
-        let seen_again = if config.method == Name::SPrompts { different as f64 * plain } else { 0.0 };
+        let later = tasks.iter().skip(1).map(|(task, _)| task.train.len()).sum::<usize>();
+        let seen_again = match config.method {
+            Name::SPrompts => different as f64 * plain,
+            Name::Ewc => different as f64 * (forward + backward),
+            // The teacher, and its head before.
+            Name::Lwf => (later * (1 + config.lwf.warmup_epochs)) as f64 * forward,
+            _ => 0.0,
+        };
         let own_ridge = if config.method == Name::Ranpac { cost.ridge } else { 0.0 };
-        let total =
-            trained as f64 * train_image + tested as f64 * forward + queried as f64 * query + seen_again + own_ridge;
+        let total = trained as f64 * train_image
+            + tested as f64 * forward
+            + queried as f64 * query
+            + seen_again
+            + own_ridge;
         let images = different + queried;
         let features = if baselines::wants_features(&config.baselines) { images as f64 * plain } else { 0.0 };
         let again = config.baselines.single_prompt && baselines::single_prompt_of(config).is_some();
