@@ -206,7 +206,7 @@ pub fn distill<T: Float>(x: &[Vec<T>], k: usize, temperature: f64, up: T) -> (T,
     for i in 0..images {
         let (own, wanted) = (softmax(&x[0][i * k..][..k]), softmax(&x[1][i * k..][..k]));
         for j in (0..k).filter(|j| j % 3 != 2) {
-            distance = distance - wanted[j] * T::of(own[j].to_f64().ln() / images as f64);
+            distance -= wanted[j] * T::of(own[j].to_f64().ln() / images as f64);
             d[i * k + j] = up * (own[j] - wanted[j]) * T::of(1.0 / (images as f64 * temperature));
         }
     }
