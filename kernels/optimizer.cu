@@ -1,7 +1,7 @@
 // optimizer: one step over the flat buffer of what learns, with gradients clipped to a norm of max_norm.
 //
 //   adam   m = beta1 m + rest1 g, v = beta2 v + rest2 g^2, p -= lr (m / step_scalars[1]) / (sqrt(v / step_scalars[2]) + eps) + lr decay p
-//   sgd    u = momentum u + g, p -= lr (g + momentum u)
+//   sgd    u = momentum u + g, p -= lr (g + momentum u) with nesterov, otherwise p -= lr u
 //
 //   p, m, v, u, g  (n) f32;  rest = 1 - beta, rounded once
 //   squares        (1) f32: sum of g^2 over all gradients that are clipped together
@@ -50,7 +50,7 @@ EXPORT(optimizer_adam_f32)
 
 extern "C" __global__ void __launch_bounds__(THREADS) optimizer_sgd_f32(
     float* __restrict__ p, float* __restrict__ u, const float* __restrict__ g, const float* __restrict__ squares,
-    const float* __restrict__ step_scalars, uint64_t n, float momentum, float max_norm, unsigned vectors) {
+    const float* __restrict__ step_scalars, uint64_t n, float momentum, unsigned nesterov, float max_norm, unsigned vectors) {
     const size_t j = chunk_start();
     const float scale = grad_scale(squares[0], step_scalars[3], max_norm);
     if (j >= n || scale != scale) return;
@@ -61,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) optimizer_sgd_f32(
     for (unsigned i = 0; i < Chunk::LEN; i++) {
         const float d = grad.at[i] * scale;
         speed.at[i] = momentum * speed.at[i] + d;
-        value.at[i] -= lr * (d + momentum * speed.at[i]);
+        value.at[i] -= lr * (nesterov ? d + momentum * speed.at[i] : speed.at[i]);
     }
     store_chunk(p, j, n, value, vectors);
     store_chunk(u, j, n, speed, vectors);

@@ -33,6 +33,8 @@ pub enum Stream {
     Components = 11,
     /// The random matrix of RanPAC.
     Projection = 12,
+    /// The centres that k-means starts from (S-Prompts).
+    Centres = 13,
     /// Prompts of an image that chooses at random.
     Selection = 15,
     /// The images of a class that a few-shot task has.

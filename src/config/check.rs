@@ -3,7 +3,7 @@
 
 use super::complaints::{Complaints, MAX_SIZE};
 use super::published::Published;
-use super::schema::{Classifier, Config, Method, Scenario, Selection, StartFrom};
+use super::schema::{Classifier, Config, Method, OptimizerName, Scenario, Selection, StartFrom};
 use crate::error::Result;
 
 /// Steps between checkpoints may be large to mean "never".
@@ -29,6 +29,8 @@ impl Config {
         }
         self.check_g_prompt(&mut complaints);
         self.check_components(&mut complaints);
+        self.check_domains(&mut complaints);
+        self.check_boundaries(&mut complaints);
         self.check_method(&mut complaints);
         self.published.iter().filter_map(|text| Published::parse(text).err()).for_each(|e| complaints.add(e));
         complaints.into_result()
@@ -144,6 +146,9 @@ impl Config {
             ("ranpac.random_features", self.ranpac.random_features),
             ("coda.components", self.coda.components),
             ("coda.length", self.coda.length),
+            ("s_prompts.length", self.s_prompts.length),
+            ("s_prompts.centres", self.s_prompts.centres),
+            ("lwf.warmup_epochs", self.lwf.warmup_epochs),
             ("optim.lr_batch", optim.lr_batch),
             ("pretrain.patch_size", pre.patch_size),
             ("pretrain.embed_dim", pre.embed_dim),
@@ -166,6 +171,8 @@ impl Config {
 
         let positive = "a finite number above 0";
         c.float("model.temperature", model.temperature, positive, |v| v > 0.0);
+        c.float("lwf.temperature", self.lwf.temperature, positive, |v| v > 0.0);
+        c.float("ewc.gamma", self.ewc.gamma, "0 to 1", |v| (0.0..=1.0).contains(&v));
         c.float("optim.learning_rate", optim.learning_rate, positive, |v| v > 0.0);
         let from_zero = "a finite number, 0 or more";
         for (key, value) in [
@@ -174,6 +181,8 @@ impl Config {
             ("data.cutmix_alpha", data.cutmix_alpha),
             ("prompt_pool.pull_constraint_coeff", pool.pull_constraint_coeff),
             ("coda.ortho_mu", self.coda.ortho_mu),
+            ("ewc.lambda", self.ewc.lambda),
+            ("lwf.alpha", self.lwf.alpha),
             ("optim.warmup_epochs", optim.warmup_epochs),
             ("optim.min_learning_rate", optim.min_learning_rate),
             ("optim.weight_decay", optim.weight_decay),
@@ -301,6 +310,60 @@ impl Config {
         c.unless(!coda.layers.is_empty(), || "coda.layers must name at least one layer, found []".into());
     }
 
+    fn check_domains(&self, c: &mut Complaints) {
+        let decay = self.s_prompts.later_weight_decay;
+        c.float("s_prompts.later_weight_decay", decay, "a finite number", |_| true);
+        if self.method != Method::SPrompts {
+            return;
+        }
+        let (cl, scenario) = (&self.continual, self.continual.scenario);
+        for (key, value) in
+            [("s_prompts.length", self.s_prompts.length), ("s_prompts.centres", self.s_prompts.centres)]
+        {
+            c.unless(value > 0, || format!("{key} must be at least 1, found 0"));
+        }
+        let all_classes = matches!(scenario, Scenario::Domain | Scenario::Joint);
+        c.unless(all_classes || !cl.train_mask, || {
+            format!(
+                "method = \"s_prompts\" has a head of all classes for each task; where a task has some of them \
+                 (continual.scenario = \"{scenario}\"), it needs continual.train_mask = false, found true"
+            )
+        });
+        let (transfer, norm) = (cl.weights_transfer, self.model.weight_norm);
+        c.unless(!transfer && !norm, || {
+            format!(
+                "method = \"s_prompts\" has a head for each task and needs continual.weights_transfer = false and \
+                 model.weight_norm = false, found {transfer} and {norm}"
+            )
+        });
+        c.unless(decay < 0.0 || self.optim.optim != OptimizerName::AdamW, || {
+            format!(
+                "s_prompts.later_weight_decay = {decay} is not for optim.optim = \"adamw\": wanted it below 0"
+            )
+        });
+    }
+
+    /// What methods exclude that do something between tasks.
+    fn check_boundaries(&self, c: &mut Complaints) {
+        let (method, cl) = (self.method, &self.continual);
+        if !method.looks_at_tasks() {
+            return;
+        }
+        c.unless(!matches!(cl.scenario, Scenario::GaussianOnce | Scenario::Stream), || {
+            format!(
+                "method = \"{method}\" needs to know where a task ends; continual.scenario = \"{}\" has no boundaries",
+                cl.scenario
+            )
+        });
+        c.unless(method != Method::Lwf || cl.replay_per_class == 0, || {
+            format!(
+                "method = \"lwf\" has answers of its teacher for the images of the task alone and needs \
+                 continual.replay_per_class = 0, found {}",
+                cl.replay_per_class
+            )
+        });
+    }
+
     fn check_method(&self, c: &mut Complaints) {
         let pool = &self.prompt_pool;
         let method = self.method;
@@ -322,16 +385,16 @@ impl Config {
                     "method = \"dualprompt\" needs prompt_pool.use_prefix_tune_for_e_prompt = true, found false".into()
                 });
             }
-            Method::CodaPrompt => {
+            Method::CodaPrompt | Method::SPrompts => {
                 let (pool, general) = (pool.pool_size, self.g_prompt.g_prompt_length);
                 c.unless(pool == 0 && general == 0, || {
                     format!(
-                        "method = \"coda_prompt\" has the components of [coda] alone and needs \
+                        "method = \"{method}\" has its own prompts alone and needs \
                          prompt_pool.pool_size = 0 and g_prompt.g_prompt_length = 0, found {pool} and {general}"
                     )
                 });
             }
-            Method::FineTune | Method::Linear | Method::Ncm | Method::Ranpac => {
+            Method::FineTune | Method::Linear | Method::Ewc | Method::Lwf | Method::Ncm | Method::Ranpac => {
                 c.unless(pool.pool_size == 0, || {
                     format!(
                         "method = \"{method}\" has no prompts and needs prompt_pool.pool_size = 0, found {}",

@@ -228,8 +228,8 @@ impl Config {
             c.float("data.rand_augment_magnitude", magnitude, "at most 1", |v| v <= 1.0);
         }
         let method = self.method;
-        c.unless(!data.is_mixed() || !method.takes_each_image_once(), || {
-            format!("data.mixup_alpha and data.cutmix_alpha must be 0 with method = \"{method}\", which sums over the images of a class")
+        c.unless(!data.is_mixed() || !(method.takes_each_image_once() || method.looks_at_tasks()), || {
+            format!("data.mixup_alpha and data.cutmix_alpha must be 0 with method = \"{method}\", which takes images as they are")
         });
     }
 }

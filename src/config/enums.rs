@@ -48,10 +48,16 @@ words! {
         DualPrompt = "dualprompt",
         /// Weighted sums of components as key/value prefixes; each task adds components.
         CodaPrompt = "coda_prompt",
+        /// A prompt and a head per domain; the nearest centre of the queries of a domain chooses.
+        SPrompts = "s_prompts",
         /// No prompts; the whole network learns.
         FineTune = "finetune",
         /// No prompts; only the head learns, on frozen features.
         Linear = "linear",
+        /// No prompts; what learns is held near what earlier tasks need (elastic weight consolidation).
+        Ewc = "ewc",
+        /// No prompts; answers are held near those before the task (learning without forgetting).
+        Lwf = "lwf",
         /// Nearest class mean of the frozen features; nothing learns by gradient.
         Ncm = "ncm",
         /// Ridge regression on random features of the frozen backbone; nothing learns by gradient.
@@ -66,7 +72,21 @@ impl Method {
     pub fn takes_each_image_once(self) -> bool {
         matches!(self, Method::Ncm | Method::Ranpac)
     }
+
+    /// Whether it does something at the end of each task, and with each image as it is.
+    pub fn looks_at_tasks(self) -> bool {
+        matches!(self, Method::SPrompts | Method::Ewc | Method::Lwf)
+    }
 }
+
+words! {
+/// What makes a parameter important for a task (`method = "ewc"`).
+Fisher {
+    /// Squared gradients weighted with the probability of the label, divided by batches times batch size.
+    Weighted = "weighted",
+    /// The empirical Fisher information: the mean of the squared gradients.
+    Empirical = "empirical",
+} default Weighted }
 
 words! {
 /// The images and labels of a run.
@@ -262,6 +282,8 @@ Schedule {
     Constant = "constant", Cosine = "cosine", Linear = "linear",
     /// By epoch, as CODA-Prompt has it: the first two at the full rate, then along a cosine.
     CodaCosine = "coda_cosine",
+    /// By epoch along a cosine, as PyTorch's CosineAnnealingLR.
+    CosineEpoch = "cosine_epoch",
 } default Constant }
 
 words! {

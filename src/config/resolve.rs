@@ -31,7 +31,14 @@ impl Config {
         let method = self.method;
         let because = format!("method = \"{method}\"");
         match method {
-            Method::CodaPrompt | Method::FineTune | Method::Linear | Method::Ncm | Method::Ranpac => {
+            Method::CodaPrompt
+            | Method::SPrompts
+            | Method::FineTune
+            | Method::Linear
+            | Method::Ewc
+            | Method::Lwf
+            | Method::Ncm
+            | Method::Ranpac => {
                 imply(&mut notes, &because, "prompt_pool.pool_size", &mut self.prompt_pool.pool_size, 0);
                 imply(
                     &mut notes,

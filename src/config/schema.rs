@@ -62,6 +62,12 @@ Config {
     ranpac: Ranpac = Ranpac::default(),
     /// Components of `method = "coda_prompt"`; no other method reads them.
     coda: CodaPrompt = CodaPrompt::default(),
+    /// Domains of `method = "s_prompts"`; no other method reads them.
+    s_prompts: SPrompts = SPrompts::default(),
+    /// Elastic weight consolidation; only `method = "ewc"` reads it.
+    ewc: Ewc = Ewc::default(),
+    /// Learning without forgetting; only `method = "lwf"` reads it.
+    lwf: Lwf = Lwf::default(),
     /// The optimizer and its learning rate.
     optim: Optim = Optim::default(),
     /// Batches, epochs, checkpoints.
@@ -303,6 +309,44 @@ CodaPrompt {
 }
 
 table! {
+/// Domains of `method = "s_prompts"`; no other method reads them.
+SPrompts {
+    /// L_p, tokens of a domain's prompt.
+    length: usize = 10,
+    /// K, centres of the queries of a domain (k-means). A test image takes prompt and head of the domain with the
+    /// nearest one.
+    centres: usize = 5,
+    /// `optim.weight_decay` from the second domain on; below 0: the same. The published settings have another.
+    later_weight_decay: f64 = -1.0,
+}
+}
+
+table! {
+/// Elastic weight consolidation; only `method = "ewc"` reads it.
+Ewc {
+    /// lambda: the loss gets lambda times the sum of F (w - w*)^2 over what learns, without a factor 1/2.
+    lambda: f64 = 10.0,
+    /// What is left of F when the next task adds its own: F = gamma F + F_new.
+    gamma: f64 = 1.0,
+    /// The form of F_new.
+    fisher: Fisher = Fisher::Weighted,
+}
+}
+
+table! {
+/// Learning without forgetting; only `method = "lwf"` reads it.
+Lwf {
+    /// Weight of the distance to the teacher's answers in the loss.
+    alpha: f64 = 0.5,
+    /// T, which logits are divided by before the two are compared.
+    temperature: f64 = 2.0,
+    /// Epochs in which the head alone learns a task with new classes, before the teacher answers. The published code has
+    /// as many as `train.num_epochs`.
+    warmup_epochs: usize = 5,
+}
+}
+
+table! {
 /// The optimizer and its learning rate.
 Optim {
     /// The update rule.
@@ -321,6 +365,8 @@ Optim {
     weight_decay: f64 = 0.0,
     /// Momentum of `sgd`.
     sgd_momentum: f64 = 0.9,
+    /// Nesterov's form of it; false: PyTorch's default.
+    nesterov: bool = true,
     /// Gradients are scaled down to at most this norm; 0: not clipped.
     grad_clip_max_norm: f64 = 1.0,
     /// Which gradients the clip norm runs over.

@@ -20,6 +20,8 @@ pub struct HostBatch {
     pub images: Vec<f32>,
     /// (B): engine class ids.
     pub labels: Vec<u32>,
+    /// (B): positions in the training set.
+    pub positions: Vec<u32>,
     /// (B, K) if images are mixed in this run, otherwise empty: the share of each class.
     pub soft_labels: Vec<f32>,
 }
@@ -51,6 +53,7 @@ impl Prefetch {
                 let rows = loader.rows_of(step).len();
                 batch.images.resize(rows * loader.preprocess().output_len(), 0.0);
                 batch.labels.resize(rows, 0);
+                batch.positions = loader.batch_indices(step);
                 let filled = loader.fill_train(step, &mut batch.images, &mut batch.labels);
                 let result = filled
                     .and_then(|()| loader.soft_labels(step))

@@ -1,8 +1,9 @@
-//! Everything that learns by gradient: L2P, DualPrompt, CODA-Prompt, full fine-tuning, a linear head. What differs
+//! Everything that learns by gradient: L2P, DualPrompt, CODA-Prompt, S-Prompts, full fine-tuning, a linear head, EWC, LwF. What differs
 //! is which parameters the configuration freezes and which prompts the model has.
 
+use super::beside_steps::BesideSteps;
 use super::named::{self, Fit};
-use super::{Method, Ranks, Tensors};
+use super::{Method, Moment, Pass, Ranks, Shown, Tensors};
 use crate::config::schema::Config;
 use crate::device::range::{self, range};
 use crate::device::{Device, Gpu, Graph};
@@ -44,6 +45,7 @@ pub struct Gradient {
     /// Task and learning rate of each step that has not been reported, oldest first.
     queued: VecDeque<(usize, f64)>,
     use_graph: bool,
+    beside: BesideSteps,
 }
 
 /// What decides the launches of a step: targets, masks, how images select, whether the step before ends in it, the
@@ -77,6 +79,7 @@ impl Gradient {
             queued: VecDeque::new(),
             use_graph,
             captured: None,
+            beside: BesideSteps::new(config, ranks),
         }
     }
 
@@ -221,13 +224,19 @@ impl Gradient {
     }
 
     fn put_back(&mut self, tensors: &Tensors, optimizer_step: u64, fit: Fit) -> Result<()> {
-        named::into_params(tensors, &mut self.model.params, &mut self.optimizer, fit)?;
+        let Model { params, regularizer, .. } = &mut self.model;
+        named::into_params(tensors, params, &mut self.optimizer, regularizer.of_parameters_mut(), fit)?;
         self.optimizer.step = optimizer_step;
         if let Some(used) = self.model.prompts.uses_mut() {
             let old = tensors.iter().any(|(name, ..)| name == OLD_PROMPT_USES);
             named::put_back(used.view_mut(), tensors, if old { OLD_PROMPT_USES } else { PROMPT_USES }, fit)?;
             self.agreed_uses = used.view().read::<u32>()?.split_off(used.len() / 2);
         }
+        let Model { prompts, regularizer, .. } = &mut self.model;
+        for (name, tensor) in prompts.state_mut().into_iter().chain(regularizer.state_mut()) {
+            named::put_back(tensor.view_mut(), tensors, &format!("state/{name}"), fit)?;
+        }
+        self.beside.put_back(&mut self.model, tensors)?;
         Ok(())
     }
 
@@ -252,12 +261,19 @@ impl Method for Gradient {
         &self.model
     }
 
-    fn begin_task(&mut self, task: &TaskView) -> Result<()> {
+    fn begin_task(&mut self, task: &TaskView, classes: &[u32]) -> Result<()> {
         if self.reinit_optimizer {
             self.optimizer.reset();
         }
         self.agreed_uses.fill(0);
+        if let Some(lwf) = self.model.regularizer.lwf() {
+            lwf.begin_task(classes)?;
+        }
         self.model.begin_task(task.index)
+    }
+
+    fn next_images(&mut self, positions: &[u32]) -> Result<()> {
+        self.model.regularizer.lwf().map_or(Ok(()), |lwf| lwf.next_images(positions))
     }
 
     fn step(
@@ -309,6 +325,18 @@ impl Method for Gradient {
         self.reported(&came)
     }
 
+    fn passes(&self, task: usize, moment: Moment) -> Result<Vec<Pass>> {
+        self.beside.passes(&self.model, task, moment)
+    }
+
+    fn observe(&mut self, dev: &Device, pass: Pass, shown: Shown, task: &TaskView) -> Result<()> {
+        self.beside.observe(&mut self.model, dev, pass, shown, task)
+    }
+
+    fn end_task(&mut self) -> Result<()> {
+        self.beside.end_task(&mut self.model)
+    }
+
     fn features(&mut self, dev: &Device, images: Pixels) -> Result<Tensor> {
         self.model.features(dev, images)
     }
@@ -332,10 +360,16 @@ impl Method for Gradient {
     }
 
     fn state(&self) -> Result<Tensors> {
-        let mut all = named::of_params(&self.model.params, &self.optimizer)?;
+        let beside = self.model.regularizer.of_parameters();
+        let mut all = named::of_params(&self.model.params, &self.optimizer, &beside)?;
         if let Some(used) = self.model.prompts.uses() {
             all.push(named::saved(PROMPT_USES.into(), used.view())?);
         }
+        let state = self.model.prompts.state().into_iter().chain(self.model.regularizer.state());
+        for (name, tensor) in state {
+            all.push(named::saved(format!("state/{name}"), tensor.view())?);
+        }
+        self.beside.state(&self.model, &mut all);
         Ok(all)
     }
 

@@ -1,6 +1,7 @@
 //! What learns. A method sees batches and answers with logits; the loop around it, the masks, the
 //! metrics and the files are the same for all. A new method is one file and one line in [`build`].
 
+mod beside_steps;
 mod gradient;
 mod named;
 mod ncm;
@@ -22,13 +23,49 @@ use crate::prompts::PromptChoice;
 use crate::tensor::plan::Plan;
 use crate::tensor::{Tensor, View};
 
+/// A look at the training images of a task beside its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// Each image once, prepared as for a step.
+    Augmented,
+    /// Each image once, prepared like a test image.
+    Plain,
+    /// So many epochs of batches as those of steps, under the mask of the task's own classes.
+    WarmUp { epochs: usize },
+}
+
+/// When a method looks at the images of a task beside its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    BeforeSteps,
+    AfterSteps,
+}
+
+/// A batch of a pass; on one of several ranks it may be empty.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a> {
+    pub images: Pixels<'a>,
+    /// (B) class ids.
+    pub labels: View<'a>,
+    /// (B) positions in the training set.
+    pub positions: &'a [u32],
+}
+
 /// Something that learns a sequence of tasks.
 pub trait Method {
     /// The network behind it.
     fn model(&self) -> &Model;
 
-    /// Before the first step of a task.
-    fn begin_task(&mut self, task: &TaskView) -> Result<()>;
+    /// Before the first step of a task of these classes.
+    fn begin_task(&mut self, task: &TaskView, classes: &[u32]) -> Result<()>;
+
+    /// Before each step: the positions of its images in the training set, for a method that knows something of each.
+    ///
+    /// # Errors
+    /// `Error::Failed` if it knows nothing of one.
+    fn next_images(&mut self, _positions: &[u32]) -> Result<()> {
+        Ok(())
+    }
 
     /// Learns from one batch. labels: (B) class ids. The answer is what is known by
     /// now of the steps so far: on the CPU this step; on a GPU, which works on while the next batch is made
@@ -50,7 +87,25 @@ pub trait Method {
         Ok(Vec::new())
     }
 
-    /// After the last step of a task and before it is tested. A run that goes on from a checkpoint behind that moment
+    /// What the method wants to see of the images of task `task` at this moment: the batches of each pass are given to
+    /// [`Method::observe`]. What it has seen is not saved before the pass is over; a run that goes on from before that
+    /// begins the passes of this moment anew.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the device fails.
+    fn passes(&self, _task: usize, _moment: Moment) -> Result<Vec<Pass>> {
+        Ok(Vec::new())
+    }
+
+    /// A batch of a pass that [`Method::passes`] asked for; all ranks are called as often.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the device fails.
+    fn observe(&mut self, _dev: &Device, _pass: Pass, _shown: Shown, _task: &TaskView) -> Result<()> {
+        Ok(())
+    }
+
+    /// After the last step of a task, and the passes behind it, and before it is tested. A run that goes on from a checkpoint behind that moment
     /// calls it again, and then nothing may change.
     ///
     /// # Errors
@@ -109,8 +164,14 @@ pub fn build(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> B
     match config.method {
         Name::Ncm => Box::new(Ncm::new(model, ranks)),
         Name::Ranpac => Box::new(Ranpac::new(config, model, plan, ranks)),
-        Name::L2p | Name::DualPrompt | Name::CodaPrompt | Name::FineTune | Name::Linear | Name::Joint => {
-            Box::new(Gradient::new(config, model, plan, ranks))
-        }
+        Name::L2p
+        | Name::DualPrompt
+        | Name::CodaPrompt
+        | Name::SPrompts
+        | Name::FineTune
+        | Name::Linear
+        | Name::Ewc
+        | Name::Lwf
+        | Name::Joint => Box::new(Gradient::new(config, model, plan, ranks)),
     }
 }

@@ -1,6 +1,7 @@
 //! What a checkpoint holds of a method: tensors by name and shape.
 //!
-//! `params/NAME` is a parameter that learns, `m/NAME` and `v/NAME` are its moments, `frozen/NAME` (n, 2) are the rows
+//! `params/NAME` is a parameter that learns, `m/NAME` and `v/NAME` are its moments, `importance/NAME` and `anchor/NAME`
+//! those of EWC, `frozen/NAME` (n, 2) are the rows
 //! of it that do not learn, first and past the last, and `state/…` is what learns without gradients.
 
 use crate::error::{Error, Result};
@@ -8,7 +9,7 @@ use crate::nn::params::{ParamId, Params};
 use crate::optim::Optimizer;
 use crate::output::checkpoint::TensorData;
 pub use crate::output::checkpoint::Tensors;
-use crate::tensor::{DType, View, ViewMut};
+use crate::tensor::{DType, Tensor, View, ViewMut};
 
 /// How saved values go into a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,17 @@ pub(super) fn put_back(to: ViewMut, tensors: &Tensors, name: &str, fit: Fit) -> 
     put(to, shape, data, name)
 }
 
+/// All values of a saved tensor of any size.
+pub(super) fn values(tensors: &Tensors, name: &str) -> Result<Vec<f64>> {
+    let found = tensors.iter().find(|(n, ..)| n == name);
+    let (.., data) = found.ok_or_else(|| Error::failed(format!("the checkpoint has no tensor `{name}`")))?;
+    Ok(match data {
+        TensorData::F32(values) => values.iter().map(|&v| f64::from(v)).collect(),
+        TensorData::F64(values) => values.clone(),
+        TensorData::U32(values) => values.iter().map(|&v| f64::from(v)).collect(),
+    })
+}
+
 /// `shape` fits into that of `to`.
 fn put(mut to: ViewMut, shape: &[usize], data: &TensorData, name: &str) -> Result<()> {
     let same = matches!(
@@ -89,12 +101,16 @@ fn in_corner<T: Copy>(mut into: Vec<T>, dims: &[usize], values: &[T], shape: &[u
     into
 }
 
-/// Everything that learns by gradient, and its moments.
-pub(super) fn of_params(params: &Params, optimizer: &Optimizer) -> Result<Tensors> {
+/// Everything that learns by gradient, its moments, and `beside`: tensors as long as all that learns, each with the word
+/// before the names of parameters.
+pub(super) fn of_params(
+    params: &Params,
+    optimizer: &Optimizer,
+    beside: &[(&str, &Tensor)],
+) -> Result<Tensors> {
     let mut all = Tensors::new();
-    for (prefix, flat) in
-        [("params", &params.trainable), ("m", &optimizer.m), ("v", &optimizer.v)].map(|(p, f)| (p, f.view()))
-    {
+    let flat = [("params", &params.trainable), ("m", &optimizer.m), ("v", &optimizer.v)];
+    for (prefix, flat) in flat.iter().chain(beside).map(|(prefix, flat)| (*prefix, flat.view())) {
         // SGD has no second moments.
         for id in params.ids().filter(|&id| params.spec(id).trainable && !flat.is_empty()) {
             let spec = params.spec(id);
@@ -112,27 +128,29 @@ pub(super) fn of_params(params: &Params, optimizer: &Optimizer) -> Result<Tensor
     Ok(all)
 }
 
-/// Puts parameters and moments back. With [`Fit::Grow`], the part of a moment that was not saved becomes zero, and
+/// Puts parameters, moments and what is saved beside them back. With [`Fit::Grow`], the part of these that was not saved becomes zero, and
 /// only head and prompts may have grown.
-pub(super) fn into_params(
+pub(super) fn into_params<'a>(
     tensors: &Tensors,
     params: &mut Params,
-    optimizer: &mut Optimizer,
+    optimizer: &'a mut Optimizer,
+    mut beside: Vec<(&str, &'a mut Tensor)>,
     fit: Fit,
 ) -> Result<()> {
     if tensors.iter().any(|(name, ..)| name == "trainable") {
         return from_flat(tensors, params, optimizer);
     }
+    let Optimizer { m, v, .. } = optimizer;
+    beside.extend([("m", m), ("v", v)]);
     if fit == Fit::Grow {
-        optimizer.m.fill(0.0);
-        optimizer.v.fill(0.0);
+        beside.iter_mut().for_each(|(_, flat)| flat.fill(0.0));
     }
     let ids: Vec<ParamId> = params.ids().filter(|&id| params.spec(id).trainable).collect();
     for id in ids {
         let spec = params.spec(id).clone();
         let fit = if crate::nn::params::is_backbone(&spec.name) { Fit::Exact } else { fit };
         put_back(params.get_mut(id), tensors, &format!("params/{}", spec.name), fit)?;
-        for (prefix, flat) in [("m", &mut optimizer.m), ("v", &mut optimizer.v)] {
+        for (prefix, flat) in &mut beside {
             if !flat.is_empty() {
                 let to = flat.view_mut().part(spec.offset, spec.shape);
                 put_back(to, tensors, &format!("{prefix}/{}", spec.name), fit)?;

@@ -92,7 +92,7 @@ impl Method for Ncm {
         &self.model
     }
 
-    fn begin_task(&mut self, _task: &TaskView) -> Result<()> {
+    fn begin_task(&mut self, _: &TaskView, _: &[u32]) -> Result<()> {
         Ok(())
     }
 

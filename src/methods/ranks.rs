@@ -160,7 +160,7 @@ impl Ranks {
         Ok(end.ms_since(&start)? / 1e3)
     }
 
-    fn sum_tensor(&self, what: &'static str, tensor: &mut Tensor) -> Result<()> {
+    pub(super) fn sum_tensor(&self, what: &'static str, tensor: &mut Tensor) -> Result<()> {
         let view = tensor.view_mut();
         match view.dtype() {
             DType::F64 => self.comm.sum_f64(what, view.get::<f64>("all_reduce", "buffer")?),

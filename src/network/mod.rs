@@ -3,11 +3,12 @@
 pub mod layout;
 pub mod model;
 pub mod pixels;
+pub mod regularizer;
 pub mod report;
 pub mod setup;
 mod workspace;
 
-pub use model::{Model, TaskView};
+pub use model::{Model, Objective, TaskView};
 pub use pixels::Pixels;
 pub use report::StepStats;
 pub use setup::Setup;

@@ -5,6 +5,7 @@ mod forward;
 
 use super::layout::TokenLayout;
 use super::pixels::{PixelInputs, Pixels};
+use super::regularizer::Regularizer;
 use super::report::{StepReport, StepStats};
 use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
@@ -24,7 +25,7 @@ use crate::ops::matmul::Write;
 use crate::ops::pool_tokens::{self, Pooling};
 use crate::ops::row_norm::{self, Normalization};
 use crate::ops::{gather, layer_norm, sum, tokens};
-use crate::prompts::{Place, PromptChoice, PromptMethod, Query, TokenRows};
+use crate::prompts::{Heads, Place, PromptChoice, PromptMethod, Query, TokenRows};
 use crate::tensor::input::Input;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View};
@@ -39,6 +40,17 @@ pub struct TaskView {
     pub rank_fraction: f64,
 }
 
+/// What a gradient is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective {
+    /// The whole loss.
+    Loss,
+    /// The cross-entropy alone, without regularizer and l2 penalty.
+    CrossEntropy,
+    /// The same, for the head alone.
+    CrossEntropyOfHead,
+}
+
 /// Parameters, gradients and memory of one network.
 #[derive(Debug)]
 pub struct Model {
@@ -47,6 +59,8 @@ pub struct Model {
     pub vit: Vit,
     pub prompts: PromptMethod,
     pub head: Linear,
+    /// The term in the loss that does not come from prompts.
+    pub regularizer: Regularizer,
     pub params: Params,
     /// The pre-trained backbone as it was, for the query pass of a backbone that learns.
     pub query_params: Option<Params>,
@@ -57,6 +71,8 @@ pub struct Model {
     soft_labels: Input,
     /// The mask that the workspace holds.
     mask: Vec<bool>,
+    /// The weight of the l2 penalty in this task.
+    decay: f64,
     limit_last: bool,
     can_share: bool,
     ws: Workspace,
@@ -71,12 +87,16 @@ impl Model {
         let prompts = PromptMethod::new(&mut declare, plan, &setup.prompts, setup.room());
         let layout = TokenLayout::new(&setup.dims, setup.classifier, &prompts);
         let (c, classes) = (setup.dims.embed_dim, setup.classes);
-        let head = Linear::declare(&mut declare, "head", c, classes);
+        let head = match prompts.several_heads() {
+            None => Linear::declare(&mut declare, "head", c, classes),
+            Some(heads) => Linear::declare_several(&mut declare, "head", c, classes, heads),
+        };
         let mut params = declare.finish(plan, setup.dtype);
         let Shortcuts { strassen, packed_weights, .. } = setup.shortcuts;
         if setup.training && strassen && packed_weights && !plan.is_on_gpu() {
             params.keep_packed(plan, vit.blocks.iter().flat_map(Block::kernels));
         }
+        let regularizer = Regularizer::new(plan, &setup.regularizer, &params, setup.sizes());
         let query_params = Self::query_params(&setup, &prompts, &vit, &params, plan);
         let all = setup.clip_scope == ClipScope::All;
         let grads = if setup.training { Grads::new(plan, &params, all) } else { Grads::none(plan, &params) };
@@ -85,14 +105,15 @@ impl Model {
         let last = setup.dims.layers - 1;
         let limit_last = setup.shortcuts.limit_last_block && layout.read.len() < layout.layers[last].tokens;
         let can_share = setup.shortcuts.share_query_pass
-            && prompts.query() == Query::Cls
+            && prompts.query_to_learn() == Query::Cls
             && query_params.is_none()
             && !embed_learns
             && !blocks_learn
             && layout.entry.is_some_and(|entry| entry < last);
-        let needs = Needs { limit_last, table_rows: prompts.table_rows(), blocks_learn, embed_learns };
+        let (table_rows, heads) = (prompts.table_rows(), prompts.several_heads().unwrap_or(0));
+        let needs = Needs { limit_last, table_rows, heads, blocks_learn, embed_learns };
         let ws = Workspace::new(plan, &setup, &layout, needs);
-        let (report, mask) = (StepReport::new(plan), Vec::new());
+        let (report, mask, decay) = (StepReport::new(plan), Vec::new(), setup.weight_decay);
         plan.group("inputs");
         let entry = PixelInputs::new(plan, &setup);
         let labels = Input::new(plan, "labels", [setup.max_batch], DType::U32);
@@ -104,6 +125,7 @@ impl Model {
             vit,
             prompts,
             head,
+            regularizer,
             params,
             query_params,
             grads,
@@ -112,6 +134,7 @@ impl Model {
             labels,
             soft_labels,
             mask,
+            decay,
             limit_last,
             can_share,
             ws,
@@ -262,7 +285,8 @@ impl Model {
         task: &TaskView,
     ) -> Result<()> {
         let _phase = range(c"data");
-        self.prompts.enter_task(&mut self.params, task.index)?;
+        self.prompts.enter_task(&mut self.params, &self.head, task.index)?;
+        self.decay = self.prompts.weight_decay(task.index).unwrap_or(self.setup.weight_decay);
         self.load(dev, images)?;
         self.targets_mut(labels).load(dev, labels)?;
         self.set_mask(&task.mask)
@@ -272,12 +296,26 @@ impl Model {
     /// as do the two parts that follow.
     pub fn queue_query(&mut self, dev: &Device, batch: usize) -> Result<()> {
         let _phase = range(c"query pass");
-        if self.prompts.query() == Query::Cls { self.query_pass(dev, batch, self.can_share) } else { Ok(()) }
+        match self.prompts.query_to_learn() {
+            Query::Cls => self.query_pass(dev, batch, self.can_share),
+            Query::Nothing | Query::Patches(_) => Ok(()),
+        }
     }
 
     /// Forward and backward of a training batch after its query pass: fills `grads` and the report but for the
     /// norm, changes no parameter. labels: (B) u32 or soft labels (B, K) f32.
     pub fn queue_gradient(&mut self, dev: &Device, labels: View, task: &TaskView) -> Result<()> {
+        self.queue_gradient_of(dev, labels, task, Objective::Loss)
+    }
+
+    /// [`Model::queue_gradient`] of a part of the loss, or of a part of the network.
+    pub fn queue_gradient_of(
+        &mut self,
+        dev: &Device,
+        labels: View,
+        task: &TaskView,
+        objective: Objective,
+    ) -> Result<()> {
         let batch = labels.dims()[0];
         let share = self.can_share;
         let phase = range(c"selection");
@@ -297,11 +335,22 @@ impl Model {
         let (outcome, labels) = (self.report.outcome(), targets.view(dev, labels));
         cross_entropy::forward_backward(dev, outcome, dlogits, logits, labels, mask, smoothing)?;
         self.prompts.loss_term(dev, &self.params, self.report.pull_mut())?;
+        if objective == Objective::Loss {
+            let (logits, dlogits) = (self.ws.logits.view(), self.ws.dlogits.view_mut());
+            self.regularizer.on_logits(dev, self.report.pull_mut(), dlogits, logits)?;
+        }
         drop(phase);
         let _phase = range(c"backward pass");
         self.grads.zero();
+        if objective == Objective::CrossEntropyOfHead {
+            return self.head_backward(dev, batch, self.setup.dims.embed_dim);
+        }
         self.backward(dev, batch, share)?;
-        self.weight_decay(dev)?;
+        if objective == Objective::Loss {
+            let (out, scale) = (self.report.pull_mut(), self.setup.loss_scale());
+            self.regularizer.on_parameters(dev, out, &self.params, &mut self.grads, scale)?;
+            self.weight_decay(dev)?;
+        }
         self.grads.clear_frozen_rows(&self.params);
         Ok(())
     }
@@ -323,7 +372,9 @@ impl Model {
 
     /// What a report's numbers mean.
     pub fn stats_of(&self, report: &[f64]) -> StepStats {
-        StepStats::of(report, self.prompts.loss_weight(), self.setup.weight_decay, self.setup.loss_scale())
+        // Methods with a regularizer have no prompts, and so no other term.
+        let weight = self.regularizer.weight().unwrap_or_else(|| self.prompts.loss_weight());
+        StepStats::of(report, weight, self.decay, self.setup.loss_scale())
     }
 
     /// All parts of a step, from [`Model::prepare_step`] to [`Model::step_stats`].
@@ -380,7 +431,7 @@ impl Model {
 
     /// Σ p² over parameters with more than one axis, and the gradient of 0.5 · decay times that.
     fn weight_decay(&mut self, dev: &Device) -> Result<()> {
-        let decay = self.setup.weight_decay;
+        let decay = self.decay;
         if decay == 0.0 {
             return Ok(());
         }

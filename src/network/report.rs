@@ -10,10 +10,11 @@ use std::sync::Arc;
 /// What a training step reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct StepStats {
-    /// ce_loss + weight · the prompt method's term (L2P: -λ · pull; CODA-Prompt: mu · penalty) + l2 penalty.
+    /// ce_loss + weight · the method's term (L2P: -λ · pull; CODA-Prompt: mu · penalty; EWC: λ · Σ F (w - w*)²; LwF:
+    /// alpha · distance to the teacher) + l2 penalty.
     pub loss: f64,
     pub ce_loss: f64,
-    /// The prompt method's term before its weight.
+    /// The method's term before its weight.
     pub pull: f64,
     /// Norm of the gradients in the clip scope, before clipping.
     pub grad_norm: f64,

@@ -1,6 +1,7 @@
 //! What a model needs to know of a configuration, checked against the backbone it will get.
 
 use super::layout::TokenLayout;
+use super::regularizer::{self, Sizes};
 use crate::config::schema::{Classifier, ClipScope, Config, Shortcuts, TokenOrder};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -23,6 +24,8 @@ pub struct Setup {
     pub freeze_part: Vec<String>,
     /// What prompt methods read.
     pub prompts: Settings,
+    /// What regularizers read.
+    pub regularizer: regularizer::Settings,
     pub clip_scope: ClipScope,
     /// l2 penalty in the loss: 0.5 · decay · Σ p² (0 for AdamW, which decays in the optimizer).
     pub weight_decay: f64,
@@ -61,6 +64,7 @@ impl Setup {
             token_order: config.model.token_order,
             freeze_part: config.model.freeze_part.clone(),
             prompts: Settings::of(config),
+            regularizer: regularizer::Settings::of(config),
             clip_scope: config.optim.clip_scope,
             weight_decay: match config.optim.optim {
                 OptimizerName::AdamW => 0.0,
@@ -105,6 +109,12 @@ impl Setup {
     pub fn room(&self) -> Room {
         let Setup { dims, max_batch: batch, training, dtype, .. } = *self;
         Room { dims, batch, training, dtype: dtype.accum_dtype() }
+    }
+
+    /// What regularizers know of it.
+    pub fn sizes(&self) -> Sizes {
+        let Setup { classes, max_batch: batch, training, dtype, .. } = *self;
+        Sizes { batch, classes, training, dtype: dtype.accum_dtype() }
     }
 
     fn check(&self) -> Result<()> {

@@ -48,6 +48,9 @@ pub struct Workspace {
     pub pooled: Tensor,
     pub features: Tensor,
     pub logits: Tensor,
+    /// (T B, K): what each of several heads says of all images; (B, 1): the rows of it that are the logits.
+    pub all_logits: Tensor,
+    pub logit_rows: Tensor,
 
     /// Gradients: (B, K), (B, C), (B, C), (B, T, C).
     pub dlogits: Tensor,
@@ -72,6 +75,8 @@ pub struct Needs {
     pub limit_last: bool,
     /// Rows of the largest table of prompts.
     pub table_rows: usize,
+    /// Heads, where there are several.
+    pub heads: usize,
     /// Blocks learn (or their gradients are asked for).
     pub blocks_learn: bool,
     pub embed_learns: bool,
@@ -126,6 +131,8 @@ impl Workspace {
         let pooled = plan.tensor("pooled", [b, c], wide);
         let features = plan.tensor("features", [b, c], wide);
         let logits = plan.tensor("logits", [b, setup.classes], wide);
+        let all_logits = plan.tensor("logits of all heads", [needs.heads * b, setup.classes], wide);
+        let logit_rows = plan.tensor("heads of images", [if needs.heads > 0 { b } else { 0 }, 1], DType::U32);
         plan.group("gradients of activations");
         let prefix_rows = layout.layers.iter().map(|l| l.prefix_rows).max().unwrap_or(0);
         let dprefix = ["dkey prefix", "dvalue prefix"].map(|n| plan.tensor(n, [back, prefix_rows, c], dtype));
@@ -156,6 +163,8 @@ impl Workspace {
             pooled,
             features,
             logits,
+            all_logits,
+            logit_rows,
             dlogits: plan.tensor("dlogits", [back, setup.classes], wide),
             dfeatures: plan.tensor("dfeatures", [back, c], wide),
             dpooled: plan.tensor("dpooled", [back, c], wide),

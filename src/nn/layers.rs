@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::ops::linear::{self, Epilogue, LinearWeights};
 use crate::ops::{gelu, layer_norm, matmul::Write};
-use crate::tensor::{DType, View, ViewMut};
+use crate::tensor::{DType, Shape, View, ViewMut};
 use std::ops::Range;
 
 /// Scale and bias, (C) each.
@@ -66,17 +66,61 @@ impl LayerNorm {
 pub struct Linear {
     pub kernel: ParamId,
     pub bias: ParamId,
+    /// The parameters are (M, K, N) and (M, N), and this layer is one of the M.
+    one_of: Option<OneOf>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct OneOf {
+    which: usize,
+    among: usize,
+}
+
+impl OneOf {
+    /// Where it lies in a parameter of this shape, and its own shape.
+    fn place(self, shape: Shape) -> (usize, Shape) {
+        (self.which * (shape.len() / self.among), Shape::new(&shape.dims()[1..]))
+    }
 }
 
 impl Linear {
     pub fn declare(declare: &mut Declare, name: &str, k: usize, n: usize) -> Linear {
         let kernel = declare.add(format!("{name}/kernel"), [k, n]);
-        Linear { kernel, bias: declare.add(format!("{name}/bias"), [n]) }
+        Linear::of(kernel, declare.add(format!("{name}/bias"), [n]))
+    }
+
+    /// The layer of these parameters.
+    pub fn of(kernel: ParamId, bias: ParamId) -> Linear {
+        Linear { kernel, bias, one_of: None }
+    }
+
+    /// `among` layers of one size, of which this is the first.
+    pub fn declare_several(declare: &mut Declare, name: &str, k: usize, n: usize, among: usize) -> Linear {
+        let kernel = declare.add(format!("{name}/kernel"), [among, k, n]);
+        let bias = declare.add(format!("{name}/bias"), [among, n]);
+        Linear { kernel, bias, one_of: Some(OneOf { which: 0, among }) }
+    }
+
+    /// Another one of several layers; the layer itself if there is only this one.
+    pub fn other(self, which: usize) -> Linear {
+        Linear { one_of: self.one_of.map(|one| OneOf { which, ..one }), ..self }
+    }
+
+    fn own<'a>(&self, parameter: View<'a>) -> View<'a> {
+        let Some(one) = self.one_of else { return parameter };
+        let (at, shape) = one.place(parameter.shape());
+        parameter.part(at, shape)
+    }
+
+    fn own_mut<'a>(&self, parameter: ViewMut<'a>) -> ViewMut<'a> {
+        let Some(one) = self.one_of else { return parameter };
+        let (at, shape) = one.place(parameter.shape());
+        parameter.part(at, shape)
     }
 
     /// For products with activations of type `dtype`.
     fn weights<'a>(&self, p: &'a Params, dtype: DType, columns: Option<Range<usize>>) -> LinearWeights<'a> {
-        let all = LinearWeights::all(p.get_as(self.kernel, dtype), p.get(self.bias));
+        let all = LinearWeights::all(self.own(p.get_as(self.kernel, dtype)), self.own(p.get(self.bias)));
         let columns = columns.unwrap_or(all.columns.clone());
         LinearWeights { columns, packed: p.packed(self.kernel), ..all }
     }
@@ -138,11 +182,11 @@ impl Linear {
         dy: View,
         columns: Option<Range<usize>>,
     ) -> Result<()> {
-        let columns = columns.unwrap_or(0..p.spec(self.bias).shape.len());
-        if let Some(dkernel) = grads.get_mut(p, self.kernel) {
+        let columns = columns.unwrap_or(0..self.own(p.get(self.bias)).len());
+        if let Some(dkernel) = grads.get_mut(p, self.kernel).map(|all| self.own_mut(all)) {
             linear::backward_params_acc(dev, Some(dkernel), None, x, dy, columns.clone())?;
         }
-        if let Some(dbias) = grads.get_mut(p, self.bias) {
+        if let Some(dbias) = grads.get_mut(p, self.bias).map(|all| self.own_mut(all)) {
             linear::backward_params_acc(dev, None, Some(dbias), x, dy, columns)?;
         }
         Ok(())

@@ -97,7 +97,7 @@ pub fn official_path(name: &str) -> String {
 
 /// Whether a parameter belongs to the backbone, not to head or prompts.
 pub fn is_backbone(name: &str) -> bool {
-    let learned = ["head/", "prompt_pool/", "coda/"].iter().any(|part| name.starts_with(part));
+    let learned = ["head/", "prompt_pool/", "coda/", "s_prompts/"].iter().any(|part| name.starts_with(part));
     !(learned || name == "prefix")
 }
 

@@ -119,7 +119,7 @@ impl Vit {
     pub fn declare(declare: &mut Declare, dims: Dims) -> Vit {
         let (c, t, p) = (dims.embed_dim, dims.tokens(), dims.patch_size);
         let kernel = declare.add("embedding/kernel", [p, p, CHANNELS, c]);
-        let embedding = Linear { kernel, bias: declare.add("embedding/bias", [c]) };
+        let embedding = Linear::of(kernel, declare.add("embedding/bias", [c]));
         Vit {
             dims,
             embedding,

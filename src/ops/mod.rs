@@ -24,10 +24,12 @@ macro_rules! float {
 
 pub mod float;
 
+pub mod anchor;
 pub mod attention;
 pub mod axpy;
 pub mod component_weights;
 pub mod cross_entropy;
+pub mod distill;
 pub mod gather;
 pub mod gelu;
 pub mod layer_norm;

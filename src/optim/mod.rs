@@ -146,7 +146,11 @@ impl Optimizer {
             let (g, m) = (grads.trainable.view().part(start, n), self.m.view_mut().part(start, n));
             match self.config.optim {
                 OptimizerName::Sgd => {
-                    let with = Sgd { momentum: self.config.sgd_momentum, max_norm: with.max_norm };
+                    let with = Sgd {
+                        momentum: self.config.sgd_momentum,
+                        nesterov: self.config.nesterov,
+                        max_norm: with.max_norm,
+                    };
                     sgd(dev, p, m, g, squares, step_scalars, with)?;
                 }
                 _ => {

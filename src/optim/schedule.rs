@@ -37,7 +37,7 @@ impl LearningRate {
     /// constant: base; cosine: base · (1 + cos πr) / 2; linear: base · (1 - r); times
     /// min(1, epoch / warmup); after the warm-up never below `min`. coda_cosine, in epoch e of E, counted from 0:
     /// base · cos(99π max(e - 1, 0) / (200 (E - 1))), base where E is 1 (GT-RIPL/CODA-Prompt @ 6417d4f,
-    /// `utils/schedulers.py`, as `learners/default.py` steps it).
+    /// `utils/schedulers.py`, as `learners/default.py` steps it). cosine_epoch: base · (1 + cos(πe / E)) / 2.
     pub fn at(&self, step: usize) -> f64 {
         let epoch = step as f64 / self.steps_per_epoch as f64;
         let r = ((epoch - self.warmup_epochs) / (self.num_epochs as f64 - self.warmup_epochs)).max(0.0);
@@ -46,16 +46,24 @@ impl LearningRate {
             Schedule::Cosine => self.base * 0.5 * (1.0 + (std::f64::consts::PI * r).cos()),
             Schedule::Linear => self.base * (1.0 - r),
             Schedule::CodaCosine => self.base * self.coda_cosine(step),
+            Schedule::CosineEpoch => {
+                let done = self.epoch(step) as f64 / self.num_epochs.max(1) as f64;
+                self.base * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+            }
         };
         let warm = if self.warmup_epochs > 0.0 { (epoch / self.warmup_epochs).min(1.0) } else { 1.0 };
         if warm < 1.0 { lr * warm } else { (lr * warm).max(self.min) }
     }
 
-    /// Of the base rate. Steps of a review come after the last epoch, whose rate they have.
+    /// The epoch of a step, from 0. Steps of a review come after the last epoch, and count as steps of it.
+    fn epoch(&self, step: usize) -> usize {
+        (step.saturating_sub(1) / self.steps_per_epoch.max(1)).min(self.num_epochs.saturating_sub(1))
+    }
+
+    /// Of the base rate.
     fn coda_cosine(&self, step: usize) -> f64 {
         let last = self.num_epochs.saturating_sub(1);
-        let epoch = (step.saturating_sub(1) / self.steps_per_epoch.max(1)).min(last);
-        let done = epoch.saturating_sub(1) as f64 / last.max(1) as f64;
+        let done = self.epoch(step).saturating_sub(1) as f64 / last.max(1) as f64;
         (99.0 * std::f64::consts::PI * done / 200.0).cos()
     }
 }

@@ -4,6 +4,7 @@ use super::choice::PromptChoice;
 use super::coda::Coda;
 use super::general::General;
 use super::pool::{Pool, PullBackward};
+use super::s_prompts::{Heads, SPrompts};
 use super::settings::{Room, Settings};
 use super::stack::{self, Entering, Place, Side, Slots, Stack, TokenRows};
 use crate::config::schema::{EmbeddingKey, Initializer};
@@ -28,6 +29,8 @@ pub enum PromptMethod {
     DualPrompt { general: General, pool: Option<Pool> },
     /// A weighted sum of components that tasks add.
     Coda(Coda),
+    /// A prompt and a head for each domain.
+    SPrompts(SPrompts),
 }
 
 /// Which features of an image its prompts are chosen by.
@@ -48,6 +51,9 @@ impl PromptMethod {
         if let Some(components) = &settings.components {
             return PromptMethod::Coda(Coda::new(declare, plan, components, room));
         }
+        if let Some(domains) = &settings.domains {
+            return PromptMethod::SPrompts(SPrompts::new(declare, plan, domains, room));
+        }
         let general = settings.general.as_ref();
         let general = general.map(|config| General::new(declare, plan, config, settings, room));
         let pool = settings.pool.as_ref();
@@ -62,7 +68,7 @@ impl PromptMethod {
     /// The pool, if the method has one.
     pub fn pool(&self) -> Option<&Pool> {
         match self {
-            PromptMethod::None | PromptMethod::Coda(_) => None,
+            PromptMethod::None | PromptMethod::Coda(_) | PromptMethod::SPrompts(_) => None,
             PromptMethod::L2p(pool) => Some(pool),
             PromptMethod::DualPrompt { pool, .. } => pool.as_ref(),
         }
@@ -83,33 +89,43 @@ impl PromptMethod {
         if let PromptMethod::Coda(coda) = self { Some(coda) } else { None }
     }
 
+    /// The domains, if the method has them.
+    pub fn domains(&self) -> Option<&SPrompts> {
+        if let PromptMethod::SPrompts(domains) = self { Some(domains) } else { None }
+    }
+
     fn pool_mut(&mut self) -> Option<&mut Pool> {
         match self {
-            PromptMethod::None | PromptMethod::Coda(_) => None,
+            PromptMethod::None | PromptMethod::Coda(_) | PromptMethod::SPrompts(_) => None,
             PromptMethod::L2p(pool) => Some(pool),
             PromptMethod::DualPrompt { pool, .. } => pool.as_mut(),
         }
     }
 
-    /// General prompt and pool, in the order in which they stand in front of a layer.
-    fn parts(&self) -> (Option<&General>, Option<&Pool>) {
-        match self {
-            PromptMethod::None | PromptMethod::Coda(_) => (None, None),
-            PromptMethod::L2p(pool) => (None, Some(pool)),
-            PromptMethod::DualPrompt { general, pool } => (Some(general), pool.as_ref()),
-        }
-    }
-
-    /// The parameters whose rows enter layers by number.
+    /// The parameters whose rows enter layers by number, in the order in which they stand in front of a layer.
     fn stacks(&self) -> impl Iterator<Item = &Stack> {
-        let (general, pool) = self.parts();
-        general.map(|general| &general.stack).into_iter().chain(pool.map(|pool| &pool.stack))
+        let stacks = match self {
+            PromptMethod::None | PromptMethod::Coda(_) => [None, None],
+            PromptMethod::L2p(pool) => [None, Some(&pool.stack)],
+            PromptMethod::DualPrompt { general, pool } => {
+                [Some(&general.stack), pool.as_ref().map(|pool| &pool.stack)]
+            }
+            PromptMethod::SPrompts(domains) => [Some(domains.stack()), None],
+        };
+        stacks.into_iter().flatten()
     }
 
     /// The same with the ids of the `batch` images of the last choice.
     fn entering(&self, batch: usize) -> impl Iterator<Item = Entering<'_>> + Clone {
-        let (general, pool) = self.parts();
-        general.map(|general| general.entering(batch)).into_iter().chain(pool.map(Pool::entering))
+        let entering = match self {
+            PromptMethod::None | PromptMethod::Coda(_) => [None, None],
+            PromptMethod::L2p(pool) => [None, Some(pool.entering())],
+            PromptMethod::DualPrompt { general, pool } => {
+                [Some(general.entering(batch)), pool.as_ref().map(Pool::entering)]
+            }
+            PromptMethod::SPrompts(domains) => [Some(domains.entering(batch)), None],
+        };
+        entering.into_iter().flatten()
     }
 
     /// Rows per image that enter layer `l`.
@@ -126,16 +142,41 @@ impl PromptMethod {
 
     /// What images choose by.
     pub fn query(&self) -> Query {
-        if self.coda().is_some() {
-            return Query::Cls;
-        }
-        let Some(pool) = self.pool() else { return Query::Nothing };
+        let pool = match self {
+            PromptMethod::None => None,
+            PromptMethod::L2p(pool) => Some(pool),
+            PromptMethod::DualPrompt { pool, .. } => pool.as_ref(),
+            PromptMethod::Coda(_) | PromptMethod::SPrompts(_) => return Query::Cls,
+        };
+        let Some(pool) = pool else { return Query::Nothing };
         match pool.config.embedding_key {
             EmbeddingKey::Cls => Query::Cls,
             EmbeddingKey::Mean => Query::Patches(pool_tokens::Pooling::Mean),
             EmbeddingKey::Max => Query::Patches(pool_tokens::Pooling::Max),
             EmbeddingKey::MeanMax => Query::Patches(pool_tokens::Pooling::MeanMax),
         }
+    }
+
+    /// What the images of a training step choose by.
+    pub fn query_to_learn(&self) -> Query {
+        match self {
+            PromptMethod::None
+            | PromptMethod::L2p(_)
+            | PromptMethod::DualPrompt { .. }
+            | PromptMethod::Coda(_) => self.query(),
+            // The domain that is learned is known.
+            PromptMethod::SPrompts(_) => Query::Nothing,
+        }
+    }
+
+    /// Heads of the network, where each domain has one of its own.
+    pub fn several_heads(&self) -> Option<usize> {
+        self.domains().map(SPrompts::domains)
+    }
+
+    /// The heads that the images of the last choice use.
+    pub fn heads(&self) -> Heads<'_> {
+        self.domains().map_or(Heads::One, SPrompts::heads)
     }
 
     /// Images of a vote, 0: as many as a batch of training has; `None` where each image can only choose for itself.
@@ -150,37 +191,49 @@ impl PromptMethod {
 
     /// Chooses prompts for queries (B, C), for an evaluation.
     pub fn choose(&mut self, dev: &Device, p: &Params, query: View, how: Select) -> Result<()> {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.choose(dev, p, query);
+        match self {
+            PromptMethod::None | PromptMethod::DualPrompt { pool: None, .. } => Ok(()),
+            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. } => {
+                pool.choose(dev, p, query, how)
+            }
+            PromptMethod::Coda(coda) => coda.choose(dev, p, query),
+            PromptMethod::SPrompts(domains) => domains.choose(query),
         }
-        self.pool_mut().map_or(Ok(()), |pool| pool.choose(dev, p, query, how))
     }
 
     /// Chooses prompts for the queries (B, C) of a training step.
     pub fn choose_to_learn(&mut self, dev: &Device, p: &Params, query: View, how: Select) -> Result<()> {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.choose_to_learn(dev, p, query);
+        match self {
+            PromptMethod::None | PromptMethod::DualPrompt { pool: None, .. } => Ok(()),
+            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. } => {
+                pool.choose_to_learn(dev, p, query, how)
+            }
+            PromptMethod::Coda(coda) => coda.choose_to_learn(dev, p, query),
+            // Since the task was entered.
+            PromptMethod::SPrompts(_) => Ok(()),
         }
-        self.pool_mut().map_or(Ok(()), |pool| pool.choose_to_learn(dev, p, query, how))
     }
 
     /// What was chosen last.
     pub fn choice(&self) -> Result<PromptChoice> {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.choice();
+        match self {
+            PromptMethod::None | PromptMethod::DualPrompt { pool: None, .. } => Ok(PromptChoice::nothing()),
+            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. } => pool.choice(),
+            PromptMethod::Coda(coda) => coda.choice(),
+            PromptMethod::SPrompts(domains) => Ok(domains.choice()),
         }
-        self.pool().map_or(Ok(PromptChoice::nothing()), Pool::choice)
     }
 
     /// The choice of no images, to which those of images can be added.
     pub fn empty_choice(&self) -> PromptChoice {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.empty_choice();
+        match self {
+            PromptMethod::None | PromptMethod::DualPrompt { pool: None, .. } => PromptChoice::nothing(),
+            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. } => {
+                PromptChoice::ids(Vec::new(), pool.config.top_k, pool.config.pool_size)
+            }
+            PromptMethod::Coda(coda) => coda.empty_choice(),
+            PromptMethod::SPrompts(domains) => domains.empty_choice(),
         }
-        let pool = self.pool().map(|pool| &pool.config);
-        pool.map_or_else(PromptChoice::nothing, |pool| {
-            PromptChoice::ids(Vec::new(), pool.top_k, pool.pool_size)
-        })
     }
 
     /// What `batch` images chose earlier, instead of choosing.
@@ -188,17 +241,19 @@ impl PromptMethod {
     /// # Errors
     /// `Error::Shape` for the choice of another number of images or of another kind.
     pub fn set_choice(&mut self, batch: usize, choice: &PromptChoice) -> Result<()> {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.set_choice(batch, choice);
-        }
-        let nothing = choice.as_ids().is_some_and(|(ids, _)| ids.is_empty());
-        match self.pool_mut() {
-            Some(pool) => pool.set_choice(batch, choice),
-            None if nothing => Ok(()),
-            None => {
+        match self {
+            PromptMethod::None | PromptMethod::DualPrompt { pool: None, .. } => {
+                if choice.as_ids().is_some_and(|(ids, _)| ids.is_empty()) {
+                    return Ok(());
+                }
                 let (wanted, got) = ("nothing: there is nothing to choose from".into(), "a choice".into());
                 Err(Error::Shape { op: "prompts", arg: "choice", wanted, got })
             }
+            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. } => {
+                pool.set_choice(batch, choice)
+            }
+            PromptMethod::Coda(coda) => coda.set_choice(batch, choice),
+            PromptMethod::SPrompts(domains) => domains.set_choice(batch, choice),
         }
     }
 
@@ -244,11 +299,15 @@ impl PromptMethod {
 
     /// Overwrites what is put in front of the keys and values of layer `l`, (B, n, C) each.
     pub fn write_prefix(&self, dev: &Device, p: &Params, l: usize, prefix: &mut [Tensor; 2]) -> Result<()> {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.write_prefix(dev, p, l, prefix);
+        match self {
+            PromptMethod::Coda(coda) => coda.write_prefix(dev, p, l, prefix),
+            PromptMethod::None
+            | PromptMethod::L2p(_)
+            | PromptMethod::DualPrompt { .. }
+            | PromptMethod::SPrompts(_) => {
+                stack::write_prefix(dev, p, self.entering(prefix[0].dims()[0]), l, prefix)
+            }
         }
-        let batch = prefix[0].dims()[0];
-        stack::write_prefix(dev, p, self.entering(batch), l, prefix)
     }
 
     /// Adds what the gradient of the prefixes of layer `l`, (B, n, C) each, says of the parameters.
@@ -260,29 +319,50 @@ impl PromptMethod {
         l: usize,
         dprefix: &[Tensor; 2],
     ) -> Result<()> {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.backward_prefix(dev, p, grads, l, dprefix);
+        match self {
+            PromptMethod::Coda(coda) => coda.backward_prefix(dev, p, grads, l, dprefix),
+            PromptMethod::None
+            | PromptMethod::L2p(_)
+            | PromptMethod::DualPrompt { .. }
+            | PromptMethod::SPrompts(_) => {
+                stack::backward_prefix(dev, p, grads, self.entering(dprefix[0].dims()[0]), l, dprefix)
+            }
         }
-        let batch = dprefix[0].dims()[0];
-        stack::backward_prefix(dev, p, grads, self.entering(batch), l, dprefix)
     }
 
     /// The factor by which [`PromptMethod::loss_term`] enters the loss.
     pub fn loss_weight(&self) -> f64 {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.penalty_weight();
+        match self {
+            PromptMethod::Coda(coda) => coda.penalty_weight(),
+            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. }
+                if pool.has_keys() =>
+            {
+                -pool.config.pull_constraint_coeff
+            }
+            // Prompts that no key chooses are pulled nowhere.
+            PromptMethod::None
+            | PromptMethod::L2p(_)
+            | PromptMethod::DualPrompt { .. }
+            | PromptMethod::SPrompts(_) => 0.0,
         }
-        self.keyed_pool().map_or(0.0, |pool| -pool.config.pull_constraint_coeff)
     }
 
     /// Overwrites `out` (1) with the term that the method adds to the loss, before its weight; leaves it alone
     /// where there is none. Of L2P: the pull term, Σ of the selected similarities / B. Of CODA-Prompt: how far the
     /// components are from orthonormal.
     pub fn loss_term(&mut self, dev: &Device, p: &Params, out: ViewMut) -> Result<()> {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.penalty(dev, p, out);
+        match self {
+            PromptMethod::Coda(coda) => coda.penalty(dev, p, out),
+            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. }
+                if pool.has_keys() =>
+            {
+                pool.pull(dev, out)
+            }
+            PromptMethod::None
+            | PromptMethod::L2p(_)
+            | PromptMethod::DualPrompt { .. }
+            | PromptMethod::SPrompts(_) => Ok(()),
         }
-        self.keyed_pool().map_or(Ok(()), |pool| pool.pull(dev, out))
     }
 
     /// Adds the gradient of `scale` times the weighted term to the parameters, and overwrites `dquery` (B, C),
@@ -297,15 +377,18 @@ impl PromptMethod {
         dquery: Option<&mut Tensor>,
     ) -> Result<()> {
         let weight = self.loss_weight() * scale;
-        if let PromptMethod::Coda(coda) = self {
-            return coda.backward_penalty(dev, p, grads, weight);
-        }
-        match self.pool_mut() {
-            Some(pool) if pool.has_keys() => {
+        match self {
+            PromptMethod::Coda(coda) => coda.backward_penalty(dev, p, grads, weight),
+            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. }
+                if pool.has_keys() =>
+            {
                 pool.backward_pull(dev, p, grads, PullBackward { weight, query, dquery })
             }
             // Nothing depends on the queries.
-            _ => {
+            PromptMethod::None
+            | PromptMethod::L2p(_)
+            | PromptMethod::DualPrompt { .. }
+            | PromptMethod::SPrompts(_) => {
                 if let Some(dquery) = dquery {
                     dquery.reshape(query.shape());
                     dquery.fill(0.0);
@@ -318,10 +401,13 @@ impl PromptMethod {
     /// Fills the parameters as the configuration's initialisers say, and the head where the method has it start from
     /// other values than zero.
     pub fn init(&self, p: &mut Params, head: &Linear, seed: u64) -> Result<()> {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.init(p, head, seed);
-        }
-        let (general, pool) = self.parts();
+        let (general, pool) = match self {
+            PromptMethod::None => (None, None),
+            PromptMethod::L2p(pool) => (None, Some(pool)),
+            PromptMethod::DualPrompt { general, pool } => (Some(general), pool.as_ref()),
+            PromptMethod::Coda(coda) => return coda.init(p, head, seed),
+            PromptMethod::SPrompts(domains) => return domains.init(p, head, seed),
+        };
         // Each parameter has a stream of its own.
         let prompt = pool.map(|pool| (pool.stack.id, pool.config.initializer));
         let key = pool.and_then(|pool| Some((pool.key?, pool.config.prompt_key_init)));
@@ -336,16 +422,57 @@ impl PromptMethod {
 
     /// Which rows learn in task `task`. Called before every step, so that a run that is resumed within a task needs
     /// nothing else.
-    pub fn enter_task(&mut self, p: &mut Params, task: usize) -> Result<()> {
-        if let PromptMethod::Coda(coda) = self { coda.enter_task(p, task) } else { Ok(()) }
+    pub fn enter_task(&mut self, p: &mut Params, head: &Linear, task: usize) -> Result<()> {
+        match self {
+            PromptMethod::None | PromptMethod::L2p(_) | PromptMethod::DualPrompt { .. } => Ok(()),
+            PromptMethod::Coda(coda) => coda.enter_task(p, task),
+            PromptMethod::SPrompts(domains) => domains.enter_task(p, head, task),
+        }
+    }
+
+    /// The weight of the l2 penalty in task `task`, if it is another than `optim.weight_decay`.
+    pub fn weight_decay(&self, task: usize) -> Option<f64> {
+        self.domains().and_then(|domains| domains.weight_decay(task))
     }
 
     /// What happens to prompts and counts when task `task` begins.
     pub fn begin_task(&mut self, p: &mut Params, task: usize) -> Result<()> {
-        if let PromptMethod::Coda(coda) = self {
-            return coda.begin_task(p, task);
+        match self {
+            PromptMethod::None
+            | PromptMethod::DualPrompt { pool: None, .. }
+            // All is drawn before the first task.
+            | PromptMethod::SPrompts(_) => Ok(()),
+            PromptMethod::L2p(pool) | PromptMethod::DualPrompt { pool: Some(pool), .. } => {
+                pool.begin_task(p, task)
+            }
+            PromptMethod::Coda(coda) => coda.begin_task(p, task),
         }
-        self.pool_mut().map_or(Ok(()), |pool| pool.begin_task(p, task))
+    }
+
+    /// Whether the queries of all images of task `task` are wanted once more after its steps.
+    pub fn wants_queries(&self, task: usize) -> Result<bool> {
+        self.domains().map_or(Ok(false), |domains| domains.wants_queries(task))
+    }
+
+    /// Adds queries (n, C) of the task that ends.
+    pub fn collect(&mut self, queries: &[f64]) {
+        if let PromptMethod::SPrompts(domains) = self {
+            domains.collect(queries);
+        }
+    }
+
+    /// What is made of the collected queries, after which there are none; nothing if there are none.
+    pub fn end_task(&mut self) -> Result<()> {
+        if let PromptMethod::SPrompts(domains) = self { domains.end_task() } else { Ok(()) }
+    }
+
+    /// What is learned without gradients and saved, by name; see also [`PromptMethod::uses`].
+    pub fn state(&self) -> Vec<(&'static str, &Tensor)> {
+        self.domains().map_or(Vec::new(), |domains| domains.state().to_vec())
+    }
+
+    pub fn state_mut(&mut self) -> Vec<(&'static str, &mut Tensor)> {
+        if let PromptMethod::SPrompts(domains) = self { domains.state_mut().into() } else { Vec::new() }
     }
 
     /// How often each prompt was used, (2, M) u32: by the tasks before this one, and by this one. It learns without

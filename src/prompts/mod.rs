@@ -5,8 +5,10 @@ mod choice;
 mod coda;
 mod general;
 mod gram_schmidt;
+pub mod k_means;
 mod method;
 mod pool;
+mod s_prompts;
 mod settings;
 mod stack;
 
@@ -16,5 +18,6 @@ pub use general::General;
 pub use gram_schmidt::gram_schmidt;
 pub use method::{PromptMethod, Query};
 pub use pool::Pool;
-pub use settings::{Components, Room, Settings};
+pub use s_prompts::{Heads, SPrompts};
+pub use settings::{Components, Domains, Room, Settings};
 pub use stack::{Place, Slots, TokenRows};

@@ -1,6 +1,6 @@
 //! What prompt methods read of a configuration, and the memory that they may ask for.
 
-use crate::config::schema::{CodaPrompt, Config, GPrompt, Method, PromptPool, Scenario};
+use crate::config::schema::{self, CodaPrompt, Config, GPrompt, Method, PromptPool, Scenario};
 use crate::error::{Error, Result};
 use crate::nn::vit::Dims;
 use crate::tensor::DType;
@@ -16,6 +16,8 @@ pub struct Settings {
     pub components: Option<Components>,
     /// By which a selection at random draws.
     pub seed: u64,
+    /// `[s_prompts]`; `None`: another method.
+    pub domains: Option<Domains>,
 }
 
 /// The components of CODA-Prompt, the tasks that they are divided among, and the seed of their draws.
@@ -26,11 +28,22 @@ pub struct Components {
     pub seed: u64,
 }
 
+/// The domains of S-Prompts, as many as there are tasks, and the seed of their centres.
+#[derive(Debug, Clone)]
+pub struct Domains {
+    pub config: schema::SPrompts,
+    pub tasks: usize,
+    pub seed: u64,
+}
+
+/// Tasks that are learned one after the other.
+fn tasks(config: &Config) -> usize {
+    if config.continual.scenario == Scenario::Joint { 1 } else { config.continual.num_tasks }
+}
+
 impl Components {
     fn of(config: &Config) -> Components {
-        let joint = config.continual.scenario == Scenario::Joint;
-        let tasks = if joint { 1 } else { config.continual.num_tasks };
-        Components { config: config.coda.clone(), tasks, seed: config.seed }
+        Components { config: config.coda.clone(), tasks: tasks(config), seed: config.seed }
     }
 
     /// Components of a task; what is left of the division is never used.
@@ -58,6 +71,11 @@ impl Settings {
             general: (config.g_prompt.g_prompt_length > 0).then(|| config.g_prompt.clone()),
             components: (config.method == Method::CodaPrompt).then(|| Components::of(config)),
             seed: config.seed,
+            domains: (config.method == Method::SPrompts).then(|| Domains {
+                config: config.s_prompts.clone(),
+                tasks: tasks(config),
+                seed: config.seed,
+            }),
         }
     }
 

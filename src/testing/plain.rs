@@ -181,6 +181,38 @@ pub fn row_norm<T: Float>(x: &[T], dy: &[T], c: usize, form: row_norm::Normaliza
 }
 
 /// (w, [dA, dK]) of x = [q (B, c), A (M, c), K (M, c)]: the cosine of q ∘ A and K, image by image.
+/// Σ F (p - a)² and `up` times its gradient in p. x: p, a, F.
+pub fn anchor<T: Float>(x: &[Vec<T>], up: T) -> (T, Vec<T>) {
+    let away: Vec<T> = x[0].iter().zip(&x[1]).map(|(&p, &a)| p - a).collect();
+    let penalty = sum(away.iter().zip(&x[2]).map(|(&d, &f)| f * d * d));
+    (penalty, away.iter().zip(&x[2]).map(|(&d, &f)| up * T::of(2.0) * f * d).collect())
+}
+
+/// F + weight g².
+pub fn add_squares<T: Float>(f: &[T], g: &[T], weight: f64) -> Vec<T> {
+    f.iter().zip(g).map(|(&f, &g)| f + T::of(weight) * g * g).collect()
+}
+
+/// Distillation over the classes whose number is not 2 more than a multiple of 3, and `up` times its gradient in the
+/// logits. x: logits, the teacher's.
+pub fn distill<T: Float>(x: &[Vec<T>], k: usize, temperature: f64, up: T) -> (T, Vec<T>) {
+    let softmax = |z: &[T]| {
+        let e: Vec<T> = z.iter().map(|&z| T::of((z.to_f64() / temperature).exp())).collect();
+        let total = sum((0..k).filter(|j| j % 3 != 2).map(|j| e[j]));
+        e.into_iter().map(|e| e / total).collect::<Vec<T>>()
+    };
+    let images = x[0].len() / k;
+    let (mut distance, mut d) = (T::ZERO, vec![T::ZERO; x[0].len()]);
+    for i in 0..images {
+        let (own, wanted) = (softmax(&x[0][i * k..][..k]), softmax(&x[1][i * k..][..k]));
+        for j in (0..k).filter(|j| j % 3 != 2) {
+            distance -= wanted[j] * T::of(own[j].to_f64().ln() / images as f64);
+            d[i * k + j] = up * (own[j] - wanted[j]) * T::of(1.0 / (images as f64 * temperature));
+        }
+    }
+    (distance, d)
+}
+
 pub fn component_weights<T: Float>(x: &[Vec<T>], dw: &[T], c: usize) -> (Vec<T>, [Vec<T>; 2]) {
     let m = x[1].len() / c;
     let (mut w, mut da, mut dk) = (Vec::new(), vec![T::ZERO; m * c], vec![T::ZERO; m * c]);
@@ -314,7 +346,7 @@ pub fn sgd<T: Float>(x: &[Vec<T>], with: Sgd) -> Vec<Vec<T>> {
     for ((&p, &u), &g) in x[0].iter().zip(&x[1]).zip(&x[2]) {
         let g = g * scale;
         let u = momentum * u + g;
-        out[0].push(p - lr * (g + momentum * u));
+        out[0].push(p - lr * if with.nesterov { g + momentum * u } else { u });
         out[1].push(u);
     }
     out

@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub struct Batch {
     images: Source,
     pub labels: Vec<u32>,
+    /// Of training images, (B): where they are in the training set.
+    pub positions: Vec<u32>,
     /// (B, K) if images are mixed in this run, otherwise empty.
     soft_labels: Vec<f32>,
 }
@@ -104,11 +106,11 @@ pub fn eval(
         let mut labels = vec![0; indices.len()];
         reader.fill_eval(which, indices, &mut pixels, &mut labels)?;
         let images = Source::Ready(ready(dtype, reader.preprocess().input_size(), &pixels));
-        return Ok(Batch { images, labels, soft_labels: Vec::new() });
+        return Ok(Batch { images, labels, positions: Vec::new(), soft_labels: Vec::new() });
     };
     let labels = reader.labels(which, indices)?;
     let images = Source::Resident { set, indices: indices.to_vec(), first: None };
-    Ok(Batch { images, labels, soft_labels: Vec::new() })
+    Ok(Batch { images, labels, positions: Vec::new(), soft_labels: Vec::new() })
 }
 
 /// Changes the images (B, S, S, 3) and the labels (B) of the batch of a step, counted from 0.
@@ -116,11 +118,33 @@ pub type BatchChange = Arc<dyn Fn(usize, &mut [f32], &mut [u32]) + Send + Sync>;
 
 /// The training batches of a task, in order.
 pub enum Training {
-    Ready { prepared: Prefetch, dtype: DType, side: usize, change: Option<BatchChange> },
-    Resident { set: Arc<Resident>, loader: Box<Loader>, steps: Range<usize> },
+    Ready {
+        prepared: Prefetch,
+        dtype: DType,
+        side: usize,
+        change: Option<BatchChange>,
+    },
+    Resident {
+        set: Arc<Resident>,
+        loader: Box<Loader>,
+        steps: Range<usize>,
+    },
+    /// Training images as test images are prepared.
+    Plain {
+        reader: Reader,
+        loader: Box<Loader>,
+        dtype: DType,
+        steps: Range<usize>,
+    },
 }
 
 impl Training {
+    /// The images of the batches of `loader`, prepared like test images.
+    pub fn plain(loader: Loader, reader: Reader, dtype: DType) -> Training {
+        let steps = 0..loader.steps();
+        Training::Plain { reader, loader: Box::new(loader), dtype, steps }
+    }
+
     /// # Errors
     /// As [`Prefetch::start`].
     pub fn start(
@@ -151,16 +175,23 @@ impl Iterator for Training {
                     }
                     let images = Source::Ready(ready(*dtype, *side, &batch.images));
                     let (labels, soft_labels) = (batch.labels.clone(), batch.soft_labels.clone());
+                    let positions = batch.positions.clone();
                     prepared.recycle(batch);
-                    Batch { images, labels, soft_labels }
+                    Batch { images, labels, positions, soft_labels }
                 }))
             }
             Training::Resident { set, loader, steps } => {
                 let step = steps.next()?;
                 let (indices, first) = (loader.batch_indices(step), Some(loader.first_number(step)));
                 let labels = loader.reader().labels(Subset::Train, &indices);
+                let positions = indices.clone();
                 let images = Source::Resident { set: set.clone(), indices, first };
-                Some(labels.map(|labels| Batch { images, labels, soft_labels: Vec::new() }))
+                Some(labels.map(|labels| Batch { images, labels, positions, soft_labels: Vec::new() }))
+            }
+            Training::Plain { reader, loader, dtype, steps } => {
+                let positions = loader.batch_indices(steps.next()?);
+                let batch = eval(reader, None, *dtype, Subset::Train, &positions);
+                Some(batch.map(|batch| Batch { positions, ..batch }))
             }
         }
     }

@@ -6,11 +6,11 @@ use super::session::{Loaded, Session};
 use super::steps::{Done, Steps};
 use crate::config::Config;
 use crate::config::schema::Schedule;
-use crate::data::Subset;
+use crate::data::{Subset, Task};
 use crate::device::Choice;
 use crate::error::{Error, Result};
 use crate::learner::{InitialWeights, Purpose};
-use crate::methods::Ranks;
+use crate::methods::{Moment, Ranks};
 use crate::output::table::{self, Style, percent};
 use crate::output::{say, signal};
 
@@ -134,12 +134,25 @@ fn keep_some(session: &mut Session) -> Result<usize> {
     Ok(n)
 }
 
+/// The passes beside the steps that the method asks for.
+fn passes(session: &mut Session, task: &Task, moment: Moment) -> Result<()> {
+    for pass in session.learner.method.passes(task.index, moment)? {
+        let view = session.pass_view(task, pass);
+        for batch in session.pass(task, pass)? {
+            signal::stop_sweep()?;
+            session.observe(pass, &batch?, &view)?;
+        }
+    }
+    Ok(())
+}
+
 /// One training and what it comes to.
 fn train(session: &mut Session, sweep: &mut Sweep) -> Result<Tried> {
     let rate = session.learner.config.optim.learning_rate;
     let task = session.train_tasks[0].clone();
     session.learner.meet(&task.classes);
-    session.learner.method.begin_task(&session.task_view(&task))?;
+    session.learner.method.begin_task(&session.task_view(&task), &task.classes)?;
+    passes(session, &task, Moment::BeforeSteps)?;
     let mut steps = Steps::from(session, &task, 0)?;
     sweep.steps = steps.total.min(STEPS);
     let per_step = steps.rate.at(1);
@@ -158,6 +171,7 @@ fn train(session: &mut Session, sweep: &mut Sweep) -> Result<Tried> {
     losses.extend(left.iter().map(|s| s.ce_loss));
     let last = &losses[losses.len().saturating_sub(LAST)..];
     let loss = last.iter().sum::<f64>() / last.len().max(1) as f64;
+    passes(session, &task, Moment::AfterSteps)?;
     session.learner.method.end_task()?;
     let score = evaluate::task(session, &mut QueryCache::new(Subset::Train, 1), 0)?;
     Ok(Tried { rate, per_step, outcome: Ok(Outcome { loss, accuracy: score.per_image }) })

@@ -12,6 +12,7 @@ use crate::data::{Subset, Task};
 use crate::device::range::{self, RangeTime, range};
 use crate::error::{Error, Result};
 use crate::learner::Position;
+use crate::methods::Moment;
 use crate::network::StepStats;
 use crate::output::progress::Progress;
 use crate::output::results::RateChange;
@@ -111,10 +112,13 @@ impl Learning {
             self.progress.task(task.index);
             self.session.learner.meet(&task.classes);
             if self.at.task_step == 0 {
-                self.session.learner.method.begin_task(&self.session.task_view(task))?;
+                let view = self.session.task_view(task);
+                self.session.learner.method.begin_task(&view, &task.classes)?;
+                self.show(task, Moment::BeforeSteps)?;
                 self.test_fresh(&tasks, &mut cache)?;
             }
             self.train_task(task, &mut cache)?;
+            self.show(task, Moment::AfterSteps)?;
             self.session.learner.method.end_task()?;
             if self.kind != LearningKind::Pretraining && self.session.tests_after(task.index) {
                 self.evaluate(task, &mut cache, validation.as_mut())?;
@@ -192,6 +196,36 @@ impl Learning {
             clock = Instant::now();
         }
         Ok(())
+    }
+
+    /// Shows the images of `task` to the method as often as it asks for them at this moment.
+    fn show(&mut self, task: &Task, moment: Moment) -> Result<()> {
+        let _phase = range(c"passes beside the steps");
+        for pass in self.session.learner.method.passes(task.index, moment)? {
+            let view = self.session.pass_view(task, pass);
+            for batch in self.session.pass(task, pass)? {
+                self.stop_in_pass(task, moment)?;
+                self.session.observe(pass, &batch?, &view)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a signal: the passes after the steps begin anew from what is saved here, those before them from the end of
+    /// the task before, which is saved.
+    fn stop_in_pass(&mut self, task: &Task, moment: Moment) -> Result<()> {
+        if moment == Moment::AfterSteps || self.kind == LearningKind::Baseline {
+            return self.stop_if_asked(None);
+        }
+        if !self.session.stop_requested()? {
+            return Ok(());
+        }
+        self.progress.finish();
+        Err(Error::Interrupted(format!(
+            "stopped before the first step of task {}; add --resume to go on from the end of task {}",
+            task.index + 1,
+            task.index
+        )))
     }
 
     /// Takes the numbers of the next steps, and writes a line for every [`LOG_EVERY`] of them.

@@ -1,8 +1,8 @@
 //! A learner with its data: what training and evaluation share.
 
-use super::batch::{self, Batch, BatchChange, ResidentData};
+use super::batch::{self, Batch, BatchChange, ResidentData, Training};
 use crate::config::Config;
-use crate::config::schema::Scenario;
+use crate::config::schema::{Method, Scenario};
 use crate::data::loader::task_batch;
 use crate::data::{self, DataSet, Loader, Reader, Split, Subset, Task, scenario, tasks};
 use crate::device::{Choice, Device};
@@ -12,7 +12,7 @@ use crate::learner::origin::{self, Origin};
 use crate::learner::{
     InitialWeights, Learner, Position, Purpose, SavedRun, backbone, fitting_device, test_images,
 };
-use crate::methods::Ranks;
+use crate::methods::{Pass, Ranks, Shown};
 use crate::network::TaskView;
 use crate::output::signal;
 use crate::tensor::DType;
@@ -130,6 +130,47 @@ impl Session {
         Ok(loader.only(rows))
     }
 
+    /// The batches of a pass over a task's images beside its steps. Their random numbers are those of no step.
+    pub fn pass(&self, task: &Task, pass: Pass) -> Result<Training> {
+        let (config, data, mut task) = (&self.learner.config, self.data.clone(), task.clone());
+        let (batch, tasks) = (task_batch(task.train.len(), self.ranks.batch, true), self.split.tasks.len());
+        let (epochs, which) = match pass {
+            Pass::WarmUp { epochs } => (epochs, 3),
+            Pass::Augmented | Pass::Plain => (1, 2),
+        };
+        // Tasks and the reviews after them have the numbers before.
+        task.index += which * tasks;
+        let preprocess = self.learner.preprocess.clone();
+        let loader = Loader::new(data, &self.split, &task, preprocess, config.seed, batch, epochs)?;
+        let loader = if let Pass::WarmUp { .. } = pass { loader } else { loader.each_once() };
+        let rows = self.ranks.rows(loader.whole_batch());
+        let loader = loader.only(rows);
+        if pass == Pass::Plain {
+            return Ok(Training::plain(loader, self.reader.clone(), self.dtype()));
+        }
+        let steps = 0..loader.steps();
+        Training::start(loader, self.resident.as_ref(), self.dtype(), self.change.clone(), steps)
+    }
+
+    /// The same as [`Session::task_view`] for the batches of a pass.
+    pub fn pass_view(&self, task: &Task, pass: Pass) -> TaskView {
+        let mut view = self.task_view(task);
+        let batch = task_batch(task.train.len(), self.ranks.batch, true);
+        view.rank_fraction = self.rank_fraction(batch);
+        if let Pass::WarmUp { .. } = pass {
+            view.mask = (0..self.classes()).map(|k| task.classes.contains(&(k as u32))).collect();
+        }
+        view
+    }
+
+    /// Shows a batch of a pass to the method; `view`: that of [`Session::pass_view`].
+    pub fn observe(&mut self, pass: Pass, batch: &Batch, view: &TaskView) -> Result<()> {
+        let (learner, targets) = (&mut self.learner, batch.targets());
+        let positions = batch.positions.as_slice();
+        let shown = Shown { images: batch.pixels(), labels: targets.view(), positions };
+        learner.method.observe(&learner.dev, pass, shown, view)
+    }
+
     /// The batches of the replay set of the tasks up to this one, which follow its own; `None` without any.
     pub fn review_loader(&self, task: &Task) -> Result<Option<Loader>> {
         let (config, data) = (&self.learner.config, &self.data);
@@ -168,10 +209,16 @@ impl Session {
         self.learner.class_names.len()
     }
 
-    /// The class mask of a task as training uses it.
+    /// The class mask of a task as training uses it. LwF without a mask is over the classes met so far, as in the published
+    /// code.
     pub fn task_view(&self, task: &Task) -> TaskView {
-        let masked = self.learner.config.continual.train_mask;
-        let mask = (0..self.classes()).map(|k| !masked || task.classes.contains(&(k as u32))).collect();
+        let Learner { config, classes_seen, .. } = &self.learner;
+        let classes = match (config.continual.train_mask, config.method) {
+            (true, _) => Some(&task.classes),
+            (false, Method::Lwf) => Some(classes_seen),
+            (false, _) => None,
+        };
+        let mask = (0..self.classes() as u32).map(|k| classes.is_none_or(|some| some.contains(&k))).collect();
         TaskView { index: task.index, mask, rank_fraction: self.rank_fraction(self.ranks.batch) }
     }
 

@@ -99,6 +99,7 @@ impl Steps {
         let lr = self.rate.at(self.done);
         let images = self.images(self.done);
         let targets = batch.targets();
+        session.learner.method.next_images(&batch.positions)?;
         stats.extend(session.learner.method.step(
             &session.learner.dev,
             batch.pixels(),

@@ -1,7 +1,7 @@
 //! A network with more classes and prompts takes over what a smaller one has learned, by name.
 
 use super::support::{self, DEV, images, labels};
-use l2p_engine::methods::{Gradient, Method, Ranks, Tensors};
+use l2p_engine::methods::{Gradient, Method, Pass, Ranks, Shown, Tensors};
 use l2p_engine::network::{Model, Setup, TaskView};
 use l2p_engine::output::TensorData;
 use l2p_engine::tensor::DType;
@@ -38,7 +38,9 @@ fn values<'a>(all: &'a Tensors, name: &str) -> (&'a [usize], Vec<f64>) {
 #[test]
 fn head_and_pool_grow_by_name() {
     let mut small = method(5, 6, 1);
-    small.begin_task(&TaskView { index: 0, mask: vec![true; 5], rank_fraction: 1.0 }).expect("a task");
+    small
+        .begin_task(&TaskView { index: 0, mask: vec![true; 5], rank_fraction: 1.0 }, &[0, 1, 2, 3, 4])
+        .expect("a task");
     (0..3).for_each(|_| step(&mut small, 5));
     let saved = small.state().expect("a state");
     let names: Vec<&str> = saved.iter().map(|(name, ..)| name.as_str()).collect();
@@ -86,4 +88,64 @@ fn head_and_pool_grow_by_name() {
     // Nothing shrinks.
     let said = method(4, 6, 1).restore_grown(&saved, 3).expect_err("fewer classes").to_string();
     assert!(said.contains("params/head") && said.contains("at most"), "{said}");
+}
+
+/// The values of a tensor of shape `large` that lie where one of shape `small` has some.
+fn corner(values: &[f64], small: &[usize], large: &[usize]) -> Vec<f64> {
+    let within = |i: usize| {
+        let mut rest = i;
+        small.iter().zip(large).rev().all(|(small, large)| {
+            let at = rest % large;
+            rest /= large;
+            at < *small
+        })
+    };
+    values.iter().enumerate().filter(|(i, _)| within(*i)).map(|(_, v)| *v).collect()
+}
+
+/// What was learned beside the steps goes to the beginning of every axis as parameters do: of domains, importance,
+/// classes met.
+#[test]
+fn what_is_learned_beside_the_steps_grows_by_name() {
+    for (name, tensors) in [
+        (
+            "prompt and head of a domain",
+            &["state/centres", "params/head/kernel", "params/s_prompts/prompt"][..],
+        ),
+        ("ewc", &["importance/head/kernel", "anchor/head/bias", "importance/block_1/qkv/kernel"]),
+        ("lwf of a head", &["state/classes met", "params/head/kernel"]),
+    ] {
+        let mut kind = support::kinds().into_iter().find(|kind| kind.name == name).expect("a kind");
+        let ranks = Ranks::alone(BATCH);
+        let mut small = Gradient::new(&kind.config, kind.model(BATCH), &mut Plan::new(), &ranks);
+        let task = TaskView { index: 0, mask: vec![true; 5], rank_fraction: 1.0 };
+        small.begin_task(&task, &[0, 2]).expect("a task");
+        let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
+        let positions: Vec<u32> = (0..BATCH as u32).collect();
+        small.next_images(&positions).expect("known images");
+        step(&mut small, 5);
+        let shown = Shown { images: x.view().into(), labels: y.view(), positions: &positions };
+        small.observe(&DEV, Pass::Augmented, shown, &task).expect("a look");
+        small.end_task().expect("an end");
+        let saved = small.state().expect("a state");
+        kind.config.continual.num_tasks += 1;
+        let setup = Setup::new(&kind.config, kind.dims, 7, BATCH).expect("a setup");
+        let mut plan = Plan::new();
+        let model = Model::new(setup, &mut plan);
+        let mut large = Gradient::new(&kind.config, model, &mut plan, &ranks);
+        assert!(large.restore(&saved, 1).is_err(), "{name}: a resume is no growth");
+        large.restore_grown(&saved, 1).expect("a growth");
+        let grown = large.state().expect("a state");
+        for tensor in tensors {
+            let ((shape, wanted), (grown_shape, all)) = (values(&saved, tensor), values(&grown, tensor));
+            assert!(wanted.iter().any(|v| *v != 0.0), "{name}: {tensor} holds nothing");
+            assert_eq!(corner(&all, shape, grown_shape), wanted, "{name}: {tensor}");
+            // What is new has no centres, no importance, and was not met.
+            let beyond = all.iter().filter(|v| **v != 0.0).count();
+            let parameter = tensor.starts_with("params/");
+            assert!(parameter || beyond == wanted.iter().filter(|v| **v != 0.0).count(), "{name}: {tensor}");
+        }
+        large.next_images(&positions).expect("no teacher");
+        step(&mut large, 7);
+    }
 }

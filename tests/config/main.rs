@@ -113,7 +113,7 @@ fn wrong_values_say_wanted_and_found() {
         ("seed = 1.5", "found `1.5`"),
         (
             "method = 'dualpromt'",
-            "one of `l2p`, `dualprompt`, `coda_prompt`, `finetune`, `linear`, `ncm`, `ranpac`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
+            "one of `l2p`, `dualprompt`, `coda_prompt`, `s_prompts`, `finetune`, `linear`, `ewc`, `lwf`, `ncm`, `ranpac`, `joint`, found `\"dualpromt\"`; did you mean `dualprompt`?",
         ),
         ("model.temperature = nan", "a finite number, found `nan`"),
         ("model.temperature = inf", "a finite number"),
@@ -193,7 +193,7 @@ fn every_key_has_a_comment_and_changes_the_hash() {
                 && l.contains(" = ")
         })
         .count();
-    assert_eq!(fields, paths.len() + 11, "eleven of the fields are tables");
+    assert_eq!(fields, paths.len() + 14, "fourteen of the fields are tables");
     for ((path, key), (_, now)) in paths.iter().zip(&pairs) {
         assert!(!key.doc.is_empty() && key.doc.iter().all(|d| d.trim().len() > 3), "{path} has no comment");
         assert!(config.to_toml().contains(&format!("#{}\n", key.doc[0])), "{path}");
@@ -285,6 +285,27 @@ fn checks_name_keys_wanted_and_found() {
         ),
         (&["method=coda_prompt", "coda.layers=[]"], "coda.layers must name at least one layer"),
         (&["method=coda_prompt", "coda.layers=[2, 1]"], "coda.layers"),
+        (
+            &["method=s_prompts"],
+            "(continual.scenario = \"class\"), it needs continual.train_mask = false, found true",
+        ),
+        (&["method=s_prompts", "continual.scenario=stream"], "\"stream\" has no boundaries"),
+        (&["method=s_prompts", "s_prompts.centres=0"], "s_prompts.centres must be at least 1, found 0"),
+        (&["method=s_prompts", "model.weight_norm=true"], "model.weight_norm = false, found false and true"),
+        (
+            &["method=s_prompts", "optim.optim=adamw", "s_prompts.later_weight_decay=0.1"],
+            "s_prompts.later_weight_decay = 0.1 is not for optim.optim = \"adamw\"",
+        ),
+        (&["method=s_prompts", "data.mixup_alpha=1"], "must be 0 with method = \"s_prompts\""),
+        (&["method=ewc", "continual.scenario=stream"], "method = \"ewc\" needs to know where a task ends"),
+        (
+            &["method=lwf", "continual.replay_per_class=2", "continual.replay_batch_size=2"],
+            "needs continual.replay_per_class = 0, found 2",
+        ),
+        (&["method=ewc", "data.cutmix_alpha=1"], "must be 0 with method = \"ewc\""),
+        (&["ewc.gamma=1.5"], "ewc.gamma must be 0 to 1, found 1.5"),
+        (&["ewc.lambda=-1"], "ewc.lambda must be a finite number, 0 or more"),
+        (&["lwf.temperature=0"], "lwf.temperature must be a finite number above 0, found 0"),
         (&["coda.ortho_mu=-1"], "coda.ortho_mu must be a finite number, 0 or more"),
     ] {
         // Values that the built-in default may change without changing what is tested here.
@@ -319,12 +340,19 @@ fn methods_imply_values_and_say_so() {
         ("ranpac", 2),
         ("dualprompt", 2),
         ("coda_prompt", 2),
+        ("s_prompts", 2),
+        ("ewc", 2),
+        ("lwf", 2),
         ("l2p", 0),
         ("joint", 1),
     ] {
         let loaded = load_with_notes(
             None,
-            &["model.vit_classifier=prompt".into(), format!("method={method}")],
+            &[
+                "model.vit_classifier=prompt".into(),
+                "continual.train_mask=false".into(),
+                format!("method={method}"),
+            ],
             None,
             None,
             None,
@@ -503,7 +531,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     type Row =
         (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
     // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
-    let rows: [Row; 21] = [
+    let rows: [Row; 23] = [
         ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
         (
             "cifar100_l2p_official_v1",
@@ -581,6 +609,8 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
         // Tasks of 25 images have one batch of all of them in an epoch.
         ("cifar100_few_shot_l2p", "official", Class, 9, (30_000, 1_170), (25, 5), Some(1_210), 0.015),
         ("core50_l2p", "official", Domain, 8, (14_987, 585), (14_986, 585), Some(4_680), 0.015),
+        ("core50_s_prompts", "pytorch", Domain, 8, (14_987, 2_340), (14_986, 2_340), Some(18_720), 0.01),
+        ("domainnet_s_prompts", "pytorch", Domain, 6, (33_525, 7_830), (48_212, 11_280), Some(95_940), 0.01),
         // The classes per label set are drawn: 31.3 to 66 of 500 images each are expected.
         ("cifar100_gaussian_l2p", "official", Gaussian, 200, (0, 0), (0, 0), None, 0.015),
     ];

@@ -163,7 +163,7 @@ fn updates(dev: &Device) {
         )
         .expect("a step");
         let (g, s) = (grads.view(), squares.view());
-        let with = Sgd { momentum: 0.9, max_norm: 1.0 };
+        let with = Sgd { momentum: 0.9, nesterov: true, max_norm: 1.0 };
         optimizer::sgd(dev, u.view_mut(), m.view_mut(), g, s, step_scalars.view(), with).expect("a step");
         [read(&p), read(&m), read(&v), read(&u)]
     };

@@ -13,6 +13,7 @@ mod model;
 mod mutations;
 #[path = "../emulation/races.rs"]
 mod races;
+mod s_prompts;
 mod tensors;
 
 use common::lanes::deep;

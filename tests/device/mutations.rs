@@ -202,7 +202,7 @@ const MUTATIONS: &[Mutation] = &[
     own("matmul", "min(m, (slice + 1) * depth)", "min(m, slice * depth + 1)"),
     own("optimizer", "rest2 * d * d", "rest2 * d"),
     own("optimizer", "lr * update + lr * decay", "lr * update + decay"),
-    own("optimizer", "lr * (d + momentum * speed.at[i])", "lr * speed.at[i]"),
+    own("optimizer", "nesterov ? d + momentum * speed.at[i] : speed.at[i]", "speed.at[i]"),
     own(
         "optimizer",
         "unscale * fminf(1.f, max_norm / (norm + 1e-6f))",

@@ -3,10 +3,9 @@
 use super::common::absolute_error;
 use super::common::npz::Npz;
 use super::common::official;
-use super::{DEV, Report, cases, images, labels, npz};
+use super::{DEV, Report, cases, count, images, labels, model_of, npz, number};
 use l2p_engine::config::schema::{Classifier, Config, Method, Precision, Schedule};
-use l2p_engine::network::{Model, Setup, TaskView};
-use l2p_engine::ops::gelu::GeluForm;
+use l2p_engine::network::{Model, TaskView};
 use l2p_engine::ops::match_prompts::Select;
 use l2p_engine::optim::Optimizer;
 use l2p_engine::optim::schedule::LearningRate;
@@ -15,14 +14,6 @@ use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::train::evaluate::argmax;
 use serde_json::Value;
-
-fn count(of: &Value, key: &str) -> usize {
-    of[key].as_u64().unwrap_or_else(|| panic!("{key}: wanted a count, found {}", of[key])) as usize
-}
-
-fn number(of: &Value, key: &str) -> f64 {
-    of[key].as_f64().unwrap_or_else(|| panic!("{key}: wanted a number, found {}", of[key]))
-}
 
 fn is_coda(about: &Value) -> bool {
     about["config"]["method"] == "coda_prompt"
@@ -48,12 +39,7 @@ fn config(of: &Value) -> Config {
 }
 
 fn model(config: &Config, all: &Value, about: &Value, batch: usize) -> Model {
-    let mut dims = official::dims(&all["models"], about["model"].as_str().expect("a model"));
-    assert_eq!(all["activation"], "gelu_erf");
-    (dims.gelu, dims.eps) = (GeluForm::Erf, number(all, "layer_norm_eps"));
-    let setup =
-        Setup::new(config, dims, count(&about["config"], "num_classes"), batch).expect("a valid setup");
-    let mut model = Model::new(setup, &mut Plan::new());
+    let mut model = model_of(config, all, about, count(&about["config"], "num_classes"), batch);
     official::load(&mut model, &npz(about["backbone"].as_str().expect("a backbone")), "", false);
     model
 }

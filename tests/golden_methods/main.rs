@@ -6,9 +6,15 @@
 mod coda;
 #[path = "../common/mod.rs"]
 mod common;
+mod regularizers;
+mod s_prompts;
 
 use common::npz::{Array, Npz};
+use l2p_engine::config::Config;
 use l2p_engine::device::Device;
+use l2p_engine::network::{Model, Setup};
+use l2p_engine::ops::gelu::GeluForm;
+use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -42,6 +48,23 @@ fn images(array: &Array) -> Tensor {
 
 fn labels(array: &Array) -> Tensor {
     Tensor::from_vec(array.u32s(), array.shape.as_slice())
+}
+
+fn count(of: &Value, key: &str) -> usize {
+    of[key].as_u64().unwrap_or_else(|| panic!("{key}: wanted a count, found {}", of[key])) as usize
+}
+
+fn number(of: &Value, key: &str) -> f64 {
+    of[key].as_f64().unwrap_or_else(|| panic!("{key}: wanted a number, found {}", of[key]))
+}
+
+/// A model of the sizes that `about` names, without weights.
+fn model_of(config: &Config, all: &Value, about: &Value, classes: usize, batch: usize) -> Model {
+    let mut dims = common::official::dims(&all["models"], about["model"].as_str().expect("a model"));
+    assert_eq!(all["activation"], "gelu_erf");
+    (dims.gelu, dims.eps) = (GeluForm::Erf, number(all, "layer_norm_eps"));
+    let setup = Setup::new(config, dims, classes, batch).expect("a valid setup");
+    Model::new(setup, &mut Plan::new())
 }
 
 /// The worst error of a case, and everything that is beyond the limit.

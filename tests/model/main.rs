@@ -7,5 +7,7 @@ mod frozen_rows;
 mod gradients;
 mod independence;
 mod naive;
+mod regularizers;
+mod s_prompts;
 mod shortcuts;
 mod support;

@@ -69,10 +69,34 @@ fn coda(c: &mut Config) {
     c.coda = CodaPrompt { components: 7, length: 4, layers: vec![0, 2], ortho_mu: 0.002 };
 }
 
+/// Prompts and heads of three domains.
+fn s_prompts(c: &mut Config) {
+    c.method = Method::SPrompts;
+    c.model.vit_classifier = Classifier::Token;
+    c.prompt_pool.pool_size = 0;
+    c.continual.num_tasks = 3;
+    c.s_prompts = SPrompts { length: 2, centres: 2, later_weight_decay: -1.0 };
+}
+
 fn fine_tune(c: &mut Config) {
     c.prompt_pool.pool_size = 0;
     c.model.vit_classifier = Classifier::Token;
     c.model.freeze_part = vec![];
+}
+
+fn ewc(c: &mut Config) {
+    fine_tune(c);
+    (c.method, c.ewc.lambda) = (Method::Ewc, 0.3);
+}
+
+fn lwf(c: &mut Config) {
+    fine_tune(c);
+    (c.method, c.lwf.alpha, c.lwf.temperature) = (Method::Lwf, 0.7, 1.5);
+}
+
+/// The head alone learns.
+fn head_alone(c: &mut Config) {
+    c.model.freeze_part = ["encoder", "embedding", "cls"].map(String::from).to_vec();
 }
 
 fn with_layers(layers: usize, kind: Kind) -> Kind {
@@ -99,6 +123,11 @@ pub fn kinds() -> Vec<Kind> {
     (erf.dims.gelu, erf.label_smoothing) = (GeluForm::Erf, 0.1);
     let mut second_task = l2p("components of a second task", coda);
     second_task.task = 1;
+    let mut second_domain = l2p("prompt and head of a second domain, weight decay", |c| {
+        s_prompts(c);
+        (c.optim.weight_decay, c.s_prompts.later_weight_decay) = (0.5, 0.04);
+    });
+    second_domain.task = 1;
     let mut smooth = l2p("smoothing, per image", per_image);
     smooth.label_smoothing = 0.2;
     let mut masked = l2p("prompt mask", |c| c.prompt_pool.use_prompt_mask = true);
@@ -144,11 +173,28 @@ pub fn kinds() -> Vec<Kind> {
             c.coda.layers = vec![1, 2];
             c.optim.clip_scope = ClipScope::All;
         }),
+        l2p("prompt and head of a domain", s_prompts),
+        second_domain,
+        l2p("prompt and head of a domain, everything learns", |c| {
+            s_prompts(c);
+            c.model.freeze_part = vec![];
+        }),
         l2p("fine-tuning", fine_tune),
         erf,
         l2p("fine-tuning, gap", |c| {
             fine_tune(c);
             c.model.vit_classifier = Classifier::Gap;
+        }),
+        l2p("ewc", ewc),
+        l2p("ewc of a head, weight decay", |c| {
+            ewc(c);
+            head_alone(c);
+            c.optim.weight_decay = 0.04;
+        }),
+        l2p("lwf", lwf),
+        l2p("lwf of a head", |c| {
+            lwf(c);
+            head_alone(c);
         }),
         l2p("everything learns", |c| {
             c.model.freeze_part = vec![];
@@ -224,6 +270,7 @@ impl Kind {
                 original.set(id, &moved).expect("values");
             }
         }
+        regularize(&mut model);
         model
     }
 
@@ -232,7 +279,39 @@ impl Kind {
     }
 
     pub fn step(&self, model: &mut Model, images: &Tensor, labels: &Tensor) -> StepStats {
+        if let Some(lwf) = model.regularizer.lwf() {
+            let positions: Vec<u32> = (0..labels.len() as u32).collect();
+            lwf.next_images(&positions).expect("known images");
+        }
         model.step(&DEV, images.view(), labels.view(), &self.task()).expect("a step")
+    }
+}
+
+/// As after a task: parameters have an importance and an anchor away from where they are; a teacher has answered for
+/// classes 0, 1 and 3, of which the last is masked in the loss.
+fn regularize(model: &mut Model) {
+    let normal = |stream: u64, n: usize| {
+        let mut rng = Rng::new(17, Stream::Test, stream);
+        (0..n).map(|_| f64::from(rng.normal() as f32)).collect::<Vec<f64>>()
+    };
+    let n = model.params.trainable.len();
+    let dtype = model.params.dtype();
+    for (i, (word, tensor)) in model.regularizer.of_parameters_mut().into_iter().enumerate() {
+        let values =
+            normal(i as u64, n).into_iter().map(|v| if word == "importance" { v * v } else { 0.4 * v });
+        let values = Tensor::from_f64(&values.collect::<Vec<f64>>(), [n], dtype);
+        tensor.view_mut().copy_from(values.view()).expect("as long as what learns");
+    }
+    for (name, tensor) in model.regularizer.state_mut() {
+        if name == "tasks" {
+            tensor.view_mut().write(&[1u32]).expect("a count");
+        }
+    }
+    if let Some(lwf) = model.regularizer.lwf() {
+        lwf.begin_task(&[0, 1, 3]).expect("a task");
+        lwf.begin_task(&[2, 4]).expect("a task");
+        let positions: Vec<u32> = (0..16).collect();
+        lwf.teach(&positions, &normal(9, 16 * CLASSES)).expect("answers");
     }
 }
 

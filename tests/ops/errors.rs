@@ -9,8 +9,8 @@ use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
 use l2p_engine::ops::pool_tokens::Pooling;
 use l2p_engine::ops::{
-    axpy, component_weights, cross_entropy, gather, gelu, layer_norm, patches, pool_tokens, row_norm, sum,
-    tokens,
+    anchor, axpy, component_weights, cross_entropy, distill, gather, gelu, layer_norm, patches, pool_tokens,
+    row_norm, sum, tokens,
 };
 use l2p_engine::tensor::{DType, Shape, Tensor};
 use l2p_engine::{Error, Result};
@@ -201,6 +201,41 @@ fn component_weights_arguments() {
 }
 
 #[test]
+fn anchor_arguments() {
+    let run = |out: usize, a: usize, f: usize| {
+        let mut out = t([out]);
+        anchor::penalty(&DEV, out.view_mut(), t([4]).view(), t([a]).view(), t([f]).view())
+    };
+    assert!(run(1, 4, 4).is_ok());
+    refused(run(2, 4, 4), "anchor", "out");
+    refused(run(1, 3, 4), "anchor", "anchor");
+    refused(run(1, 4, 5), "anchor", "importance");
+    let run = |d: usize, a: usize, f: usize| {
+        let mut d = t([d]);
+        anchor::backward_acc(&DEV, d.view_mut(), t([4]).view(), t([a]).view(), t([f]).view(), 1.0)
+    };
+    assert!(run(4, 4, 4).is_ok());
+    refused(run(3, 4, 4), "anchor", "dp");
+    refused(run(4, 3, 4), "anchor", "anchor");
+    refused(run(4, 4, 5), "anchor", "importance");
+    refused(anchor::add_squares(&DEV, t([4]).view_mut(), t([3]).view(), 1.0), "anchor", "importance");
+}
+
+#[test]
+fn distill_arguments() {
+    let run = |out: usize, d: [usize; 2], teacher: [usize; 2], mask: usize| {
+        let (mut out, mut d, mask) = (t([out]), t(d), Tensor::from_vec(vec![1u32; mask], [mask]));
+        let (out, d, z, teacher) = (out.view_mut(), d.view_mut(), t([2, 3]), t(teacher));
+        distill::forward_backward_acc(&DEV, out, d, z.view(), teacher.view(), mask.view(), (2.0, 1.0))
+    };
+    assert!(run(1, [2, 3], [2, 3], 3).is_ok());
+    refused(run(2, [2, 3], [2, 3], 3), "distill", "out");
+    refused(run(1, [3, 2], [2, 3], 3), "distill", "dlogits");
+    refused(run(1, [2, 3], [1, 3], 3), "distill", "teacher");
+    refused(run(1, [2, 3], [2, 3], 2), "distill", "mask");
+}
+
+#[test]
 fn token_arguments() {
     let run = |p: [usize; 3], cls: usize, positions: usize| {
         let mut x = t([2, 3, 4]);
@@ -327,7 +362,7 @@ fn selection_and_loss_arguments() {
     refused(adam(3, 3, 4), "optimizer", "g");
     let sgd = |u: usize, g: usize| {
         let (mut p, mut u, g) = (t([3]), t([u]), t([g]));
-        let with = Sgd { momentum: 0.9, max_norm: 1.0 };
+        let with = Sgd { momentum: 0.9, nesterov: true, max_norm: 1.0 };
         optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g.view(), squares.view(), step_scalars.view(), with)
     };
     refused(sgd(2, 3), "optimizer", "u");

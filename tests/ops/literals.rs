@@ -9,7 +9,9 @@ use l2p_engine::ops::linear::{self, Epilogue, LinearWeights};
 use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
 use l2p_engine::ops::pool_tokens::{self, Pooling};
-use l2p_engine::ops::{axpy, component_weights, gather, layer_norm, patches, row_norm, sum, tokens};
+use l2p_engine::ops::{
+    anchor, axpy, component_weights, distill, gather, layer_norm, patches, row_norm, sum, tokens,
+};
 use l2p_engine::tensor::{DType, Tensor, ViewMut};
 
 /// To 1e-14 of the largest value.
@@ -126,6 +128,41 @@ fn weights_of_components() {
     component_weights::backward_acc(&DEV, out.0, out.1, dw.view(), q.view(), a.view(), k.view())
         .expect("gradients");
     assert_eq!([da.to_f64(), dk.to_f64()], [vec![0.0; 6], vec![0.0; 6]]);
+}
+
+/// 2 (3 - 1)² + 0.5 (-1 - 1)² = 10; its gradient 2 · 2 · 2 = 8 and 2 · 0.5 · -2 = -2, by 3 and on top of 1.
+#[test]
+fn anchored_parameters() {
+    let (p, a, mut f) = (f64s(&[3., -1.], [2]), f64s(&[1., 1.], [2]), f64s(&[2., 0.5], [2]));
+    let mut out = poisoned([1]);
+    anchor::penalty(&DEV, out.view_mut(), p.view(), a.view(), f.view()).expect("a penalty");
+    same("penalty", &out, &[10.0]);
+    let mut d = f64s(&[1., 1.], [2]);
+    anchor::backward_acc(&DEV, d.view_mut(), p.view(), a.view(), f.view(), 3.0).expect("a gradient");
+    same("gradient", &d, &[25.0, -5.0]);
+    anchor::add_squares(&DEV, f.view_mut(), p.view(), 0.25).expect("squares");
+    same("importance", &f, &[4.25, 0.75]);
+}
+
+/// Logits (2 ln 3, 0, 100) and a teacher's (0, 0, -7) at temperature 2 over the first two classes: b = (3/4, 1/4), a = (1/2,
+/// 1/2), D = -(ln 3/4 + ln 1/4) / 2, gradient (b - a) / 2, by 4.
+#[test]
+fn distillation() {
+    let (z, t) = (f64s(&[2.0 * 3f64.ln(), 0., 100.], [1, 3]), f64s(&[0., 0., -7.], [1, 3]));
+    let (mut out, mut d) = (poisoned([1]), f64s(&[1., 1., 1.], [1, 3]));
+    let mut run = |mask: [u32; 3]| {
+        let mask = Tensor::from_vec(mask.to_vec(), [3]);
+        let to = (out.view_mut(), d.view_mut());
+        distill::forward_backward_acc(&DEV, to.0, to.1, z.view(), t.view(), mask.view(), (2.0, 4.0))
+            .expect("a distance");
+        (out.clone(), d.clone())
+    };
+    let (out, d) = run([1, 1, 0]);
+    same("distance", &out, &[-0.5 * (0.75f64.ln() + 0.25f64.ln())]);
+    same("gradient", &d, &[1.5, 0.5, 1.0]);
+    let (out, d) = run([0, 0, 0]);
+    assert_eq!((out.to_f64(), d.to_f64().len()), (vec![0.0], 3), "no class");
+    same("gradient", &d, &[1.5, 0.5, 1.0]);
 }
 
 /// Columns (3, 4) and (0, 0), the second stays.
@@ -245,7 +282,19 @@ fn optimizer_values() {
         let (squares, g, step_scalars) =
             (f64s(&[g * g], [1]), f64s(&[g], [1]), f64s(&[0.1, 1., 1., unscale], [4]));
         let (g, squares, step_scalars) = (g.view(), squares.view(), step_scalars.view());
-        let with = Sgd { momentum: 0.9, max_norm };
+        let with = Sgd { momentum: 0.9, nesterov: true, max_norm };
+        optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g, squares, step_scalars, with).expect("sgd");
+        same("p", &p, &[wp]);
+        same("u", &u, &[wu]);
+    }
+    // The same without Nesterov: p -= .1 * u
+    let (mut p, mut u) = (f64s(&[1.], [1]), f64s(&[0.], [1]));
+    for (step, g, wp, wu) in [(1, 0.5, 0.975, 0.25), (2, -2.0, 1.0525, -0.775)] {
+        let (max_norm, unscale) = halved(step, g);
+        let (squares, g, step_scalars) =
+            (f64s(&[g * g], [1]), f64s(&[g], [1]), f64s(&[0.1, 1., 1., unscale], [4]));
+        let (g, squares, step_scalars) = (g.view(), squares.view(), step_scalars.view());
+        let with = Sgd { momentum: 0.9, nesterov: false, max_norm };
         optimizer::sgd(&DEV, p.view_mut(), u.view_mut(), g, squares, step_scalars, with).expect("sgd");
         same("p", &p, &[wp]);
         same("u", &u, &[wu]);
@@ -268,7 +317,7 @@ fn optimizers_pass_over_infinity() {
         let (g, squares, step_scalars) = (g.view(), squares.view(), step_scalars.view());
         optimizer::adam(&DEV, p.view_mut(), [m.view_mut(), v.view_mut()], g, squares, step_scalars, with)
             .expect("adam");
-        let with = Sgd { momentum: 0.9, max_norm: 0.0 };
+        let with = Sgd { momentum: 0.9, nesterov: true, max_norm: 0.0 };
         optimizer::sgd(&DEV, p.view_mut(), m.view_mut(), g, squares, step_scalars, with).expect("sgd");
     }
     assert_eq!([p.to_f64(), m.to_f64(), v.to_f64()], [[1.], [2.], [3.]]);

@@ -39,6 +39,8 @@ fn set<'a>(pairs: &[&'a str]) -> Vec<&'a str> {
 
 /// A rate at which a rounding does not grow into another course.
 const GENTLE: &str = "optim.learning_rate=0.003";
+/// The last batch of a pass over 50 images has two: some ranks have none.
+const ODD: &str = "data.train_per_class=25";
 const PER_IMAGE: &[&str] = &["prompt_pool.batchwise_prompt=false", "precision=\"f64\""];
 
 /// The tensors of the last checkpoint, by name.
@@ -93,7 +95,7 @@ const COMMON_KINDS: &[Kind] = &[(
 )];
 
 /// The run once more with a single prompt; an l2 penalty and queries from patches; a norm of all gradients and images that are cropped; components with a penalty, which is of parameters and not of
-/// images; kept images.
+/// images; centres of all images of a task; kept images.
 const OTHER_KINDS: &[Kind] = &[
     ("single prompt", &["baselines.single_prompt=true"]),
     ("random prompts", &["prompt_pool.selection=\"random\"", "prompt_pool.pull_constraint_coeff=0"]),
@@ -113,6 +115,42 @@ const OTHER_KINDS: &[Kind] = &[
             "coda.length=4",
             "coda.layers=[0,2]",
             "coda.ortho_mu=0.1",
+            GENTLE,
+        ],
+    ),
+    (
+        "domains",
+        &[
+            "method=\"s_prompts\"",
+            "continual.train_mask=false",
+            "s_prompts.length=3",
+            "optim.optim=\"sgd\"",
+            "optim.nesterov=false",
+            "data.augment=\"crop\"",
+            ODD,
+            GENTLE,
+        ],
+    ),
+    (
+        "importance of parameters",
+        &[
+            "method=\"ewc\"",
+            "model.freeze_part=[]",
+            "data.augment=\"crop\"",
+            "optim.optim=\"sgd\"",
+            ODD,
+            GENTLE,
+        ],
+    ),
+    (
+        "a teacher",
+        &[
+            "method=\"lwf\"",
+            "model.freeze_part=[]",
+            "lwf.warmup_epochs=2",
+            "continual.train_mask=false",
+            "optim.optim=\"sgd\"",
+            ODD,
             GENTLE,
         ],
     ),

@@ -94,6 +94,19 @@ const COMPONENTS: &[&str] = &[
     "train.num_epochs=3",
 ];
 
+/// Every task is a domain, whose images are looked at once more after its steps.
+const DOMAINS: &[&str] = &[
+    "continual.train_mask=false",
+    "s_prompts.length=3",
+    "s_prompts.later_weight_decay=0.001",
+    "optim.optim=sgd",
+    "optim.nesterov=false",
+    "optim.weight_decay=0.002",
+    "optim.learning_rate_schedule=cosine_epoch",
+    "train.num_epochs=3",
+    "data.augment=crop",
+];
+
 const OTHER_KINDS: &[Kind] = &[
     ("finetune", &[]),
     ("linear", &["continual.replay_per_class=8", "continual.num_review_epochs=4"]),
@@ -122,6 +135,13 @@ const OTHER_KINDS: &[Kind] = &[
     ("joint", &[]),
     ("coda_prompt", COMPONENTS),
     ("l2p", &["prompt_pool.selection=random", "prompt_pool.pull_constraint_coeff=0", "data.augment=crop"]),
+    ("s_prompts", DOMAINS),
+    (
+        "ewc",
+        &["model.freeze_part=[]", "optim.learning_rate=0.003", "train.num_epochs=2", "data.augment=crop"],
+    ),
+    ("lwf", &["optim.optim=sgd", "lwf.warmup_epochs=2", "train.num_epochs=3", "continual.train_mask=false"]),
+    ("lwf", &["model.freeze_part=[]", "optim.learning_rate=0.003", "lwf.warmup_epochs=1"]),
 ];
 
 #[test]

@@ -251,10 +251,9 @@ fn deep_replay_keeps_what_was_learned() {
     assert_eq!(last["step"].as_u64(), Some(5 * 30), "{last}");
 }
 
-/// Domains from the third column of a list, tested apart and together.
-#[test]
-fn a_task_per_domain_of_a_list() {
-    let dir = tempfile::tempdir().expect("a folder");
+/// Pictures of three classes in three domains, and three lists of them: for training, for tests of every domain, for
+/// tests of one.
+fn domains_of_a_list(dir: &Path) -> [String; 3] {
     let mut lists = [String::new(), String::new(), String::new()];
     for (d, domain) in ["day", "night", "fog"].iter().enumerate() {
         for class in 0..3u32 {
@@ -264,7 +263,7 @@ fn a_task_per_domain_of_a_list() {
                 let pixel = |x: u32, y: u32| {
                     image::Luma([((x * (class + 1) * 9 + y * 3) as u8 / 2).wrapping_add(shade)])
                 };
-                image::GrayImage::from_fn(20, 24, pixel).save(dir.path().join(&name)).expect("a picture");
+                image::GrayImage::from_fn(20, 24, pixel).save(dir.join(&name)).expect("a picture");
                 let line = format!("{name} kind{class} {domain}\n");
                 lists[usize::from(i >= 8)] += &line;
                 // A test list of one domain only.
@@ -274,17 +273,25 @@ fn a_task_per_domain_of_a_list() {
             }
         }
     }
+    lists
+}
+
+const DOMAINS: [&str; 5] = [
+    "data.dataset=images",
+    "continual.scenario=domain",
+    "continual.num_tasks=3",
+    "train.per_device_batch_size=8",
+    "data.test_per_class=10",
+];
+
+/// Domains from the third column of a list, tested apart and together.
+#[test]
+fn a_task_per_domain_of_a_list() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let lists = domains_of_a_list(dir.path());
     let data = format!("data.dir={}", dir.path().display());
     let cache = format!("data.cache_dir={}", dir.path().join("cache").display());
-    let sets = [
-        "data.dataset=images",
-        "continual.scenario=domain",
-        "continual.num_tasks=3",
-        "train.per_device_batch_size=8",
-        "data.test_per_class=10",
-        &data,
-        &cache,
-    ];
+    let sets = [&DOMAINS[..], &[&data, &cache]].concat();
     std::fs::write(dir.path().join("train.txt"), &lists[0]).expect("a list");
     for (test, columns) in [(1, vec![1, 2, 3]), (2, vec![1, 1, 1])] {
         std::fs::write(dir.path().join("test.txt"), &lists[test]).expect("a list");
@@ -433,6 +440,39 @@ fn metrics_of_a_run_agree_with_its_answers() {
     }
 }
 
+/// What was learned of domains is read back by `eval`, with the accuracies of the run, and by `predict`.
+#[test]
+fn methods_of_domains_answer_after_their_run() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let lists = domains_of_a_list(dir.path());
+    for (name, list) in ["train.txt", "test.txt"].into_iter().zip(&lists) {
+        std::fs::write(dir.path().join(name), list).expect("a list");
+    }
+    let data = format!("data.dir={}", dir.path().display());
+    let cache = format!("data.cache_dir={}", dir.path().join("cache").display());
+    for method in ["s_prompts", "ewc", "lwf"] {
+        let workdir = dir.path().join(method);
+        let word = format!("method={method}");
+        let sets = [&DOMAINS[..], &[&data, &cache, &word, "baselines.linear_probe=false"]].concat();
+        let (matrix, _) = run(&workdir, &sets);
+        assert_eq!(matrix.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 3], "{method}");
+        let mut eval = engine();
+        eval.args(["eval", "--json", "--batch-size", "5", "--workdir"]).arg(&workdir);
+        let said = expect(eval, 0);
+        let eval: serde_json::Value =
+            serde_json::from_str(&said[said.find('{').expect("JSON")..]).expect("JSON");
+        let last: Vec<f64> = matrix[2].clone();
+        let mean = last.iter().sum::<f64>() / last.len() as f64;
+        let again = eval["per_image"]["avg_acc"].as_f64().expect("a number");
+        assert!((again - mean).abs() < 1e-12, "{method}: {again}, {mean} in the run");
+        let mut predict = engine();
+        predict.args(["predict", "--json", "--workdir"]).arg(&workdir).arg(dir.path().join("fog_1_9.png"));
+        let said = expect(predict, 0);
+        let answer: serde_json::Value = serde_json::from_str(said.trim()).expect("JSON");
+        assert_eq!(answer["classes"].as_array().map(Vec::len), Some(3), "{method}: {said}");
+    }
+}
+
 /// In a folder with nothing in it: what every shipped benchmark will do.
 #[test]
 fn benchmarks_are_planned_without_images_and_weights() {
@@ -457,6 +497,7 @@ fn benchmarks_are_planned_without_images_and_weights() {
         ("cifar100_dualprompt", "1300 steps of 192 images, learning rate 0.0225,"),
         ("imr_dualprompt", "6000 steps of 192 images, learning rate 0.00375,"),
         ("cifar100_coda", "7800 steps of 128 images, learning rate 0.001,"),
+        ("core50_s_prompts", "18720 steps of 128 images, learning rate 0.01,"),
         ("cifar100_ranpac", "400 steps of 128 images, learning rate 0.015,"),
         ("cifar100_b50_inc10_l2p", "15610 steps of 16 images, learning rate 0.001875,"),
         ("cifar100_b50_inc10_coda", "7800 steps of 128 images, learning rate 0.001,"),

@@ -12,11 +12,11 @@ mod ridge;
 pub use projection::Projection;
 pub use ridge::{Choice, Ridge, Sums};
 
-use super::named::{self, Fit};
+use super::named::{self, Fit, values};
 use super::{Method, Ranks, Tensors};
 use crate::config::schema::Config;
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::network::{Model, Pixels, StepStats, TaskView};
 use crate::ops::match_prompts::Select;
 use crate::output::checkpoint::TensorData;
@@ -110,17 +110,6 @@ fn host_dtype(model: DType) -> DType {
     if model == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
-/// All values of a saved tensor of any size.
-fn values(tensors: &Tensors, name: &str) -> Result<Vec<f64>> {
-    let found = tensors.iter().find(|(n, ..)| n == name);
-    let (.., data) = found.ok_or_else(|| Error::failed(format!("the checkpoint has no tensor `{name}`")))?;
-    Ok(match data {
-        TensorData::F32(values) => values.iter().map(|&v| f64::from(v)).collect(),
-        TensorData::F64(values) => values.clone(),
-        TensorData::U32(values) => values.iter().map(|&v| f64::from(v)).collect(),
-    })
-}
-
 /// The lower triangle of a square matrix, row by row.
 fn packed<T: crate::ops::float::Float>(gram: &Tensor) -> Result<Tensor> {
     let m = gram.dims()[0];
@@ -146,7 +135,7 @@ impl Method for Ranpac {
         &self.model
     }
 
-    fn begin_task(&mut self, _task: &TaskView) -> Result<()> {
+    fn begin_task(&mut self, _: &TaskView, _: &[u32]) -> Result<()> {
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use super::forward::fill_table;
 use super::*;
 
 impl Model {
-    fn head_backward(&mut self, dev: &Device, batch: usize, c: usize) -> Result<()> {
+    pub(super) fn head_backward(&mut self, dev: &Device, batch: usize, c: usize) -> Result<()> {
         let (read, rows) = self.read_rows();
         let (p, grads, ws) = (&self.params, &mut self.grads, &mut self.ws);
         for tensor in [&mut ws.dfeatures, &mut ws.dpooled] {
@@ -15,8 +15,13 @@ impl Model {
         scale_in_place(dev, ws.dlogits.view_mut(), scale / self.setup.temperature)?;
         let dlogits = ws.dlogits.view();
         let features = if self.setup.norm_pre_logits { &ws.features } else { &ws.pooled };
-        self.head.backward_params_acc(dev, p, grads, features.view(), dlogits, None)?;
-        self.head.backward_input(dev, p, ws.dfeatures.view_mut(), dlogits, None, Write::Set)?;
+        let head = match self.prompts.heads() {
+            Heads::Domain(domain) => self.head.other(domain),
+            // Steps have one head for all images.
+            Heads::One | Heads::Each(_) => self.head,
+        };
+        head.backward_params_acc(dev, p, grads, features.view(), dlogits, None)?;
+        head.backward_input(dev, p, ws.dfeatures.view_mut(), dlogits, None, Write::Set)?;
         /* 3 */
         if self.setup.norm_pre_logits {
             ws.dpooled.fill(0.0);

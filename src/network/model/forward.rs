@@ -158,7 +158,28 @@ impl Model {
             ws.pooled.view()
         };
         /* 4 */
-        self.head.forward(dev, p, ws.logits.view_mut(), features, Epilogue::Plain)?;
+        match self.prompts.heads() {
+            Heads::One => self.head.forward(dev, p, ws.logits.view_mut(), features, Epilogue::Plain)?,
+            Heads::Domain(domain) => {
+                let head = self.head.other(domain);
+                head.forward(dev, p, ws.logits.view_mut(), features, Epilogue::Plain)?;
+            }
+            Heads::Each(domains) => {
+                // Every head that an image uses answers for all images; row d B + b is what head d says of image b.
+                let used = domains.iter().max().map_or(0, |last| *last as usize + 1);
+                ws.all_logits.reshape([used * batch, classes]);
+                for domain in (0..used).filter(|&domain| domains.contains(&(domain as u32))) {
+                    let part = ws.all_logits.view_mut().part(domain * batch * classes, [batch, classes]);
+                    self.head.other(domain).forward(dev, p, part, features, Epilogue::Plain)?;
+                }
+                let rows: Vec<u32> =
+                    (0..).zip(domains).map(|(b, domain)| domain * batch as u32 + b).collect();
+                ws.logit_rows.reshape([batch, 1]);
+                ws.logit_rows.view_mut().write(&rows)?;
+                let logits = ws.logits.view_mut().reshaped([batch, 1, classes]);
+                gather::forward(dev, logits, 0, ws.all_logits.view(), ws.logit_rows.view(), 1)?;
+            }
+        }
         scale_in_place(dev, ws.logits.view_mut(), 1.0 / self.setup.temperature)
     }
 }

@@ -24,9 +24,10 @@ impl Adam {
     }
 }
 
-/// SGD with Nesterov momentum: u = μu + g, p -= lr (g + μu). Gradients are clipped as for [`Adam`].
+/// SGD with momentum: u = μu + g, p -= lr u, or with Nesterov's p -= lr (g + μu). Gradients are clipped as for [`Adam`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sgd {
     pub momentum: f64,
+    pub nesterov: bool,
     pub max_norm: f64,
 }

@@ -51,7 +51,7 @@ pub fn sgd<T: Float>(p: &mut [T], u: &mut [T], g: &[T], step_scalars: &[f64], gr
             for i in 0..p.len() {
                 let g = g[i] * scale;
                 u[i] = momentum * u[i] + g;
-                p[i] -= lr * (g + momentum * u[i]);
+                p[i] -= lr * if with.nesterov { g + momentum * u[i] } else { u[i] };
             }
         },
     );

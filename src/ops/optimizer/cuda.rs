@@ -10,7 +10,8 @@ const ADAM: Kernel = kernel!("optimizer", "optimizer_adam", [
     rest2: f32, eps: f32, decay: f32, max_norm: f32, vectors: u32,
 ]);
 const SGD: Kernel = kernel!("optimizer", "optimizer_sgd", [
-    p: *f32, u: *f32, g: *f32, squares: *f32, step_scalars: *f32, n: u64, momentum: f32, max_norm: f32, vectors: u32,
+    p: *f32, u: *f32, g: *f32, squares: *f32, step_scalars: *f32, n: u64, momentum: f32, nesterov: u32, max_norm: f32,
+    vectors: u32,
 ]);
 
 const THREADS: usize = 256;
@@ -68,7 +69,8 @@ pub fn sgd(
     let n = p.len();
     let (momentum, max_norm) = (with.momentum as f32, with.max_norm as f32);
     let vectors = vectors(ElementType::F32, n, &[&p, &u, &g]);
-    let args = args![p, u, g, squares, step_scalars, n = n as u64, momentum, max_norm, vectors];
+    let nesterov = u32::from(with.nesterov);
+    let args = args![p, u, g, squares, step_scalars, n = n as u64, momentum, nesterov, max_norm, vectors];
     // SAFETY: mod.rs has checked that all three have n elements, squares one and step_scalars four.
     unsafe { gpu.launch(&SGD, ElementType::F32, grid(n), &args) }
 }

@@ -8,7 +8,7 @@ use crate::ops::float::Float as _;
 use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::Write;
 use crate::ops::optimizer::{self, Adam, Sgd};
-use crate::ops::{axpy, component_weights, cross_entropy, row_norm};
+use crate::ops::{anchor, axpy, component_weights, cross_entropy, distill, row_norm};
 use crate::tensor::{DType, Tensor, View, ViewMut};
 use crate::testing::plain as naive;
 
@@ -56,6 +56,87 @@ pub(super) fn weigh_components(b: usize, m: usize, c: usize) -> Case {
         }))
         .moves(b * m + b * c + 2 * m * c, b * m + b * c + 6 * m * c)
         .batched(move |b| weigh_components(b, m, c))
+}
+
+/// The penalty of parameters away from their anchor.
+pub(super) fn anchor(n: usize) -> Case {
+    let scale = |up: &[View]| scalar(up[0]);
+    Case::new("anchor", format!("{n} parameters"), 0)
+        .input("p", [n], Fill::Values, Scope::All)
+        .input("anchor", [n], Fill::Values, Scope::All)
+        .input("importance", [n], Fill::Positive, Scope::All)
+        .output("penalty", [1], Scope::All, Role::Result)
+        .all_wide()
+        .numbers(&["penalty"])
+        .on_cpu_only()
+        .forward(move |dev, x, out| {
+            let [out] = take(out);
+            anchor::penalty(dev, out, x[0], x[1], x[2])
+        })
+        .backward(&[("p", Write::Add)], move |dev, x, _, up, grads| {
+            let [dp] = take(grads);
+            anchor::backward_acc(dev, dp, x[0], x[1], x[2], scale(up))
+        })
+        .plain(plain!(|x, up| {
+            let (penalty, d) = naive::anchor(x, up[0][0]);
+            (vec![vec![penalty]], vec![d])
+        }))
+        .moves(3 * n, 4 * n)
+}
+
+/// Squares of gradients that are added up.
+pub(super) fn add_squares(n: usize) -> Case {
+    Case::new("anchor", format!("{n} squares"), 0)
+        .input("importance", [n], Fill::Positive, Scope::All)
+        .input("g", [n], Fill::Values, Scope::All)
+        .output("importance", [n], Scope::All, Role::Kept)
+        .all_wide()
+        .on_cpu_only()
+        .forward(move |dev, x, out| {
+            let [mut f] = take(out);
+            assign(f.reborrow(), x[0]);
+            anchor::add_squares(dev, f, x[1], 0.3)
+        })
+        .plain(plain!(|x, _up| (vec![naive::add_squares(&x[0], &x[1], 0.3)], vec![])))
+        .moves(3 * n, 0)
+}
+
+/// Distillation over all classes but every third.
+pub(super) fn distill(b: usize, k: usize, temperature: f64) -> Case {
+    Case::new("distill", format!("{b}x{k} at temperature {temperature}"), 0)
+        .input("logits", [b, k], Fill::Values, Scope::Each)
+        .input("teacher", [b, k], Fill::Values, Scope::Each)
+        .output("distance", [1], Scope::All, Role::Result)
+        .all_wide()
+        .numbers(&["distance"])
+        .on_cpu_only()
+        .forward(move |dev, x, out| {
+            let ([out], mut none) = (take(out), Tensor::zeros_on(dev, [b, k], x[0].dtype())?);
+            let mask = every_third_left_out(k);
+            distill::forward_backward_acc(
+                dev,
+                out,
+                none.view_mut(),
+                x[0],
+                x[1],
+                mask.view(),
+                (temperature, 0.0),
+            )
+        })
+        .backward(&[("logits", Write::Add)], move |dev, x, out, up, grads| {
+            let ([d], mut distance) = (take(grads), Tensor::zeros_on(dev, [1], out[0].dtype())?);
+            let (mask, with) = (every_third_left_out(k), (temperature, scalar(up[0])));
+            distill::forward_backward_acc(dev, distance.view_mut(), d, x[0], x[1], mask.view(), with)
+        })
+        .plain(plain!(|x, up| {
+            let (distance, d) = naive::distill(x, k, temperature, up[0][0]);
+            (vec![vec![distance]], vec![d])
+        }))
+        .moves(2 * b * k, 4 * b * k)
+}
+
+fn every_third_left_out(k: usize) -> Tensor {
+    Tensor::from_vec((0..k as u32).map(|j| u32::from(j % 3 != 2)).collect(), [k])
 }
 
 pub(super) fn column_norm(rows: usize, c: usize) -> Case {
@@ -192,9 +273,9 @@ pub(super) fn adam(n: usize, decay: f64) -> Case {
         .moves(13 * n, 0)
 }
 
-pub(super) fn sgd(n: usize) -> Case {
-    let with = Sgd { momentum: 0.9, max_norm: 1.5 };
-    Case::new("optimizer", format!("sgd {n}"), 0)
+pub(super) fn sgd(n: usize, nesterov: bool) -> Case {
+    let with = Sgd { momentum: 0.9, nesterov, max_norm: 1.5 };
+    Case::new("optimizer", format!("sgd {n}{}", if nesterov { ", Nesterov" } else { "" }), 0)
         .input("p", [n], Fill::Values, Scope::All)
         .input("u", [n], Fill::Values, Scope::All)
         .input("g", [n], Fill::Values, Scope::All)

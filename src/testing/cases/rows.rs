@@ -3,7 +3,8 @@
 use super::case::{Case, Role, assign, plain, take};
 use super::data::{Fill, Scope};
 use super::learn::{
-    Loss, adam, column_norm, count, cross_entropy, penalise, pull, select, sgd, weigh_components,
+    Loss, adam, add_squares, anchor, column_norm, count, cross_entropy, distill, penalise, pull, select, sgd,
+    weigh_components,
 };
 use crate::config::schema::{Augment, Data};
 use crate::data::{Normalize, Preprocess};
@@ -42,6 +43,10 @@ pub(super) fn small() -> Vec<Case> {
         select(5, 9, 3, Select::Vote { group: 2 }),
         select(5, 9, 3, Select::Fixed { start: 4 }),
         weigh_components(3, 5, 7),
+        anchor(1001),
+        add_squares(1003),
+        distill(3, 5, 2.0),
+        distill(2, 2, 1.0),
         weigh_components(1, 1, 2),
         weigh_components(5, 3, 37),
         column_norm(3, 37),
@@ -61,7 +66,8 @@ pub(super) fn small() -> Vec<Case> {
         cross_entropy(11, 70, 0.1, Loss { own_mask: true, soft: true }),
         adam(1001, 0.0),
         adam(37, 0.02),
-        sgd(1001),
+        sgd(1001, true),
+        sgd(1003, false),
     ];
     for kind in [Pooling::Mean, Pooling::Max, Pooling::MeanMax] {
         cases.push(pool_tokens(3, (6, 5), 1..5, kind));
@@ -93,13 +99,15 @@ pub(super) fn medium() -> Vec<Case> {
         select(65, 10, 4, Select::PerImage),
         select(65, 10, 4, Select::Vote { group: 16 }),
         weigh_components(65, 20, 193),
+        anchor(100_003),
+        distill(65, 103, 0.7),
         column_norm(300, 100),
         penalise(65, 20),
         count(65, 20, 4),
         cross_entropy(65, 100, 0.1, Loss::default()),
         cross_entropy(65, 100, 0.1, Loss { own_mask: true, soft: true }),
         adam(100_003, 0.01),
-        sgd(100_003),
+        sgd(100_003, true),
     ]
 }
 
@@ -122,13 +130,16 @@ pub(super) fn vit_b() -> Vec<Case> {
         pull(128, 10, 4),
         select(128, 10, 4, Select::Vote { group: 16 }),
         weigh_components(128, 100, c),
+        anchor(122_980),
+        add_squares(122_980),
+        distill(128, 100, 2.0),
         column_norm(c, 100),
         penalise(128, 10),
         count(128, 10, 4),
         cross_entropy(128, 100, 0.0, Loss::default()),
         cross_entropy(128, 100, 0.0, Loss { own_mask: true, soft: true }),
         adam(122_980, 0.0),
-        sgd(122_980),
+        sgd(122_980, true),
     ]
 }
 

@@ -109,8 +109,9 @@ impl Counted<'_> {
                 cost.backward[0] * dense + cost.backward[1] * mixed + weights
             }
         };
-        let query = if model.prompts.query() == Query::Cls { plain } else { 0.0 };
-        let train_image = query + forward + backward;
+        let pass = |query: Query| if query == Query::Cls { plain } else { 0.0 };
+        let query = pass(model.prompts.query());
+        let train_image = pass(model.prompts.query_to_learn()) + forward + backward;
         // A method that takes each image once answers from features, which are computed once for each test image.
         let once = config.method.takes_each_image_once();
         let (forward, query) = if once { (0.0, plain) } else { (forward, query) };
@@ -118,9 +119,20 @@ impl Counted<'_> {
         let steps: usize = tasks.iter().map(|(_, steps)| steps).sum();
         let different: usize = tasks.iter().map(|(task, _)| task.train.len()).sum();
         let trained = if once { different } else { steps * batch + self.replayed() };
+        let later = tasks.iter().skip(1).map(|(task, _)| task.train.len()).sum::<usize>();
+        let seen_again = match config.method {
+            Name::SPrompts => different as f64 * plain,
+            Name::Ewc => different as f64 * (forward + backward),
+            // The teacher, and its head before.
+            Name::Lwf => (later * (1 + config.lwf.warmup_epochs)) as f64 * forward,
+            _ => 0.0,
+        };
         let own_ridge = if config.method == Name::Ranpac { cost.ridge } else { 0.0 };
-        let total =
-            trained as f64 * train_image + tested as f64 * forward + queried as f64 * query + own_ridge;
+        let total = trained as f64 * train_image
+            + tested as f64 * forward
+            + queried as f64 * query
+            + seen_again
+            + own_ridge;
         let images = different + queried;
         let features = if baselines::wants_features(&config.baselines) { images as f64 * plain } else { 0.0 };
         let again = baseline_runs::runs_of(config).len() as f64;
