@@ -232,7 +232,13 @@ impl PromptMethod {
     }
 
     /// Overwrites what is put in front of the keys and values of layer `l`, (B, n, C) each.
-    pub fn write_prefix(&self, dev: &Device, p: &Params, l: usize, prefix: &mut [Tensor; 2]) -> Result<()> {
+    pub fn write_prefix(
+        &mut self,
+        dev: &Device,
+        p: &Params,
+        l: usize,
+        prefix: &mut [Tensor; 2],
+    ) -> Result<()> {
         if let PromptMethod::Coda(coda) = self {
             return coda.write_prefix(dev, p, l, prefix);
         }
@@ -318,6 +324,11 @@ impl PromptMethod {
     /// nothing else.
     pub fn enter_task(&mut self, p: &mut Params, task: usize) -> Result<()> {
         if let PromptMethod::Coda(coda) = self { coda.enter_task(p, task) } else { Ok(()) }
+    }
+
+    /// Components of the tasks so far, 0 of a method without: a step that was captured is one for so many.
+    pub fn components_in_use(&self) -> usize {
+        self.coda().map_or(0, Coda::in_use)
     }
 
     /// What happens to prompts and counts when task `task` begins.

@@ -7,33 +7,15 @@ mod coda;
 #[path = "../common/mod.rs"]
 mod common;
 
-use common::npz::{Array, Npz};
+use common::coda::{cases, npz};
+use common::npz::Array;
 use l2p_engine::device::Device;
 use l2p_engine::tensor::{DType, Tensor};
-use serde_json::Value;
-use std::path::{Path, PathBuf};
 
 /// Agreement relative to the largest value of a quantity; of gradients: to the largest of the case.
 const F64: f64 = 1e-9;
 
 const DEV: Device = Device::Cpu;
-
-fn folder() -> PathBuf {
-    match std::env::var_os("L2P_GOLDEN_METHODS_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden_methods"),
-    }
-}
-
-fn npz(name: &str) -> Npz {
-    Npz::read(&folder().join(name))
-}
-
-fn cases() -> Value {
-    let path = folder().join("cases.json");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
 
 fn images(array: &Array) -> Tensor {
     let values: Vec<f64> = array.data.iter().map(|v| v / 256.0).collect();
