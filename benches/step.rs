@@ -12,7 +12,7 @@
 use clap::{Parser, ValueEnum};
 use l2p_engine::Result;
 use l2p_engine::comm::{self, Launch};
-use l2p_engine::config::schema::{Augment, Classifier, Config, Data, Precision};
+use l2p_engine::config::schema::{Augment, Classifier, CodaPrompt, Config, Data, Method as Name, Precision};
 use l2p_engine::data::{Normalize, Preprocess, image_set};
 use l2p_engine::device::{Device, StreamKind};
 use l2p_engine::methods::{Gradient, Method, Ranks};
@@ -101,6 +101,12 @@ struct Args {
     /// DualPrompt's prefixes instead of prompt tokens.
     #[arg(long)]
     dualprompt: bool,
+    /// CODA-Prompt's components, as its code has them for CIFAR-100, instead of a pool.
+    #[arg(long, conflicts_with = "dualprompt")]
+    coda: bool,
+    /// With a penalty on them.
+    #[arg(long, default_value_t = 0.0, requires = "coda")]
+    ortho_mu: f64,
     #[arg(long)]
     json: bool,
     /// Passed by `cargo bench`; ignored.
@@ -190,6 +196,13 @@ fn config(args: &Args) -> Config {
         config.prompt_pool.e_prompt_layer_idx = vec![2, 3, 4];
         config.prompt_pool.use_prefix_tune_for_e_prompt = true;
         config.g_prompt.g_prompt_length = 5;
+    }
+    if args.coda {
+        config.method = Name::CodaPrompt;
+        config.model.vit_classifier = Classifier::Token;
+        config.prompt_pool.pool_size = 0;
+        config.continual.num_tasks = 10;
+        config.coda = CodaPrompt { ortho_mu: args.ortho_mu, ..CodaPrompt::default() };
     }
     config
 }
@@ -286,7 +299,8 @@ fn measure(args: &Args, dev: &Device, ranks: &Ranks) -> Result<Measured> {
     let labels: Vec<u32> = (0..args.batch).map(|i| i as u32 % 10).collect();
     let labels = Tensor::from_vec(labels, [args.batch]).to(dev)?;
     let task = TaskView {
-        index: 0,
+        // Of ten: the penalty of the last is on all components.
+        index: if args.coda { 9 } else { 0 },
         mask: (0..CLASSES).map(|k| k < 10).collect(),
         rank_fraction: 1.0 / ranks.comm.size() as f64,
     };
@@ -358,7 +372,8 @@ fn run(args: &Args) -> Result<()> {
             "precision": format!("{:?}", args.precision).to_lowercase(), "graph": config.train.graph,
             "gelu": format!("{:?}", args.gelu).to_lowercase(),
             "model": format!("{:?}", args.model), "batch": args.batch, "pool": args.pool,
-            "length": args.length, "top_k": args.top_k, "dualprompt": args.dualprompt, "shortcuts": !args.plain,
+            "length": args.length, "top_k": args.top_k, "dualprompt": args.dualprompt, "coda": args.coda,
+            "ortho_mu": args.ortho_mu, "shortcuts": !args.plain,
             "threads": rayon::current_num_threads(), "loss": loss, "seconds_per_step": seconds.json(),
             "images_per_second": rate(seconds), "planned_bytes": planned, "peak_bytes": in_use,
         });
@@ -382,7 +397,8 @@ fn run(args: &Args) -> Result<()> {
     }
     let mib = |bytes: usize| bytes as f64 / (1024.0 * 1024.0);
     println!(
-        "l2p step {:?} batch {} on {} in {:?}, GELU in its {:?} form",
+        "{} step {:?} batch {} on {} in {:?}, GELU in its {:?} form",
+        if args.coda { "coda_prompt" } else { "l2p" },
         args.model,
         args.batch,
         dev.name(),

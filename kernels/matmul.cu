@@ -13,8 +13,9 @@
 // f32 form: tiles of 64x64, 16 deep, fused multiply-adds.
 //
 // The same bits: an element is summed over its whole depth in order, 16 (f32: 1) at a time, whatever
-// the tile and its place, so that a row of y does not depend on M. The weight gradient alone is cut
-// into slices of its depth, by the shape only; the slices are added in order.
+// the tile and its place, so that a row of y does not depend on M. The weight gradient is cut
+// into slices of its depth, by the shape only, and in f32 so is backward_input where it has few columns and a long
+// sum, by N and K only; the slices are added in order.
 //
 // The ending of forward and backward_input, in this order; a null pointer leaves a part out:
 //   v = sum + bias[col];  pre = v;  v = gelu(v);  v = v * gelu'(slope);  v = v + residual
@@ -301,14 +302,29 @@ MATMUL(few_rows_bf16, bf16, Small, 64, 128, 4)
 MATMUL(few_rows_f16, f16, Small, 64, 128, 4)
 MATMUL(f32, float, Exact, 64, 256, 2)
 
-// dw (K, N) += the sum of `slices` parts (K, N), in order. Blocks of 256 threads, one element each.
+// backward_input of few columns and long sums in f32: a block per tile and slice of `depth` of the sum, slice after slice;
+// each slice to scratch (slices, M, K), `slice_len` = M K apart. `vectors`: bit 1 as above.
+extern "C" __global__ void __launch_bounds__(256, 2)
+    matmul_backward_input_slices_f32(float* __restrict__ parts, const float* __restrict__ dy, const float* __restrict__ w,
+                                     unsigned m, unsigned k, unsigned n, unsigned lddy, unsigned ldw, unsigned depth,
+                                     uint64_t slice_len, unsigned vectors) {
+    const unsigned tiles = div_ceil(m, 64) * div_ceil(k, 64), slice = blockIdx.x / tiles;
+    const Extents e = { m, k, slice * depth, min(n, (slice + 1) * depth), lddy, ldw, false };
+    const Ending<float> end = { parts + slice * slice_len, nullptr, nullptr, nullptr, nullptr, k, k, GELU_NONE, (vectors & 2) != 0 };
+    product<Exact<float, Inner::Depth, Inner::Depth>, 64, 64>(blockIdx.x % tiles, dy, w, e, end);
+}
+EXPORT(matmul_backward_input_slices_f32)
+
+// out (rows, cols) = the sum of `slices` parts (rows, cols), in order, or added to it. Blocks of 256 threads, one element
+// each.
 extern "C" __global__ void __launch_bounds__(256)
-    matmul_add_slices_f32(float* __restrict__ dw, const float* __restrict__ parts, unsigned k, unsigned n, unsigned lddw,
-                          unsigned slices) {
-    const size_t i = size_t(blockIdx.x) * 256 + threadIdx.x, len = size_t(k) * n;
+    matmul_add_slices_f32(float* __restrict__ out, const float* __restrict__ parts, unsigned rows, unsigned cols, unsigned ld,
+                          unsigned slices, unsigned add) {
+    const size_t i = size_t(blockIdx.x) * 256 + threadIdx.x, len = size_t(rows) * cols;
     if (i >= len) return;
     float sum = 0.f;
     for (unsigned s = 0; s < slices; s++) sum += parts[s * len + i];
-    dw[i / n * lddw + i % n] += sum;
+    float* const to = out + i / cols * ld + i % cols;
+    *to = add != 0 ? *to + sum : sum;
 }
 EXPORT(matmul_add_slices_f32)

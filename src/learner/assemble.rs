@@ -141,7 +141,7 @@ impl Purpose<'_> {
 
 /// Refuses a GPU for a method that has no kernels.
 fn expect_kernels(method: Name, dev: &Device) -> Result<()> {
-    if matches!(method, Name::CodaPrompt | Name::Ewc | Name::Lwf) && dev.gpu().is_some() {
+    if matches!(method, Name::Ewc | Name::Lwf) && dev.gpu().is_some() {
         return Err(Error::config(format!(
             "method = \"{method}\" has no kernels yet and computes on the CPU alone; use --device cpu"
         )));

@@ -49,8 +49,8 @@ pub struct Gradient {
 }
 
 /// What decides the launches of a step: targets, masks, how images select, whether the step before ends in it, the
-/// bits of this rank's share of the step, and which parts of the parameters learn.
-type CapturedStep = (Shape, usize, Select, bool, u64, Vec<Range<usize>>);
+/// bits of this rank's share of the step, which parts of the parameters learn, and how many components there are so far.
+type CapturedStep = (Shape, usize, Select, bool, u64, Vec<Range<usize>>, usize);
 
 impl Gradient {
     pub fn new(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Gradient {
@@ -163,6 +163,7 @@ impl Gradient {
             ends,
             task.rank_fraction.to_bits(),
             self.model.params.learning(),
+            self.model.prompts.components_in_use(),
         );
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {

@@ -108,7 +108,7 @@ impl Setup {
     /// What prompt methods know of the network.
     pub fn room(&self) -> Room {
         let Setup { dims, max_batch: batch, training, dtype, .. } = *self;
-        Room { dims, batch, training, dtype: dtype.accum_dtype() }
+        Room { dims, batch, training, dtype: dtype.accum_dtype(), activations: dtype }
     }
 
     /// What regularizers know of it.

@@ -10,7 +10,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::layers::Linear;
 use crate::nn::params::{Declare, Grads, ParamId, Params};
-use crate::ops::axpy::{axpy, scale_in_place};
+use crate::ops::axpy::{axpy, cast, scale_in_place};
 use crate::ops::component_weights;
 use crate::ops::matmul::{self, Layout, Write};
 use crate::ops::sum;
@@ -42,9 +42,11 @@ struct Layer {
     weights: Tensor,
 }
 
-/// What the backward pass needs beside the weights.
+/// What the passes need beside the weights.
 #[derive(Debug)]
 struct Temp {
+    /// (B, L_p / 2 · C): a prefix or its gradient, where activations have 16 bits and components f32.
+    prefix: Tensor,
     /// (B, C): the queries of the last choice that is learned from.
     query: Tensor,
     /// (B, N)
@@ -53,8 +55,8 @@ struct Temp {
     drows: [Tensor; 2],
     /// (3 E, f, f) for E layers: M Mᵀ - I of each parameter M.
     gram: Tensor,
-    /// (f, f)
-    identity: Tensor,
+    /// The same with -I of each.
+    minus_identity: Tensor,
 }
 
 impl Layer {
@@ -65,7 +67,7 @@ impl Layer {
 
 impl Coda {
     pub(super) fn new(declare: &mut Declare, plan: &mut Plan, settings: &Components, room: Room) -> Coda {
-        let Room { dims, batch: b, training, dtype } = room;
+        let Room { dims, batch: b, training, dtype, activations } = room;
         let (c, n, config) = (dims.embed_dim, settings.config.components, &settings.config);
         let mut layer = |index: usize| Layer {
             index,
@@ -77,12 +79,14 @@ impl Coda {
         let layers: Vec<Layer> = config.layers.iter().map(|&l| layer(l)).collect();
         let back = |size: usize| if training { size } else { 0 };
         let matrices = if training && config.ortho_mu > 0.0 { 3 * layers.len() } else { 0 };
+        let narrow = if activations == dtype { 0 } else { b };
         let temp = Temp {
+            prefix: plan.tensor("prefix, wide", [narrow, config.length / 2 * c], dtype),
             query: plan.tensor("query of a step", [back(b), c], dtype),
             dweights: plan.tensor("dweights of components", [back(b), n], dtype),
             drows: ["dattention", "dkey"].map(|name| plan.tensor(name, [back(n), c], dtype)),
             gram: plan.tensor("Gram matrices of components", [matrices, n, n], dtype),
-            identity: plan.tensor("identity", [if matrices > 0 { n } else { 0 }, n], dtype),
+            minus_identity: plan.tensor("identities", [matrices, n, n], dtype),
         };
         Coda { settings: settings.clone(), layers, active: 0..0, channels: c, temp }
     }
@@ -163,21 +167,30 @@ impl Coda {
         Ok(())
     }
 
-    /// Overwrites key and value prefix (B, L_p / 2, C) of layer `l`: w P, the halves of P side by side.
+    /// Overwrites key and value prefix (B, L_p / 2, C) of layer `l`: w P, the halves of P side by side. The product has
+    /// the type of the components, the prefix that of activations.
     pub(super) fn write_prefix(
-        &self,
+        &mut self,
         dev: &Device,
         p: &Params,
         l: usize,
         prefix: &mut [Tensor; 2],
     ) -> Result<()> {
-        let Some(layer) = self.layer(l) else { return Ok(()) };
+        let halves = [self.half(0), self.half(1)];
+        let Coda { layers, temp: Temp { prefix: wide, .. }, .. } = self;
+        let Some(layer) = layers.iter().find(|layer| layer.index == l) else { return Ok(()) };
         let b = layer.weights.dims()[0];
-        for (side, out) in prefix.iter_mut().enumerate() {
-            let half = self.half(side);
-            let out = (out.view_mut(), Layout::dense(b, half.cols));
+        for (half, out) in halves.into_iter().zip(prefix) {
+            let at = Layout::dense(b, half.cols);
             let weights = (layer.weights.view(), Layout::dense(b, half.rows));
-            matmul::forward(dev, out, weights, (p.get(layer.prompt), half), Write::Set)?;
+            let components = (p.get(layer.prompt), half);
+            if out.dtype() == layer.weights.dtype() {
+                matmul::forward(dev, (out.view_mut(), at), weights, components, Write::Set)?;
+                continue;
+            }
+            wide.reshape([b, half.cols]);
+            matmul::forward(dev, (wide.view_mut(), at), weights, components, Write::Set)?;
+            cast(dev, out.view_mut(), wide.view())?;
         }
         Ok(())
     }
@@ -193,13 +206,20 @@ impl Coda {
         dprefix: &[Tensor; 2],
     ) -> Result<()> {
         let halves = [self.half(0), self.half(1)];
-        let Coda { layers, temp: Temp { query, dweights, drows, .. }, .. } = self;
+        let Coda { layers, temp: Temp { prefix: wide, query, dweights, drows, .. }, .. } = self;
         let Some(layer) = layers.iter().find(|layer| layer.index == l) else { return Ok(()) };
         let (b, n) = (layer.weights.dims()[0], halves[0].rows);
         let weights = (layer.weights.view(), Layout::dense(b, n));
         dweights.reshape([b, n]);
         for (side, (half, d)) in halves.into_iter().zip(dprefix).enumerate() {
-            let d = (d.view(), Layout::dense(b, half.cols));
+            let d = if d.dtype() == layer.weights.dtype() {
+                d.view()
+            } else {
+                wide.reshape([b, half.cols]);
+                cast(dev, wide.view_mut(), d.view())?;
+                wide.view()
+            };
+            let d = (d, Layout::dense(b, half.cols));
             if let Some(dprompt) = grads.get_mut(p, layer.prompt) {
                 matmul::backward_weight_acc(dev, (dprompt, half), weights, d)?;
             }
@@ -240,17 +260,16 @@ impl Coda {
             return Ok(());
         }
         let (f, matrices) = (self.active.end, self.matrices());
-        let Temp { gram, identity, .. } = &mut self.temp;
+        let Temp { gram, minus_identity, .. } = &mut self.temp;
         gram.reshape([matrices.len(), f, f]);
-        out.fill(0.0);
+        gram.view_mut().copy_from(minus_identity.view())?;
         for (i, (id, width)) in matrices.into_iter().enumerate() {
             let m = (p.get(id), Layout::dense(f, width));
             let product = (gram.view_mut().part(i * f * f, [f, f]), Layout::dense(f, f));
-            matmul::backward_input(dev, product, m, m, Write::Set)?;
-            let mut product = gram.view_mut().part(i * f * f, [f, f]);
-            axpy(dev, product.reborrow(), identity.view(), -1.0)?;
-            sum::squares_acc(dev, out.reborrow(), product.as_view())?;
+            matmul::backward_input(dev, product, m, m, Write::Add)?;
         }
+        out.fill(0.0);
+        sum::squares_acc(dev, out.reborrow(), gram.view())?;
         scale_in_place(dev, out, 1.0 / (f * f) as f64)
     }
 
@@ -329,19 +348,27 @@ impl Coda {
                 p.freeze_rows(id, &frozen)?;
             }
         }
-        if !self.temp.identity.is_empty() {
-            let f = active.end;
-            let values: Vec<f64> = (0..f * f).map(|i| f64::from(u8::from(i / f == i % f))).collect();
-            self.temp.identity.reshape([f, f]);
-            let values = Tensor::from_f64(&values, [f, f], self.temp.identity.dtype());
-            self.temp.identity.view_mut().copy_from(values.view())?;
+        if !self.temp.minus_identity.is_empty() {
+            let (f, each) = (active.end, &mut self.temp.minus_identity);
+            let matrices = 3 * self.layers.len();
+            let one = (0..f * f).map(|i| if i / f == i % f { -1.0 } else { 0.0 });
+            let values: Vec<f64> = std::iter::repeat_n(one, matrices).flatten().collect();
+            each.reshape([matrices, f, f]);
+            let values = Tensor::from_f64(&values, [matrices, f, f], each.dtype());
+            each.view_mut().copy_from(values.view())?;
         }
         self.active = active;
         Ok(())
     }
 
+    /// Components of the tasks so far, f: launches of a step depend on it.
+    pub(super) fn in_use(&self) -> usize {
+        self.active.end
+    }
+
     /// Draws the components of task `task` and makes them orthogonal to those before it. A component's numbers have a
-    /// random stream of their own.
+    /// random stream of their own. The host does this, on a GPU too, because it happens once in a task: components are
+    /// downloaded and uploaded again.
     pub(super) fn begin_task(&mut self, p: &mut Params, task: usize) -> Result<()> {
         self.enter_task(p, task)?;
         let (n, layers) = (self.components(), self.layers.len());

@@ -298,7 +298,13 @@ impl PromptMethod {
     }
 
     /// Overwrites what is put in front of the keys and values of layer `l`, (B, n, C) each.
-    pub fn write_prefix(&self, dev: &Device, p: &Params, l: usize, prefix: &mut [Tensor; 2]) -> Result<()> {
+    pub fn write_prefix(
+        &mut self,
+        dev: &Device,
+        p: &Params,
+        l: usize,
+        prefix: &mut [Tensor; 2],
+    ) -> Result<()> {
         match self {
             PromptMethod::Coda(coda) => coda.write_prefix(dev, p, l, prefix),
             PromptMethod::None
@@ -433,6 +439,11 @@ impl PromptMethod {
     /// The weight of the l2 penalty in task `task`, if it is another than `optim.weight_decay`.
     pub fn weight_decay(&self, task: usize) -> Option<f64> {
         self.domains().and_then(|domains| domains.weight_decay(task))
+    }
+
+    /// Components of the tasks so far, 0 of a method without: a step that was captured is one for so many.
+    pub fn components_in_use(&self) -> usize {
+        self.coda().map_or(0, Coda::in_use)
     }
 
     /// What happens to prompts and counts when task `task` begins.

@@ -80,7 +80,7 @@ impl Pool {
         seed: u64,
         room: Room,
     ) -> Pool {
-        let Room { dims, batch: b, training, dtype } = room;
+        let Room { dims, batch: b, training, dtype, .. } = room;
         let (c, heads) = (dims.embed_dim, dims.heads);
         let (e, m, length) = (config.e_prompt_layer_idx.len(), config.pool_size, config.length);
         let (n, learned, prefix) = (config.top_k, config.prompt_key, config.use_prefix_tune_for_e_prompt);

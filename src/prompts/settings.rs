@@ -62,6 +62,8 @@ pub struct Room {
     pub training: bool,
     /// Type of queries, keys and similarities.
     pub dtype: DType,
+    /// Type of the tokens and prefixes.
+    pub activations: DType,
 }
 
 impl Settings {

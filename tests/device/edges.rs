@@ -181,6 +181,32 @@ fn updates(dev: &Device) {
     }
 }
 
+/// Components, keys and queries of zeros have weight 0; what is no number shows in the weights of its image alone, and
+/// gradients are those of the CPU where a length is at its floor.
+fn components(dev: &Device) {
+    let run = |dev: &Device, query: [f64; 4]| {
+        let q = f32s(&query, [2, 2], dev);
+        let (a, k) =
+            (f32s(&[3., 2., 0., 0., 1., 1.], [3, 2], dev), f32s(&[1., 1., 1., 2., 0., 0.], [3, 2], dev));
+        let mut w = f32s(&[f64::NAN; 6], [2, 3], dev);
+        component_weights::forward(dev, w.view_mut(), q.view(), a.view(), k.view()).expect("weights");
+        let [mut da, mut dk] = [(); 2].map(|()| f32s(&[0.5; 6], [3, 2], dev));
+        let dw = f32s(&[1e-13, 0., 0., 1e-13, 1e-13, 1e-13], [2, 3], dev);
+        let out = (da.view_mut(), dk.view_mut());
+        component_weights::backward_acc(dev, out.0, out.1, dw.view(), q.view(), a.view(), k.view())
+            .expect("gradients");
+        [read(&w), read(&da), read(&dk)]
+    };
+    for query in [[1., -2., 0., 0.], [1., -2., 1e-13, 1e-13], [0.; 4]] {
+        for (got, wanted) in run(dev, query).iter().zip(run(&Device::Cpu, query)) {
+            let close = got.iter().zip(&wanted).all(|(a, b)| abs_diff_eq!(a, b, epsilon = 1e-6));
+            assert!(close, "{query:?}: {got:?}, wanted {wanted:?}");
+        }
+    }
+    let [w, ..] = run(dev, [1., -2., f64::NAN, 1.]);
+    assert!(w[..3].iter().all(|w| w.is_finite()) && w[3..].iter().all(|w| w.is_nan()), "{w:?}");
+}
+
 /// The checks of this file, by op.
 pub fn of(op: &str, dev: &Device) {
     match op {
@@ -193,27 +219,15 @@ pub fn of(op: &str, dev: &Device) {
             .for_each(|&dtype| strange_ids_are_passed_over(dev, dtype)),
         "cross_entropy" => labels(dev),
         "optimizer" => updates(dev),
+        "component_weights" => components(dev),
         _ => {}
     }
 }
 
 pub fn all(dev: &Device) {
-    ["match_prompts", "gather", "cross_entropy", "optimizer"].iter().for_each(|op| of(op, dev));
-}
-
-#[test]
-fn an_op_without_a_kernel_says_so() {
-    let Some(gpu) = device() else { return };
-    let dev = Device::Cuda(gpu);
-    let [mut w, q, a] =
-        [f32s(&[0.; 6], [2, 3], &dev), f32s(&[1.; 8], [2, 4], &dev), f32s(&[1.; 12], [3, 4], &dev)];
-    let said =
-        component_weights::forward(&dev, w.view_mut(), q.view(), a.view(), a.view()).expect_err("no kernel");
-    assert_eq!(said.to_string(), "component_weights: has no kernel yet; use --device cpu");
-    let [mut da, mut dk] = [(); 2].map(|()| f32s(&[0.; 12], [3, 4], &dev));
-    let (da, dk) = (da.view_mut(), dk.view_mut());
-    let result = component_weights::backward_acc(&dev, da, dk, w.view(), q.view(), a.view(), a.view());
-    assert!(result.is_err_and(|said| said.to_string().contains("has no kernel yet")));
+    ["match_prompts", "gather", "cross_entropy", "optimizer", "component_weights"]
+        .iter()
+        .for_each(|op| of(op, dev));
 }
 
 #[test]

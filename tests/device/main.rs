@@ -2,6 +2,7 @@
 //! under several orders of streams, blocks and threads. Without a GPU the device is the emulated one of
 //! `tests/emulation`; `L2P_REQUIRE_GPU=1` asks for a real one.
 
+mod coda;
 #[path = "../common/mod.rs"]
 mod common;
 mod edges;

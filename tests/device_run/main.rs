@@ -42,6 +42,16 @@ const RUN: &[&str] = &[
     "baselines.naive_head=false",
 ];
 
+/// Two components for each of two tasks, and one that is never used, with a penalty.
+const COMPONENTS: &[&str] = &[
+    "model.vit_classifier=\"token\"",
+    "prompt_pool.pool_size=0",
+    "coda.components=5",
+    "coda.length=4",
+    "coda.layers=[0,2]",
+    "coda.ortho_mu=0.1",
+];
+
 /// One task of a few steps.
 const SHORT: &[&str] = &[
     "data.train_per_class=16",
@@ -322,6 +332,50 @@ fn several_gpus_learn_as_one_and_survive_kills() {
     assert!(!at("nothing").exists(), "only rank 0 writes");
 }
 
+/// CODA-Prompt on two GPUs beside one, killed and resumed.
+#[test]
+fn deep_components_on_two_gpus_learn_as_on_one_and_survive_kills() {
+    if !common::lanes::deep("CODA-Prompt on two GPUs") {
+        return;
+    }
+    let Some(gpu) = Gpu::find("components on two GPUs") else { return };
+    if gpu.library.is_none() {
+        let _ = writeln!(std::io::stderr(), "skipped: 1 test of runs on a device (components): it takes two");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let backbone = gpu.pretrain("cpu", dir.path(), &["train.num_epochs=10"]);
+    let at = |name: &str| dir.path().join(name);
+    let coda = |more: &[&'static str]| [&["method=\"coda_prompt\""], COMPONENTS, more].concat();
+    let sgd = ["optim.optim=\"sgd\"", "optim.learning_rate=0.03"];
+    let shared = [sgd[0], sgd[1], "train.per_device_batch_size=4"];
+    expect(on_several(&gpu, "cuda", &backbone, &at("one"), &coda(&sgd)), 0);
+    let clock = Instant::now();
+    expect(on_several(&gpu, "cuda:0,1", &backbone, &at("two"), &coda(&shared)), 0);
+    let whole = clock.elapsed();
+    let error = off_by(&losses(&at("two")), &losses(&at("one")));
+    println!("components on two GPUs beside one: losses within {error:.1e}");
+    assert!(error < 2e-5, "losses are off by {error:.1e}");
+
+    let killed = || {
+        let more = [coda(&shared), vec!["train.graph=false"]].concat();
+        let mut command = on_several(&gpu, "cuda:0,1", &backbone, &at("killed"), &more);
+        command.arg("--resume");
+        command
+    };
+    for part in [0.4, 0.7] {
+        let mut child = killed().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
+        std::thread::sleep(whole.mul_f32(part));
+        child.kill().expect("a kill");
+        let output = child.wait_with_output().expect("an end");
+        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    }
+    expect(killed(), 0);
+    let (a, b) = (outcome(&at("two")), outcome(&at("killed")));
+    assert!(a.0 == b.0, "the parameters differ");
+    assert_eq!((a.1, a.3), (b.1, b.3), "matrices and logs");
+}
+
 #[test]
 fn every_method_runs() {
     let Some(gpu) = Gpu::find("methods") else { return };
@@ -335,6 +389,7 @@ fn every_method_runs() {
         "g_prompt.g_prompt_length=2",
         "g_prompt.g_prompt_layer_idx=[0,1]",
     ];
+    let components = [&["method=\"coda_prompt\""], COMPONENTS].concat();
     let plain = |method: &'static str| {
         vec![method, "model.vit_classifier=\"token\"", "prompt_pool.pool_size=0", "optim.learning_rate=0.01"]
     };
@@ -355,6 +410,7 @@ fn every_method_runs() {
         replay.to_vec(),
         mixed.to_vec(),
         dualprompt.to_vec(),
+        components,
         finetune,
         plain("method=\"linear\""),
         plain("method=\"ncm\""),

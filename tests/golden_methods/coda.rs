@@ -1,10 +1,11 @@
 //! CODA-Prompt: single steps, trajectories over two tasks, new components, learning rates.
 
 use super::common::absolute_error;
+use super::common::coda::{self, count, is_coda, number};
 use super::common::npz::Npz;
 use super::common::official;
-use super::{DEV, Report, cases, count, images, labels, model_of, npz, number};
-use l2p_engine::config::schema::{Classifier, Config, Method, Precision, Schedule};
+use super::{DEV, Report, cases, images, labels, npz};
+use l2p_engine::config::schema::{Config, Precision, Schedule};
 use l2p_engine::network::{Model, TaskView};
 use l2p_engine::ops::match_prompts::Select;
 use l2p_engine::optim::Optimizer;
@@ -15,33 +16,12 @@ use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::train::evaluate::argmax;
 use serde_json::Value;
 
-fn is_coda(about: &Value) -> bool {
-    about["config"]["method"] == "coda_prompt"
-}
-
 fn config(of: &Value) -> Config {
-    let mut config = Config { precision: Precision::F64, method: Method::CodaPrompt, ..Config::default() };
-    config.prompt_pool.pool_size = 0;
-    config.model.vit_classifier = Classifier::Token;
-    config.continual.num_tasks = count(of, "num_tasks");
-    config.coda.components = count(of, "pool_size");
-    config.coda.length = count(of, "prompt_length");
-    config.coda.layers = serde_json::from_value(of["prompt_layers"].clone()).expect("layers");
-    config.coda.ortho_mu = number(of, "ortho_mu");
-    config.optim.lr_batch = 0;
-    config.optim.grad_clip_max_norm = 0.0;
-    config.optim.learning_rate_schedule = Schedule::CodaCosine;
-    if of.get("epochs").is_some() {
-        config.optim.learning_rate = number(of, "learning_rate");
-        config.train.num_epochs = count(of, "epochs");
-    }
-    config
+    Config { precision: Precision::F64, ..coda::config(of) }
 }
 
 fn model(config: &Config, all: &Value, about: &Value, batch: usize) -> Model {
-    let mut model = model_of(config, all, about, count(&about["config"], "num_classes"), batch);
-    official::load(&mut model, &npz(about["backbone"].as_str().expect("a backbone")), "", false);
-    model
+    coda::model(&DEV, config, all, about, batch)
 }
 
 fn task(index: usize, classes: &[u32], all: usize) -> TaskView {

@@ -9,37 +9,18 @@ mod common;
 mod regularizers;
 mod s_prompts;
 
+use common::coda::{cases, count, npz, number};
 use common::npz::{Array, Npz};
 use l2p_engine::config::Config;
 use l2p_engine::device::Device;
-use l2p_engine::network::{Model, Setup};
-use l2p_engine::ops::gelu::GeluForm;
-use l2p_engine::tensor::plan::Plan;
+use l2p_engine::network::Model;
 use l2p_engine::tensor::{DType, Tensor};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
 
 /// Agreement relative to the largest value of a quantity; of gradients: to the largest of the case.
 const F64: f64 = 1e-9;
 
 const DEV: Device = Device::Cpu;
-
-fn folder() -> PathBuf {
-    match std::env::var_os("L2P_GOLDEN_METHODS_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden_methods"),
-    }
-}
-
-fn npz(name: &str) -> Npz {
-    Npz::read(&folder().join(name))
-}
-
-fn cases() -> Value {
-    let path = folder().join("cases.json");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
 
 fn images(array: &Array) -> Tensor {
     let values: Vec<f64> = array.data.iter().map(|v| v / 256.0).collect();
@@ -50,21 +31,9 @@ fn labels(array: &Array) -> Tensor {
     Tensor::from_vec(array.u32s(), array.shape.as_slice())
 }
 
-fn count(of: &Value, key: &str) -> usize {
-    of[key].as_u64().unwrap_or_else(|| panic!("{key}: wanted a count, found {}", of[key])) as usize
-}
-
-fn number(of: &Value, key: &str) -> f64 {
-    of[key].as_f64().unwrap_or_else(|| panic!("{key}: wanted a number, found {}", of[key]))
-}
-
 /// A model of the sizes that `about` names, without weights.
 fn model_of(config: &Config, all: &Value, about: &Value, classes: usize, batch: usize) -> Model {
-    let mut dims = common::official::dims(&all["models"], about["model"].as_str().expect("a model"));
-    assert_eq!(all["activation"], "gelu_erf");
-    (dims.gelu, dims.eps) = (GeluForm::Erf, number(all, "layer_norm_eps"));
-    let setup = Setup::new(config, dims, classes, batch).expect("a valid setup");
-    Model::new(setup, &mut Plan::new())
+    common::coda::model_of(&DEV, config, all, about, classes, batch)
 }
 
 /// The worst error of a case, and everything that is beyond the limit.

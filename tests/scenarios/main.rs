@@ -506,6 +506,10 @@ fn benchmarks_are_planned_without_images_and_weights() {
         let said = plan(name, &[]);
         assert!(said.contains(wanted), "{name}: no `{wanted}` in {said}");
     }
+    // Query, forward and backward pass of 197 tokens with 4 prefixed rows in five layers, and 3 x 5 (4 + 2 x 8) 100 x 768
+    // for the components, computed by hand.
+    let coda = plan("cifar100_coda", &[]);
+    assert!(coda.contains("per training image 106.64 GFLOP"), "{coda}");
     // 17.6 billion products and sums forward, as every table of ViT-B/16 has it, twice that counted one by one.
     let said = plan("cifar100_l2p", &["--set", "prompt_pool.length=1", "--set", "prompt_pool.top_k=1"]);
     assert!(said.contains("and once 35.1"), "{said}");

@@ -7,20 +7,17 @@
 
 mod args;
 mod cpu;
+mod cuda;
 
 use crate::device::{Device, range};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
 use args::OP;
-
-fn no_kernel() -> Error {
-    Error::failed("component_weights: has no kernel yet; use --device cpu")
-}
 
 /// Overwrites `weights` (B, M).
 ///
 /// # Errors
-/// `Error::Shape` naming the argument; `Error::Failed` on a GPU.
+/// `Error::Shape` naming the argument.
 pub fn forward(dev: &Device, weights: ViewMut, query: View, attention: View, key: View) -> Result<()> {
     let (b, m, c) = (query.dims()[0], attention.dims()[0], query.dims()[1]);
     expect_shape(OP, "weights", weights.shape(), [b, m])?;
@@ -33,7 +30,7 @@ pub fn forward(dev: &Device, weights: ViewMut, query: View, attention: View, key
             cpu::forward(weights.get::<T>(OP, "weights")?, query, attention, key.get::<T>(OP, "key")?, c);
             Ok(())
         }),
-        Device::Cuda(_) => Err(no_kernel()),
+        Device::Cuda(gpu) => cuda::forward(gpu, weights, query, attention, key),
     }
 }
 
@@ -69,6 +66,6 @@ pub fn backward_acc(
             cpu::backward_acc(out, dweights.get::<T>(OP, "dweights")?, &of);
             Ok(())
         }),
-        Device::Cuda(_) => Err(no_kernel()),
+        Device::Cuda(gpu) => cuda::backward_acc(gpu, [dattention, dkey], dweights, query, attention, key),
     }
 }

@@ -1,7 +1,7 @@
 //! Launches of `kernels/matmul.cu`.
 
 use super::args::{Layout, Write};
-use crate::device::{Argument, Cell, ElementType, Gpu, Grid, Kernel, args, kernel};
+use crate::device::{Argument, Cell, ElementType, Gpu, Grid, Kernel, ScratchBuffer, args, kernel};
 use crate::error::Result;
 use crate::ops::gelu;
 use crate::tensor::{DType, View, ViewMut};
@@ -18,12 +18,16 @@ const BACKWARD_WEIGHT: Kernel = kernel!("matmul", "matmul_backward_weight", [
     out: *f32, x: *T, dy: *T, residual: *f32, m: u32, k: u32, n: u32, ld_out: u32, ldx: u32, lddy: u32,
     depth: u32, slice_len: u64, vectors: u32,
 ]);
+const BACKWARD_INPUT_SLICES: Kernel = kernel!("matmul", "matmul_backward_input_slices", [
+    parts: *f32, dy: *f32, w: *f32, m: u32, k: u32, n: u32, lddy: u32, ldw: u32, depth: u32, slice_len: u64,
+    vectors: u32,
+]);
 const FORWARD_FEW_ROWS: Kernel = Kernel { name: "matmul_forward_few_rows", ..FORWARD };
 const BACKWARD_INPUT_FEW_ROWS: Kernel = Kernel { name: "matmul_backward_input_few_rows", ..BACKWARD_INPUT };
 const BACKWARD_WEIGHT_FEW_ROWS: Kernel =
     Kernel { name: "matmul_backward_weight_few_rows", ..BACKWARD_WEIGHT };
 const ADD_SLICES: Kernel = kernel!("matmul", "matmul_add_slices", [
-    dw: *f32, parts: *f32, k: u32, n: u32, lddw: u32, slices: u32,
+    out: *f32, parts: *f32, rows: u32, cols: u32, ld: u32, slices: u32, add: u32,
 ]);
 
 /// Fewer blocks than this leave a large GPU idle. A constant, so that bits depend on shapes only.
@@ -31,6 +35,11 @@ const ENOUGH_BLOCKS: usize = 128;
 /// Rows that a slice of a weight gradient has at least, and the multiple that it is of.
 const LEAST_DEPTH: usize = 512;
 const DEPTH_STEP: usize = 32;
+/// The f32 product dx = dy wᵀ of so few columns and so long sums is cut into slices of the sum, of this depth: its tiles
+/// alone would leave a large GPU idle. Rows have no part in it, so that a row's bits do not depend on how many there are.
+const FEW_COLUMNS: usize = 128;
+const LONG_SUM: usize = 1024;
+const SUM_SLICE: usize = 256;
 
 /// What is done with a product before it is stored; see the kernel's header.
 #[derive(Default)]
@@ -152,6 +161,10 @@ pub fn backward_input(
 ) -> Result<()> {
     let form = dx.dtype().form("matmul", "dx")?;
     let (dx, dy, w) = (at_mut(dx, dx_at), at(dy, dy_at), at(w, w_at));
+    let in_slices = form == ElementType::F32 && dx_at.cols <= FEW_COLUMNS && dy_at.cols >= LONG_SUM;
+    if in_slices && pre.is_none() {
+        return backward_input_in_slices(gpu, (dx, dx_at), (dy, dy_at), (w, w_at), write);
+    }
     let (pre, gelu) = pre.map(|(pre, form)| (at(pre, dx_at), form)).unzip();
     let mut ends = vec![(dx.as_view(), dx_at)];
     ends.extend(pre.map(|pre| (pre, dx_at)));
@@ -176,6 +189,42 @@ pub fn backward_input(
     ];
     // SAFETY: mod.rs and linear have checked that all matrices lie within their tensors.
     unsafe { gpu.launch(kernel, form, tiles.grid(1), &args) }
+}
+
+/// In f32; the views begin at the first elements of the matrices.
+fn backward_input_in_slices(
+    gpu: &Gpu,
+    (dx, dx_at): (ViewMut, Layout),
+    (dy, dy_at): (View, Layout),
+    (w, w_at): (View, Layout),
+    write: Write,
+) -> Result<()> {
+    let (m, k, n) = (dx_at.rows, dx_at.cols, dy_at.cols);
+    let slices = n.div_ceil(SUM_SLICE);
+    let parts = gpu.scratch(slices * m * k)?;
+    let (lddy, ldw, depth, slice_len) = (dy_at.stride, w_at.stride, SUM_SLICE, (m * k) as u64);
+    // Scratch memory is aligned for everything.
+    let vectors = u32::from(k.is_multiple_of(4)) << 1;
+    let args = args![parts, dy, w, m, k, n, lddy, ldw, depth, slice_len, vectors];
+    let grid = Tiles::of(ElementType::F32, m, k).grid(slices);
+    // SAFETY: mod.rs has checked that both matrices lie within their tensors; the scratch memory holds `slices` matrices
+    // (M, K).
+    unsafe { gpu.launch(&BACKWARD_INPUT_SLICES, ElementType::F32, grid, &args)? };
+    add_slices(gpu, (dx, dx_at), parts, slices, write)
+}
+
+/// out = the sum of matrices of its extents, one after the other in memory; or added to it.
+fn add_slices(
+    gpu: &Gpu,
+    (out, at): (ViewMut, Layout),
+    parts: ScratchBuffer,
+    slices: usize,
+    write: Write,
+) -> Result<()> {
+    let (rows, cols, add) = (at.rows, at.cols, u32::from(write == Write::Add));
+    let args = args![out, parts, rows, cols, ld = at.stride, slices, add];
+    // SAFETY: the callers have filled `slices` such matrices, and `out` holds one with rows `ld` apart.
+    unsafe { gpu.launch(&ADD_SLICES, ElementType::F32, Grid::new((rows * cols).div_ceil(256), 256), &args) }
 }
 
 /// dw is f32 whatever the form of x and dy.
@@ -211,9 +260,5 @@ pub fn backward_weight_acc(
     let args = args![out = parts, x, dy, residual, m, k, n, ld_out = n, ldx, lddy, depth, slice_len, vectors];
     // SAFETY: as above; the scratch memory holds `slices` matrices (K, N).
     unsafe { gpu.launch(kernel, form, tiles.grid(slices), &args)? };
-    let grid = Grid::new((k * n).div_ceil(256), 256);
-    // SAFETY: as above.
-    unsafe {
-        gpu.launch(&ADD_SLICES, ElementType::F32, grid, &args![dw, parts, k, n, lddw = dw_at.stride, slices])
-    }
+    add_slices(gpu, (dw, dw_at), parts, slices, Write::Add)
 }

@@ -138,8 +138,8 @@ impl Case {
         self
     }
 
-    /// The op has no kernel yet.
-    pub(super) fn on_cpu_only(mut self) -> Case {
+    /// The op has no kernel yet, as in a trial (`docs/adding.md`).
+    pub fn on_cpu_only(mut self) -> Case {
         self.has_kernel = false;
         self
     }

@@ -21,6 +21,8 @@ pub(super) fn small() -> Vec<Case> {
         // On a GPU: loads of whole vectors, through a pipeline that goes round.
         matmul(12, 200, 24),
         matmul_in_columns(5, 6, 4),
+        // The same: a long sum in slices.
+        matmul_in_columns(2, 3, 1030),
         linear_columns(3, 5, 4),
         linear_residual((5, 1), 7, 3),
         linear_gelu((9, 1), 13, 11, GeluForm::Tanh),

@@ -41,7 +41,6 @@ pub(super) fn weigh_components(b: usize, m: usize, c: usize) -> Case {
         .input("key", [m, c], Fill::Values, Scope::All)
         .output("weights", [b, m], Scope::Each, Role::Result)
         .all_wide()
-        .on_cpu_only()
         .forward(move |dev, x, out| {
             let [weights] = take(out);
             component_weights::forward(dev, weights, x[0], x[1], x[2])

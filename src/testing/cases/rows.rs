@@ -49,6 +49,9 @@ pub(super) fn small() -> Vec<Case> {
         distill(2, 2, 1.0),
         weigh_components(1, 1, 2),
         weigh_components(5, 3, 37),
+        // On a GPU: more components than a block has warps, more columns than threads.
+        weigh_components(2, 9, 6),
+        weigh_components(2, 2, 300),
         column_norm(3, 37),
         column_norm(70, 5),
         column_norm(1, 1),

@@ -47,8 +47,24 @@ struct Cost<L, A> {
     backward: [f64; 2],
     /// The same for gradients of the weights of layers, where they learn.
     backward_weights: f64,
+    /// Of the components of CODA-Prompt: what they add to the forward and to the backward pass.
+    components: [f64; 2],
     /// Of a ridge regression on all tasks.
     ridge: f64,
+}
+
+/// The components of CODA-Prompt.
+struct ComponentExtents {
+    /// N, components.
+    count: f64,
+    /// E, layers that have them.
+    layers: f64,
+    /// L, rows of one in a layer.
+    rows: f64,
+    /// f², of those so far, in the mean over the tasks; 0 without a penalty.
+    squares: f64,
+    /// Images that share a step of a rank.
+    batch: f64,
 }
 
 impl Counted<'_> {
@@ -64,7 +80,22 @@ impl Counted<'_> {
             embed: 2.0 * (d.patches() * d.patch_len()) as f64 * c,
             backward: [1.0, 2.0],
             backward_weights: 1.0,
+            components: self.components().map_or([0.0; 2], |of| of.operations(c)),
             ridge: self.ridge(),
+        })
+    }
+
+    fn components(&self) -> Option<ComponentExtents> {
+        let coda = (self.config.method == Name::CodaPrompt).then_some(&self.config.coda)?;
+        let tasks = self.split.tasks.len().max(1);
+        let each = coda.components / tasks;
+        let squares: usize = (1..=tasks).map(|t| (t * each).pow(2)).sum();
+        Some(ComponentExtents {
+            count: coda.components as f64,
+            layers: coda.layers.len() as f64,
+            rows: coda.length as f64,
+            squares: if coda.ortho_mu > 0.0 { squares as f64 / tasks as f64 } else { 0.0 },
+            batch: self.config.train.per_device_batch_size as f64,
         })
     }
 
@@ -84,6 +115,7 @@ impl Counted<'_> {
             embed: VALUE * (image + weights / self.config.train.per_device_batch_size as f64),
             backward: [2.0, 2.0],
             backward_weights: 1.0,
+            components: self.components().map_or([0.0; 2], |of| of.bytes(c)),
             // It is computed by the host.
             ridge: 0.0,
         })
@@ -99,14 +131,15 @@ impl Counted<'_> {
             dense += layers(block.tokens);
             mixed += attention(block.tokens, block.prefix_rows);
         }
-        let forward = embed + dense + mixed;
+        let [components, components_backward] = cost.components;
+        let forward = embed + dense + mixed + components;
         let whole = config.model.freeze_part.is_empty();
         let learns_below = whole || model.layout().entry.is_some();
         let backward = match (config.method, learns_below) {
             (Name::Ncm | Name::Ranpac, _) | (_, false) => 0.0,
             _ => {
                 let weights = if whole { cost.backward_weights * dense + embed } else { 0.0 };
-                cost.backward[0] * dense + cost.backward[1] * mixed + weights
+                cost.backward[0] * dense + cost.backward[1] * mixed + weights + components_backward
             }
         };
         let pass = |query: Query| if query == Query::Cls { plain } else { 0.0 };
@@ -181,6 +214,29 @@ impl Counted<'_> {
             steps(task.train.len(), config.train.num_epochs, batch, config).unwrap_or(*all)
         });
         own.sum::<usize>() * config.continual.replay_batch_size * batch / config.train.per_device_batch_size
+    }
+}
+
+impl ComponentExtents {
+    /// Of an image, forwards and backwards, at width C: weights are two products of (1, C) and (C, N), prefixes one of
+    /// (1, N) and (N, L C), in each of E layers. Backward has the former four times, of which two are those of the forward
+    /// pass again, and the latter twice. The penalty is one product of a step for each matrix M of f rows, (f, W) and
+    /// (W, f), and one for its gradient, with (2 + L) C for all W of a layer.
+    fn operations(&self, c: f64) -> [f64; 2] {
+        let weights = 4.0 * self.layers * self.count * c;
+        let prefixes = 2.0 * self.layers * self.count * self.rows * c;
+        let penalty = 4.0 * self.layers * self.squares * (2.0 + self.rows) * c / self.batch;
+        [weights + prefixes, 2.0 * (weights + prefixes) + penalty]
+    }
+
+    /// The same in bytes, of values of 32 bits, but for prefixes in 16: all components once in a step, forwards, twice
+    /// backwards, and their gradients read and written; prefixes of an image before and after they are rounded. The penalty
+    /// reads components twice and their gradients once, and writes these once.
+    fn bytes(&self, c: f64) -> [f64; 2] {
+        let all = 4.0 * self.layers * self.count * (2.0 + self.rows) * c / self.batch;
+        let prefixes = (4.0 + 4.0 + 2.0) * self.layers * self.rows * c;
+        let penalty = if self.squares > 0.0 { 4.0 * all } else { 0.0 };
+        [all + prefixes, 4.0 * all + prefixes + penalty]
     }
 }
 
