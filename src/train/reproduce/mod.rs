@@ -52,7 +52,7 @@ pub fn run(recipe: &Recipe, options: &Options) -> Result<Reproduction> {
         };
         let outcome = match outcome {
             Err(stopped @ Error::Interrupted(_)) => return Err(stopped),
-            other => other.as_ref().map_err(ToString::to_string).map(Clone::clone),
+            other => other.map_err(|e| e.to_string()),
         };
         if let Err(why) = &outcome {
             say(&format!("row {}: {why}", row.name));
