@@ -227,6 +227,7 @@ steps() {
     one bf16_16 --batch 16 --precision bf16
     one bf16_16_no_graph --batch 16 --precision bf16 --graph off
     one bf16_128_plain --batch 128 --precision bf16 --plain
+    one bf16_128_coda --batch 128 --precision bf16 --coda --ortho-mu 0.1
     one f32_128 --batch 128 --precision f32 --steps 10
     exit $code
 }

@@ -9,11 +9,13 @@ use l2p_engine::ops::attention::{self, GradientTarget, Gradients, Qkv, Wanted};
 use l2p_engine::ops::gelu;
 use l2p_engine::ops::linear::{self, Epilogue, LinearWeights};
 use l2p_engine::ops::match_prompts::{self, Select};
-use l2p_engine::ops::matmul::Write;
+use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam};
 use l2p_engine::ops::pool_tokens::{self, Pooling};
 use l2p_engine::ops::preprocess::ImageTransform;
-use l2p_engine::ops::{axpy, cross_entropy, gather, layer_norm, patches, preprocess, row_norm, sum, tokens};
+use l2p_engine::ops::{
+    axpy, component_weights, cross_entropy, gather, layer_norm, patches, preprocess, row_norm, sum, tokens,
+};
 use l2p_engine::tensor::{DType, Shape, View, ViewMut};
 use std::ops::Range;
 
@@ -372,7 +374,45 @@ pub fn all(s: &Size) -> Vec<Row> {
         norm_backward(s, "B L11 norm", 2, ml),
     ]);
     rows.extend(small_rows(s, (tq, tp, p)));
+    rows.extend(component_rows(s));
     rows
+}
+
+/// What CODA-Prompt does in each of its layers and L2P does not: 100 components of 8 rows. Products in f32 of the usual
+/// form are not here.
+fn component_rows(s: &Size) -> Vec<Row> {
+    let (b, c, m, sum) = (s.batch, s.c, 100, 4 * s.c);
+    let component = move || wide([m, c]);
+    let (to, from) = (Layout::dense(b, m), Layout::dense(b, sum));
+    vec![
+        Row::new("C weights", "component_weights", 0, s)
+            .shape(format!("{b}x{m}x{c}"))
+            .reads([wide([b, c]), component(), component()])
+            .writes([out([b, m], Of::F32)])
+            .runs(|dev, x, outs| {
+                let [weights] = take(outs);
+                component_weights::forward(dev, weights, x[0], x[1], x[2])
+            }),
+        Row::new("C weights, backward", "component_weights", 0, s)
+            .shape(format!("{b}x{m}x{c}"))
+            .reads([wide([b, m]), wide([b, c]), component(), component()])
+            .writes([out([m, c], Of::F32), out([m, c], Of::F32)])
+            .adding()
+            .runs(|dev, x, outs| {
+                let [dattention, dkey] = take(outs);
+                component_weights::backward_acc(dev, dattention, dkey, x[0], x[1], x[2], x[3])
+            }),
+        Row::new("C dweights, in slices", "matmul", 0, s)
+            .shape(format!("{b}x{m}x{sum}"))
+            .reads([wide([b, sum]), wide([m, sum])])
+            .writes([out([b, m], Of::F32)])
+            .costs(2 * b * m * sum, Bound::Memory)
+            .runs(move |dev, x, outs| {
+                let [dweights] = take(outs);
+                let components = (x[1], Layout::dense(m, sum));
+                matmul::backward_input(dev, (dweights, to), (x[0], from), components, Write::Set)
+            }),
+    ]
 }
 
 fn forward(s: &Size, stage: &'static str, times: usize, (m, k, n): (usize, usize, usize), with: With) -> Row {

@@ -10,7 +10,7 @@ mod regularizers;
 mod s_prompts;
 
 use common::coda::{cases, count, npz, number};
-use common::npz::{Array, Npz};
+use common::npz::Array;
 use l2p_engine::config::Config;
 use l2p_engine::device::Device;
 use l2p_engine::network::Model;
