@@ -3,6 +3,7 @@
 use super::case::{Case, Role, assign, plain, take};
 use super::data::{ArgType, Fill, Scope};
 use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv, Wanted};
+use crate::ops::float::Float;
 use crate::ops::gelu::{self, GeluForm};
 use crate::ops::layer_norm as norm;
 use crate::ops::linear::{self, Epilogue, LinearWeights};
@@ -145,8 +146,28 @@ fn matmul_in_columns(m: usize, k: usize, n: usize) -> Case {
             matmul::backward_input(dev, (dx, x_at), (up[0], y_at), (x[1], w_at), Write::Add)?;
             matmul::backward_weight_acc(dev, (dw, w_at), (x[0], x_at), (up[0], y_at))
         })
+        .plain(plain!(|x, up| {
+            let (own, w) = (columns(&x[0], k + 3, 1, k), columns(&x[1], n + 5, 2, n));
+            let dx = naive::matmul(&up[0], &naive::transpose(&w, k, n), m, n, k);
+            let dw = naive::matmul(&naive::transpose(&own, m, k), &up[0], k, m, n);
+            (vec![naive::matmul(&own, &w, m, k, n)], vec![between(&dx, k, 1, 2), between(&dw, n, 2, 3)])
+        }))
         .flops(2 * m * k * n, 4 * m * k * n)
         .batched(move |m| matmul_in_columns(m, k, n))
+}
+
+/// `cols` columns of rows of `stride` values, from `start` on.
+fn columns<T: Float>(values: &[T], stride: usize, start: usize, cols: usize) -> Vec<T> {
+    values.chunks_exact(stride).flat_map(|row| &row[start..][..cols]).copied().collect()
+}
+
+/// Rows of `cols` values with zeros before and behind them.
+fn between<T: Float>(values: &[T], cols: usize, before: usize, behind: usize) -> Vec<T> {
+    let zeros = |n: usize| std::iter::repeat_n(T::ZERO, n);
+    values
+        .chunks_exact(cols)
+        .flat_map(|row| zeros(before).chain(row.iter().copied()).chain(zeros(behind)))
+        .collect()
 }
 
 /// Images, and rows of each: a matrix, if that is one.
