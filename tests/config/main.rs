@@ -308,10 +308,11 @@ fn checks_name_keys_wanted_and_found() {
         (&["lwf.temperature=0"], "lwf.temperature must be a finite number above 0, found 0"),
         (&["coda.ortho_mu=-1"], "coda.ortho_mu must be a finite number, 0 or more"),
     ] {
-        // Values that the built-in default may change without changing what is tested here.
+        // Values that the file may change without changing what is tested here.
         let fixed = ["train.num_epochs=5", "model.vit_classifier=prompt"];
         let sets: Vec<String> = fixed.iter().chain(sets.iter()).map(|s| s.to_string()).collect();
-        let error = load(None, &sets, None, None, None).expect_err(&format!("{sets:?}"));
+        let file = Path::new("configs/split_mnist.toml");
+        let error = load(Some(file), &sets, None, None, None).expect_err(&format!("{sets:?}"));
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains(wanted), "{sets:?}: {error}");
     }

@@ -181,6 +181,7 @@ fn killed_while_writing() {
     let start = || {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_l2p-engine"));
         command.args(["train", "--dry-run", "--set", "data.dataset=images", "--data-dir", &config.dir]);
+        command.arg("--config").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/split_mnist.toml"));
         command.args(["--set", &format!("data.cache_dir={}", config.cache_dir)]);
         command.stdout(std::process::Stdio::null()).spawn().unwrap()
     };
