@@ -342,7 +342,7 @@ fn a_task_per_domain_of_a_list() {
 #[test]
 fn controls_of_the_selection_depend_on_seed_and_image_only() {
     let dir = tempfile::tempdir().expect("a folder");
-    let few = ["continual.num_tasks=2", "prompt_pool.pull_constraint_coeff=0", "prompt_pool.pool_size=6"];
+    let few = ["continual.num_tasks=3", "prompt_pool.pull_constraint_coeff=0", "prompt_pool.pool_size=6"];
     let none = ["baselines.ncm=false", "baselines.linear_probe=false", "baselines.naive_head=false"];
     let wanted =
         ["baselines.single_prompt=true", "baselines.random_prompts=true", "baselines.fixed_prompts=true"];
@@ -369,7 +369,7 @@ fn controls_of_the_selection_depend_on_seed_and_image_only() {
     let last: serde_json::Value = serde_json::from_str(last).expect("JSON");
     let usage: Vec<Vec<u64>> = serde_json::from_value(last["prompt_usage"].clone()).expect("counts");
     let each: Vec<u64> = (0..6).map(|prompt| usage.iter().map(|task| task[prompt]).sum()).collect();
-    assert!(each.iter().all(|n| *n > 0) && each.iter().sum::<u64>() == 2 * 24, "{each:?}");
+    assert!(each.iter().all(|n| *n > 0) && each.iter().sum::<u64>() == 2 * 36, "{each:?}");
 }
 
 /// What results, tables and events of one run say of classes and tasks agrees.
