@@ -172,7 +172,7 @@ fn off_by(a: &[f64], b: &[f64]) -> f64 {
 fn a_backbone_is_trained_as_on_the_cpu() {
     let Some(gpu) = Gpu::find("pretrain") else { return };
     let dir = tempfile::tempdir().expect("a folder");
-    let few = ["data.train_per_class=8", "precision=\"f32\""];
+    let few = ["data.train_per_class=8", "precision=\"f32\"", "pretrain.layer_decay=0.8"];
     let [here, there] = ["cuda", "cpu"].map(|device| gpu.pretrain(device, dir.path(), &few));
     let [here, there] =
         [here, there].map(|f| import::load(&f, &LoadOptions { heads: 2, ..LoadOptions::default() }));

@@ -9,6 +9,7 @@ pub use verdict::{Outcome, Verdict};
 
 use super::forecast::{self, PlannedDevice, TimeRange};
 use super::{Options, seeds};
+use crate::config::schema::Precision;
 use crate::error::{Error, Result};
 use crate::output::results::Results;
 use crate::output::seeds::{FILE, Seeds};
@@ -72,8 +73,11 @@ fn finished(row: &Row, workdir: &Path) -> Option<Seeds> {
         let dir = workdir.join(format!("seed_{seed}"));
         let saved = Workdir::saved_config(&dir).ok().flatten()?;
         let mut wanted = row.config.clone();
+        wanted.seed = seed;
         // `auto` is what it became on the device.
-        (wanted.seed, wanted.precision) = (seed, saved.precision);
+        if wanted.precision == Precision::Auto {
+            wanted.precision = saved.precision;
+        }
         let same = saved.identity().config_hash() == wanted.identity().config_hash();
         let complete = Results::read(&dir.join("results.json")).ok()?.complete;
         (same && complete).then_some(())

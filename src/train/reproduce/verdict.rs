@@ -6,7 +6,7 @@ use crate::output::seeds::{Seeds, Spreads};
 use crate::output::spread::Spread;
 use serde::Serialize;
 
-/// Half of this, in points, is never called a difference.
+/// A difference of so many points or less is none.
 const LEAST: f64 = 0.5;
 /// Deviations that a difference may have.
 const DEVIATIONS: f64 = 2.0;
