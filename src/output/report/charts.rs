@@ -187,7 +187,11 @@ fn grid(svg: &mut Svg, frame: &ChartFrame, axis: &Axis) {
     }
     svg.line((frame.left, frame.bottom()), (frame.right(), frame.bottom()), "axis");
     let own: Vec<(f64, String)> = match axis.ticks.is_empty() {
-        true => ticks(frame.x, 5.0).into_iter().map(|v| (v, short(v, 1.0))).collect(),
+        true => {
+            let marks = ticks(frame.x, 5.0);
+            let step = marks.get(1).map_or(1.0, |second| second - marks[0]);
+            marks.into_iter().map(|v| (v, short(v, step))).collect()
+        }
         false => axis.ticks.clone(),
     };
     // As many texts as have room.

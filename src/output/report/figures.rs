@@ -3,7 +3,7 @@
 use super::charts::{self, Axis, Dot, Heat, Line, Standing};
 use super::metrics;
 use super::parts::{Figure, colour};
-use super::runs::{Choices, Group, Run, entropy, together, with_baselines};
+use super::runs::{Choices, Group, Run, comparable, entropy, together, with_baselines};
 use crate::output::results::{PROMPT_BASELINES, Results, Score};
 use crate::output::spread::Spread;
 
@@ -13,6 +13,7 @@ const MOST_PANELS: usize = 24;
 /// Every drawing of the page, in its order.
 pub fn all(groups: &[Group]) -> Vec<Figure> {
     let mut all = standings(groups);
+    all.extend(cost(groups));
     all.extend(over_tasks(groups));
     all.extend(each_task(groups));
     all.extend(learned_and_left(groups));
@@ -52,9 +53,27 @@ fn forgetting(score: &Score) -> Option<f64> {
 
 /// Baselines that hold for all groups, and the group to read them from.
 fn shared_baselines(groups: &[Group]) -> Vec<(&'static str, &Group)> {
-    let Some(group) = with_baselines(groups) else { return Vec::new() };
+    let several = comparable(groups).len() > 1;
+    let Some(group) = with_baselines(groups.iter()).filter(|_| !several) else { return Vec::new() };
     let named = group.first().results.baselines.named().into_iter().map(|(name, _)| (name, group));
     named.filter(|(name, _)| groups.len() == 1 || !PROMPT_BASELINES.contains(name)).collect()
+}
+
+/// Accuracy beside what it took; nothing for one configuration.
+fn cost(groups: &[Group]) -> Option<Figure> {
+    let points = groups.iter().enumerate().filter_map(|(g, group)| {
+        let minutes = group.runs.iter().map(|run| run.results.seconds / 60.0).collect::<Vec<_>>();
+        let accuracy = group.spread(|run| accuracy(own(&run.results)))?;
+        let point = (Spread::of(&minutes).mean, 100.0 * accuracy.mean);
+        Some(Line { class: colour(g), name: group.label.clone(), points: vec![point], band: Vec::new() })
+    });
+    let points: Vec<Line> = points.filter(|line| line.points[0].0.is_finite()).collect();
+    let axis = Axis { name: "minutes of a run, baselines included".into(), ..Axis::default() };
+    (points.len() > 1).then(|| {
+        let caption = "Average accuracy after the last task in %, beside the time of a run; up and left is better. Runs on \
+                       other machines do not compare.";
+        Figure::new("cost", "Accuracy and cost", caption, charts::lines(&axis, &points, None))
+    })
 }
 
 /// Where the runs stand: beside their baselines and what others report.

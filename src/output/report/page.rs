@@ -2,9 +2,9 @@
 
 use super::figures;
 use super::metrics;
-use super::parts::{Figure, colour, heading, section};
+use super::parts::{Figure, SORT, colour, heading, section, sortable};
 use super::profile;
-use super::runs::{Group, Run, entropy, together, with_baselines};
+use super::runs::{Group, Run, comparable, entropy, together, with_baselines};
 use super::svg::{escape, page_style};
 use crate::config::published::Number;
 use crate::config::schema::Scenario;
@@ -12,6 +12,7 @@ use crate::output::results::{CONTROLS, PROMPT_BASELINES, Results, Score};
 use crate::output::spread::Spread;
 use crate::output::table;
 use std::fmt::Write;
+use std::path::Path;
 
 /// The whole page as text.
 pub fn html(groups: &[Group]) -> String {
@@ -55,6 +56,7 @@ pub fn html_with(groups: &[Group], front: &str) -> String {
     page += &profile::of_groups(groups);
     page += &runs(groups);
     page += FOOTER;
+    page += SORT;
     page += "</main></body></html>\n";
     page
 }
@@ -171,7 +173,7 @@ fn results(groups: &[Group], figures: &[Figure]) -> String {
         body += &tiles(group);
     }
     body += &comparison(groups);
-    body += &shown(figures, |name| ["average_accuracy", "forgetting"].contains(&name));
+    body += &shown(figures, |name| ["average_accuracy", "forgetting", "cost"].contains(&name));
     section("Results", "After the last task, over all classes learned; percent.", &body)
 }
 
@@ -194,18 +196,41 @@ fn tiles(group: &Group) -> String {
     format!("<div class=\"tiles\">{}</div>", METRICS.iter().map(tile).collect::<String>())
 }
 
-/// Every configuration with its baselines, and what others published.
+/// Every configuration with its baselines, and what others published: a table for each set of comparable ones.
 fn comparison(groups: &[Group]) -> String {
-    let votes = groups.iter().any(Group::votes);
-    let mut rows = String::from("<tr><th></th><th>runs</th><th>average accuracy</th><th>forgetting</th>");
-    if votes {
-        rows += "<th>batch vote: average accuracy</th><th>forgetting</th>";
+    let sets = comparable(groups);
+    let mut body = String::new();
+    for set in &sets {
+        if sets.len() > 1 {
+            let first = &groups[set[0]].first().results;
+            let file = Path::new(&first.checkpoint).file_name();
+            let backbone = file.map_or(first.checkpoint.clone(), |name| name.to_string_lossy().into_owned());
+            let title = format!("{}, {} tasks, {backbone}", first.dataset, first.num_tasks);
+            body += &format!("<h3>{}</h3>", escape(&title));
+        }
+        body += &comparison_of(groups, set);
     }
-    rows += "<th>learning accuracy</th></tr>";
+    let controls = groups.iter().any(|group| group.first().results.baselines.have_controls());
+    if controls {
+        body += &format!("<p class=\"muted\">{CONTROLS}.</p>");
+    }
+    body
+}
+
+/// The table of the groups `set`.
+fn comparison_of(all: &[Group], set: &[usize]) -> String {
+    let groups: Vec<(usize, &Group)> = set.iter().map(|&g| (g, &all[g])).collect();
+    let votes = groups.iter().any(|(_, group)| group.votes());
+    let mut head = vec!["", "runs", "average accuracy", "forgetting"];
+    if votes {
+        head.extend(["batch vote: average accuracy", "forgetting"]);
+    }
+    head.push("learning accuracy");
+    let mut rows = String::new();
     let cell =
         |spread: Option<Spread>| format!("<td>{}</td>", spread.map_or("–".into(), |s| shown_spread(&s)));
     let blank = if votes { "<td></td><td></td>" } else { "" };
-    for (g, group) in groups.iter().enumerate() {
+    for &(g, group) in &groups {
         let find = |of: fn(&Results) -> &Score, metric: usize| {
             cell(group.spread(|run| (METRICS[metric].of)(of(&run.results))))
         };
@@ -234,18 +259,17 @@ fn comparison(groups: &[Group]) -> String {
         let _ =
             write!(rows, "<tr class=\"aside\"><td>baseline: {label}</td><td>{n}</td>{a}{b}{blank}{c}</tr>");
     };
-    let shared = with_baselines(groups);
-    for group in groups {
-        for (name, _) in group.first().results.baselines.named() {
-            match shared {
-                Some(from)
-                    if groups.len() == 1
-                        || (std::ptr::eq(from, group) && !PROMPT_BASELINES.contains(&name)) =>
-                {
-                    row(group, name, name);
+    if let Some(from) = with_baselines(groups.iter().map(|(_, group)| *group)) {
+        for (_, group) in &groups {
+            for (name, _) in group.first().results.baselines.named() {
+                // Those of prompts depend on the configuration, the others on data and backbone alone.
+                let own = PROMPT_BASELINES.contains(&name);
+                match groups.len() {
+                    1 => row(group, name, name),
+                    _ if own => row(group, name, &format!("{name}, {}", group.label)),
+                    _ if std::ptr::eq(from, *group) => row(group, name, name),
+                    _ => {}
                 }
-                Some(_) if !PROMPT_BASELINES.contains(&name) => {}
-                _ => row(group, name, &format!("{name}, {}", group.label)),
             }
         }
     }
@@ -254,7 +278,7 @@ fn comparison(groups: &[Group]) -> String {
         None => format!("{:.2}", n.value),
     };
     let mut told = Vec::new();
-    for published in groups.iter().flat_map(Group::published).filter(|p| {
+    for published in groups.iter().flat_map(|(_, group)| group.published()).filter(|p| {
         let new = !told.contains(&p.source);
         told.push(p.source.clone());
         new
@@ -266,9 +290,7 @@ fn comparison(groups: &[Group]) -> String {
             "<tr class=\"aside\"><td>published: {source}</td><td></td><td>{a}</td><td>{f}</td>{blank}<td></td></tr>"
         );
     }
-    let controls = groups.iter().any(|group| group.first().results.baselines.have_controls());
-    let caption = if controls { format!("<p class=\"muted\">{CONTROLS}.</p>") } else { String::new() };
-    format!("<div class=\"card\"><table>{rows}</table></div>{caption}")
+    sortable(&head, &rows)
 }
 
 fn tasks(groups: &[Group], figures: &[Figure]) -> String {

@@ -45,18 +45,40 @@ pub fn heading(g: usize, label: &str) -> String {
     format!("<h3><span class=\"key {}\"></span>{}</h3>", colour(g), escape(label))
 }
 
+/// A table whose rows a reader may sort by a column; [`SORT`] does it.
+pub fn sortable(head: &[&str], rows: &str) -> String {
+    let head: String =
+        head.iter().map(|name| format!("<th scope=\"col\"><button>{name}</button></th>")).collect();
+    format!(
+        "<div class=\"card\"><table class=\"sortable\"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+}
+
+/// Sorts by the column whose name is chosen, with the mouse or the keyboard, down and then up; what is no number is last.
+/// The page is whole without it.
+pub const SORT: &str = "<script>\
+document.querySelectorAll('table.sortable').forEach(function(table){\
+const heads=table.querySelectorAll('th'),body=table.tBodies[0];\
+heads.forEach(function(head,i){head.firstChild.addEventListener('click',function(){\
+const down=head.getAttribute('aria-sort')!=='descending';\
+function text(row){return row.cells[i].textContent.trim().replace('\u{2212}','-')}\
+function value(row){const n=parseFloat(text(row));return isNaN(n)?(down?-Infinity:Infinity):n}\
+function order(a,b){return i?value(a)-value(b):text(b).localeCompare(text(a))}\
+const rows=Array.from(body.rows).sort(function(a,b){return down?order(b,a):order(a,b)});\
+heads.forEach(function(h){h.removeAttribute('aria-sort')});\
+head.setAttribute('aria-sort',down?'descending':'ascending');\
+rows.forEach(function(row){body.append(row)})})})});\
+</script>";
+
 /// A table of rows beside published numbers: name, method, rule set, seeds, ours, published, verdict.
 pub fn verdicts(title: &str, rows: &[[String; 7]]) -> String {
     let head = ["", "method", "rule set", "seeds", "average accuracy %", "published", "verdict"];
-    let head: String = head.iter().map(|name| format!("<th>{name}</th>")).collect();
     let cells =
         |row: &[String; 7]| row.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect::<String>();
     let body: String = rows.iter().map(|row| format!("<tr>{}</tr>", cells(row))).collect();
     section(
         &escape(title),
         "Within: the difference to the published number is at most two deviations of both together, or half a point.",
-        &format!(
-            "<div class=\"card\"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        ),
+        &sortable(&head, &body),
     )
 }

@@ -305,17 +305,25 @@ fn folder(run: &Run) -> String {
     own.and_then(Path::file_name).map_or(String::new(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Whether all groups have the same data, tasks and backbone, so that the baselines of one hold for all.
-pub fn comparable(groups: &[Group]) -> bool {
+/// The numbers of the groups that have data, tasks and backbone in common, in the order of their first: the baselines of
+/// one hold for all of a set.
+pub fn comparable(groups: &[Group]) -> Vec<Vec<usize>> {
     let of = |g: &Group| {
         let (r, order) = (&g.first().results, &g.first().config.continual.class_order);
         (r.dataset.clone(), r.checkpoint_sha256.clone(), r.num_tasks, order.clone())
     };
-    groups.windows(2).all(|pair| of(&pair[0]) == of(&pair[1]))
+    let mut sets: Vec<Vec<usize>> = Vec::new();
+    for g in 0..groups.len() {
+        match sets.iter_mut().find(|set| of(&groups[set[0]]) == of(&groups[g])) {
+            Some(set) => set.push(g),
+            None => sets.push(vec![g]),
+        }
+    }
+    sets
 }
 
 /// Where the baselines of comparable groups are read: the group with baselines that has the most runs.
-pub fn with_baselines(groups: &[Group]) -> Option<&Group> {
+pub fn with_baselines<'a>(set: impl Iterator<Item = &'a Group>) -> Option<&'a Group> {
     let has = |g: &&Group| !g.first().results.baselines.named().is_empty();
-    groups.iter().filter(has).max_by_key(|g| g.runs.len()).filter(|_| comparable(groups))
+    set.filter(has).max_by_key(|g| g.runs.len())
 }
