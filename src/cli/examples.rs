@@ -46,7 +46,7 @@ pub const REPRODUCE: &str = "\
 Examples:
   l2p-engine reproduce configs/reproduce/here.toml
   l2p-engine reproduce configs/reproduce/cifar100.toml --dry-run --gpu h200
-  l2p-engine reproduce configs/reproduce/cifar100.toml --data-dir data --weights-dir weights --only l2p,dualprompt";
+  l2p-engine reproduce configs/reproduce/cifar100.toml --data-dir data --only l2p,dualprompt";
 
 pub const DEVICES: &str = "\
 Example:
@@ -55,8 +55,7 @@ Example:
 pub const PRETRAIN: &str = "\
 Examples:
   l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir data/glyphs --out micro.safetensors
-  l2p-engine pretrain --init-checkpoint vit.safetensors --data-dir photos --set data.dataset=images \\
-      --set pretrain.learning_blocks=4 --set pretrain.layer_decay=0.75 --out adapted.safetensors
+  l2p-engine pretrain --init-checkpoint vit.safetensors --data-dir photos --config photos.toml
   l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir data --resume";
 
 pub const COMPLETIONS: &str = "\
