@@ -54,9 +54,9 @@ Example:
 
 pub const PRETRAIN: &str = "\
 Examples:
-  l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir data/glyphs --out micro.safetensors
+  l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir glyphs --out micro.safetensors
   l2p-engine pretrain --init-checkpoint vit.safetensors --data-dir photos --config photos.toml
-  l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir data --resume";
+  l2p-engine pretrain --config configs/pretrain_micro.toml --data-dir glyphs --resume";
 
 pub const COMPLETIONS: &str = "\
 Examples:
