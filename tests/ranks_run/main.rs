@@ -161,6 +161,7 @@ const OTHER_KINDS: &[Kind] = &[
             "continual.replay_per_class=3",
             "prompt_pool.diversified_selection=true",
             "model.weight_norm=true",
+            GENTLE,
         ],
     ),
 ];
