@@ -161,6 +161,8 @@ const OTHER_KINDS: &[Kind] = &[
             "continual.replay_per_class=3",
             "prompt_pool.diversified_selection=true",
             "model.weight_norm=true",
+            // Adam makes whole steps of gradients that are rounding alone.
+            "optim.optim=\"sgd\"",
             GENTLE,
         ],
     ),
