@@ -42,6 +42,16 @@ impl Published {
     }
 }
 
+/// Such as `83.83` or `83.83 ± 0.04`.
+impl std::fmt::Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self.deviation {
+            Some(deviation) => write!(f, "{:.2} ± {deviation:.2}", self.value),
+            None => write!(f, "{:.2}", self.value),
+        }
+    }
+}
+
 impl Number {
     fn parse(text: &str) -> Result<Number, String> {
         let text = text.replace("+-", "±");

@@ -12,20 +12,6 @@ use crate::output::progress::Progress;
 use crate::output::results::Score;
 use std::time::Instant;
 
-/// The configurations of the baselines that are runs of their own, as far as `config` asks for them and they mean
-/// something, with their keys.
-pub fn runs_of(config: &Config) -> Vec<(&'static str, Config)> {
-    let wanted = &config.baselines;
-    [
-        ("baselines.single_prompt", wanted.single_prompt.then(|| single_prompt_of(config))),
-        ("baselines.random_prompts", wanted.random_prompts.then(|| random_prompts_of(config))),
-        ("baselines.fixed_prompts", wanted.fixed_prompts.then(|| fixed_prompts_of(config))),
-    ]
-    .into_iter()
-    .filter_map(|(key, own)| Some((key, own??)))
-    .collect()
-}
-
 /// Whether images choose among prompts, task after task.
 fn selects(config: &Config) -> bool {
     let pool = &config.prompt_pool;

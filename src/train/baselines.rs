@@ -6,7 +6,7 @@ use super::evaluate::argmax;
 use super::scores;
 use super::session::Session;
 use super::share;
-use crate::config::schema;
+use crate::config::{Config, schema};
 use crate::data::Subset;
 use crate::data::tasks::{Task, joint};
 use crate::device::Device;
@@ -37,8 +37,8 @@ enum Compute {
     Features(fn(&Session, &Features) -> Result<Score>),
     /// The frozen features, made zero mean and unit variance as those of the first task are.
     Standardised(fn(&Session, &Features) -> Result<Score>),
-    /// A run of its own.
-    Run(fn(&Session, bool) -> Result<Score>),
+    /// A run of its own, of the configuration that is made of this run's; its key, and what differs in words.
+    Run { key: &'static str, of: fn(&Config) -> Option<Config>, what: &'static str },
 }
 
 /// All baselines. A new one is a row here, its key in `[baselines]` and its field in the results.
@@ -67,19 +67,27 @@ pub const TABLE: &[Baseline] = &[
         wanted: |b| b.single_prompt,
         slot: |b| &mut b.single_prompt,
         applies: |session| single_prompt_of(&session.learner.config).is_some(),
-        compute: Compute::Run(|session, quiet| run(session, single_prompt_of, "a single prompt", quiet)),
+        compute: Compute::Run {
+            key: "baselines.single_prompt",
+            of: single_prompt_of,
+            what: "a single prompt",
+        },
     },
     Baseline {
         wanted: |b| b.random_prompts,
         slot: |b| &mut b.random_prompts,
         applies: |session| random_prompts_of(&session.learner.config).is_some(),
-        compute: Compute::Run(|session, quiet| run(session, random_prompts_of, "random prompts", quiet)),
+        compute: Compute::Run {
+            key: "baselines.random_prompts",
+            of: random_prompts_of,
+            what: "random prompts",
+        },
     },
     Baseline {
         wanted: |b| b.fixed_prompts,
         slot: |b| &mut b.fixed_prompts,
         applies: |session| fixed_prompts_of(&session.learner.config).is_some(),
-        compute: Compute::Run(|session, quiet| run(session, fixed_prompts_of, "fixed prompts", quiet)),
+        compute: Compute::Run { key: "baselines.fixed_prompts", of: fixed_prompts_of, what: "fixed prompts" },
     },
 ];
 
@@ -108,7 +116,17 @@ struct TaskFeatures {
 
 /// Whether a baseline that is asked for is computed from the frozen features.
 pub fn wants_features(wanted: &schema::Baselines) -> bool {
-    TABLE.iter().any(|row| (row.wanted)(wanted) && !matches!(row.compute, Compute::Run(_)))
+    TABLE.iter().any(|row| (row.wanted)(wanted) && !matches!(row.compute, Compute::Run { .. }))
+}
+
+/// The configurations of the baselines that are runs of their own, as far as `config` asks for them and they mean
+/// something, with their keys.
+pub fn runs_of(config: &Config) -> Vec<(&'static str, Config)> {
+    let own = |row: &Baseline| match row.compute {
+        Compute::Run { key, of, .. } if (row.wanted)(&config.baselines) => Some((key, of(config)?)),
+        _ => None,
+    };
+    TABLE.iter().filter_map(own).collect()
 }
 
 /// Bytes of an image's features and label, and of the copy from which the linear heads learn.
@@ -128,7 +146,7 @@ pub fn missing(session: &Session, at: &Position) -> Vec<&'static Baseline> {
 
 /// Computes `rows` into `into`: features on all ranks, what is learned on them on rank 0.
 pub fn compute(session: &mut Session, rows: &[&Baseline], into: &mut Baselines, quiet: bool) -> Result<()> {
-    if rows.iter().any(|row| !matches!(row.compute, Compute::Run(_))) {
+    if rows.iter().any(|row| !matches!(row.compute, Compute::Run { .. })) {
         if !quiet {
             crate::output::say("baselines on the frozen features")
         }
@@ -152,8 +170,8 @@ pub fn compute(session: &mut Session, rows: &[&Baseline], into: &mut Baselines, 
         *into = scores;
     }
     for row in rows {
-        if let Compute::Run(run) = row.compute {
-            *(row.slot)(into) = Some(run(session, quiet)?);
+        if let Compute::Run { of, what, .. } = row.compute {
+            *(row.slot)(into) = Some(run(session, of, what, quiet)?);
         }
     }
     Ok(())

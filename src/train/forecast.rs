@@ -4,7 +4,7 @@
 pub mod text;
 mod work;
 
-use super::{baseline_runs, baselines, session};
+use super::{baselines, session};
 use crate::config::Config;
 use crate::config::schema::{Method, Precision};
 use crate::data::{self, DataSet, Split, Task, loader, published, scenario};
@@ -224,7 +224,7 @@ fn baseline_bytes(
 ) -> Result<BaselineBytes> {
     let wanted = &config.baselines;
     let mut run: Option<(&str, usize)> = None;
-    for (key, config) in baseline_runs::runs_of(config) {
+    for (key, config) in baselines::runs_of(config) {
         let mut own = if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
         learner::planned(&config, dims, classes, &mut own, purpose)?;
         if run.is_none_or(|(_, bytes)| bytes < own.total_bytes()) {

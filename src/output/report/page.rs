@@ -6,7 +6,6 @@ use super::parts::{Figure, SORT, colour, heading, section, sortable};
 use super::profile;
 use super::runs::{Group, Run, comparable, entropy, together, with_baselines};
 use super::svg::{escape, page_style};
-use crate::config::published::Number;
 use crate::config::schema::Scenario;
 use crate::output::results::{CONTROLS, PROMPT_BASELINES, Results, Score};
 use crate::output::spread::Spread;
@@ -273,17 +272,13 @@ fn comparison_of(all: &[Group], set: &[usize]) -> String {
             }
         }
     }
-    let number = |n: Number| match n.deviation {
-        Some(deviation) => format!("{:.2} ± {deviation:.2}", n.value),
-        None => format!("{:.2}", n.value),
-    };
     let mut told = Vec::new();
     for published in groups.iter().flat_map(|(_, group)| group.published()).filter(|p| {
         let new = !told.contains(&p.source);
         told.push(p.source.clone());
         new
     }) {
-        let (a, f) = (number(published.avg_acc), published.forgetting.map_or("–".into(), number));
+        let (a, f) = (published.avg_acc, published.forgetting.map_or("–".into(), |f| f.to_string()));
         let source = escape(&published.source);
         let _ = write!(
             rows,

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::methods::ranpac;
 use crate::network::Model;
 use crate::prompts::Query;
-use crate::train::{baseline_runs, baselines};
+use crate::train::baselines;
 
 /// What is counted of a run: floating-point operations of its matrix products, a product and a sum being two, or bytes
 /// between a GPU and its memory.
@@ -168,7 +168,7 @@ impl Counted<'_> {
             + own_ridge;
         let images = different + queried;
         let features = if baselines::wants_features(&config.baselines) { images as f64 * plain } else { 0.0 };
-        let again = baseline_runs::runs_of(config).len() as f64;
+        let again = baselines::runs_of(config).len() as f64;
         let ridge = if config.baselines.ranpac { cost.ridge } else { 0.0 };
         let baselines = features + ridge + again * total;
         Amount { train_image, test_image: forward, query, total, baselines }

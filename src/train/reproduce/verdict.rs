@@ -71,8 +71,8 @@ impl Outcome {
             average_accuracy: None,
             forgetting: None,
             published: row.published.as_ref().map(|p| {
-                let forgetting = p.forgetting.map_or(String::new(), |f| format!(", {}", number(f)));
-                format!("{}{forgetting} ({})", number(p.avg_acc), p.source)
+                let forgetting = p.forgetting.map_or(String::new(), |f| format!(", {f}"));
+                format!("{}{forgetting} ({})", p.avg_acc, p.source)
             }),
             verdict: Verdict::Unfinished,
             hours: 0.0,
@@ -108,13 +108,6 @@ fn judge(ours: &Spread, published: Number) -> Verdict {
         by if by.abs() <= room => Verdict::Within,
         by if by > room => Verdict::Above,
         _ => Verdict::Below,
-    }
-}
-
-fn number(n: Number) -> String {
-    match n.deviation {
-        Some(deviation) => format!("{:.2} ± {deviation:.2}", n.value),
-        None => format!("{:.2}", n.value),
     }
 }
 
