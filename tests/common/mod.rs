@@ -1,7 +1,7 @@
 //! Shared by the integration tests: NumPy archives, and the official implementation's names.
 #![allow(dead_code)]
 
-pub mod coda;
+pub mod golden_methods;
 pub mod lanes;
 pub mod npz;
 pub mod official;

@@ -1,7 +1,7 @@
 //! CODA-Prompt on a device: steps of the published cases beside the CPU in f64, and runs over two tasks, whose old
 //! components must not move.
 
-use super::common::coda::{self, cases, count, npz};
+use super::common::golden_methods::{self, cases, coda_config, count, is_coda, npz, number};
 use super::common::official;
 use super::common::relative_error;
 use super::{device, thorough};
@@ -57,12 +57,12 @@ fn step(
     precision: Precision,
 ) -> Vec<(String, Vec<f64>)> {
     let of = &about["config"];
-    let config = Config { precision, ..coda::config(of) };
+    let config = Config { precision, ..coda_config(of) };
     let file = format!("case_{name}.npz");
     let data = npz(&file);
     let wide = if precision == Precision::F64 { DType::F64 } else { DType::F32 };
     let (x, y) = batch(&file, None, wide);
-    let mut model = coda::model(dev, &config, all, about, x.dims()[0]);
+    let mut model = golden_methods::model(dev, &config, all, about, x.dims()[0]);
     official::load(&mut model, &data, "param/", false);
     let task = task(count(about, "cur_task_id"), &data.get("in/class_mask").u32s(), count(of, "num_classes"));
     let stats = model.step(dev, x.view(), y.view(), &task).expect("a step");
@@ -129,7 +129,7 @@ fn all_cases(wanted: impl Fn(&Value) -> bool, precisions: &[Precision]) {
     let dev = Device::Cuda(gpu);
     let all = cases();
     let of_coda = all["cases"].as_object().expect("cases").iter();
-    let of_coda = of_coda.filter(|(_, about)| coda::is_coda(about) && wanted(about));
+    let of_coda = of_coda.filter(|(_, about)| is_coda(about) && wanted(about));
     let (mut wrong, mut checks) = (Vec::new(), 0);
     for (name, about) in of_coda {
         for &precision in precisions {
@@ -147,7 +147,7 @@ fn all_cases(wanted: impl Fn(&Value) -> bool, precisions: &[Precision]) {
 fn a_step_of_components_is_that_of_the_cpu() {
     let seen = std::cell::Cell::new(false);
     let wanted = |about: &Value| {
-        let fits = count(about, "cur_task_id") > 0 && coda::number(&about["config"], "ortho_mu") > 0.0;
+        let fits = count(about, "cur_task_id") > 0 && number(&about["config"], "ortho_mu") > 0.0;
         fits && !seen.replace(true)
     };
     all_cases(wanted, &[Precision::F32]);
@@ -189,19 +189,19 @@ fn two_tasks(dev: &Device, how: How) -> Run {
         .as_object()
         .expect("trajectories")
         .iter()
-        .filter(|(_, about)| coda::is_coda(about) && coda::number(&about["config"], "ortho_mu") > 0.0);
+        .filter(|(_, about)| is_coda(about) && number(&about["config"], "ortho_mu") > 0.0);
     let (name, about) = of_coda.next().expect("a trajectory of CODA-Prompt with a penalty");
     let (of, file) = (&about["config"], format!("{name}.npz"));
     let sizes: Vec<u32> = serde_json::from_value(of["classes_per_task"].clone()).expect("classes of tasks");
     let classes: Vec<u32> = (0..sizes[0]).collect();
-    let mut config = Config { precision: how.precision, ..coda::config(of) };
+    let mut config = Config { precision: how.precision, ..coda_config(of) };
     (config.train.graph, config.optim.optim) = (how.graph, how.optimizer);
     config.model.freeze_part.extend(how.freeze.iter().map(|s| s.to_string()));
     let lr = if how.optimizer == OptimizerName::Sgd { 0.03 } else { 0.002 };
     let dtype = if how.precision == Precision::F64 { DType::F64 } else { DType::F32 };
     let images = batch(&file, Some(0), dtype).0.dims()[0];
     let new = || {
-        let mut model = coda::model(dev, &config, &all, about, images);
+        let mut model = golden_methods::model(dev, &config, &all, about, images);
         model.init_prompts(7).expect("values to begin with");
         Gradient::new(&config, model, &mut Plan::on(dev), &Ranks::alone(images))
     };

@@ -14,7 +14,7 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A network of three narrow blocks on 16 x 16 pixels, in TOML values.
 const TOY: &[&str] = &[
@@ -263,6 +263,18 @@ fn on_several(gpu: &Gpu, device: &str, backbone: &Path, workdir: &Path, more: &[
     command
 }
 
+/// Kills what `resumed` starts after some parts of `whole`, the time of a run, and then lets it go on to its end.
+fn killed_twice(resumed: impl Fn() -> Command, whole: Duration) {
+    for part in [0.4, 0.7] {
+        let mut child = resumed().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
+        std::thread::sleep(whole.mul_f32(part));
+        child.kill().expect("a kill");
+        let output = child.wait_with_output().expect("an end");
+        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    }
+    expect(resumed(), 0);
+}
+
 #[test]
 fn several_gpus_learn_as_one_and_survive_kills() {
     let Some(gpu) = Gpu::find("several GPUs") else { return };
@@ -299,14 +311,7 @@ fn several_gpus_learn_as_one_and_survive_kills() {
         command.arg("--resume");
         command
     };
-    for part in [0.4, 0.7] {
-        let mut child = killed().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
-        std::thread::sleep(whole.mul_f32(part));
-        child.kill().expect("a kill");
-        let output = child.wait_with_output().expect("an end");
-        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
-    }
-    expect(killed(), 0);
+    killed_twice(killed, whole);
     let (a, b) = (outcome(&at("two")), outcome(&at("killed")));
     assert!(a.0 == b.0, "the parameters differ");
     assert_eq!((a.1, a.3), (b.1, b.3), "matrices and logs");
@@ -363,14 +368,7 @@ fn deep_components_on_two_gpus_learn_as_on_one_and_survive_kills() {
         command.arg("--resume");
         command
     };
-    for part in [0.4, 0.7] {
-        let mut child = killed().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program");
-        std::thread::sleep(whole.mul_f32(part));
-        child.kill().expect("a kill");
-        let output = child.wait_with_output().expect("an end");
-        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
-    }
-    expect(killed(), 0);
+    killed_twice(killed, whole);
     let (a, b) = (outcome(&at("two")), outcome(&at("killed")));
     assert!(a.0 == b.0, "the parameters differ");
     assert_eq!((a.1, a.3), (b.1, b.3), "matrices and logs");

@@ -1,7 +1,7 @@
 //! CODA-Prompt: single steps, trajectories over two tasks, new components, learning rates.
 
 use super::common::absolute_error;
-use super::common::coda::{self, count, is_coda, number};
+use super::common::golden_methods::{self, coda_config, count, is_coda, number};
 use super::common::npz::Npz;
 use super::common::official;
 use super::{DEV, Report, cases, images, labels, npz};
@@ -17,11 +17,11 @@ use l2p_engine::train::evaluate::argmax;
 use serde_json::Value;
 
 fn config(of: &Value) -> Config {
-    Config { precision: Precision::F64, ..coda::config(of) }
+    Config { precision: Precision::F64, ..coda_config(of) }
 }
 
 fn model(config: &Config, all: &Value, about: &Value, batch: usize) -> Model {
-    coda::model(&DEV, config, all, about, batch)
+    golden_methods::model(&DEV, config, all, about, batch)
 }
 
 fn task(index: usize, classes: &[u32], all: usize) -> TaskView {

@@ -9,7 +9,7 @@ mod common;
 mod regularizers;
 mod s_prompts;
 
-use common::coda::{cases, count, npz, number};
+use common::golden_methods::{cases, count, npz, number};
 use common::npz::Array;
 use l2p_engine::config::Config;
 use l2p_engine::device::Device;
@@ -33,7 +33,7 @@ fn labels(array: &Array) -> Tensor {
 
 /// A model of the sizes that `about` names, without weights.
 fn model_of(config: &Config, all: &Value, about: &Value, classes: usize, batch: usize) -> Model {
-    common::coda::model_of(&DEV, config, all, about, classes, batch)
+    common::golden_methods::model_of(&DEV, config, all, about, classes, batch)
 }
 
 /// The worst error of a case, and everything that is beyond the limit.

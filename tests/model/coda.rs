@@ -1,12 +1,9 @@
 //! CODA-Prompt between tasks: new components are orthonormal, old ones keep their bits, the rest stays zero.
 
-use super::support::{DEV, Kind, images, kinds, labels};
+use super::support::{Kind, kinds};
 use l2p_engine::network::Model;
 use l2p_engine::nn::params::ParamId;
-use l2p_engine::optim::Optimizer;
 use l2p_engine::prompts::gram_schmidt;
-use l2p_engine::tensor::DType;
-use l2p_engine::tensor::plan::Plan;
 use l2p_engine::testing::close::same_bits;
 
 const BATCH: usize = 3;
@@ -37,16 +34,6 @@ fn rows(model: &Model, id: ParamId) -> Vec<Vec<f64>> {
     all.chunks_exact(width).map(<[f64]>::to_vec).collect()
 }
 
-fn learn(kind: &Kind, model: &mut Model, steps: usize) {
-    let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
-    let mut optimizer = Optimizer::new(&mut Plan::new(), &model.params, &kind.config.optim);
-    for _ in 0..steps {
-        kind.step(model, &x, &y);
-        let squares = model.report.squares();
-        optimizer.step(&DEV, &mut model.params, &model.grads, squares, 0.01).expect("an update");
-    }
-}
-
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
@@ -75,7 +62,7 @@ fn each_task_adds_orthonormal_components_and_leaves_the_old_ones_alone() {
                 assert!(worst < 1e-13, "{name}: {worst:e}");
             }
         }
-        learn(&kind, &mut model, 3);
+        kind.learn(&mut model, BATCH, 3);
         for (&id, before) in components(&model).iter().zip(&before) {
             let now = rows(&model, id);
             for (k, row) in now.iter().enumerate() {
@@ -115,13 +102,13 @@ fn a_step_of_a_restored_model_is_that_of_the_one_that_began_the_task() {
     for task in 0..2 {
         kind.task = task;
         model.begin_task(task).expect("a task");
-        learn(&kind, &mut model, 2);
+        kind.learn(&mut model, BATCH, 2);
     }
     let mut other = kind.model(BATCH);
     other.params.trainable = model.params.trainable.clone();
     other.params.frozen = model.params.frozen.clone();
-    learn(&kind, &mut model, 2);
-    learn(&kind, &mut other, 2);
+    kind.learn(&mut model, BATCH, 2);
+    kind.learn(&mut other, BATCH, 2);
     assert!(same_bits(&model.params.trainable.to_f64(), &other.params.trainable.to_f64()));
 }
 

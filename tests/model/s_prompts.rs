@@ -4,10 +4,8 @@
 use super::support::{DEV, Kind, images, kinds, labels};
 use l2p_engine::network::Model;
 use l2p_engine::ops::match_prompts::Select;
-use l2p_engine::optim::Optimizer;
 use l2p_engine::prompts::{PromptChoice, k_means};
 use l2p_engine::rng::{Rng, Stream};
-use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::close::same_bits;
 
@@ -17,16 +15,6 @@ const LEARNED: [&str; 3] = ["s_prompts/prompt", "head/kernel", "head/bias"];
 
 fn kind() -> Kind {
     kinds().into_iter().find(|kind| kind.name == "prompt and head of a domain").expect("a kind")
-}
-
-fn learn(kind: &Kind, model: &mut Model, steps: usize) {
-    let (x, y) = (images(BATCH, DType::F64), labels(BATCH));
-    let mut optimizer = Optimizer::new(&mut Plan::new(), &model.params, &kind.config.optim);
-    for _ in 0..steps {
-        kind.step(model, &x, &y);
-        let squares = model.report.squares();
-        optimizer.step(&DEV, &mut model.params, &model.grads, squares, 0.01).expect("an update");
-    }
 }
 
 fn some(images: &Tensor, from: usize, n: usize) -> Tensor {
@@ -98,12 +86,12 @@ fn each_domain_leaves_the_others_alone() {
             LEARNED.iter().map(value).collect()
         };
         let before = of(&model);
-        learn(&kind, &mut model, 2);
+        kind.learn(&mut model, BATCH, 2);
         // An evaluation in between takes other prompts; the next step takes the domain's again.
         let x = images(BATCH, DType::F64);
         let choice = PromptChoice::ids(vec![1; BATCH], 1, DOMAINS);
         model.logits_with(&DEV, x.view(), &choice).expect("logits");
-        learn(&kind, &mut model, 1);
+        kind.learn(&mut model, BATCH, 1);
         for ((name, before), now) in LEARNED.iter().zip(&before).zip(of(&model)) {
             let each = now.len() / DOMAINS;
             for domain in 0..DOMAINS {

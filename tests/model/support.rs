@@ -5,6 +5,7 @@ use l2p_engine::device::Device;
 use l2p_engine::network::{Model, Setup, StepStats, TaskView};
 use l2p_engine::nn::vit::Dims;
 use l2p_engine::ops::gelu::GeluForm;
+use l2p_engine::optim::Optimizer;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
@@ -272,6 +273,17 @@ impl Kind {
         }
         regularize(&mut model);
         model
+    }
+
+    /// Steps of the optimizer at rate 0.01, each on the same `batch` images.
+    pub fn learn(&self, model: &mut Model, batch: usize, steps: usize) {
+        let (x, y) = (images(batch, DType::F64), labels(batch));
+        let mut optimizer = Optimizer::new(&mut Plan::new(), &model.params, &self.config.optim);
+        for _ in 0..steps {
+            self.step(model, &x, &y);
+            let squares = model.report.squares();
+            optimizer.step(&DEV, &mut model.params, &model.grads, squares, 0.01).expect("an update");
+        }
     }
 
     pub fn task(&self) -> TaskView {

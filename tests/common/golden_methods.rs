@@ -1,5 +1,5 @@
-//! CODA-Prompt's published cases: their configuration and network. `tests/fixtures/golden_methods/README.md` describes
-//! them.
+//! The published cases of further methods: their files, sizes and networks, and the configuration of CODA-Prompt's.
+//! `tests/fixtures/golden_methods/README.md` describes them.
 
 use super::npz::Npz;
 use super::official;
@@ -40,7 +40,7 @@ pub fn is_coda(about: &Value) -> bool {
     about["config"]["method"] == "coda_prompt"
 }
 
-pub fn config(of: &Value) -> Config {
+pub fn coda_config(of: &Value) -> Config {
     let mut config = Config { method: Method::CodaPrompt, ..Config::default() };
     config.prompt_pool.pool_size = 0;
     config.model.vit_classifier = Classifier::Token;
