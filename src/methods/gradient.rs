@@ -1,5 +1,6 @@
-//! Everything that learns by gradient: L2P, DualPrompt, CODA-Prompt, S-Prompts, full fine-tuning, a linear head, EWC, LwF. What differs
-//! is which parameters the configuration freezes and which prompts the model has.
+//! Everything that learns by gradient: L2P, DualPrompt, CODA-Prompt, S-Prompts, full fine-tuning, a linear head, EWC,
+//! LwF. What differs is which parameters the configuration freezes, and which prompts and which regularizer the model
+//! has.
 
 use super::beside_steps::BesideSteps;
 use super::named::{self, Fit};

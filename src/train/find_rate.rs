@@ -92,6 +92,8 @@ pub fn find_rate(config: &Config, choice: Choice, quiet: bool) -> Result<Sweep> 
     let mut loaded = Loaded::new(&config, choice, purpose)?;
     let mut sweep =
         Sweep { tried: Vec::new(), task: String::new(), steps: 0, classes: 0, trained_on: 0, judged_by: 0 };
+    // What the kept images choose by is the same at every rate.
+    let mut queries = QueryCache::new(Subset::Train, 1);
     for (i, factor) in FACTORS.into_iter().enumerate() {
         let mut config = config.clone();
         config.optim.learning_rate *= factor;
@@ -99,7 +101,7 @@ pub fn find_rate(config: &Config, choice: Choice, quiet: bool) -> Result<Sweep> 
             Session::for_training(config, loaded.clone(), ranks.clone(), InitialWeights::Checkpoint)?;
         loaded.resident.clone_from(&session.resident);
         let kept = keep_some(&mut session)?;
-        let tried = train(&mut session, &mut sweep)?;
+        let tried = train(&mut session, &mut sweep, &mut queries)?;
         if i == 0 {
             let task = &session.train_tasks[0];
             (sweep.task, sweep.classes) = (task.name.clone(), task.classes.len());
@@ -147,7 +149,7 @@ fn passes(session: &mut Session, task: &Task, moment: Moment) -> Result<()> {
 }
 
 /// One training and what it comes to.
-fn train(session: &mut Session, sweep: &mut Sweep) -> Result<Tried> {
+fn train(session: &mut Session, sweep: &mut Sweep, queries: &mut QueryCache) -> Result<Tried> {
     let rate = session.learner.config.optim.learning_rate;
     let task = session.train_tasks[0].clone();
     session.learner.meet(&task.classes);
@@ -173,7 +175,7 @@ fn train(session: &mut Session, sweep: &mut Sweep) -> Result<Tried> {
     let loss = last.iter().sum::<f64>() / last.len().max(1) as f64;
     passes(session, &task, Moment::AfterSteps)?;
     session.learner.method.end_task()?;
-    let score = evaluate::task(session, &mut QueryCache::new(Subset::Train, 1), 0)?;
+    let score = evaluate::task(session, queries, 0)?;
     Ok(Tried { rate, per_step, outcome: Ok(Outcome { loss, accuracy: score.per_image }) })
 }
 

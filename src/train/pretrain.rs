@@ -1,7 +1,7 @@
 //! Training of a backbone, from random weights or on from a checkpoint: the network without prompts, everything
-//! learning or the last blocks. The classes are those of the data set, or with `pretrain.exemplars` every image is a class of its own; with
-//! `pretrain.rotations` each image is also turned and the turn is part of its class (Gidaris et al.
-//! 2018, arXiv:1803.07728). Both are harder to learn than a few classes, and give better features.
+//! learning or the last blocks. The classes are those of the data set, or with `pretrain.exemplars` every image is a
+//! class of its own; with `pretrain.rotations` each image is also turned and the turn is part of its class (Gidaris et
+//! al. 2018, arXiv:1803.07728). Both are harder to learn than a few classes, and give better features.
 
 use super::affine_augment::warp;
 use super::evaluate::argmax;
