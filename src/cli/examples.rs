@@ -16,6 +16,12 @@ Examples:
   l2p-engine train --set prompt_pool.length=5 --seeds 0..4 --workdir runs/short_prompts
   l2p-engine train --workdir runs/short_prompts --set prompt_pool.length=5 --seeds 0..4 --resume";
 
+pub const ADD_CLASSES: &str = "\
+Examples:
+  l2p-engine add-classes --workdir runs/default --data-dir animals
+  l2p-engine add-classes --workdir runs/default --data-dir animals --into runs/zoo --epochs 5
+  l2p-engine add-classes --workdir runs/zoo --data-dir more_animals --update";
+
 pub const EVAL: &str = "\
 Examples:
   l2p-engine eval --workdir runs/default

@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted after
 //! saving. Errors are sentences on standard error.
 
+mod add_classes;
 mod common;
 mod devices;
 mod eval;
@@ -30,6 +31,9 @@ enum Command {
     /// Learn a sequence of tasks; without flags, digits and then letters, on the bundled backbone.
     #[command(after_help = examples::TRAIN)]
     Train(train::Train),
+    /// Add classes to a finished run, from a folder of images; the result is a new run.
+    #[command(name = "add-classes", after_help = examples::ADD_CLASSES)]
+    AddClasses(add_classes::AddClasses),
     /// Evaluate what a run has learned.
     #[command(after_help = examples::EVAL)]
     Eval(eval::Eval),
@@ -77,6 +81,7 @@ pub fn main() -> i32 {
     };
     let done = match cli.command {
         Command::Train(args) => args.run(),
+        Command::AddClasses(args) => args.run(),
         Command::Eval(args) => args.run(),
         Command::LeakCheck(args) => args.run(),
         Command::Predict(args) => args.run(),

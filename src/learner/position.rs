@@ -19,11 +19,14 @@ pub struct Position {
     /// Steps since the start.
     pub step: u64,
     pub optimizer_step: u64,
-    /// Row: after task t; column: task i <= t, or the one test set of all.
+    /// Row: after task t; column: task i <= t, or the one test set of all. NaN where a task was not tested, because its
+    /// images are gone.
+    #[serde(with = "crate::output::nullable::matrix")]
     pub per_image: Vec<Vec<f64>>,
+    #[serde(with = "crate::output::nullable::matrix")]
     pub per_batch: Vec<Vec<f64>>,
     /// The same as `per_image` for validation images, where there are any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crate::output::nullable::matrix")]
     pub validation: Vec<Vec<f64>>,
     /// What the answers behind these say of classes; earlier versions did not save it.
     #[serde(default)]

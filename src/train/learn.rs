@@ -111,6 +111,8 @@ impl Learning {
             let task = &tasks[self.at.task];
             self.progress.task(task.index);
             self.session.learner.meet(&task.classes);
+            let kept = self.session.kept_classes(task);
+            self.session.learner.method.keep_classes(&kept)?;
             if self.at.task_step == 0 {
                 let view = self.session.task_view(task);
                 self.session.learner.method.begin_task(&view, &task.classes)?;
