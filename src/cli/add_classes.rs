@@ -22,7 +22,8 @@ pub struct AddClasses {
     /// Where the new run goes; by default the first free one of RUN-v2, RUN-v3, …
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
-    /// Epochs over the new images; by default those of the run, or, where these make less than 100 steps, up to 20.
+    /// Epochs over the new images; by default those of the run, or more, until there are 100 steps or 1,600
+    /// images. A single new class ends as soon as all its images are answered right.
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
     /// Classes that the run has already get more images, and their part of the head learns on.

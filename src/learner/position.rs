@@ -42,6 +42,14 @@ pub struct Position {
     /// Steps since the last line of the log, and their images.
     pub window: Vec<StepStats>,
     pub window_images: usize,
+    /// Images of this epoch so far, and those that were answered right, where a task may end when all are.
+    #[serde(default)]
+    pub epoch_images: usize,
+    #[serde(default)]
+    pub epoch_right: usize,
+    /// The steps of the task are over, although there could be more.
+    #[serde(default)]
+    pub task_ended: bool,
     /// Wall time so far, and the part that steps and evaluation took, with their images.
     pub seconds: f64,
     pub train_seconds: f64,

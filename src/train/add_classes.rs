@@ -176,15 +176,16 @@ fn extended(saved: &SavedRun, addition: &Addition) -> Result<Config> {
     Ok(config)
 }
 
-/// Steps that new classes learn in, unless that takes more than so many epochs over their images.
+/// Steps in which new classes are learned at least, unless that takes more than so many images and so many epochs.
 const STEPS: usize = 100;
+const IMAGES: usize = 1600;
 const EPOCHS: usize = 20;
 
 /// Epochs over `images` new images in batches of `batch`: those of the run, or more until there are [`STEPS`], because
 /// new columns of the head start at zero, and old ones have grown.
 fn epochs(of_run: usize, images: usize, batch: usize) -> usize {
     let each = (images / batch.max(1)).max(1);
-    of_run.max(STEPS.div_ceil(each).min(EPOCHS))
+    of_run.max(STEPS.div_ceil(each).min(EPOCHS.max(IMAGES / images.max(1))))
 }
 
 fn quoted(names: &[&String]) -> String {
@@ -322,6 +323,8 @@ fn grown(config: Config, saved: &SavedRun, addition: &Addition) -> Result<(Confi
         task_step: 0,
         baselines: None,
         complete: false,
+        window: Vec::new(),
+        window_images: 0,
         class_names: session.learner.class_names.clone(),
         origin: session.origin(),
         learning_rate: Some(session.learner.config.optim.learning_rate),
@@ -393,8 +396,8 @@ mod tests {
     #[test]
     fn few_images_are_learned_more_often() {
         assert_eq!(epochs(2, 80, 16), 20);
-        assert_eq!(epochs(2, 16, 16), 20);
-        assert_eq!(epochs(2, 4, 16), 20);
+        assert_eq!(epochs(2, 80, 128), 20);
+        assert_eq!(epochs(2, 4, 16), 100);
         assert_eq!(epochs(2, 320, 16), 5);
         assert_eq!(epochs(2, 5000, 16), 2);
         assert_eq!(epochs(50, 80, 16), 50);
