@@ -22,7 +22,7 @@ pub struct AddClasses {
     /// Where the new run goes; by default the first free one of RUN-v2, RUN-v3, …
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
-    /// Epochs over the new images; by default those of the run, or more, until there are 100 steps or 1,600
+    /// Epochs over the new images; by default those of the run, or more, until there are 50 steps or 800
     /// images. A single new class ends as soon as all its images are answered right.
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,

@@ -177,9 +177,9 @@ fn extended(saved: &SavedRun, addition: &Addition) -> Result<Config> {
 }
 
 /// Steps in which new classes are learned at least, unless that takes more than so many images and so many epochs.
-const STEPS: usize = 100;
-const IMAGES: usize = 1600;
-const EPOCHS: usize = 20;
+const STEPS: usize = 50;
+const IMAGES: usize = 800;
+const EPOCHS: usize = 10;
 
 /// Epochs over `images` new images in batches of `batch`: those of the run, or more until there are [`STEPS`], because
 /// new columns of the head start at zero, and old ones have grown.
@@ -395,10 +395,10 @@ mod tests {
 
     #[test]
     fn few_images_are_learned_more_often() {
-        assert_eq!(epochs(2, 80, 16), 20);
-        assert_eq!(epochs(2, 80, 128), 20);
-        assert_eq!(epochs(2, 4, 16), 100);
-        assert_eq!(epochs(2, 320, 16), 5);
+        assert_eq!(epochs(2, 80, 16), 10);
+        assert_eq!(epochs(2, 80, 128), 10);
+        assert_eq!(epochs(2, 4, 16), 50);
+        assert_eq!(epochs(2, 320, 16), 3);
         assert_eq!(epochs(2, 5000, 16), 2);
         assert_eq!(epochs(50, 80, 16), 50);
     }
