@@ -5,11 +5,11 @@
 //! which something is missing have no images: they are not tested.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::Cache;
 use super::checks;
+use super::extension::{Extension, Part};
 use super::image_set::{DataSet, ImageSet};
 use super::images;
 use super::tasks::{self, Numbering, Split, Task};
@@ -18,27 +18,6 @@ use crate::error::{Error, Result};
 
 /// Images of a new class, training and test together, without which nothing is learned of it.
 pub const IMAGES_MIN: usize = 5;
-
-/// Where a set that was extended ends, and what was added to it.
-#[derive(Debug, Clone, Default)]
-pub struct Extension {
-    classes: usize,
-    domains: usize,
-    /// Images for training, test and validation.
-    images: [usize; 3],
-    /// Tasks of the first set without images, where any are gone; its classes are then in the order of learning.
-    lost: Option<Vec<usize>>,
-    parts: Vec<Part>,
-}
-
-/// What was added at one time.
-#[derive(Debug, Clone)]
-struct Part {
-    /// Labels, ascending.
-    classes: Vec<u32>,
-    /// Positions of images for training, test and validation; empty where they are gone.
-    images: [Range<u32>; 3],
-}
 
 /// The images in `dir`, a folder per class or lists, all of them checked.
 ///
@@ -179,11 +158,6 @@ impl Extension {
             domain_names: data.domain_names[..self.domains].to_vec(),
             ..DataSet::default()
         }
-    }
-
-    /// Tasks of the first set without images, where it is not whole.
-    pub(super) fn lost_tasks(&self) -> Option<&[usize]> {
-        self.lost.as_deref()
     }
 
     /// The tasks of a first set that is not whole; `lost` ones have no images.

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::added::Extension;
 use super::cache::{Cache, Damage, Pack, Print};
+use super::extension::Extension;
 use super::image_file::{self, Orientation};
 use super::source::FileSource;
 use crate::error::{Error, Result};

@@ -13,6 +13,7 @@ pub mod cifar;
 mod core50;
 mod cub200;
 mod domainnet;
+pub mod extension;
 mod few_shot;
 pub mod file_kind;
 mod folder;
