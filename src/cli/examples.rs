@@ -37,6 +37,11 @@ Examples:
   l2p-engine predict --workdir runs/default image.png
   l2p-engine predict --workdir runs/default --json first.jpg second.jpg";
 
+pub const EXPORT: &str = "\
+Examples:
+  l2p-engine export --workdir runs/default --out digits.safetensors
+  l2p-engine export --workdir runs/default --format safetensors";
+
 pub const INSPECT: &str = "\
 Examples:
   l2p-engine inspect ViT-B_16.npz

@@ -6,6 +6,7 @@ mod common;
 mod devices;
 mod eval;
 mod examples;
+mod export;
 mod inspect;
 mod leakcheck;
 mod predict;
@@ -43,6 +44,9 @@ enum Command {
     /// Name the class of image files.
     #[command(after_help = examples::PREDICT)]
     Predict(predict::Predict),
+    /// Write what a run has learned as one file that answers.
+    #[command(after_help = examples::EXPORT)]
+    Export(export::Export),
     /// Show what a checkpoint, a weight file or a work directory holds.
     #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Inspect),
@@ -85,6 +89,7 @@ pub fn main() -> i32 {
         Command::Eval(args) => args.run(),
         Command::LeakCheck(args) => args.run(),
         Command::Predict(args) => args.run(),
+        Command::Export(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Devices(args) => args.run(),
         Command::Report(args) => args.run(),

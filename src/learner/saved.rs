@@ -2,6 +2,7 @@
 
 use super::assemble::{InitialWeights, Learner, Purpose, fitting_device};
 use super::backbone;
+use super::exported;
 use super::locate::locate_backbone;
 use super::position::Position;
 use crate::config::Config;
@@ -22,11 +23,14 @@ pub struct SavedRun {
 }
 
 impl SavedRun {
-    /// Reads the run in `workdir`; damaged checkpoints are skipped with a warning on stderr.
+    /// Reads the run in `workdir`, or the exported run in that file; damaged checkpoints are skipped with a warning on stderr.
     ///
     /// # Errors
     /// `Error::File` if there is no run or no whole checkpoint yet.
     pub fn read(workdir: &Path) -> Result<SavedRun> {
+        if workdir.is_file() {
+            return exported::read(workdir);
+        }
         let config = SavedRun::config(workdir)?;
         let dir = workdir.join("checkpoints");
         if !dir.is_dir() {
