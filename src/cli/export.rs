@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::error::Result;
-use crate::learner::{SavedRun, exported};
+use crate::learner::SavedRun;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -38,6 +38,7 @@ pub struct Export {
 
 impl Export {
     pub fn run(self) -> Result<()> {
+        SavedRun::expect_folder(&self.workdir)?;
         let mut saved = SavedRun::read(&self.workdir)?;
         saved.locate_backbone(self.init_checkpoint.as_deref())?;
         let out = self.out.unwrap_or_else(|| {
@@ -47,7 +48,7 @@ impl Export {
             folder.unwrap_or(&whole).join(format!("{name}.{}", self.format.ending()))
         });
         match self.format {
-            Format::Safetensors => exported::write(&saved, &out)?,
+            Format::Safetensors => saved.export(&out)?,
         }
         print(&format!(
             "written to {}: {} classes, backbone included; `l2p-engine predict --workdir {} IMAGE` answers with it",

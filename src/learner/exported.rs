@@ -5,12 +5,11 @@
 
 use super::backbone;
 use super::position::Position;
-use super::saved::SavedRun;
 use crate::config::Config;
 use crate::config::schema::{GeluChoice, InputNorm, Method, PositionRule};
 use crate::error::{Error, Result};
 use crate::import::{self, MoreTensor};
-use crate::output::checkpoint::{self, State};
+use crate::output::checkpoint::{self, State, Tensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,34 +26,42 @@ fn answers(method: Method, name: &str) -> bool {
     !(sums || taught.contains(&name) || beside.iter().any(|prefix| name.starts_with(prefix)))
 }
 
-/// Writes all that `saved` needs to answer as the file `path`, whole or not at all. Equal runs give equal bytes.
+/// What a run has learned, and with which configuration.
+#[derive(Debug, Clone)]
+pub struct Learned {
+    pub config: Config,
+    pub at: Position,
+    pub tensors: Tensors,
+}
+
+/// Writes all that the run in `workdir` needs to answer as the file `path`, whole or not at all. Equal runs give equal
+/// bytes.
 ///
 /// # Errors
 /// Those of [`backbone::load`] and [`import::write_native_with`]; `Error::Failed` if the run was made on another backbone.
-pub fn write(saved: &SavedRun, path: &Path) -> Result<()> {
-    let whole = backbone::load(&saved.config)?;
-    if whole.sha256 != saved.at.checkpoint_sha256 {
+pub fn write(run: &Learned, workdir: &Path, path: &Path) -> Result<()> {
+    let Learned { config, at, tensors } = run;
+    let whole = backbone::load(config)?;
+    if whole.sha256 != at.checkpoint_sha256 {
         return Err(Error::failed(format!(
             "{}: the run was made on a backbone with sha256 {}, {} has {}; wanted the same file",
-            saved.workdir.display(),
-            saved.at.checkpoint_sha256,
-            saved.config.model.init_checkpoint,
+            workdir.display(),
+            at.checkpoint_sha256,
+            config.model.init_checkpoint,
             whole.sha256
         )));
     }
-    let needed: Vec<_> =
-        saved.tensors.iter().filter(|(name, ..)| answers(saved.config.method, name)).collect();
+    let needed: Vec<_> = tensors.iter().filter(|(name, ..)| answers(config.method, name)).collect();
     let names: Vec<&str> = needed.iter().map(|(name, ..)| name.as_str()).collect();
-    let at = &saved.at;
     let position = json!({
         "task": at.task, "task_step": at.task_step, "step": at.step, "optimizer_step": at.optimizer_step,
-        "class_names": at.class_names, "classes_seen": at.classes_seen, "batch": at.images(&saved.config),
+        "class_names": at.class_names, "classes_seen": at.classes_seen, "batch": at.images(config),
         "checkpoint_sha256": at.checkpoint_sha256,
     });
     let manifest = json!({
         "format": FORMAT,
         "engine_version": env!("CARGO_PKG_VERSION"),
-        "config": of_file(&saved.config).to_toml(),
+        "config": of_file(config).to_toml(),
         "position": position,
         "tensors": names,
     });
@@ -85,7 +92,7 @@ fn of_file(config: &Config) -> Config {
 ///
 /// # Errors
 /// `Error::File` if it is none, damaged, or of another version.
-pub fn read(path: &Path) -> Result<SavedRun> {
+pub fn read(path: &Path) -> Result<Learned> {
     let entries = import::metadata(path)?;
     let Some(text) = entries.get(ENTRY) else {
         return Err(Error::file(
@@ -113,5 +120,5 @@ pub fn read(path: &Path) -> Result<SavedRun> {
     let state = State { step, meta, tensors };
     let at = Position::of(&state, &config)?;
     config.model.init_checkpoint = path.to_string_lossy().into_owned();
-    Ok(SavedRun { workdir: path.to_path_buf(), config, at, tensors: state.tensors })
+    Ok(Learned { config, at, tensors: state.tensors })
 }

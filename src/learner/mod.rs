@@ -4,7 +4,7 @@
 mod answer;
 mod assemble;
 pub mod backbone;
-pub mod exported;
+mod exported;
 mod locate;
 pub mod origin;
 mod position;

@@ -41,6 +41,7 @@ impl Session {
     /// # Errors
     /// Those of [`Loaded::new`], [`Learner::new`] and [`SavedRun::restore`].
     pub fn of_run(saved: &SavedRun, config: Config, choice: Choice) -> Result<Session> {
+        SavedRun::expect_folder(&saved.workdir)?;
         let purpose = Purpose::Inference { images: test_images(&config) };
         let Loaded { dev, data, backbone, resident } = Loaded::new(&config, choice, purpose)?;
         let batch = saved.at.images(&config);

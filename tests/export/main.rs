@@ -75,6 +75,10 @@ fn bad_input_is_a_sentence() {
     expect(command(&["export", "--workdir", path(&run)]), 0);
     let bytes = std::fs::read(&file).expect("a file");
     let predict = || command(&["predict", "--device", "cpu", "--workdir", path(&file), "image.png"]);
+    for args in [&["eval"][..], &["export"], &["add-classes", "--data-dir", path(&nowhere)]] {
+        let said = expect(command(&[args, &["--workdir", path(&file)]].concat()), 1);
+        assert!(said.contains("wanted the work directory"), "{args:?}: {said}");
+    }
     // Cut, of another version, no run at all.
     std::fs::write(&file, &bytes[..bytes.len() - 100]).expect("a file");
     assert!(expect(predict(), 1).contains("truncated"));
