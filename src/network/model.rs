@@ -9,7 +9,7 @@ use super::regularizer::Regularizer;
 use super::report::{StepReport, StepStats};
 use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
-use crate::config::schema::{ClipScope, Shortcuts, TokenOrder};
+use crate::config::schema::{ClipScope, TokenOrder};
 use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::nn::block::{Block, BlockGrads, BlockShape, Need, SavedBlock, Tools};
@@ -19,7 +19,7 @@ use crate::nn::vit::{EmbedBackward, Vit};
 use crate::ops::attention::{Prefix, PrefixMut};
 use crate::ops::axpy::{axpy, cast, scale_in_place};
 use crate::ops::cross_entropy;
-use crate::ops::linear::Epilogue;
+use crate::ops::linear::{Epilogue, PackedForm};
 use crate::ops::match_prompts::Select;
 use crate::ops::matmul::Write;
 use crate::ops::pool_tokens::{self, Pooling};
@@ -81,6 +81,7 @@ pub struct Model {
 impl Model {
     /// A model with all parameters zero. Every tensor comes from `plan`.
     pub fn new(setup: Setup, plan: &mut Plan) -> Model {
+        let setup = setup.on(plan.is_on_gpu());
         let mut declare = Declare::new(&setup.freeze_part);
         let mut vit = Vit::declare(&mut declare, setup.dims);
         vit.blocks.iter_mut().for_each(|block| block.strassen = setup.shortcuts.strassen);
@@ -92,9 +93,8 @@ impl Model {
             Some(heads) => Linear::declare_several(&mut declare, "head", c, classes, heads),
         };
         let mut params = declare.finish(plan, setup.dtype);
-        let Shortcuts { strassen, packed_weights, .. } = setup.shortcuts;
-        if setup.training && strassen && packed_weights && !plan.is_on_gpu() {
-            params.keep_packed(plan, vit.blocks.iter().flat_map(Block::kernels));
+        if let Some(form) = setup.packed_form(plan) {
+            params.keep_packed(plan, vit.blocks.iter().flat_map(Block::kernels), form, setup.training);
         }
         let regularizer = Regularizer::new(plan, &setup.regularizer, &params, setup.sizes());
         let query_params = Self::query_params(&setup, &prompts, &vit, &params, plan);
@@ -159,7 +159,12 @@ impl Model {
             // same ids point at the same parameters.
             let mut declare = Declare::new(&[String::new()]);
             Vit::declare(&mut declare, vit.dims);
-            declare.finish(plan, setup.dtype)
+            let mut params = declare.finish(plan, setup.dtype);
+            if setup.bf16_products {
+                let kernels = vit.blocks.iter().flat_map(Block::kernels);
+                params.keep_packed(plan, kernels, PackedForm::Bf16, false);
+            }
+            params
         })
     }
 

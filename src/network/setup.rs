@@ -7,6 +7,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::params::Declare;
 use crate::nn::vit::Dims;
+use crate::ops::linear::PackedForm;
 use crate::prompts::{PromptMethod, Room, Settings};
 use crate::tensor::DType;
 use crate::tensor::plan::Plan;
@@ -33,7 +34,10 @@ pub struct Setup {
     /// See [`crate::optim::Optimizer::with_layer_decay`]; 1: one learning rate for all.
     pub layer_decay: f64,
     pub shortcuts: Shortcuts,
+    /// What activations are stored as.
     pub dtype: DType,
+    /// The CPU's form of 16 bits; see [`Setup::on`].
+    pub bf16_products: bool,
     /// Largest batch of a step or an evaluation.
     pub max_batch: usize,
     /// Keep the pre-trained backbone beside one that learns, for `Model::features`.
@@ -82,6 +86,7 @@ impl Setup {
                 Precision::F16 => DType::F16,
                 Precision::F64 => DType::F64,
             },
+            bf16_products: false,
             max_batch,
             keep_original: config.baselines.any(),
             training: true,
@@ -98,6 +103,23 @@ impl Setup {
         };
         setup.check()?;
         Ok(setup)
+    }
+
+    /// On the device of the network: on a CPU `bf16` is the type of the operands of products with the backbone's
+    /// kernels, and everything is stored as f32.
+    pub fn on(self, gpu: bool) -> Setup {
+        let bf16_products = !gpu && self.dtype == DType::BF16;
+        Setup { bf16_products, dtype: if bf16_products { DType::F32 } else { self.dtype }, ..self }
+    }
+
+    /// How the backbone's kernels are packed for products on a CPU.
+    pub fn packed_form(&self, plan: &Plan) -> Option<PackedForm> {
+        let Shortcuts { strassen, packed_weights, .. } = self.shortcuts;
+        match self.bf16_products {
+            true => Some(PackedForm::Bf16),
+            false => (self.training && strassen && packed_weights && !plan.is_on_gpu())
+                .then_some(PackedForm::Strassen),
+        }
     }
 
     /// What gradients are multiplied by, so that small ones survive in f16; the optimizer divides by it.

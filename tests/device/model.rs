@@ -266,6 +266,43 @@ fn deep_prompts_that_no_key_chooses() {
     assert!(ids.chunks_exact(width).any(|other| *other != ids[..width]), "all images draw alike: {ids:?}");
 }
 
+/// What a step and 50 steps may be off by in 16 bits on a GPU holds for the CPU's bf16, too.
+#[test]
+fn bf16_on_the_cpu() {
+    let all = json("cases.json");
+    let (mut failures, mut worst) = (Vec::new(), (0.0, String::new()));
+    for (name, case) in all["cases"].as_object().expect("cases") {
+        let npz = Npz::golden(&format!("case_{name}.npz"));
+        let [wanted, got] = [Precision::F64, Precision::Bf16]
+            .map(|precision| step(&Device::Cpu, case, &npz, precision, ClipScope::Trainable));
+        for ((what, got), (_, wanted)) in got.iter().zip(&wanted) {
+            let error = relative_error(got, wanted);
+            let text = format!("{name} {what}: off by {error:.1e}");
+            if error > worst.0 {
+                worst = (error, text.clone());
+            }
+            let limit = if what == "ids" { 0.0 } else { 3.1e-2 };
+            if error.is_nan() || error > limit {
+                failures.push(text);
+            }
+        }
+    }
+    for (name, steps) in [("traj_l2p_adam", 50), ("traj_dualprompt_adam", 50)] {
+        let [wanted, got] = [Precision::F64, Precision::Bf16]
+            .map(|precision| trajectory(&Device::Cpu, name, steps, precision, false).0);
+        let scale = wanted.iter().fold(0f64, |m, l| m.max(l.abs()));
+        let off = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs() / scale).fold(0f64, f64::max);
+        let text = format!("{name}: losses off by {off:.1e}");
+        let _ = std::io::stderr().write_all(format!("bf16 on the CPU, {text}\n").as_bytes());
+        if off.is_nan() || off > 2e-2 {
+            failures.push(text);
+        }
+    }
+    let _ = std::io::stderr().write_all(format!("bf16 on the CPU, worst step: {}\n", worst.1).as_bytes());
+    assert!(failures.is_empty(), "{failures:#?}");
+    assert!(worst.0 > 1e-5, "nothing was rounded: {worst:?}");
+}
+
 #[test]
 fn deep_steps_of_the_official_cases() {
     if !thorough("a step of every official case on the device") {
