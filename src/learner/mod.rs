@@ -14,5 +14,5 @@ pub use answer::{Answer, ready};
 pub use assemble::{InitialWeights, Learner, Purpose, fitting_device, planned, test_images};
 pub use locate::locate_backbone;
 pub use position::Position;
-pub use precision::{precision, precision_on, reading_precision};
+pub use precision::{bf16_arithmetic, precision, precision_on, reading_precision};
 pub use saved::SavedRun;

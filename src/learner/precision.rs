@@ -36,3 +36,9 @@ pub fn precision_on(wanted: Precision, gpu: bool) -> Result<Precision> {
 pub fn reading_precision(of_run: Precision, dev: &Device) -> Precision {
     precision(of_run, dev).unwrap_or(if dev.gpu().is_some() { Precision::Bf16 } else { Precision::F32 })
 }
+
+/// What multiplies in bf16 on a CPU; `None` elsewhere and in other precisions.
+pub fn bf16_arithmetic(precision: Precision, dev: &Device) -> Option<String> {
+    let on_cpu = precision == Precision::Bf16 && dev.gpu().is_none();
+    on_cpu.then(Arithmetic::of_process)?.ok().map(|arithmetic| arithmetic.word().to_string())
+}

@@ -142,6 +142,8 @@ const OTHER_KINDS: &[Kind] = &[
     ),
     ("lwf", &["optim.optim=sgd", "lwf.warmup_epochs=2", "train.num_epochs=3", "continual.train_mask=false"]),
     ("lwf", &["model.freeze_part=[]", "optim.learning_rate=0.003", "lwf.warmup_epochs=1"]),
+    ("l2p", &["precision=bf16"]),
+    ("finetune", &["precision=bf16", "model.freeze_part=[]", "optim.learning_rate=0.003"]),
 ];
 
 #[test]

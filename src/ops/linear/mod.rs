@@ -237,7 +237,7 @@ pub fn pack(dev: &Device, form: PackedForm, forward: ViewMut, backward: ViewMut,
     let at = matrix(kernel);
     let lens = form.lens(at.rows, at.cols).unwrap_or_default();
     expect_shape("linear", "forward", forward.shape(), [lens[0]])?;
-    if backward.shape().len() > 0 {
+    if !backward.shape().is_empty() {
         expect_shape("linear", "backward", backward.shape(), [lens[1]])?;
     }
     let _op = range(c"linear");

@@ -63,25 +63,27 @@ impl Tile<'_> {
                     high[v] = simd.transmute_f32s_u32s(simd.and_u32s(both, high_half));
                     low[v] = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(both, shift));
                 }
-                for (i, sums) in sums.iter_mut().enumerate() {
+                // Loops that count: see `multiply_once`.
+                for i in 0..ROWS {
                     let second = simd.splat_f32s(*x.add(i * stride + 1));
-                    for (sum, &w) in sums.iter_mut().zip(&high) {
-                        *sum = simd.mul_add_f32s(second, w, *sum);
+                    for v in 0..2 {
+                        sums[i][v] = simd.mul_add_f32s(second, high[v], sums[i][v]);
                     }
                     let first = simd.splat_f32s(*x.add(i * stride));
-                    for (sum, &w) in sums.iter_mut().zip(&low) {
-                        *sum = simd.mul_add_f32s(first, w, *sum);
+                    for v in 0..2 {
+                        sums[i][v] = simd.mul_add_f32s(first, low[v], sums[i][v]);
                     }
                 }
                 x = x.add(2);
                 w = w.add(PANEL);
             }
         }
-        for (i, sums) in sums.iter().enumerate() {
-            for (v, &sum) in sums.iter().enumerate() {
+        for i in 0..ROWS {
+            for v in 0..2 {
                 // SAFETY: as above.
                 unsafe {
-                    target.add((row + i) * PANEL + column + v * lanes).cast::<S::f32s>().write_unaligned(sum);
+                    let to = target.add((row + i) * PANEL + column + v * lanes);
+                    to.cast::<S::f32s>().write_unaligned(sums[i][v]);
                 }
             }
         }

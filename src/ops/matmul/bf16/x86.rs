@@ -28,25 +28,27 @@ pub unsafe fn tile(sums: &mut Sums, x: &[u32], stride: usize, panel: &[u32]) {
     // SAFETY: vectors of a row of sums, pairs of the panel and of the rows of x, as asserted; vectors of f32 and of
     // bf16 have the same 64 bytes.
     unsafe {
-        for (inside, sums) in inside.iter_mut().zip(&*sums) {
-            *inside = [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums.as_ptr().add(PANEL / 2))];
+        for i in 0..TILE {
+            let from = sums[i].as_ptr();
+            inside[i] = [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(PANEL / 2))];
         }
         let (mut at, mut w) = (x.as_ptr(), panel.as_ptr());
         for _ in 0..pairs {
-            let columns =
-                [w, w.add(PANEL / 2)].map(|w| transmute::<_, __m512bh>(_mm512_loadu_si512(w.cast())));
-            for (i, inside) in inside.iter_mut().enumerate() {
+            let first: __m512bh = transmute(_mm512_loadu_si512(w.cast()));
+            let second: __m512bh = transmute(_mm512_loadu_si512(w.add(PANEL / 2).cast()));
+            // Without closures, which would be functions for every processor, and be called.
+            for i in 0..TILE {
                 let pair: __m512bh = transmute(_mm512_set1_epi32((*at.add(i * stride)).cast_signed()));
-                for (sum, &w) in inside.iter_mut().zip(&columns) {
-                    *sum = _mm512_dpbf16_ps(*sum, pair, w);
-                }
+                inside[i][0] = _mm512_dpbf16_ps(inside[i][0], pair, first);
+                inside[i][1] = _mm512_dpbf16_ps(inside[i][1], pair, second);
             }
             at = at.add(1);
             w = w.add(PANEL);
         }
-        for (inside, sums) in inside.iter().zip(sums) {
-            _mm512_storeu_ps(sums.as_mut_ptr(), inside[0]);
-            _mm512_storeu_ps(sums.as_mut_ptr().add(PANEL / 2), inside[1]);
+        for i in 0..TILE {
+            let to = sums[i].as_mut_ptr();
+            _mm512_storeu_ps(to, inside[i][0]);
+            _mm512_storeu_ps(to.add(PANEL / 2), inside[i][1]);
         }
     }
 }
