@@ -122,6 +122,7 @@ impl Config {
             ("continual.eval_every_tasks", self.continual.eval_every_tasks),
             ("train.per_device_batch_size", train.per_device_batch_size),
             ("train.num_epochs", train.num_epochs),
+            ("train.micro_batch", train.micro_batch.of(1)),
             ("train.eval_batch_size", train.eval_batch_size),
         ];
         let any = [

@@ -295,7 +295,10 @@ fn convert(kind: KeyKind, found: &DeValue) -> std::result::Result<Value, String>
             list(items, KeyKind::Size).ok_or_else(wrong)
         }
         (KeyKind::Numbers, DeValue::Array(items)) => list(items, KeyKind::Number).ok_or_else(wrong),
-        (KeyKind::SizeOrSizes, DeValue::Integer(_)) => convert(KeyKind::Size, found).map_err(|_| wrong()),
+        (KeyKind::SizeOrAuto, DeValue::String(s)) if s == "auto" => Ok(json!(s)),
+        (KeyKind::SizeOrSizes | KeyKind::SizeOrAuto, DeValue::Integer(_)) => {
+            convert(KeyKind::Size, found).map_err(|_| wrong())
+        }
         (KeyKind::Names, DeValue::Array(items)) => {
             let name = |item: &Spanned<DeValue>| match item.get_ref() {
                 DeValue::String(s) => Some(json!(s)),

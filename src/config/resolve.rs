@@ -3,13 +3,14 @@
 use super::schema::{Augment, Baselines, Classifier, Config, Method, Scenario, TaskSizes};
 
 /// The keys and tables that [`Config::identity`] leaves out.
-const FREE: [&str; 8] = [
+const FREE: [&str; 9] = [
     "published",
     "data.dir",
     "data.cache_dir",
     "data.cache_gb",
     "model.init_checkpoint",
     "train.eval_batch_size",
+    "train.micro_batch",
     "train.checkpoint_every_steps",
     "baselines",
 ];
@@ -134,6 +135,7 @@ impl Config {
         same.data.cache_gb = default.data.cache_gb;
         same.model.init_checkpoint = default.model.init_checkpoint;
         same.train.eval_batch_size = default.train.eval_batch_size;
+        same.train.micro_batch = default.train.micro_batch;
         same.train.checkpoint_every_steps = default.train.checkpoint_every_steps;
         same.baselines = default.baselines;
         same.published = default.published;

@@ -8,6 +8,7 @@
 pub use super::enums::*;
 
 use super::kinds::{Field, Key, KeyKind};
+use super::micro_batch::MicroBatch;
 pub use super::shortcuts::Shortcuts;
 pub use super::task_sizes::{Names, TaskSizes};
 use serde::{Deserialize, Serialize};
@@ -383,6 +384,9 @@ Train {
     per_device_batch_size: usize = 16,
     /// Epochs per task.
     num_epochs: usize = 5,
+    /// Images of a part of a step, whose gradients are added up: less memory, the same step but for rounding. `auto`: a
+    /// whole step where it fits into memory, else as much of it as fits. Whole votes stay together.
+    micro_batch: MicroBatch = MicroBatch::AUTO,
     /// Images per evaluation batch; results do not depend on it.
     eval_batch_size: usize = 64,
     /// Test on so many images of each test set, counted in batches of `per_device_batch_size` and spread evenly over the

@@ -2,6 +2,7 @@
 
 use super::backbone;
 use super::origin;
+use super::parts;
 use super::position::Position;
 use super::precision::{precision, reading_precision};
 use crate::config::Config;
@@ -74,8 +75,10 @@ impl Learner {
         };
         expect_kernels(config.method, &dev)?;
         config.check_with_layers(backbone.dims.layers)?;
+        let dims = backbone::dims(&backbone);
+        parts::divide(&mut config, dims, class_names.len(), purpose, || Plan::dry(&dev), dev.free_bytes())?;
         let mut plan = Plan::on(&dev);
-        let mut model = model(&config, backbone::dims(&backbone), class_names.len(), &mut plan, purpose)?;
+        let mut model = model(&config, dims, class_names.len(), &mut plan, purpose)?;
         plan.check()?;
         match weights {
             InitialWeights::Checkpoint => backbone.sha256 = backbone::read(&config, &mut model)?,
@@ -119,6 +122,14 @@ impl Learner {
 }
 
 impl Purpose<'_> {
+    /// Images of a step on this rank, if there are steps.
+    pub(super) fn step_images(&self) -> Option<usize> {
+        match *self {
+            Purpose::Inference { .. } => None,
+            Purpose::Training { images, .. } | Purpose::Pretraining { images, .. } => Some(images),
+        }
+    }
+
     fn ranks(&self) -> Ranks {
         match self {
             Purpose::Inference { images } => Ranks::alone(*images),
@@ -131,10 +142,11 @@ impl Purpose<'_> {
         match *self {
             Purpose::Inference { images } => images,
             // Test images vote in groups of their own size.
-            Purpose::Training { images, .. } | Purpose::Pretraining { images, .. } => images
-                .max(config.train.per_device_batch_size)
-                .max(config.train.eval_batch_size)
-                .max(config.prompt_pool.vote_group),
+            Purpose::Training { images, .. } | Purpose::Pretraining { images, .. } => {
+                let part = config.train.micro_batch.of(images);
+                let whole = if part < images { part } else { images.max(config.train.per_device_batch_size) };
+                whole.max(config.train.eval_batch_size).max(config.prompt_pool.vote_group)
+            }
         }
     }
 }
@@ -209,6 +221,8 @@ pub fn fitting_device(
         Purpose::Inference { .. } => reading_precision(config.precision, &choice.device),
         _ => precision(config.precision, &choice.device)?,
     };
+    let (dev, free) = (&choice.device, choice.device.free_bytes());
+    parts::divide(&mut config, dims, classes, purpose, || Plan::dry(dev), free)?;
     let mut plan = Plan::dry(&choice.device);
     planned(&config, dims, classes, &mut plan, purpose)?;
     plan.check()?;

@@ -29,6 +29,7 @@ use crate::prompts::{Heads, Place, PromptChoice, PromptMethod, Query, TokenRows}
 use crate::tensor::input::Input;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View};
+use std::ops::Range;
 
 /// What a step needs to know of its task.
 #[derive(Debug, Clone)]
@@ -38,6 +39,15 @@ pub struct TaskView {
     pub mask: Vec<bool>,
     /// What part of a step's images is here: 1, or less on one of several ranks.
     pub rank_fraction: f64,
+}
+
+impl TaskView {
+    /// The same for some of the images of a step: `classes` is K.
+    pub fn part(&self, rows: Range<usize>, classes: usize) -> TaskView {
+        let own = self.mask.len() > classes;
+        let mask = if own { &self.mask[rows.start * classes..rows.end * classes] } else { &self.mask };
+        TaskView { mask: mask.to_vec(), ..*self }
+    }
 }
 
 /// What a gradient is of.

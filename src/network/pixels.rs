@@ -9,6 +9,7 @@ use crate::ops::preprocess::Resident;
 use crate::tensor::input::Input;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View};
+use std::ops::Range;
 
 /// The images of a call.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +37,17 @@ impl Pixels<'_> {
         match self {
             Pixels::Ready(images) => images.dims()[0],
             Pixels::Resident { indices, .. } => indices.len(),
+        }
+    }
+
+    /// Some of the images.
+    pub fn part(self, rows: Range<usize>) -> Self {
+        match self {
+            Pixels::Ready(images) => Pixels::Ready(images.rows(rows)),
+            Pixels::Resident { set, indices, first } => {
+                let first = first.map(|first| first + rows.start as u64);
+                Pixels::Resident { set, indices: &indices[rows], first }
+            }
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Setup {
     pub dtype: DType,
     /// The CPU's form of 16 bits; see [`Setup::on`].
     pub bf16_products: bool,
+    /// Images of a part of a step: larger steps are divided.
+    pub part_images: usize,
     /// Largest batch of a step or an evaluation.
     pub max_batch: usize,
     /// Keep the pre-trained backbone beside one that learns, for `Model::features`.
@@ -87,6 +89,7 @@ impl Setup {
                 Precision::F64 => DType::F64,
             },
             bf16_products: false,
+            part_images: config.train.micro_batch.of(usize::MAX),
             max_batch,
             keep_original: config.baselines.any(),
             training: true,

@@ -128,14 +128,16 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     let images = each + config.continual.replay_batch_size;
     let alone = Ranks::alone(images);
     let purpose = Purpose::Training { ranks: &alone, images };
-    let (mut plan, elsewhere) = match place {
+    let (mut plan, free, elsewhere) = match place {
         PlannedDevice::Here(choice) => {
             let dev = learner::fitting_device(&config, dims, classes, choice, purpose)?;
-            (Plan::dry(&dev), None)
+            (Plan::dry(&dev), dev.free_bytes(), None)
         }
-        PlannedDevice::Elsewhere(gpu) => (Plan::dry_on_gpu(), Some(gpu)),
+        PlannedDevice::Elsewhere(gpu) => (Plan::dry_on_gpu(), Some(gpu.usable()), Some(gpu)),
     };
     config.precision = learner::precision_on(config.precision, plan.is_on_gpu())?;
+    let empty = || if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
+    learner::divide(&mut config, dims, classes, purpose, empty, free)?;
     let batch = each * ranks;
     let split = session::split(&config, &data, batch)?;
     let learned = session::train_tasks(&config, &split);

@@ -30,6 +30,7 @@ fn other_value(kind: KeyKind, now: &str) -> String {
         KeyKind::Text => "\"another \\\"text\\\" \\\\ \\u0007 ü\"".into(),
         KeyKind::Word(words) => format!("{:?}", words.iter().find(|w| format!("{w:?}") != now).unwrap()),
         KeyKind::Texts => "[\"x\", \"y\"]".into(),
+        KeyKind::SizeOrAuto => if now == "\"auto\"" { "8" } else { "\"auto\"" }.into(),
         KeyKind::Sizes | KeyKind::SizeOrSizes => "[3, 5]".into(),
         KeyKind::Numbers => "[0.5, 3.0]".into(),
         KeyKind::Names => "[\"x\", \"7\"]".into(),

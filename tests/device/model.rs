@@ -4,6 +4,7 @@
 use super::common::npz::Npz;
 use super::common::{json, official, relative_error};
 use super::{device, thorough};
+use l2p_engine::config::micro_batch::MicroBatch;
 use l2p_engine::config::schema::{ClipScope, Precision, Selection};
 use l2p_engine::device::Device;
 use l2p_engine::methods::{Gradient, Method, Ranks};
@@ -183,6 +184,47 @@ fn deep_fifty_steps_stay_by_the_cpu() {
         [false, true].map(|graph| trajectory(&dev, "traj_l2p_adam", 6, Precision::Bf16, graph));
     assert!(same_bits(&plain.0, &graph.0) && same_bits(&plain.1, &graph.1), "the graph gives other bits");
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// Steps in parts of one vote each, alone on a device, beside whole steps.
+#[test]
+fn deep_divided_steps_stay_by_the_cpu() {
+    if !thorough("divided steps on the device") {
+        return;
+    }
+    let Some(gpu) = device() else { return };
+    let about = json("trajectories.json")["traj_l2p_adam"].clone();
+    let (all, npz) = (json("cases.json"), Npz::golden("traj_l2p_adam.npz"));
+    let batch = npz.get("in/label").shape[1];
+    let learn = |dev: &Device, precision, part: usize| {
+        let mut config = official::config(&about["config"]);
+        config.optim.clip_scope = ClipScope::Trainable;
+        (config.precision, config.prompt_pool.vote_group) = (precision, batch / 2);
+        config.train.micro_batch = MicroBatch::Images(part);
+        let mut model = official::model(dev, &config, &all, &about, part);
+        official::load(&mut model, &npz, "param0/", false);
+        let dtype = model.dtype();
+        let mut method = Gradient::new(&config, model, &mut Plan::on(dev), &Ranks::alone(batch));
+        let classes = npz.get("in/class_mask").u32s();
+        let mask = official::class_mask(official::num_classes(&all), &classes, &about["config"]);
+        let task = TaskView { index: 0, mask, rank_fraction: 1.0 };
+        let mut stats = Vec::new();
+        for s in 0..3 {
+            let (x, y) = (npz.get("in/image_u8").at(s), npz.get("in/label").at(s));
+            let pixels: Vec<f64> = x.data.iter().map(|v| v / 256.0).collect();
+            let x = Tensor::from_f64(&pixels, x.shape.as_slice(), dtype);
+            let y = Tensor::from_vec(y.u32s(), y.shape.as_slice());
+            stats.extend(method.step(dev, x.view().into(), y.view(), &task, 0.01).expect("a step"));
+        }
+        stats.extend(method.settle(dev).expect("the rest"));
+        let learned = method.model().params.trainable.view().read_f64().expect("a download");
+        (stats.iter().map(|s| s.loss).collect::<Vec<f64>>(), learned)
+    };
+    let wanted = learn(&Device::Cpu, Precision::F64, batch);
+    let got = learn(&Device::Cuda(gpu), Precision::F32, batch / 2);
+    assert_eq!(got.0.len(), 3);
+    let off = relative_error(&got.0, &wanted.0).max(relative_error(&got.1, &wanted.1));
+    assert!(off <= 2e-6, "off by {off:.1e}");
 }
 
 /// Frozen rows keep their bits, also where the step was captured before, and the rest learns as on the CPU.
