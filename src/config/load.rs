@@ -141,6 +141,7 @@ fn assign(config: &mut Config, assignment: &str, notes: &mut Vec<String>) -> Res
     let found = match key.kind {
         KeyKind::Table(_) => Err(keys::hint(path)),
         // A word or a path without quotes is taken as text.
+        KeyKind::SizeOrAuto if value == "auto" => Ok(json!(value)),
         KeyKind::Text | KeyKind::Word(_) if !quoted => convert(key.kind, &DeValue::String(value.into())),
         kind => match DeValue::parse(value) {
             Ok(parsed) => convert(kind, parsed.get_ref()),
