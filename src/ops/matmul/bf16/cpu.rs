@@ -100,18 +100,21 @@ impl Rows<'_, '_> {
         let stride = if arithmetic == Arithmetic::Widened { 2 * pairs.len() } else { pairs.len() } + 16;
         let tall = rows.next_multiple_of(TILE);
         with_scratch(tall * stride, |left: &mut [f32]| {
-            left.fill(0.0);
-            for (left, x) in left.chunks_exact_mut(stride).zip(x.chunks_exact(k.max(1))) {
+            for (row, left) in left.chunks_exact_mut(stride).enumerate() {
+                if row >= rows {
+                    left.fill(0.0);
+                    continue;
+                }
+                let x = &x[row * k..][..k];
+                // Zeros in front of an odd row and behind the last.
+                left[0] = 0.0;
+                left[stride.saturating_sub(18)..].fill(0.0);
                 simd(
                     #[inline(always)]
                     || match arithmetic {
-                        Arithmetic::Widened => {
-                            let rounded = x.iter().map(|&v| f32::from_bits(u32::from(round(v)) << 16));
-                            left[odd..].iter_mut().zip(rounded).for_each(|(left, v)| *left = v);
-                        }
+                        Arithmetic::Widened => to_widened(&mut left[odd..], x),
                         Arithmetic::Avx512Bf16 | Arithmetic::Reference => {
-                            let left: &mut [u16] = bytemuck::cast_slice_mut(left);
-                            left[odd..].iter_mut().zip(x).for_each(|(left, &v)| *left = round(v));
+                            to_bf16(&mut bytemuck::cast_slice_mut(left)[odd..], x);
                         }
                     },
                 );
@@ -125,16 +128,36 @@ impl Rows<'_, '_> {
                 for (tile, left) in left.chunks_exact(TILE * stride).enumerate() {
                     let mut sums = [[0.0; PANEL]; TILE];
                     multiply(arithmetic, &mut sums, left, stride, packed);
-                    for (row, sums) in sums.iter().enumerate().take(rows - tile * TILE) {
-                        let row = tile * TILE + row;
-                        let to = columns.start - w.columns.start;
-                        let sums = &sums[columns.start - panel * PANEL..][..columns.len()];
-                        let y = &mut y[row * n + to..][..columns.len()];
-                        store(y, sums, to, (first + row) * n + to, start);
-                    }
+                    simd(
+                        #[inline(always)]
+                        || {
+                            for row in tile * TILE..rows.min((tile + 1) * TILE) {
+                                let to = columns.start - w.columns.start;
+                                let sums = &sums[row - tile * TILE][columns.start - panel * PANEL..];
+                                let y = &mut y[row * n + to..][..columns.len()];
+                                store(y, sums, to, (first + row) * n + to, start);
+                            }
+                        },
+                    );
                 }
             }
         });
+    }
+}
+
+#[inline(always)]
+fn to_widened(left: &mut [f32], x: &[f32]) {
+    let left = &mut left[..x.len()];
+    for i in 0..x.len() {
+        left[i] = f32::from_bits(u32::from(round(x[i])) << 16);
+    }
+}
+
+#[inline(always)]
+fn to_bf16(left: &mut [u16], x: &[f32]) {
+    let left = &mut left[..x.len()];
+    for i in 0..x.len() {
+        left[i] = round(x[i]);
     }
 }
 
@@ -159,18 +182,30 @@ fn multiply(arithmetic: Arithmetic, sums: &mut Sums, left: &[f32], stride: usize
     }
 }
 
-/// Columns of a row of y: `column` is the first of them in the bias, `at` in the residual.
+/// Columns of a row of y: `column` is the first of them in the bias, `at` in the residual. Without closures, for vector
+/// code that the caller chooses.
+#[inline(always)]
 fn store(y: &mut [f32], sums: &[f32], column: usize, at: usize, start: Start<f32>) {
+    let n = y.len();
+    let sums = &sums[..n];
     match start {
         Start::Zero => y.copy_from_slice(sums),
-        Start::Own => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+        Start::Own => {
+            for j in 0..n {
+                y[j] += sums[j];
+            }
+        }
         Start::Bias(bias) => {
-            let bias = &bias[column..][..y.len()];
-            y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), b)| *y = sum + b);
+            let bias = &bias[column..][..n];
+            for j in 0..n {
+                y[j] = sums[j] + bias[j];
+            }
         }
         Start::Residual(bias, residual) => {
-            let start = bias[column..].iter().zip(&residual[at..]);
-            y.iter_mut().zip(sums).zip(start).for_each(|((y, sum), (b, r))| *y = sum + (b + r));
+            let (bias, residual) = (&bias[column..][..n], &residual[at..][..n]);
+            for j in 0..n {
+                y[j] = sums[j] + (bias[j] + residual[j]);
+            }
         }
     }
 }
