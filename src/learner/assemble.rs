@@ -5,7 +5,6 @@ use super::origin;
 use super::position::Position;
 use super::precision::{precision, reading_precision};
 use crate::config::Config;
-use crate::config::schema::Method as Name;
 use crate::data::{Normalize, Preprocess};
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
@@ -72,7 +71,6 @@ impl Learner {
             Purpose::Inference { .. } => reading_precision(config.precision, &dev),
             _ => precision(config.precision, &dev)?,
         };
-        expect_kernels(config.method, &dev)?;
         config.check_with_layers(backbone.dims.layers)?;
         let mut plan = Plan::on(&dev);
         let mut model = model(&config, backbone::dims(&backbone), class_names.len(), &mut plan, purpose)?;
@@ -139,16 +137,6 @@ impl Purpose<'_> {
     }
 }
 
-/// Refuses a GPU for a method that has no kernels.
-fn expect_kernels(method: Name, dev: &Device) -> Result<()> {
-    if matches!(method, Name::Ewc | Name::Lwf) && dev.gpu().is_some() {
-        return Err(Error::config(format!(
-            "method = \"{method}\" has no kernels yet and computes on the CPU alone; use --device cpu"
-        )));
-    }
-    Ok(())
-}
-
 /// Images at once in tests of a run of `config`: a batch, or a whole vote.
 pub fn test_images(config: &Config) -> usize {
     let (train, group) = (&config.train, config.prompt_pool.vote_group);
@@ -184,12 +172,10 @@ pub fn planned(
     Ok(methods::build(config, model, plan, &purpose.ranks()))
 }
 
-/// Where this network is computed; see [`Choice::fitting`]. A method without kernels takes the CPU where `auto` chose
-/// a GPU.
+/// Where this network is computed; see [`Choice::fitting`].
 ///
 /// # Errors
-/// `Error::Failed` if the GPU that was asked for has too little free memory for this purpose; `Error::Config` if the
-/// method has no kernels for it.
+/// `Error::Failed` if the GPU that was asked for has too little free memory for this purpose.
 pub fn fitting_device(
     config: &Config,
     dims: Dims,
@@ -197,13 +183,6 @@ pub fn fitting_device(
     choice: Choice,
     purpose: Purpose,
 ) -> Result<Device> {
-    if let Err(why) = expect_kernels(config.method, &choice.device) {
-        if !choice.auto {
-            return Err(why);
-        }
-        crate::output::say(&format!("the GPU is not used: {why}"));
-        return Ok(Device::Cpu);
-    }
     let mut config = config.clone();
     config.precision = match purpose {
         Purpose::Inference { .. } => reading_precision(config.precision, &choice.device),

@@ -110,7 +110,7 @@ pub trait Method {
     ///
     /// # Errors
     /// `Error::Failed` if nothing can be made of what was learned.
-    fn end_task(&mut self) -> Result<()> {
+    fn end_task(&mut self, _dev: &Device) -> Result<()> {
         Ok(())
     }
 

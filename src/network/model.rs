@@ -289,6 +289,7 @@ impl Model {
         self.decay = self.prompts.weight_decay(task.index).unwrap_or(self.setup.weight_decay);
         self.load(dev, images)?;
         self.targets_mut(labels).load(dev, labels)?;
+        self.regularizer.load(dev)?;
         self.set_mask(&task.mask)
     }
 

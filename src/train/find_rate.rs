@@ -174,7 +174,7 @@ fn train(session: &mut Session, sweep: &mut Sweep, queries: &mut QueryCache) -> 
     let last = &losses[losses.len().saturating_sub(LAST)..];
     let loss = last.iter().sum::<f64>() / last.len().max(1) as f64;
     passes(session, &task, Moment::AfterSteps)?;
-    session.learner.method.end_task()?;
+    session.learner.method.end_task(&session.learner.dev)?;
     let score = evaluate::task(session, queries, 0)?;
     Ok(Tried { rate, per_step, outcome: Ok(Outcome { loss, accuracy: score.per_image }) })
 }

@@ -11,7 +11,7 @@ use crate::config::schema::Scenario;
 use crate::data::{Subset, Task};
 use crate::device::range::{self, RangeTime, range};
 use crate::error::{Error, Result};
-use crate::learner::Position;
+use crate::learner::{Learner, Position};
 use crate::methods::Moment;
 use crate::network::StepStats;
 use crate::output::progress::Progress;
@@ -119,7 +119,8 @@ impl Learning {
             }
             self.train_task(task, &mut cache)?;
             self.show(task, Moment::AfterSteps)?;
-            self.session.learner.method.end_task()?;
+            let Learner { method, dev, .. } = &mut self.session.learner;
+            method.end_task(dev)?;
             if self.kind != LearningKind::Pretraining && self.session.tests_after(task.index) {
                 self.evaluate(task, &mut cache, validation.as_mut())?;
             }

@@ -218,7 +218,13 @@ fn anchor_arguments() {
     refused(run(3, 4, 4), "anchor", "dp");
     refused(run(4, 3, 4), "anchor", "anchor");
     refused(run(4, 4, 5), "anchor", "importance");
-    refused(anchor::add_squares(&DEV, t([4]).view_mut(), t([3]).view(), 1.0), "anchor", "importance");
+    let run = |g: usize, loss: usize| {
+        let (g, loss) = (t([g]), t([loss]));
+        anchor::add_squares(&DEV, t([4]).view_mut(), g.view(), Some(loss.view()), 1.0)
+    };
+    assert!(run(4, 1).is_ok());
+    refused(run(3, 1), "anchor", "importance");
+    refused(run(4, 2), "anchor", "loss");
 }
 
 #[test]

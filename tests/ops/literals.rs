@@ -140,8 +140,11 @@ fn anchored_parameters() {
     let mut d = f64s(&[1., 1.], [2]);
     anchor::backward_acc(&DEV, d.view_mut(), p.view(), a.view(), f.view(), 3.0).expect("a gradient");
     same("gradient", &d, &[25.0, -5.0]);
-    anchor::add_squares(&DEV, f.view_mut(), p.view(), 0.25).expect("squares");
+    anchor::add_squares(&DEV, f.view_mut(), p.view(), None, 0.25).expect("squares");
     same("importance", &f, &[4.25, 0.75]);
+    let loss = f64s(&[2f64.ln()], [1]);
+    anchor::add_squares(&DEV, f.view_mut(), p.view(), Some(loss.view()), 0.5).expect("squares");
+    same("importance", &f, &[6.5, 1.0]);
 }
 
 /// Logits (2 ln 3, 0, 100) and a teacher's (0, 0, -7) at temperature 2 over the first two classes: b = (3/4, 1/4), a = (1/2,

@@ -154,7 +154,7 @@ impl Method for Ranpac {
         Ok(vec![StepStats::default()])
     }
 
-    fn end_task(&mut self) -> Result<()> {
+    fn end_task(&mut self, _: &Device) -> Result<()> {
         // A run that was stopped in the tests after a task ends the task a second time.
         if self.labels.is_empty() {
             return Ok(());
