@@ -211,6 +211,14 @@ impl Params {
         });
         let mut ranges: Vec<Range<usize>> = ranges.collect();
         ranges.sort_by_key(|r| r.start);
+        // The end of one parameter and the beginning of the next are one range.
+        ranges.dedup_by(|next, range| {
+            let touches = next.start == range.end;
+            if touches {
+                range.end = next.end;
+            }
+            touches
+        });
         ranges
     }
 
