@@ -163,6 +163,9 @@ Continual {
     /// A test image is told its task: only the classes of that task can be the answer. Losses and baselines stay over
     /// all classes; only for scenario `class`.
     eval_task_inc: bool = false,
+    /// Only the classes learned so far can be the answer to a test image, as CODA-Prompt's and PILOT's codes have it. Off:
+    /// every class of the head, as the official code of L2P and its PyTorch port.
+    eval_seen_classes: bool = false,
     /// Images kept of each class over the tasks so far, drawn by the seed; 0: none (L2P-R: 10 or 50).
     replay_per_class: usize = 0,
     /// So many replayed images come with each batch from the second task on (official: as many as the batch has).
