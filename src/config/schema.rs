@@ -294,6 +294,17 @@ Ranpac {
     random_features: usize = 10_000,
     /// Candidates for lambda. Each task chooses by the squared error on the last fifth of its images.
     lambdas: Vec<f64> = powers_of_ten(),
+    /// Phase 1: before the first task the backbone learns its classes by adapters of this width beside the MLPs
+    /// (published: 64), by `[optim]`; they are frozen afterwards. 0: no adapters.
+    adapter_width: usize = 0,
+    /// The factor of what adapters add.
+    adapter_scale: f64 = 0.1,
+    /// Probability that a unit of an adapter is dropped in training.
+    adapter_dropout: f64 = 0.1,
+    /// Epochs of phase 1, of batches of `train.per_device_batch_size`.
+    adapter_epochs: usize = 20,
+    /// What happens to the images of phase 1, as `data.augment`; those of phase 2 are prepared like test images.
+    adapter_augment: Augment = Augment::CropFlip,
 }
 }
 

@@ -5,6 +5,7 @@ use super::origin;
 use super::position::Position;
 use super::precision::{precision, reading_precision};
 use crate::config::Config;
+use crate::config::schema::{Augment, Method as Name};
 use crate::data::{Normalize, Preprocess};
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
@@ -54,6 +55,15 @@ pub struct Learner {
 }
 
 impl Learner {
+    /// How images are prepared, but for the augmentation.
+    ///
+    /// # Errors
+    /// Those of [`Preprocess::new`].
+    pub fn preprocess_with(&self, augment: Augment) -> Result<Preprocess> {
+        let norm = Normalize { mean: self.backbone.mean, std: self.backbone.std };
+        Preprocess::new(&crate::config::schema::Data { augment, ..self.config.data.clone() }, norm)
+    }
+
     /// A learner of `config` on `dev` around `backbone`, of which only the description is read. Prompts are
     /// initialised from `config.seed`.
     ///
@@ -71,6 +81,7 @@ impl Learner {
             Purpose::Inference { .. } => reading_precision(config.precision, &dev),
             _ => precision(config.precision, &dev)?,
         };
+        expect_kernels(&config, &dev)?;
         config.check_with_layers(backbone.dims.layers)?;
         let mut plan = Plan::on(&dev);
         let mut model = model(&config, backbone::dims(&backbone), class_names.len(), &mut plan, purpose)?;
@@ -137,6 +148,17 @@ impl Purpose<'_> {
     }
 }
 
+/// Refuses a GPU for what has no kernels.
+fn expect_kernels(config: &Config, dev: &Device) -> Result<()> {
+    if config.method == Name::Ranpac && config.ranpac.adapter_width > 0 && dev.gpu().is_some() {
+        return Err(Error::config(
+            "ranpac.adapter_width > 0 has no kernels yet and computes on the CPU alone; use --device cpu, or 0 for RanPAC \
+             without adapters",
+        ));
+    }
+    Ok(())
+}
+
 /// Images at once in tests of a run of `config`: a batch, or a whole vote.
 pub fn test_images(config: &Config) -> usize {
     let (train, group) = (&config.train, config.prompt_pool.vote_group);
@@ -172,10 +194,11 @@ pub fn planned(
     Ok(methods::build(config, model, plan, &purpose.ranks()))
 }
 
-/// Where this network is computed; see [`Choice::fitting`].
+/// Where this network is computed; see [`Choice::fitting`]. What has no kernels takes the CPU where `auto` chose a GPU.
 ///
 /// # Errors
-/// `Error::Failed` if the GPU that was asked for has too little free memory for this purpose.
+/// `Error::Failed` if the GPU that was asked for has too little free memory for this purpose; `Error::Config` if there are
+/// no kernels for it.
 pub fn fitting_device(
     config: &Config,
     dims: Dims,
@@ -183,6 +206,13 @@ pub fn fitting_device(
     choice: Choice,
     purpose: Purpose,
 ) -> Result<Device> {
+    if let Err(why) = expect_kernels(config, &choice.device) {
+        if !choice.auto {
+            return Err(why);
+        }
+        crate::output::say(&format!("the GPU is not used: {why}"));
+        return Ok(Device::Cpu);
+    }
     let mut config = config.clone();
     config.precision = match purpose {
         Purpose::Inference { .. } => reading_precision(config.precision, &choice.device),

@@ -75,6 +75,7 @@ impl BesideSteps {
                 Ok(())
             }
             (Pass::WarmUp { .. }, _) => self.learn_head(model, dev, shown, task),
+            (Pass::Adapt { .. }, _) => Err(Error::failed("adapters are learned by RanPAC alone")),
             (Pass::Plain, _) => self.ask_teacher(model, dev, shown),
         }
     }

@@ -98,7 +98,7 @@ impl Ranks {
         Ok(all.iter().flat_map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect::<Vec<T>>())
     }
 
-    /// The frozen features and the labels of a step, of the images of all ranks in the order of one: what is made of
+    /// The queries, which are features of what does not learn, and the labels of a step, of the images of all ranks in the order of one: what is made of
     /// them has the same bits for any number of ranks.
     pub(super) fn features_of_step(
         &self,
@@ -110,7 +110,7 @@ impl Ranks {
         // What is left of a task may be too few images for every rank to have one.
         let features = match labels.len() {
             0 => Vec::new(),
-            _ => model.features(dev, images)?.view().read_f64()?,
+            _ => model.query(dev, images)?.view().read_f64()?,
         };
         Ok((self.gather("features of a step", &features)?, self.gather("labels of a step", labels)?))
     }

@@ -140,7 +140,9 @@ fn keep_some(session: &mut Session) -> Result<usize> {
 fn passes(session: &mut Session, task: &Task, moment: Moment) -> Result<()> {
     for pass in session.learner.method.passes(task.index, moment)? {
         let view = session.pass_view(task, pass);
-        for batch in session.pass(task, pass)? {
+        let (batches, steps) = session.pass(task, pass)?;
+        session.learner.method.begin_pass(pass, steps);
+        for batch in batches {
             signal::stop_sweep()?;
             session.observe(pass, &batch?, &view)?;
         }

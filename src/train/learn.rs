@@ -204,7 +204,9 @@ impl Learning {
         let _phase = range(c"passes beside the steps");
         for pass in self.session.learner.method.passes(task.index, moment)? {
             let view = self.session.pass_view(task, pass);
-            for batch in self.session.pass(task, pass)? {
+            let (batches, steps) = self.session.pass(task, pass)?;
+            self.session.learner.method.begin_pass(pass, steps);
+            for batch in batches {
                 self.stop_in_pass(task, moment)?;
                 self.session.observe(pass, &batch?, &view)?;
             }
@@ -222,10 +224,13 @@ impl Learning {
             return Ok(());
         }
         self.progress.finish();
+        let from = match task.index {
+            0 => "begin anew".to_string(),
+            before => format!("go on from the end of task {before}"),
+        };
         Err(Error::Interrupted(format!(
-            "stopped before the first step of task {}; add --resume to go on from the end of task {}",
-            task.index + 1,
-            task.index
+            "stopped before the first step of task {}; add --resume to {from}",
+            task.index + 1
         )))
     }
 

@@ -267,7 +267,7 @@ fn lwf() {
                     let wanted = run.data.get(&what).data.clone();
                     run.report.array(&what, &got, &wanted);
                 }
-                Pass::Augmented => panic!("LwF wants no augmented pass"),
+                Pass::Augmented | Pass::Adapt { .. } => panic!("LwF wants no {pass:?}"),
             }
         }
         run.learn(

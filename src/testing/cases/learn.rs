@@ -8,7 +8,7 @@ use crate::ops::float::Float as _;
 use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::Write;
 use crate::ops::optimizer::{self, Adam, Sgd};
-use crate::ops::{anchor, axpy, component_weights, cross_entropy, distill, row_norm};
+use crate::ops::{anchor, axpy, component_weights, cross_entropy, distill, relu, row_norm};
 use crate::tensor::{DType, Tensor, View, ViewMut};
 use crate::testing::plain as naive;
 
@@ -80,6 +80,31 @@ pub(super) fn anchor(n: usize) -> Case {
             (vec![vec![penalty]], vec![d])
         }))
         .moves(3 * n, 4 * n)
+}
+
+/// Units that are all kept, by the factor of those that are not dropped.
+pub(super) fn relu(rows: usize, c: usize) -> Case {
+    Case::new("relu", format!("{rows}x{c}"), 0)
+        .input("x", [rows, c], Fill::Values, Scope::Each)
+        .input("keep", [rows, c], Fill::Constant(1.25), Scope::Each)
+        .output("y", [rows, c], Scope::Each, Role::Result)
+        .all_wide()
+        .on_cpu_only()
+        .forward(|dev, x, out| {
+            let [mut y] = take(out);
+            assign(y.reborrow(), x[0]);
+            relu::forward_in_place(dev, y, Some(x[1]))
+        })
+        .backward(&[("x", Write::Set)], |dev, _, out, up, grads| {
+            let [mut dx] = take(grads);
+            assign(dx.reborrow(), up[0]);
+            relu::backward_in_place(dev, dx, out[0], 1.25)
+        })
+        .plain(plain!(|x, up| {
+            let (y, dx) = naive::relu(&x[0], &up[0], 1.25);
+            (vec![y], vec![dx])
+        }))
+        .moves(3 * rows * c, 3 * rows * c)
 }
 
 /// Squares of gradients that are added up, weighed by a loss or not.

@@ -3,8 +3,8 @@
 use super::case::{Case, Role, assign, plain, take};
 use super::data::{Fill, Scope};
 use super::learn::{
-    Loss, adam, add_squares, anchor, column_norm, count, cross_entropy, distill, penalise, pull, select, sgd,
-    weigh_components,
+    Loss, adam, add_squares, anchor, column_norm, count, cross_entropy, distill, penalise, pull, relu,
+    select, sgd, weigh_components,
 };
 use crate::config::schema::{Augment, Data};
 use crate::data::{Normalize, Preprocess};
@@ -47,6 +47,7 @@ pub(super) fn small() -> Vec<Case> {
         anchor(8192),
         add_squares(1003, false),
         add_squares(1004, true),
+        relu(3, 7),
         distill(3, 5, 2.0),
         distill(2, 2, 1.0),
         weigh_components(1, 1, 2),
@@ -137,6 +138,7 @@ pub(super) fn vit_b() -> Vec<Case> {
         weigh_components(128, 100, c),
         anchor(122_980),
         add_squares(122_980, true),
+        relu(128 * 197, 64),
         distill(128, 100, 2.0),
         column_norm(c, 100),
         penalise(128, 10),
