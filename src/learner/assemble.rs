@@ -6,7 +6,7 @@ use super::parts;
 use super::position::Position;
 use super::precision::{precision, reading_precision};
 use crate::config::Config;
-use crate::config::schema::Method as Name;
+use crate::config::schema::{Augment, Method as Name};
 use crate::data::{Normalize, Preprocess};
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
@@ -56,6 +56,15 @@ pub struct Learner {
 }
 
 impl Learner {
+    /// How images are prepared, but for the augmentation.
+    ///
+    /// # Errors
+    /// Those of [`Preprocess::new`].
+    pub fn preprocess_with(&self, augment: Augment) -> Result<Preprocess> {
+        let norm = Normalize { mean: self.backbone.mean, std: self.backbone.std };
+        Preprocess::new(&crate::config::schema::Data { augment, ..self.config.data.clone() }, norm)
+    }
+
     /// A learner of `config` on `dev` around `backbone`, of which only the description is read. Prompts are
     /// initialised from `config.seed`.
     ///
@@ -73,7 +82,7 @@ impl Learner {
             Purpose::Inference { .. } => reading_precision(config.precision, &dev),
             _ => precision(config.precision, &dev)?,
         };
-        expect_kernels(config.method, &dev)?;
+        expect_kernels(&config, &dev)?;
         config.check_with_layers(backbone.dims.layers)?;
         let dims = backbone::dims(&backbone);
         parts::divide(&mut config, dims, class_names.len(), purpose, || Plan::dry(&dev), dev.free_bytes())?;
@@ -151,12 +160,13 @@ impl Purpose<'_> {
     }
 }
 
-/// Refuses a GPU for a method that has no kernels.
-fn expect_kernels(method: Name, dev: &Device) -> Result<()> {
-    if matches!(method, Name::Ewc | Name::Lwf) && dev.gpu().is_some() {
-        return Err(Error::config(format!(
-            "method = \"{method}\" has no kernels yet and computes on the CPU alone; use --device cpu"
-        )));
+/// Refuses a GPU for what has no kernels.
+fn expect_kernels(config: &Config, dev: &Device) -> Result<()> {
+    if config.method == Name::Ranpac && config.ranpac.adapter_width > 0 && dev.gpu().is_some() {
+        return Err(Error::config(
+            "ranpac.adapter_width > 0 has no kernels yet and computes on the CPU alone; use --device cpu, or 0 for RanPAC \
+             without adapters",
+        ));
     }
     Ok(())
 }
@@ -196,12 +206,11 @@ pub fn planned(
     Ok(methods::build(config, model, plan, &purpose.ranks()))
 }
 
-/// Where this network is computed; see [`Choice::fitting`]. A method without kernels takes the CPU where `auto` chose
-/// a GPU.
+/// Where this network is computed; see [`Choice::fitting`]. What has no kernels takes the CPU where `auto` chose a GPU.
 ///
 /// # Errors
-/// `Error::Failed` if the GPU that was asked for has too little free memory for this purpose; `Error::Config` if the
-/// method has no kernels for it.
+/// `Error::Failed` if the GPU that was asked for has too little free memory for this purpose; `Error::Config` if there are
+/// no kernels for it.
 pub fn fitting_device(
     config: &Config,
     dims: Dims,
@@ -209,7 +218,7 @@ pub fn fitting_device(
     choice: Choice,
     purpose: Purpose,
 ) -> Result<Device> {
-    if let Err(why) = expect_kernels(config.method, &choice.device) {
+    if let Err(why) = expect_kernels(config, &choice.device) {
         if !choice.auto {
             return Err(why);
         }

@@ -95,8 +95,9 @@ impl PartSum {
 }
 
 /// What decides the launches of a step: targets, masks, how images select, whether the step before ends in it, the
-/// bits of this rank's share of the step, which parts of the parameters learn, and how many components there are so far.
-type CapturedStep = (Shape, usize, Select, bool, u64, Vec<Range<usize>>, usize);
+/// bits of this rank's share of the step, which parts of the parameters learn, how many components there are so far, and
+/// whether a regularizer acts.
+type CapturedStep = (Shape, usize, Select, bool, u64, Vec<Range<usize>>, usize, bool);
 
 impl Gradient {
     pub fn new(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Gradient {
@@ -213,6 +214,7 @@ impl Gradient {
             task.rank_fraction.to_bits(),
             self.model.params.learning(),
             self.model.prompts.components_in_use(),
+            self.model.regularizer.acts()?,
         );
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {
@@ -433,8 +435,8 @@ impl Method for Gradient {
         self.beside.observe(&mut self.model, dev, pass, shown, task)
     }
 
-    fn end_task(&mut self) -> Result<()> {
-        self.beside.end_task(&mut self.model)
+    fn end_task(&mut self, dev: &Device) -> Result<()> {
+        self.beside.end_task(&mut self.model, dev)
     }
 
     fn features(&mut self, dev: &Device, images: Pixels) -> Result<Tensor> {

@@ -2,9 +2,10 @@
 
 use super::layout::TokenLayout;
 use super::regularizer::{self, Sizes};
-use crate::config::schema::{Classifier, ClipScope, Config, Shortcuts, TokenOrder};
+use crate::config::schema::{Classifier, ClipScope, Config, Method, Shortcuts, TokenOrder};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::nn::adapter::AdapterDims;
 use crate::nn::params::Declare;
 use crate::nn::vit::Dims;
 use crate::ops::linear::PackedForm;
@@ -25,6 +26,8 @@ pub struct Setup {
     pub freeze_part: Vec<String>,
     /// What prompt methods read.
     pub prompts: Settings,
+    /// Adapters beside the MLPs of all blocks, and a head of cosines in training.
+    pub adapter: Option<AdapterDims>,
     /// What regularizers read.
     pub regularizer: regularizer::Settings,
     pub clip_scope: ClipScope,
@@ -70,6 +73,13 @@ impl Setup {
             token_order: config.model.token_order,
             freeze_part: config.model.freeze_part.clone(),
             prompts: Settings::of(config),
+            adapter: (config.method == Method::Ranpac && config.ranpac.adapter_width > 0).then_some(
+                AdapterDims {
+                    width: config.ranpac.adapter_width,
+                    scale: config.ranpac.adapter_scale,
+                    dropout: config.ranpac.adapter_dropout,
+                },
+            ),
             regularizer: regularizer::Settings::of(config),
             clip_scope: config.optim.clip_scope,
             weight_decay: match config.optim.optim {

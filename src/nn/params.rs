@@ -49,6 +49,16 @@ impl Declare {
         ParamId(self.specs.len() - 1)
     }
 
+    /// Weight decay is for this parameter, too, which has one axis.
+    pub fn decay(&mut self, id: ParamId) {
+        self.specs[id.0].decays = true;
+    }
+
+    /// This parameter never learns, whatever `freeze_part` says.
+    pub fn freeze(&mut self, id: ParamId) {
+        self.specs[id.0].trainable = false;
+    }
+
     /// `dtype`: the type of activations.
     pub fn finish(mut self, plan: &mut Plan, dtype: DType) -> Params {
         let mut lens = [0, 0];
@@ -97,7 +107,9 @@ pub fn official_path(name: &str) -> String {
 
 /// Whether a parameter belongs to the backbone, not to head or prompts.
 pub fn is_backbone(name: &str) -> bool {
-    let learned = ["head/", "prompt_pool/", "coda/", "s_prompts/"].iter().any(|part| name.starts_with(part));
+    let learned = ["head/", "prompt_pool/", "coda/", "s_prompts/", "adapter/"]
+        .iter()
+        .any(|part| name.starts_with(part));
     !(learned || name == "prefix")
 }
 
@@ -214,6 +226,14 @@ impl Params {
         });
         let mut ranges: Vec<Range<usize>> = ranges.collect();
         ranges.sort_by_key(|r| r.start);
+        // The end of one parameter and the beginning of the next are one range.
+        ranges.dedup_by(|next, range| {
+            let touches = next.start == range.end;
+            if touches {
+                range.end = next.end;
+            }
+            touches
+        });
         ranges
     }
 

@@ -147,6 +147,10 @@ pub fn closing(results: &Results, votes: bool, workdir: &Path, style: Style) -> 
         text += &table::baselines(&results.per_image, vote, &results.baselines, style);
         text += "\n";
     }
+    if let Some(further) = table::further(&results.per_image, style) {
+        text += &further;
+        text += "\n";
+    }
     text += &format!(
         "{:.0} images/s in training, {:.0} in evaluation, {:.1} s in all, {}\n\
          written to {}: results.json, accuracy_matrix.csv, metrics.csv, config.toml, log.jsonl, checkpoints, TensorBoard events",
