@@ -160,6 +160,11 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
             "the CPU computes the ridge regression; the time below counts its work as the GPU's".into(),
         );
     }
+    if plan.is_on_gpu() && config.method == Method::Ranpac && config.ranpac.adapter_width > 0 {
+        notes.push(
+            "a GPU refuses this run so far: adapters (ranpac.adapter_width > 0) have no kernels yet".into(),
+        );
+    }
     let method = learner::planned(&config, dims, classes, &mut plan, purpose)?;
     plan.check()?;
     let mut same_batch = config.clone();
