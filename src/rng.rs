@@ -39,6 +39,10 @@ pub enum Stream {
     Selection = 15,
     /// The images of a class that a few-shot task has.
     Shots = 16,
+    /// Initial values of adapters and of the head that they are learned with (RanPAC).
+    Adapters = 17,
+    /// Units of adapters that a step drops.
+    Dropout = 18,
 }
 
 const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -3,6 +3,7 @@
 use super::print;
 use crate::device::{NO_GPU, embedded, nccl_version, probe};
 use crate::error::Result;
+use crate::ops::matmul::bf16::Arithmetic;
 use clap::Args;
 
 #[derive(Debug, Args)]
@@ -10,7 +11,8 @@ pub struct Devices {}
 
 impl Devices {
     pub fn run(self) -> Result<()> {
-        print(&format!("cpu: {} threads, usable", rayon::current_num_threads()));
+        let arithmetic = Arithmetic::of_process()?.word();
+        print(&format!("cpu: {} threads, usable; bf16 by `{arithmetic}`", rayon::current_num_threads()));
         match probe::gpus() {
             Ok(gpus) => {
                 for gpu in &gpus {

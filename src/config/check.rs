@@ -3,7 +3,7 @@
 
 use super::complaints::{Complaints, MAX_SIZE};
 use super::published::Published;
-use super::schema::{Classifier, Config, Method, OptimizerName, Scenario, Selection, StartFrom};
+use super::schema::{Classifier, ClipScope, Config, Method, OptimizerName, Scenario, Selection, StartFrom};
 use crate::error::Result;
 
 /// Steps between checkpoints may be large to mean "never".
@@ -30,6 +30,7 @@ impl Config {
         self.check_g_prompt(&mut complaints);
         self.check_components(&mut complaints);
         self.check_domains(&mut complaints);
+        self.check_adapters(&mut complaints);
         self.check_boundaries(&mut complaints);
         self.check_method(&mut complaints);
         self.published.iter().filter_map(|text| Published::parse(text).err()).for_each(|e| complaints.add(e));
@@ -116,12 +117,14 @@ impl Config {
             format!("seed must be a whole number from 0 to {}, found {}", i64::MAX, self.seed)
         });
         let at_least_one = [
+            ("ranpac.adapter_epochs", self.ranpac.adapter_epochs),
             ("data.input_size", data.input_size),
             ("data.resize_size", data.resize_size),
             ("continual.num_tasks", self.continual.num_tasks),
             ("continual.eval_every_tasks", self.continual.eval_every_tasks),
             ("train.per_device_batch_size", train.per_device_batch_size),
             ("train.num_epochs", train.num_epochs),
+            ("train.micro_batch", train.micro_batch.of(1)),
             ("train.eval_batch_size", train.eval_batch_size),
         ];
         let any = [
@@ -144,6 +147,7 @@ impl Config {
             ("prompt_pool.vote_group", pool.vote_group),
             ("g_prompt.g_prompt_length", g.g_prompt_length),
             ("ranpac.random_features", self.ranpac.random_features),
+            ("ranpac.adapter_width", self.ranpac.adapter_width),
             ("coda.components", self.coda.components),
             ("coda.length", self.coda.length),
             ("s_prompts.length", self.s_prompts.length),
@@ -172,6 +176,7 @@ impl Config {
         let positive = "a finite number above 0";
         c.float("model.temperature", model.temperature, positive, |v| v > 0.0);
         c.float("lwf.temperature", self.lwf.temperature, positive, |v| v > 0.0);
+        c.float("ranpac.adapter_scale", self.ranpac.adapter_scale, positive, |v| v > 0.0);
         c.float("ewc.gamma", self.ewc.gamma, "0 to 1", |v| (0.0..=1.0).contains(&v));
         c.float("optim.learning_rate", optim.learning_rate, positive, |v| v > 0.0);
         let from_zero = "a finite number, 0 or more";
@@ -199,6 +204,7 @@ impl Config {
         for (key, value) in [
             ("model.layer_norm_eps", model.layer_norm_eps),
             ("optim.sgd_momentum", optim.sgd_momentum),
+            ("ranpac.adapter_dropout", self.ranpac.adapter_dropout),
             ("pretrain.label_smoothing", pre.label_smoothing),
         ] {
             c.float(key, value, below_one, |v| (0.0..1.0).contains(&v));
@@ -360,6 +366,37 @@ impl Config {
                 "method = \"lwf\" has answers of its teacher for the images of the task alone and needs \
                  continual.replay_per_class = 0, found {}",
                 cl.replay_per_class
+            )
+        });
+    }
+
+    /// Adapters beside a frozen backbone, learned on the first task.
+    fn check_adapters(&self, c: &mut Complaints) {
+        let Method::Ranpac = self.method else { return };
+        if self.ranpac.adapter_width == 0 {
+            return;
+        }
+        let freeze = &self.model.freeze_part;
+        c.unless(["encoder", "embedding", "cls"].iter().all(|part| freeze.iter().any(|f| f == part)), || {
+            format!(
+                "ranpac.adapter_width > 0 adapts a frozen backbone and needs model.freeze_part = [\"encoder\", \"embedding\", \
+                 \"cls\"], found {freeze:?}"
+            )
+        });
+        c.unless(self.model.vit_classifier == Classifier::Token, || {
+            format!(
+                "ranpac.adapter_width > 0 learns from the class token and needs model.vit_classifier = \"token\", found \"{}\"",
+                self.model.vit_classifier
+            )
+        });
+        c.unless(self.optim.clip_scope == ClipScope::Trainable, || {
+            "ranpac.adapter_width > 0 needs optim.clip_scope = \"trainable\"; found \"all\"".into()
+        });
+        let cl = &self.continual;
+        c.unless(!matches!(cl.scenario, Scenario::GaussianOnce | Scenario::Stream), || {
+            format!(
+                "ranpac.adapter_width > 0 needs to know where the first task ends; continual.scenario = \"{}\" has no boundaries",
+                cl.scenario
             )
         });
     }

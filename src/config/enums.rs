@@ -304,7 +304,8 @@ Precision {
     F32 = "f32",
     /// CPU only, for checks.
     F64 = "f64",
-    /// GPU only.
+    /// On a GPU of everything that is stored. On a CPU of the operands of products with the backbone's kernels, whose
+    /// sums are f32; attention's products are f32.
     Bf16 = "bf16",
     /// GPU only; gradients are scaled on their way.
     F16 = "f16",

@@ -18,6 +18,8 @@ pub enum KeyKind {
     Numbers,
     /// One whole number, or a list of them.
     SizeOrSizes,
+    /// A whole number, or the word `auto`.
+    SizeOrAuto,
     /// A list of names and whole numbers, or one of them.
     Names,
     Table(&'static [Key]),
@@ -37,6 +39,7 @@ impl KeyKind {
             KeyKind::Sizes => "a list of whole numbers such as [0, 1]".into(),
             KeyKind::Numbers => "a list of finite numbers such as [0.1, 10]".into(),
             KeyKind::SizeOrSizes => "a whole number or a list of them such as [50, 10, 10]".into(),
+            KeyKind::SizeOrAuto => "a whole number, or \"auto\"".into(),
             KeyKind::Names => "a list of names or numbers such as [\"cat\", 7], or the path of a file".into(),
             KeyKind::Table(_) => "a table".into(),
         }

@@ -141,6 +141,7 @@ fn assign(config: &mut Config, assignment: &str, notes: &mut Vec<String>) -> Res
     let found = match key.kind {
         KeyKind::Table(_) => Err(keys::hint(path)),
         // A word or a path without quotes is taken as text.
+        KeyKind::SizeOrAuto if value == "auto" => Ok(json!(value)),
         KeyKind::Text | KeyKind::Word(_) if !quoted => convert(key.kind, &DeValue::String(value.into())),
         kind => match DeValue::parse(value) {
             Ok(parsed) => convert(kind, parsed.get_ref()),
@@ -295,7 +296,10 @@ fn convert(kind: KeyKind, found: &DeValue) -> std::result::Result<Value, String>
             list(items, KeyKind::Size).ok_or_else(wrong)
         }
         (KeyKind::Numbers, DeValue::Array(items)) => list(items, KeyKind::Number).ok_or_else(wrong),
-        (KeyKind::SizeOrSizes, DeValue::Integer(_)) => convert(KeyKind::Size, found).map_err(|_| wrong()),
+        (KeyKind::SizeOrAuto, DeValue::String(s)) if s == "auto" => Ok(json!(s)),
+        (KeyKind::SizeOrSizes | KeyKind::SizeOrAuto, DeValue::Integer(_)) => {
+            convert(KeyKind::Size, found).map_err(|_| wrong())
+        }
         (KeyKind::Names, DeValue::Array(items)) => {
             let name = |item: &Spanned<DeValue>| match item.get_ref() {
                 DeValue::String(s) => Some(json!(s)),

@@ -11,6 +11,7 @@ mod enums;
 pub mod keys;
 pub mod kinds;
 pub mod load;
+pub mod micro_batch;
 pub mod published;
 mod resolve;
 pub mod schema;

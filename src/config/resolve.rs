@@ -3,7 +3,7 @@
 use super::schema::{Augment, Baselines, Classifier, Config, Method, Scenario, TaskSizes};
 
 /// The keys and tables that [`Config::identity`] leaves out.
-const FREE: [&str; 9] = [
+const FREE: [&str; 10] = [
     "published",
     "data.dir",
     "data.added",
@@ -11,6 +11,7 @@ const FREE: [&str; 9] = [
     "data.cache_gb",
     "model.init_checkpoint",
     "train.eval_batch_size",
+    "train.micro_batch",
     "train.checkpoint_every_steps",
     "baselines",
 ];
@@ -136,6 +137,7 @@ impl Config {
         same.data.cache_gb = default.data.cache_gb;
         same.model.init_checkpoint = default.model.init_checkpoint;
         same.train.eval_batch_size = default.train.eval_batch_size;
+        same.train.micro_batch = default.train.micro_batch;
         same.train.checkpoint_every_steps = default.train.checkpoint_every_steps;
         same.baselines = default.baselines;
         same.published = default.published;

@@ -8,6 +8,7 @@
 pub use super::enums::*;
 
 use super::kinds::{Field, Key, KeyKind};
+use super::micro_batch::MicroBatch;
 pub use super::shortcuts::Shortcuts;
 pub use super::task_sizes::{Names, TaskSizes};
 use serde::{Deserialize, Serialize};
@@ -177,6 +178,9 @@ Continual {
     /// A test image is told its task: only the classes of that task can be the answer. Losses and baselines stay over
     /// all classes; only for scenario `class`.
     eval_task_inc: bool = false,
+    /// Only the classes learned so far can be the answer to a test image, as CODA-Prompt's and PILOT's codes have it. Off:
+    /// every class of the head, as the official code of L2P and its PyTorch port.
+    eval_seen_classes: bool = false,
     /// Images kept of each class over the tasks so far, drawn by the seed; 0: none (L2P-R: 10 or 50).
     replay_per_class: usize = 0,
     /// So many replayed images come with each batch from the second task on (official: as many as the batch has).
@@ -305,6 +309,17 @@ Ranpac {
     random_features: usize = 10_000,
     /// Candidates for lambda. Each task chooses by the squared error on the last fifth of its images.
     lambdas: Vec<f64> = powers_of_ten(),
+    /// Phase 1: before the first task the backbone learns its classes by adapters of this width beside the MLPs
+    /// (published: 64), by `[optim]`; they are frozen afterwards. 0: no adapters.
+    adapter_width: usize = 0,
+    /// The factor of what adapters add.
+    adapter_scale: f64 = 0.1,
+    /// Probability that a unit of an adapter is dropped in training.
+    adapter_dropout: f64 = 0.1,
+    /// Epochs of phase 1, of batches of `train.per_device_batch_size`.
+    adapter_epochs: usize = 20,
+    /// What happens to the images of phase 1, as `data.augment`; those of phase 2 are prepared like test images.
+    adapter_augment: Augment = Augment::CropFlip,
 }
 }
 
@@ -397,6 +412,9 @@ Train {
     per_device_batch_size: usize = 16,
     /// Epochs per task.
     num_epochs: usize = 5,
+    /// Images of a part of a step, whose gradients are added up: less memory, the same step but for rounding. `auto`: a
+    /// whole step where it fits into memory, else as much of it as fits. Whole votes stay together.
+    micro_batch: MicroBatch = MicroBatch::AUTO,
     /// Images per evaluation batch; results do not depend on it.
     eval_batch_size: usize = 64,
     /// Test on so many images of each test set, counted in batches of `per_device_batch_size` and spread evenly over the

@@ -71,6 +71,14 @@ pub fn too_little(needed: usize, gpu: &str, free: usize) -> String {
 }
 
 impl Device {
+    /// Free memory in bytes, where it is known: of the GPU, or of the host.
+    pub fn free_bytes(&self) -> Option<usize> {
+        match self {
+            Device::Cpu => available_memory(),
+            Device::Cuda(gpu) => gpu.free_bytes().ok(),
+        }
+    }
+
     /// Chooses a device from the command line's word: `auto`, `cpu`, `cuda` or `cuda:N`. With `auto` also a
     /// sentence, if there is a GPU that cannot be used.
     ///

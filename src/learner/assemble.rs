@@ -2,10 +2,11 @@
 
 use super::backbone;
 use super::origin;
+use super::parts;
 use super::position::Position;
 use super::precision::{precision, reading_precision};
 use crate::config::Config;
-use crate::config::schema::Method as Name;
+use crate::config::schema::{Augment, Method as Name};
 use crate::data::{Normalize, Preprocess};
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
@@ -55,6 +56,15 @@ pub struct Learner {
 }
 
 impl Learner {
+    /// How images are prepared, but for the augmentation.
+    ///
+    /// # Errors
+    /// Those of [`Preprocess::new`].
+    pub fn preprocess_with(&self, augment: Augment) -> Result<Preprocess> {
+        let norm = Normalize { mean: self.backbone.mean, std: self.backbone.std };
+        Preprocess::new(&crate::config::schema::Data { augment, ..self.config.data.clone() }, norm)
+    }
+
     /// A learner of `config` on `dev` around `backbone`, of which only the description is read. Prompts are
     /// initialised from `config.seed`.
     ///
@@ -72,10 +82,12 @@ impl Learner {
             Purpose::Inference { .. } => reading_precision(config.precision, &dev),
             _ => precision(config.precision, &dev)?,
         };
-        expect_kernels(config.method, &dev)?;
+        expect_kernels(&config, &dev)?;
         config.check_with_layers(backbone.dims.layers)?;
+        let dims = backbone::dims(&backbone);
+        parts::divide(&mut config, dims, class_names.len(), purpose, || Plan::dry(&dev), dev.free_bytes())?;
         let mut plan = Plan::on(&dev);
-        let mut model = model(&config, backbone::dims(&backbone), class_names.len(), &mut plan, purpose)?;
+        let mut model = model(&config, dims, class_names.len(), &mut plan, purpose)?;
         plan.check()?;
         match weights {
             InitialWeights::Checkpoint => backbone.sha256 = backbone::read(&config, &mut model)?,
@@ -119,6 +131,14 @@ impl Learner {
 }
 
 impl Purpose<'_> {
+    /// Images of a step on this rank, if there are steps.
+    pub(super) fn step_images(&self) -> Option<usize> {
+        match *self {
+            Purpose::Inference { .. } => None,
+            Purpose::Training { images, .. } | Purpose::Pretraining { images, .. } => Some(images),
+        }
+    }
+
     fn ranks(&self) -> Ranks {
         match self {
             Purpose::Inference { images } => Ranks::alone(*images),
@@ -131,20 +151,22 @@ impl Purpose<'_> {
         match *self {
             Purpose::Inference { images } => images,
             // Test images vote in groups of their own size.
-            Purpose::Training { images, .. } | Purpose::Pretraining { images, .. } => images
-                .max(config.train.per_device_batch_size)
-                .max(config.train.eval_batch_size)
-                .max(config.prompt_pool.vote_group),
+            Purpose::Training { images, .. } | Purpose::Pretraining { images, .. } => {
+                let part = config.train.micro_batch.of(images);
+                let whole = if part < images { part } else { images.max(config.train.per_device_batch_size) };
+                whole.max(config.train.eval_batch_size).max(config.prompt_pool.vote_group)
+            }
         }
     }
 }
 
-/// Refuses a GPU for a method that has no kernels.
-fn expect_kernels(method: Name, dev: &Device) -> Result<()> {
-    if matches!(method, Name::Ewc | Name::Lwf) && dev.gpu().is_some() {
-        return Err(Error::config(format!(
-            "method = \"{method}\" has no kernels yet and computes on the CPU alone; use --device cpu"
-        )));
+/// Refuses a GPU for what has no kernels.
+fn expect_kernels(config: &Config, dev: &Device) -> Result<()> {
+    if config.method == Name::Ranpac && config.ranpac.adapter_width > 0 && dev.gpu().is_some() {
+        return Err(Error::config(
+            "ranpac.adapter_width > 0 has no kernels yet and computes on the CPU alone; use --device cpu, or 0 for RanPAC \
+             without adapters",
+        ));
     }
     Ok(())
 }
@@ -184,12 +206,11 @@ pub fn planned(
     Ok(methods::build(config, model, plan, &purpose.ranks()))
 }
 
-/// Where this network is computed; see [`Choice::fitting`]. A method without kernels takes the CPU where `auto` chose
-/// a GPU.
+/// Where this network is computed; see [`Choice::fitting`]. What has no kernels takes the CPU where `auto` chose a GPU.
 ///
 /// # Errors
-/// `Error::Failed` if the GPU that was asked for has too little free memory for this purpose; `Error::Config` if the
-/// method has no kernels for it.
+/// `Error::Failed` if the GPU that was asked for has too little free memory for this purpose; `Error::Config` if there are
+/// no kernels for it.
 pub fn fitting_device(
     config: &Config,
     dims: Dims,
@@ -197,7 +218,7 @@ pub fn fitting_device(
     choice: Choice,
     purpose: Purpose,
 ) -> Result<Device> {
-    if let Err(why) = expect_kernels(config.method, &choice.device) {
+    if let Err(why) = expect_kernels(config, &choice.device) {
         if !choice.auto {
             return Err(why);
         }
@@ -209,6 +230,8 @@ pub fn fitting_device(
         Purpose::Inference { .. } => reading_precision(config.precision, &choice.device),
         _ => precision(config.precision, &choice.device)?,
     };
+    let (dev, free) = (&choice.device, choice.device.free_bytes());
+    parts::divide(&mut config, dims, classes, purpose, || Plan::dry(dev), free)?;
     let mut plan = Plan::dry(&choice.device);
     planned(&config, dims, classes, &mut plan, purpose)?;
     plan.check()?;

@@ -75,6 +75,9 @@ pub struct Position {
     /// Where it was changed.
     #[serde(default)]
     pub learning_rate_changes: Vec<RateChange>,
+    /// What multiplied in bf16 on a CPU; see [`super::bf16_arithmetic`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bf16_arithmetic: Option<String>,
     /// Images per step on all ranks together: a resumed run keeps them, on whatever number of ranks.
     #[serde(default)]
     pub batch: usize,

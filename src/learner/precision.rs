@@ -3,6 +3,7 @@
 use crate::config::schema::Precision;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::ops::matmul::bf16::Arithmetic;
 
 /// The precision in which a device trains.
 ///
@@ -23,8 +24,9 @@ pub fn precision_on(wanted: Precision, gpu: bool) -> Result<Precision> {
         (Precision::F64, true) => {
             Err(Error::config("precision: a GPU computes in `f32`, `bf16` or `f16`; found `f64`"))
         }
-        (Precision::Bf16 | Precision::F16, false) => {
-            Err(Error::config(format!("precision: the CPU computes in `f32` or `f64`; found `{wanted}`")))
+        (Precision::Bf16, false) => Arithmetic::of_process().map(|_| Precision::Bf16),
+        (Precision::F16, false) => {
+            Err(Error::config("precision: the CPU computes in `f32`, `f64` or `bf16`; found `f16`"))
         }
         (same, _) => Ok(same),
     }
@@ -33,4 +35,10 @@ pub fn precision_on(wanted: Precision, gpu: bool) -> Result<Precision> {
 /// The precision in which a finished run is read: its own, or f32 on a CPU where that is 16 bits.
 pub fn reading_precision(of_run: Precision, dev: &Device) -> Precision {
     precision(of_run, dev).unwrap_or(if dev.gpu().is_some() { Precision::Bf16 } else { Precision::F32 })
+}
+
+/// What multiplies in bf16 on a CPU; `None` elsewhere and in other precisions.
+pub fn bf16_arithmetic(precision: Precision, dev: &Device) -> Option<String> {
+    let on_cpu = precision == Precision::Bf16 && dev.gpu().is_none();
+    on_cpu.then(Arithmetic::of_process)?.ok().map(|arithmetic| arithmetic.word().to_string())
 }

@@ -75,6 +75,7 @@ impl BesideSteps {
                 Ok(())
             }
             (Pass::WarmUp { .. }, _) => self.learn_head(model, dev, shown, task),
+            (Pass::Adapt { .. }, _) => Err(Error::failed("adapters are learned by RanPAC alone")),
             (Pass::Plain, _) => self.ask_teacher(model, dev, shown),
         }
     }
@@ -87,29 +88,19 @@ impl BesideSteps {
         shown: Shown,
         task: &TaskView,
     ) -> Result<()> {
-        let Pixels::Ready(images) = shown.images else {
-            return Err(Error::failed("ewc: has no kernels yet; use --device cpu"));
-        };
         self.batches += 1;
-        let [_, height, width, channels] = *images.dims() else {
-            return Err(Error::failed(format!(
-                "ewc: images of four axes were wanted, found {:?}",
-                images.dims()
-            )));
-        };
+        let unscale = 1.0 / model.setup.loss_scale();
         for i in 0..shown.labels.len() {
-            let one = [1, height, width, channels];
-            let image = images.part(i * height * width * channels, one);
             let label = shown.labels.part(i, [1]);
-            gradient(model, dev, image.into(), label, task, Objective::CrossEntropy)?;
-            let loss = model.step_stats()?.ce_loss;
-            let Model { regularizer, grads, .. } = &mut *model;
+            gradient(model, dev, shown.images.one(i), label, task, Objective::CrossEntropy)?;
+            let Model { regularizer, grads, report, .. } = &mut *model;
             if let Some(ewc) = regularizer.ewc() {
-                ewc.add_image(dev, grads, loss)?;
+                ewc.add_image(dev, grads, report.ce_loss(), unscale)?;
             }
             self.images += 1;
         }
-        Ok(())
+        let Model { regularizer, report, .. } = &mut *model;
+        regularizer.ewc().map_or(Ok(()), |ewc| ewc.check(dev, report.squares_mut()))
     }
 
     /// A step of SGD without momentum, of the head alone.
@@ -126,7 +117,7 @@ impl BesideSteps {
                 task.index + 1
             )));
         }
-        let rate = schedule::base(&self.optim, self.ranks.batch);
+        let rate = schedule::base(&self.optim, self.ranks.batch) / model.setup.loss_scale();
         for id in [model.head.kernel, model.head.bias] {
             let Model { params, grads, .. } = &mut *model;
             if params.spec(id).trainable
@@ -153,7 +144,7 @@ impl BesideSteps {
     }
 
     /// See [`super::Method::end_task`].
-    pub fn end_task(&mut self, model: &mut Model) -> Result<()> {
+    pub fn end_task(&mut self, model: &mut Model, dev: &Device) -> Result<()> {
         let (batches, own) = (std::mem::take(&mut self.batches), std::mem::take(&mut self.images));
         let Model { regularizer, params, prompts, .. } = model;
         match regularizer {
@@ -166,7 +157,7 @@ impl BesideSteps {
                     self.ranks.sum_tensor("importance of parameters", ewc.fresh_mut())?;
                     self.ranks.comm.sum_f64("images of a task", &mut images)?;
                 }
-                ewc.end_task(&Device::Cpu, params, images[0] as usize, batches, self.ranks.batch)
+                ewc.end_task(dev, params, images[0] as usize, batches, self.ranks.batch)
             }
             Regularizer::Lwf(lwf) => {
                 lwf.end_task();

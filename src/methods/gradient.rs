@@ -11,6 +11,7 @@ use crate::device::{Device, Gpu, Graph};
 use crate::error::Result;
 use crate::network::report::{Pending, StepReport};
 use crate::network::{Model, Pixels, StepStats, TaskView};
+use crate::ops::axpy::axpy;
 use crate::ops::match_prompts::Select;
 use crate::optim::Optimizer;
 use crate::output::say;
@@ -47,11 +48,56 @@ pub struct Gradient {
     queued: VecDeque<(usize, f64)>,
     use_graph: bool,
     beside: BesideSteps,
+    /// Where steps are divided: the sum over the parts so far.
+    sum: Option<PartSum>,
+}
+
+/// Gradients and numbers of the parts of a step, each times its share of the images.
+#[derive(Debug)]
+struct PartSum {
+    trainable: Tensor,
+    frozen: Option<Tensor>,
+    report: StepReport,
+}
+
+impl PartSum {
+    fn new(plan: &mut Plan, model: &Model) -> PartSum {
+        plan.group("gradients");
+        let mut like = |of: &Tensor| plan.tensor("sum over the parts of a step", of.shape(), of.dtype());
+        let (trainable, frozen) = (like(&model.grads.trainable), model.grads.frozen.as_ref().map(&mut like));
+        PartSum { trainable, frozen, report: StepReport::new(plan) }
+    }
+
+    fn clear(&mut self) {
+        self.trainable.fill(0.0);
+        if let Some(frozen) = &mut self.frozen {
+            frozen.fill(0.0);
+        }
+        self.report.tensor_mut().fill(0.0);
+    }
+
+    fn add(&mut self, dev: &Device, model: &Model) -> Result<()> {
+        axpy(dev, self.trainable.view_mut(), model.grads.trainable.view(), 1.0)?;
+        if let (Some(sum), Some(part)) = (&mut self.frozen, &model.grads.frozen) {
+            axpy(dev, sum.view_mut(), part.view(), 1.0)?;
+        }
+        axpy(dev, self.report.tensor_mut().view_mut(), model.report.view(), 1.0)
+    }
+
+    /// Puts the sum where the step's gradient belongs.
+    fn finish(&self, model: &mut Model) -> Result<()> {
+        model.grads.trainable.view_mut().copy_from(self.trainable.view())?;
+        if let (Some(sum), Some(all)) = (&self.frozen, &mut model.grads.frozen) {
+            all.view_mut().copy_from(sum.view())?;
+        }
+        model.report.tensor_mut().view_mut().copy_from(self.report.view())
+    }
 }
 
 /// What decides the launches of a step: targets, masks, how images select, whether the step before ends in it, the
-/// bits of this rank's share of the step, which parts of the parameters learn, and how many components there are so far.
-type CapturedStep = (Shape, usize, Select, bool, u64, Vec<Range<usize>>, usize);
+/// bits of this rank's share of the step, which parts of the parameters learn, how many components there are so far, and
+/// whether a regularizer acts.
+type CapturedStep = (Shape, usize, Select, bool, u64, Vec<Range<usize>>, usize, bool);
 
 impl Gradient {
     pub fn new(config: &Config, model: Model, plan: &mut Plan, ranks: &Ranks) -> Gradient {
@@ -67,6 +113,8 @@ impl Gradient {
         let use_graph = config.train.graph && !model.prompts.chooses_on_host();
         let later = plan.is_on_gpu() && !ranks.is_alone();
         let finished = later.then(|| StepReport::new(plan));
+        let divided = model.setup.training && model.setup.part_images < usize::MAX;
+        let sum = divided.then(|| PartSum::new(plan, &model));
         Gradient {
             model,
             optimizer,
@@ -81,6 +129,7 @@ impl Gradient {
             use_graph,
             captured: None,
             beside: BesideSteps::new(config, ranks),
+            sum,
         }
     }
 
@@ -165,6 +214,7 @@ impl Gradient {
             task.rank_fraction.to_bits(),
             self.model.params.learning(),
             self.model.prompts.components_in_use(),
+            self.model.regularizer.acts()?,
         );
         let captured = self.captured.take().filter(|(k, _)| *k == key);
         let graph = match captured {
@@ -189,6 +239,54 @@ impl Gradient {
         Ok(())
     }
 
+    /// Forward and backward of a step from its images on: in parts of at most `Setup::part_images` images, whose
+    /// gradients are added in their order. A part chooses prompts as it would within the whole step; sums over images are
+    /// those of the whole step but for rounding.
+    fn gradient_in_parts(
+        &mut self,
+        dev: &Device,
+        images: Pixels,
+        labels: View,
+        task: &TaskView,
+    ) -> Result<()> {
+        let (batch, part) = (labels.dims()[0], self.model.setup.part_images);
+        let parts = (0..batch).step_by(part.min(batch.max(1))).map(|start| start..(start + part).min(batch));
+        if let Some(sum) = &mut self.sum {
+            sum.clear();
+        }
+        for rows in parts {
+            let (images, labels) = (images.part(rows.clone()), labels.rows(rows.clone()));
+            let (task, model) = (task.part(rows.clone(), self.model.setup.classes), &mut self.model);
+            model.prepare_step(dev, images, labels, &task)?;
+            if rows.start == 0 {
+                model.normalise_head(dev)?;
+            }
+            model.queue_query(dev, rows.len())?;
+            model.queue_gradient(dev, labels, &task)?;
+            if let Some(sum) = &mut self.sum {
+                self.ranks.scale_by_rank_fraction(dev, model, rows.len() as f64 / batch as f64)?;
+                sum.add(dev, model)?;
+            }
+        }
+        match &self.sum {
+            Some(sum) => sum.finish(&mut self.model),
+            None => Ok(()),
+        }
+    }
+
+    /// A divided step on a GPU, launch by launch: nothing of the step before runs beside it.
+    fn queue_parts(&mut self, dev: &Device, images: Pixels, labels: View, task: &TaskView) -> Result<()> {
+        if self.unfinished.is_some() {
+            self.start_sum()?;
+            self.finish(dev)?;
+        }
+        self.gradient_in_parts(dev, images, labels, task)?;
+        if !self.ranks.is_alone() {
+            return self.ranks.scale_by_rank_fraction(dev, &mut self.model, task.rank_fraction);
+        }
+        self.update(dev)
+    }
+
     /// A step on the CPU, whole.
     fn step_on_cpu(
         &mut self,
@@ -198,11 +296,8 @@ impl Gradient {
         task: &TaskView,
         lr: f64,
     ) -> Result<Vec<StepStats>> {
+        self.gradient_in_parts(dev, images, labels, task)?;
         let model = &mut self.model;
-        model.prepare_step(dev, images, labels, task)?;
-        model.normalise_head(dev)?;
-        model.queue_query(dev, labels.dims()[0])?;
-        model.queue_gradient(dev, labels, task)?;
         if !self.ranks.is_alone() {
             self.ranks.scale_by_rank_fraction(dev, model, task.rank_fraction)?;
             self.ranks.sum(model)?;
@@ -291,13 +386,18 @@ impl Method for Gradient {
         lr: f64,
     ) -> Result<Vec<StepStats>> {
         let Some(gpu) = dev.gpu() else { return self.step_on_cpu(dev, images, labels, task, lr) };
-        self.model.prepare_step(dev, images, labels, task)?;
         let alone = self.ranks.is_alone();
+        let divided = labels.dims()[0] > self.model.setup.part_images;
+        if !divided {
+            self.model.prepare_step(dev, images, labels, task)?;
+        }
         // The update that this step queues is its own, or that of the step before.
         if let Some(lr) = if alone { Some(lr) } else { self.unfinished } {
             self.optimizer.advance(dev, lr)?;
         }
-        if self.use_graph && !range::is_recording() {
+        if divided {
+            self.queue_parts(dev, images, labels, task)?;
+        } else if self.use_graph && !range::is_recording() {
             self.repeat(gpu, dev, labels, task)?;
         } else {
             self.queue(dev, labels, task)?;
@@ -339,8 +439,8 @@ impl Method for Gradient {
         self.beside.observe(&mut self.model, dev, pass, shown, task)
     }
 
-    fn end_task(&mut self) -> Result<()> {
-        self.beside.end_task(&mut self.model)
+    fn end_task(&mut self, dev: &Device) -> Result<()> {
+        self.beside.end_task(&mut self.model, dev)
     }
 
     fn features(&mut self, dev: &Device, images: Pixels) -> Result<Tensor> {

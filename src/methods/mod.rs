@@ -1,6 +1,7 @@
 //! What learns. A method sees batches and answers with logits; the loop around it, the masks, the
 //! metrics and the files are the same for all. A new method is one file and one line in [`build`].
 
+mod adapt;
 mod beside_steps;
 mod gradient;
 mod named;
@@ -32,6 +33,8 @@ pub enum Pass {
     Plain,
     /// So many epochs of batches as those of steps, under the mask of the task's own classes.
     WarmUp { epochs: usize },
+    /// The same, with images prepared as `ranpac.adapter_augment` says.
+    Adapt { epochs: usize },
 }
 
 /// When a method looks at the images of a task beside its steps.
@@ -106,6 +109,9 @@ pub trait Method {
         Ok(Vec::new())
     }
 
+    /// Before the first batch of a pass: `steps` batches make an epoch of it.
+    fn begin_pass(&mut self, _pass: Pass, _steps: usize) {}
+
     /// A batch of a pass that [`Method::passes`] asked for; all ranks are called as often.
     ///
     /// # Errors
@@ -119,7 +125,7 @@ pub trait Method {
     ///
     /// # Errors
     /// `Error::Failed` if nothing can be made of what was learned.
-    fn end_task(&mut self) -> Result<()> {
+    fn end_task(&mut self, _dev: &Device) -> Result<()> {
         Ok(())
     }
 

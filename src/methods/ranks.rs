@@ -98,7 +98,7 @@ impl Ranks {
         Ok(all.iter().flat_map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect::<Vec<T>>())
     }
 
-    /// The frozen features and the labels of a step, of the images of all ranks in the order of one: what is made of
+    /// The queries, which are features of what does not learn, and the labels of a step, of the images of all ranks in the order of one: what is made of
     /// them has the same bits for any number of ranks.
     pub(super) fn features_of_step(
         &self,
@@ -110,7 +110,7 @@ impl Ranks {
         // What is left of a task may be too few images for every rank to have one.
         let features = match labels.len() {
             0 => Vec::new(),
-            _ => model.features(dev, images)?.view().read_f64()?,
+            _ => model.query(dev, images)?.view().read_f64()?,
         };
         Ok((self.gather("features of a step", &features)?, self.gather("labels of a step", labels)?))
     }
@@ -135,7 +135,7 @@ impl Ranks {
         model.report.scale_by_rank_fraction(dev, rank_fraction)
     }
 
-    /// Sums weighed gradients and report over ranks. Host memory only.
+    /// Sums weighed gradients and report over ranks, and waits for that.
     pub(super) fn sum(&self, model: &mut Model) -> Result<()> {
         self.sum_tensor("gradients", &mut model.grads.trainable)?;
         if let Some(frozen) = &mut model.grads.frozen {
@@ -147,21 +147,25 @@ impl Ranks {
     /// Seconds that the sum of `gradient` (f32) over all ranks takes by itself. For benchmarks.
     pub fn time_sum(&self, dev: &Device, gradient: &mut Tensor) -> Result<f64> {
         self.comm.any("the start of a sum", false)?;
-        let (Some(gpu), Some(clique)) = (dev.gpu(), self.clique()) else {
+        let Some(gpu) = dev.gpu() else {
             let start = Instant::now();
             self.sum_tensor("gradients", gradient)?;
             return Ok(start.elapsed().as_secs_f64());
         };
         let (start, end) = (Event::timed(gpu)?, Event::timed(gpu)?);
         start.record(StreamKind::Compute)?;
-        all_reduce::start(clique, &mut [gradient.view_mut()])?;
-        clique.finish()?;
+        self.sum_tensor("gradients", gradient)?;
         end.record(StreamKind::Compute)?;
         Ok(end.ms_since(&start)? / 1e3)
     }
 
+    /// tensor = its sum over ranks. On GPUs it is queued, as what follows on the compute stream.
     pub(super) fn sum_tensor(&self, what: &'static str, tensor: &mut Tensor) -> Result<()> {
         let view = tensor.view_mut();
+        if let Some(clique) = self.clique() {
+            all_reduce::start(clique, &mut [view])?;
+            return clique.finish();
+        }
         match view.dtype() {
             DType::F64 => self.comm.sum_f64(what, view.get::<f64>("all_reduce", "buffer")?),
             _ => self.comm.sum_f32(what, view.get::<f32>("all_reduce", "buffer")?),

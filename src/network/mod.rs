@@ -1,5 +1,6 @@
 //! The prompted network: query pass, prompted pass, head, loss, and all of it backwards.
 
+mod cosine_head;
 pub mod layout;
 pub mod model;
 pub mod pixels;

@@ -3,15 +3,17 @@
 mod backward;
 mod forward;
 
+use super::cosine_head::CosineHead;
 use super::layout::TokenLayout;
 use super::pixels::{PixelInputs, Pixels};
 use super::regularizer::Regularizer;
 use super::report::{StepReport, StepStats};
 use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
-use crate::config::schema::{ClipScope, Shortcuts, TokenOrder};
+use crate::config::schema::{ClipScope, TokenOrder};
 use crate::device::{Device, range};
 use crate::error::{Error, Result};
+use crate::nn::adapter::{Adapter, Dropout};
 use crate::nn::block::{Block, BlockGrads, BlockShape, Need, SavedBlock, Tools};
 use crate::nn::layers::Linear;
 use crate::nn::params::{Declare, Grads, Params};
@@ -19,7 +21,7 @@ use crate::nn::vit::{EmbedBackward, Vit};
 use crate::ops::attention::{Prefix, PrefixMut};
 use crate::ops::axpy::{axpy, cast, scale_in_place};
 use crate::ops::cross_entropy;
-use crate::ops::linear::Epilogue;
+use crate::ops::linear::{Epilogue, PackedForm};
 use crate::ops::match_prompts::Select;
 use crate::ops::matmul::Write;
 use crate::ops::pool_tokens::{self, Pooling};
@@ -44,6 +46,15 @@ pub struct TaskView {
     pub rank_fraction: f64,
 }
 
+impl TaskView {
+    /// The same for some of the images of a step: `classes` is K.
+    pub fn part(&self, rows: Range<usize>, classes: usize) -> TaskView {
+        let own = self.mask.len() > classes;
+        let mask = if own { &self.mask[rows.start * classes..rows.end * classes] } else { &self.mask };
+        TaskView { mask: mask.to_vec(), ..*self }
+    }
+}
+
 /// What a gradient is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Objective {
@@ -63,6 +74,10 @@ pub struct Model {
     pub vit: Vit,
     pub prompts: PromptMethod,
     pub head: Linear,
+    /// The head of networks with adapters.
+    cosine_head: Option<CosineHead>,
+    /// Units of adapters that the next steps drop.
+    pub dropout: Option<Dropout>,
     /// The term in the loss that does not come from prompts.
     pub regularizer: Regularizer,
     pub params: Params,
@@ -85,6 +100,7 @@ pub struct Model {
 impl Model {
     /// A model with all parameters zero. Every tensor comes from `plan`.
     pub fn new(setup: Setup, plan: &mut Plan) -> Model {
+        let setup = setup.on(plan.is_on_gpu());
         let mut declare = Declare::new(&setup.freeze_part);
         let mut vit = Vit::declare(&mut declare, setup.dims);
         vit.blocks.iter_mut().for_each(|block| block.strassen = setup.shortcuts.strassen);
@@ -95,10 +111,18 @@ impl Model {
             None => Linear::declare(&mut declare, "head", c, classes),
             Some(heads) => Linear::declare_several(&mut declare, "head", c, classes, heads),
         };
+        let adapters = setup.adapter.map(|dims| {
+            for (l, block) in vit.blocks.iter_mut().enumerate() {
+                block.adapter = Some(Adapter::declare(&mut declare, l, c, dims));
+            }
+            // The head of cosines is there in its place.
+            declare.freeze(head.kernel);
+            declare.freeze(head.bias);
+            CosineHead::declare(&mut declare, classes, c)
+        });
         let mut params = declare.finish(plan, setup.dtype);
-        let Shortcuts { strassen, packed_weights, .. } = setup.shortcuts;
-        if setup.training && strassen && packed_weights && !plan.is_on_gpu() {
-            params.keep_packed(plan, vit.blocks.iter().flat_map(Block::kernels));
+        if let Some(form) = setup.packed_form(plan) {
+            params.keep_packed(plan, vit.blocks.iter().flat_map(Block::kernels), form, setup.training);
         }
         let regularizer = Regularizer::new(plan, &setup.regularizer, &params, setup.sizes());
         let query_params = Self::query_params(&setup, &prompts, &vit, &params, plan);
@@ -117,6 +141,9 @@ impl Model {
         let (table_rows, heads) = (prompts.table_rows(), prompts.several_heads().unwrap_or(0));
         let needs = Needs { limit_last, table_rows, heads, blocks_learn, embed_learns };
         let ws = Workspace::new(plan, &setup, &layout, needs);
+        let batches = (setup.max_batch, if setup.training { setup.max_batch } else { 0 });
+        let wide = setup.dtype.accum_dtype();
+        let cosine_head = adapters.map(|ids| CosineHead::new(plan, ids, batches, (classes, c), wide));
         let (report, mask, decay) = (StepReport::new(plan), Vec::new(), setup.weight_decay);
         plan.group("inputs");
         let entry = PixelInputs::new(plan, &setup);
@@ -129,6 +156,8 @@ impl Model {
             vit,
             prompts,
             head,
+            cosine_head,
+            dropout: None,
             regularizer,
             params,
             query_params,
@@ -163,7 +192,12 @@ impl Model {
             // same ids point at the same parameters.
             let mut declare = Declare::new(&[String::new()]);
             Vit::declare(&mut declare, vit.dims);
-            declare.finish(plan, setup.dtype)
+            let mut params = declare.finish(plan, setup.dtype);
+            if setup.bf16_products {
+                let kernels = vit.blocks.iter().flat_map(Block::kernels);
+                params.keep_packed(plan, kernels, PackedForm::Bf16, false);
+            }
+            params
         })
     }
 
@@ -258,30 +292,34 @@ impl Model {
         row_norm::columns_in_place(dev, self.params.get_mut(self.head.kernel))
     }
 
-    /// Query features of `images`, as the keys were trained to meet them: (B, C), valid until the next
-    /// call.
+    /// Query features of `images`, as the keys were trained to meet them, or of the adapted network: (B, C), valid until
+    /// the next call.
     pub fn query<'a>(&mut self, dev: &Device, images: impl Into<Pixels<'a>>) -> Result<&Tensor> {
         let images = images.into();
         self.load(dev, images)?;
         match self.patch_query() {
             Some(_) => self.embed(dev, images.batch())?,
-            None => self.query_pass(dev, images.batch(), false)?,
+            None => self.query_pass(dev, images.batch(), false, true)?,
         }
         Ok(&self.ws.query)
     }
 
-    /// Class-token features of the backbone as it was pre-trained, without prompts, whatever makes
+    /// Class-token features of the backbone as it was pre-trained, without prompts and adapters, whatever makes
     /// the queries: (B, C).
     pub fn features<'a>(&mut self, dev: &Device, images: impl Into<Pixels<'a>>) -> Result<Tensor> {
         let images = images.into();
         self.load(dev, images)?;
-        self.query_pass(dev, images.batch(), false)?;
+        self.query_pass(dev, images.batch(), false, false)?;
         Ok(self.ws.query.clone())
     }
 
-    /// Fills prompts, keys and general prompts as the configuration's initialisers say; the head stays
+    /// Fills adapters, prompts, keys and general prompts as the configuration's initialisers say; the head stays
     /// zero, as the official code has it, unless the prompt method draws it.
     pub fn init_prompts(&mut self, seed: u64) -> Result<()> {
+        for (l, block) in self.vit.blocks.iter().enumerate() {
+            block.adapter.as_ref().map_or(Ok(()), |adapter| adapter.init(&mut self.params, l, seed))?;
+        }
+        self.cosine_head.as_ref().map_or(Ok(()), |head| head.init(&mut self.params, seed))?;
         self.prompts.init(&mut self.params, &self.head, seed)
     }
 
@@ -336,6 +374,7 @@ impl Model {
         self.decay = self.prompts.weight_decay(task.index).unwrap_or(self.setup.weight_decay);
         self.load(dev, images)?;
         self.targets_mut(labels).load(dev, labels)?;
+        self.regularizer.load(dev)?;
         self.set_mask(&task.mask)
     }
 
@@ -344,7 +383,7 @@ impl Model {
     pub fn queue_query(&mut self, dev: &Device, batch: usize) -> Result<()> {
         let _phase = range(c"query pass");
         match self.prompts.query_to_learn() {
-            Query::Cls => self.query_pass(dev, batch, self.can_share),
+            Query::Cls => self.query_pass(dev, batch, self.can_share, false),
             Query::Nothing | Query::Patches(_) => Ok(()),
         }
     }
@@ -502,6 +541,10 @@ impl Model {
             Query::Nothing | Query::Cls => None,
         }
     }
+}
+
+fn adapter_wanted(b: &Block, p: &Params, grads: &Grads) -> bool {
+    b.adapter.as_ref().is_some_and(|adapter| adapter.wanted(p, grads))
 }
 
 fn block_wanted(b: &crate::nn::block::Block, p: &Params, grads: &Grads) -> bool {

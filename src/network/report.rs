@@ -40,6 +40,11 @@ impl StepReport {
         self.0.view_mut().part(0, [2])
     }
 
+    /// (1): the mean loss.
+    pub fn ce_loss(&self) -> View<'_> {
+        self.0.view().part(0, [1])
+    }
+
     pub fn pull_mut(&mut self) -> ViewMut<'_> {
         self.0.view_mut().part(2, [1])
     }

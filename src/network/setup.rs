@@ -2,11 +2,13 @@
 
 use super::layout::TokenLayout;
 use super::regularizer::{self, Sizes};
-use crate::config::schema::{Classifier, ClipScope, Config, Shortcuts, TokenOrder};
+use crate::config::schema::{Classifier, ClipScope, Config, Method, Shortcuts, TokenOrder};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::nn::adapter::AdapterDims;
 use crate::nn::params::Declare;
 use crate::nn::vit::Dims;
+use crate::ops::linear::PackedForm;
 use crate::prompts::{PromptMethod, Room, Settings};
 use crate::tensor::DType;
 use crate::tensor::plan::Plan;
@@ -24,6 +26,8 @@ pub struct Setup {
     pub freeze_part: Vec<String>,
     /// What prompt methods read.
     pub prompts: Settings,
+    /// Adapters beside the MLPs of all blocks, and a head of cosines in training.
+    pub adapter: Option<AdapterDims>,
     /// What regularizers read.
     pub regularizer: regularizer::Settings,
     pub clip_scope: ClipScope,
@@ -33,7 +37,12 @@ pub struct Setup {
     /// See [`crate::optim::Optimizer::with_layer_decay`]; 1: one learning rate for all.
     pub layer_decay: f64,
     pub shortcuts: Shortcuts,
+    /// What activations are stored as.
     pub dtype: DType,
+    /// The CPU's form of 16 bits; see [`Setup::on`].
+    pub bf16_products: bool,
+    /// Images of a part of a step: larger steps are divided.
+    pub part_images: usize,
     /// Largest batch of a step or an evaluation.
     pub max_batch: usize,
     /// Keep the pre-trained backbone beside one that learns, for `Model::features`.
@@ -66,6 +75,13 @@ impl Setup {
             token_order: config.model.token_order,
             freeze_part: config.model.freeze_part.clone(),
             prompts: Settings::of(config),
+            adapter: (config.method == Method::Ranpac && config.ranpac.adapter_width > 0).then_some(
+                AdapterDims {
+                    width: config.ranpac.adapter_width,
+                    scale: config.ranpac.adapter_scale,
+                    dropout: config.ranpac.adapter_dropout,
+                },
+            ),
             regularizer: regularizer::Settings::of(config),
             clip_scope: config.optim.clip_scope,
             weight_decay: match config.optim.optim {
@@ -84,6 +100,8 @@ impl Setup {
                 Precision::F16 => DType::F16,
                 Precision::F64 => DType::F64,
             },
+            bf16_products: false,
+            part_images: config.train.micro_batch.of(usize::MAX),
             max_batch,
             keep_original: config.baselines.any(),
             training: true,
@@ -101,6 +119,23 @@ impl Setup {
         };
         setup.check()?;
         Ok(setup)
+    }
+
+    /// On the device of the network: on a CPU `bf16` is the type of the operands of products with the backbone's
+    /// kernels, and everything is stored as f32.
+    pub fn on(self, gpu: bool) -> Setup {
+        let bf16_products = !gpu && self.dtype == DType::BF16;
+        Setup { bf16_products, dtype: if bf16_products { DType::F32 } else { self.dtype }, ..self }
+    }
+
+    /// How the backbone's kernels are packed for products on a CPU.
+    pub fn packed_form(&self, plan: &Plan) -> Option<PackedForm> {
+        let Shortcuts { strassen, packed_weights, .. } = self.shortcuts;
+        match self.bf16_products {
+            true => Some(PackedForm::Bf16),
+            false => (self.training && strassen && packed_weights && !plan.is_on_gpu())
+                .then_some(PackedForm::Strassen),
+        }
     }
 
     /// What gradients are multiplied by, so that small ones survive in f16; the optimizer divides by it.

@@ -105,6 +105,7 @@ impl Workspace {
         // With shortcuts the last query block computes one row, but the others need all of them.
         let query_acts =
             BlockActs::new(plan, "query", block, (b, t0, t0), Keep::Nothing, dtype).with_room_for_q(plan);
+        let query_acts = query_acts.with_adapter(plan, setup.adapter);
         let query_x = [
             plan.tensor("query stream", [b, t0, c], dtype),
             plan.tensor("query stream, next", [b, t0, c], dtype),
@@ -119,7 +120,8 @@ impl Workspace {
             let rows = if l + 1 == dims.layers { read } else { layer.tokens };
             xs.push(plan.tensor(format!("block {l} input"), [b, layer.tokens, c], dtype));
             let (extents, keep) = ((b, layer.tokens, rows), needs.keep(setup.training));
-            acts.push(BlockActs::new(plan, &format!("block {l}"), block, extents, keep, dtype));
+            let own = BlockActs::new(plan, &format!("block {l}"), block, extents, keep, dtype);
+            acts.push(own.with_adapter(plan, setup.adapter));
         }
         let prefixes = layout.layers.iter().map(|layer| {
             ["key prefix", "value prefix"].map(|name| plan.tensor(name, [b, layer.prefix_rows, c], dtype))
@@ -174,7 +176,8 @@ impl Workspace {
             dquery: plan.tensor("dquery", [learn, c], wide),
             dprompt_rows: plan.tensor("dprompt rows", [prompt_rows, c], wide),
             mask: plan.tensor("class mask", [if setup.row_masks { b } else { 1 }, setup.classes], DType::U32),
-            temp: BlockTemp::new(plan, block, (b, t), setup.training, needs.blocks_learn, dtype),
+            temp: BlockTemp::new(plan, block, (b, t), setup.training, needs.blocks_learn, dtype)
+                .with_adapter(plan, setup.adapter.filter(|_| setup.training)),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The pre-norm transformer block: x + attention(LN(x)), then + MLP(LN(·)).
 //! Source: Dosovitskiy et al. 2021, arXiv:2010.11929, equations 2 and 3.
 
+use super::adapter::{Adapter, AdapterActs, AdapterDims, AdapterTemp};
 use super::layers::{LayerNorm, Linear};
 use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
@@ -59,6 +60,8 @@ pub struct BlockActs {
     pub ln2_stats: Tensor,
     /// (B·R, M), before GELU; kept only for a backward pass.
     pub fc1: Option<Tensor>,
+    /// Of the adapter, if blocks have one.
+    pub adapter: Option<AdapterActs>,
 }
 
 /// Scratch that all blocks share; `backward` needs all of it, `forward` the first half.
@@ -76,6 +79,8 @@ pub struct BlockTemp {
     pub dq: Tensor,
     /// (B·T, M), when the MLP learns.
     pub gelu: Option<Tensor>,
+    /// For adapters.
+    pub adapter: Option<AdapterTemp>,
 }
 
 /// What every pass through a block works with.
@@ -143,6 +148,8 @@ pub struct Block {
     pub ln2: LayerNorm,
     pub fc1: Linear,
     pub fc2: Linear,
+    /// Beside the MLP.
+    pub adapter: Option<Adapter>,
     pub dims: BlockDims,
     /// Whether products may take the rows of an image together: the shortcut `strassen`.
     pub strassen: bool,
@@ -171,7 +178,15 @@ impl BlockActs {
             ln2_stats: plan.tensor(format!("{name} ln2 statistics"), [b * r, 2], dtype.accum_dtype()),
             fc1: (keep != Keep::Nothing)
                 .then(|| plan.tensor(format!("{name} fc1"), [b * r, dims.mlp_dim], dtype)),
+            adapter: None,
         }
+    }
+
+    /// The same with room for an adapter.
+    pub fn with_adapter(mut self, plan: &mut Plan, dims: Option<AdapterDims>) -> BlockActs {
+        let (rows, dtype) = (self.mid.dims()[0], self.mid.dtype());
+        self.adapter = dims.map(|dims| AdapterActs::new(plan, rows, dims, dtype));
+        self
     }
 
     /// Room to hold q apart, one row per image: for the last block of a query pass.
@@ -201,6 +216,9 @@ impl BlockActs {
         if let Some(fc1) = &mut self.fc1 {
             fc1.reshape([e.read_rows(), dims.mlp_dim]);
         }
+        if let Some(adapter) = &mut self.adapter {
+            adapter.shape(e.read_rows());
+        }
     }
 }
 
@@ -226,7 +244,15 @@ impl BlockTemp {
             dqkv: plan.tensor("scratch dqkv", [back, t, 3 * c], dtype),
             dq: plan.tensor("scratch dq", [back, t, c], dtype),
             gelu: learn.then(|| plan.tensor("scratch gelu", [b * t, m], dtype)),
+            adapter: None,
         }
+    }
+
+    /// The same with room for the backward pass of adapters.
+    pub fn with_adapter(mut self, plan: &mut Plan, dims: Option<AdapterDims>) -> BlockTemp {
+        let (rows, c, dtype) = (self.a.dims()[0], self.a.dims()[1], self.a.dtype());
+        self.adapter = dims.map(|dims| AdapterTemp::new(plan, rows, c, dims, dtype));
+        self
     }
 }
 
@@ -240,6 +266,7 @@ impl Block {
             ln2: LayerNorm::declare(declare, &format!("{name}/ln2"), c, dims.eps),
             fc1: Linear::declare(declare, &format!("{name}/fc1"), c, m),
             fc2: Linear::declare(declare, &format!("{name}/fc2"), m, c),
+            adapter: None,
             dims,
             strassen: true,
         }
@@ -261,7 +288,7 @@ impl Block {
         }
     }
 
-    // y = block(x), the rows `read` of it: lines 1 to 10 are `project`, then `attend`.
+    // y = block(x), the rows `read` of it: lines 1 to 11 are `project`, then `attend`.
 
     /// Lines 1 and 2: everything up to q, k and v, into `acts`.
     /// x: (B, T, C).
@@ -288,7 +315,7 @@ impl Block {
         self.qkv.forward_columns(dev, p, q, self.images(t.b.view(), e.batch), 0..c)
     }
 
-    /// Lines 3 to 10, from the q, k and v in `acts`. x: (B, T, C), y: (B, R, C).
+    /// Lines 3 to 11, from the q, k and v in `acts`. x: (B, T, C), y: (B, R, C).
     pub fn attend(
         &self,
         tools: Tools,
@@ -328,8 +355,16 @@ impl Block {
         let keep = Epilogue::Gelu { pre: acts.fc1.as_mut().map(Tensor::view_mut), form: self.dims.gelu };
         self.fc1.forward(dev, p, t.wide.view_mut(), self.images(t.a.view(), b), keep)?;
         /* 9, 10 */
-        let y = y.view_mut().reshaped([rows, c]);
-        self.fc2.forward(dev, p, y, self.images(t.wide.view(), b), Epilogue::Residual(acts.mid.view()))
+        let mut y = y.view_mut().reshaped([rows, c]);
+        let residual = Epilogue::Residual(acts.mid.view());
+        self.fc2.forward(dev, p, y.reborrow(), self.images(t.wide.view(), b), residual)?;
+        /* 11 */
+        match (&self.adapter, &mut acts.adapter) {
+            (Some(adapter), Some(own)) if own.on => {
+                adapter.forward_acc(dev, p, y, own, acts.mid.view(), &mut t.b)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// From dL/dy (B, R, C) to what `need` says of dL/dx, both in `out.d`, and to the other gradients.
@@ -339,7 +374,7 @@ impl Block {
         if need == Need::All { self.backward_project(tools, saved, grads, d) } else { Ok(()) }
     }
 
-    /// Lines 10 to 3: from dL/dy in `d` to dL/dmid in `d` and the gradients of q, k and v in the scratch.
+    /// Lines 11 to 3: from dL/dy in `d` to dL/dmid in `d` and the gradients of q, k and v in the scratch.
     fn backward_attend(
         &self,
         tools: &mut Tools,
@@ -358,6 +393,14 @@ impl Block {
         t.wide.reshape([rows, self.dims.mlp_dim]);
         let fc1 =
             acts.fc1.as_ref().ok_or_else(|| Error::failed("block: nothing was kept for a backward pass"))?;
+        /*11 */
+        let adapted = match (&self.adapter, &acts.adapter, &mut t.adapter) {
+            (Some(adapter), Some(own), Some(temp)) if own.on => {
+                adapter.backward_params(dev, p, grads, temp, own, (acts.mid.view(), d.view()))?;
+                Some((adapter, temp))
+            }
+            _ => None,
+        };
         /*10 */
         // d already is dL/dmid through the skip connection
         /* 9 */
@@ -378,6 +421,9 @@ impl Block {
         /* 6 */
         let (dy, stats) = (t.a.view(), acts.ln2_stats.view());
         self.ln2.backward_acc(dev, p, grads, Some(d.view_mut()), dy, (acts.mid.view(), stats))?;
+        if let Some((adapter, temp)) = adapted {
+            adapter.backward_input_acc(dev, p, d.view_mut(), temp)?;
+        }
         /* 5 */
         // d already is dL/dx through the skip connection
         /* 4 */

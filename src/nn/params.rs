@@ -4,7 +4,7 @@
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::axpy::{axpy, cast};
-use crate::ops::linear;
+use crate::ops::linear::{self, PackedForm};
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Shape, Tensor, View, ViewMut};
 use std::ops::Range;
@@ -47,6 +47,16 @@ impl Declare {
         let decays = shape.dims().len() > 1 || name.ends_with("qkv/bias");
         self.specs.push(Spec { name, shape, trainable, decays, offset: 0 });
         ParamId(self.specs.len() - 1)
+    }
+
+    /// Weight decay is for this parameter, too, which has one axis.
+    pub fn decay(&mut self, id: ParamId) {
+        self.specs[id.0].decays = true;
+    }
+
+    /// This parameter never learns, whatever `freeze_part` says.
+    pub fn freeze(&mut self, id: ParamId) {
+        self.specs[id.0].trainable = false;
     }
 
     /// `dtype`: the type of activations.
@@ -105,7 +115,9 @@ pub fn official_path(name: &str) -> String {
 
 /// Whether a parameter belongs to the backbone, not to head or prompts.
 pub fn is_backbone(name: &str) -> bool {
-    let learned = ["head/", "prompt_pool/", "coda/", "s_prompts/"].iter().any(|part| name.starts_with(part));
+    let learned = ["head/", "prompt_pool/", "coda/", "s_prompts/", "adapter/"]
+        .iter()
+        .any(|part| name.starts_with(part));
     !(learned || name == "prefix")
 }
 
@@ -124,15 +136,15 @@ pub struct Params {
     frozen_columns: Vec<(ParamId, Vec<Range<usize>>)>,
 }
 
-/// Frozen kernels as large products on the CPU read them.
+/// Kernels as products on the CPU read them.
 #[derive(Debug, Clone)]
 struct PackedKernels {
-    /// Which, and where they lie in either tensor.
-    places: Vec<(ParamId, Range<usize>)>,
-    forward: Tensor,
-    backward: Tensor,
-    /// Some were changed since they were packed.
-    stale: bool,
+    form: PackedForm,
+    /// Which, and where they lie in the tensors for forward and for backward passes.
+    places: Vec<(ParamId, [Range<usize>; 2])>,
+    sides: [Tensor; 2],
+    /// Frozen, trainable: changed since they were packed.
+    stale: [bool; 2],
 }
 
 #[derive(Debug, Clone)]
@@ -156,7 +168,7 @@ impl Params {
             narrow.stale[usize::from(spec.trainable)] = true;
         }
         if let Some(packed) = &mut self.packed {
-            packed.stale |= !spec.trainable;
+            packed.stale[usize::from(spec.trainable)] = true;
         }
         let flat = if spec.trainable { &mut self.trainable } else { &mut self.frozen };
         flat.view_mut().part(spec.offset, spec.shape)
@@ -178,6 +190,9 @@ impl Params {
     pub fn trainable_mut(&mut self) -> &mut Tensor {
         if let Some(narrow) = &mut self.narrow {
             narrow.stale[1] = true;
+        }
+        if let Some(packed) = &mut self.packed {
+            packed.stale[1] = true;
         }
         &mut self.trainable
     }
@@ -249,6 +264,14 @@ impl Params {
         });
         let mut ranges: Vec<Range<usize>> = rows.chain(columns).collect();
         ranges.sort_by_key(|r| r.start);
+        // The end of one parameter and the beginning of the next are one range.
+        ranges.dedup_by(|next, range| {
+            let touches = next.start == range.end;
+            if touches {
+                range.end = next.end;
+            }
+            touches
+        });
         ranges
     }
 
@@ -260,49 +283,64 @@ impl Params {
         starts.zip(ends).map(|(start, end)| start..end).filter(|r| !r.is_empty()).collect()
     }
 
-    /// Makes room for `kernels` as large products read them, those that are frozen and large enough; for
-    /// seven quarters of their memory for either pass. They are packed by [`Params::refresh`].
-    pub fn keep_packed(&mut self, plan: &mut Plan, kernels: impl Iterator<Item = ParamId>) {
-        let (mut places, mut len) = (Vec::new(), 0);
+    /// Makes room for `kernels` as products read them: in the form for large products those that are frozen and large
+    /// enough, for seven quarters of their memory for either pass; in bf16 all of them, for half of it. They are packed
+    /// by [`Params::refresh`].
+    pub fn keep_packed(
+        &mut self,
+        plan: &mut Plan,
+        kernels: impl Iterator<Item = ParamId>,
+        form: PackedForm,
+        backward: bool,
+    ) {
+        let (mut places, mut lens) = (Vec::new(), [0, 0]);
         for id in kernels {
             let spec = &self.specs[id.0];
+            let wanted = form == PackedForm::Bf16 || !spec.trainable;
             if let [k, n] = *spec.shape.dims()
-                && let Some(more) = linear::packed_len(k, n).filter(|_| !spec.trainable)
+                && let Some([forward, back]) = form.lens(k, n).filter(|_| wanted)
             {
-                places.push((id, len..len + more));
-                len += more;
+                let more = [forward, if backward { back } else { 0 }];
+                let place = |side: usize| lens[side]..lens[side] + more[side];
+                places.push((id, [place(0), place(1)]));
+                lens = [lens[0] + more[0], lens[1] + more[1]];
             }
         }
         if places.is_empty() {
             return;
         }
         plan.group("parameters");
-        let dtype = self.dtype();
-        let [forward, backward] = ["forward", "backward"]
-            .map(|pass| plan.tensor(format!("frozen kernels, packed for {pass} passes"), [len], dtype));
-        self.packed = Some(PackedKernels { places, forward, backward, stale: true });
+        let (dtype, [forward, backward]) = (form.dtype(self.dtype()), lens);
+        let sides = [("forward", forward), ("backward", backward)]
+            .map(|(pass, len)| plan.tensor(format!("kernels, packed for {pass} passes"), [len], dtype));
+        self.packed = Some(PackedKernels { form, places, sides, stale: [true; 2] });
     }
 
     /// A kernel in packed form, where there is one and it is up to date.
     pub fn packed(&self, id: ParamId) -> Option<linear::Packed<'_>> {
-        let packed = self.packed.as_ref().filter(|packed| !packed.stale)?;
+        let learns = usize::from(self.specs[id.0].trainable);
+        let packed = self.packed.as_ref().filter(|packed| !packed.stale[learns])?;
         let (_, at) = packed.places.iter().find(|place| place.0 == id)?;
-        let [forward, backward] =
-            [&packed.forward, &packed.backward].map(|side| side.view().part(at.start, [at.len()]));
-        Some(linear::Packed { forward, backward })
+        let side = |side: usize| packed.sides[side].view().part(at[side].start, [at[side].len()]);
+        Some(linear::Packed { form: packed.form, forward: side(0), backward: side(1) })
     }
 
     /// Brings the copies of parameters up to date: in 16 bits, and packed.
     pub fn refresh(&mut self, dev: &Device) -> Result<()> {
-        if let Some(packed) = self.packed.as_mut().filter(|packed| packed.stale) {
+        if let Some(packed) = self.packed.as_mut().filter(|packed| packed.stale.contains(&true)) {
             for (id, at) in &packed.places {
                 let spec = &self.specs[id.0];
-                let kernel = self.frozen.view().part(spec.offset, spec.shape);
-                let [forward, backward] = [&mut packed.forward, &mut packed.backward]
-                    .map(|side| side.view_mut().part(at.start, [at.len()]));
-                linear::pack(dev, forward, backward, kernel)?;
+                if !packed.stale[usize::from(spec.trainable)] {
+                    continue;
+                }
+                let flat = if spec.trainable { &self.trainable } else { &self.frozen };
+                let kernel = flat.view().part(spec.offset, spec.shape);
+                let [forward, backward] = &mut packed.sides;
+                let forward = forward.view_mut().part(at[0].start, [at[0].len()]);
+                let backward = backward.view_mut().part(at[1].start, [at[1].len()]);
+                linear::pack(dev, packed.form, forward, backward, kernel)?;
             }
-            packed.stale = false;
+            packed.stale = [false; 2];
         }
         let Some(Narrow { frozen, trainable, stale }) = &mut self.narrow else { return Ok(()) };
         let [stale_frozen, stale_trainable] = std::mem::take(stale);

@@ -40,6 +40,7 @@ pub mod optimizer;
 pub mod patches;
 pub mod pool_tokens;
 pub mod preprocess;
+pub mod relu;
 pub mod row_norm;
 pub mod sum;
 pub mod tokens;

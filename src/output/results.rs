@@ -24,6 +24,9 @@ pub struct Results {
     /// In words, such as `cpu (2 threads)` or `cuda:0 NVIDIA H200`.
     pub device: String,
     pub precision: String,
+    /// What multiplied, for `precision = "bf16"` on a CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bf16_arithmetic: Option<String>,
     pub config_hash: String,
     /// Path or name of the backbone.
     pub checkpoint: String,

@@ -1,10 +1,12 @@
 //! `seeds.json`: what several runs of one configuration found, each with a seed of its own.
 
 use super::atomic;
+use super::metrics::{METRICS, Metric, Metrics};
 use super::results::{Results, Score};
 use super::spread::Spread;
 use crate::error::Result;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub const FILE: &str = "seeds.json";
@@ -40,43 +42,54 @@ pub struct SeedRun {
     pub seconds: f64,
 }
 
+/// Something for each metric by its key, in the order of [`METRICS`]; `None` where it is not defined.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ByMetric<T>([Option<T>; METRICS.len()]);
+
 /// The metrics after the last task.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct FinalMetrics {
-    #[serde(with = "super::nullable::number")]
-    pub avg_acc: f64,
-    pub forgetting: Option<f64>,
-    pub backward: Option<f64>,
-    #[serde(with = "super::nullable::number")]
-    pub learning_acc: f64,
-}
+pub type FinalMetrics = ByMetric<f64>;
 
 /// Mean and deviation of each metric.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Spreads {
-    pub avg_acc: Spread,
-    pub forgetting: Option<Spread>,
-    pub backward: Option<Spread>,
-    pub learning_acc: Spread,
+pub type Spreads = ByMetric<Spread>;
+
+impl<T: Copy> ByMetric<T> {
+    fn of(value: impl FnMut(&Metric) -> Option<T>) -> ByMetric<T> {
+        ByMetric(METRICS.each_ref().map(value))
+    }
+
+    /// That of the metric `key`; `None` for a key that is none, too.
+    pub fn get(&self, key: &str) -> Option<T> {
+        self.0[METRICS.iter().position(|metric| metric.key == key)?]
+    }
+}
+
+impl<T: Serialize> Serialize for ByMetric<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_map(METRICS.iter().map(|metric| metric.key).zip(&self.0))
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Copy> Deserialize<'de> for ByMetric<T> {
+    /// Files of earlier versions have some of the metrics.
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<ByMetric<T>, D::Error> {
+        let found = BTreeMap::<String, Option<T>>::deserialize(from)?;
+        Ok(ByMetric::of(|metric| found.get(metric.key).copied().flatten()))
+    }
 }
 
 impl From<&Score> for FinalMetrics {
     fn from(score: &Score) -> FinalMetrics {
-        let Score { avg_acc, forgetting, backward, learning_acc, .. } = *score;
-        FinalMetrics { avg_acc, forgetting, backward, learning_acc }
+        let Score { avg_acc, forgetting, backward, learning_acc, further, .. } = *score;
+        let last = Metrics { task: 0, avg_acc, forgetting, backward, learning_acc, further };
+        ByMetric::of(|metric| (metric.of)(&last).filter(|value| value.is_finite()))
     }
 }
 
 impl Spreads {
-    /// `None` of no run.
-    pub fn of(runs: &[FinalMetrics]) -> Option<Spreads> {
-        let of = |read: fn(&FinalMetrics) -> Option<f64>| Spread::of_some(runs.iter().map(read));
-        Some(Spreads {
-            avg_acc: of(|m| Some(m.avg_acc))?,
-            forgetting: of(|m| m.forgetting),
-            backward: of(|m| m.backward),
-            learning_acc: of(|m| Some(m.learning_acc))?,
-        })
+    /// Over the runs in which a metric is defined; `None` of no run.
+    pub fn over(runs: &[&FinalMetrics]) -> Option<Spreads> {
+        let of = |metric: &Metric| Spread::of_some(runs.iter().map(|run| run.get(metric.key)));
+        (!runs.is_empty()).then(|| ByMetric::of(of))
     }
 }
 
@@ -101,8 +114,8 @@ impl Seeds {
             dataset: first.dataset,
             seeds: seeds.to_vec(),
             complete: runs.len() == seeds.len(),
-            per_image: Spreads::of(&runs.iter().map(|r| r.per_image).collect::<Vec<_>>()),
-            per_batch: Spreads::of(&runs.iter().map(|r| r.per_batch).collect::<Vec<_>>()),
+            per_image: Spreads::over(&runs.iter().map(|r| &r.per_image).collect::<Vec<_>>()),
+            per_batch: Spreads::over(&runs.iter().map(|r| &r.per_batch).collect::<Vec<_>>()),
             runs,
         }
     }

@@ -1,7 +1,8 @@
 //! Tables for the terminal: accuracies, baselines, memory plan.
 
+use super::metrics::METRICS;
 use super::results::{Baselines, CONTROLS, Score};
-use super::seeds::Seeds;
+use super::seeds::{FinalMetrics, Seeds};
 use super::spread::Spread;
 pub use super::spread::percent;
 use super::times::{self, TimeRow};
@@ -68,25 +69,44 @@ fn matrix(title: &str, score: &Score, style: Style) -> String {
     format!("accuracy in %, {title}\n{}", draw(header, rows, style))
 }
 
-/// The four metrics after the last task, in percent.
+/// The metrics of [`METRICS`] that the official code has.
+const SUMMARY: std::ops::Range<usize> = 0..4;
+
+/// They after the last task, in percent.
 pub fn summary(per_image: &Score, per_batch: Option<&Score>, style: Style) -> String {
     let mut columns = vec![("each image selects", per_image)];
     columns.extend(per_batch.map(|score| ("batch vote", score)));
     let mut header = vec!["%".to_string()];
     header.extend(columns.iter().map(|(name, _)| name.to_string()));
-    type Read = fn(&Score) -> Option<f64>;
-    let rows: [(&str, Read); 4] = [
-        ("average accuracy", |s| Some(s.avg_acc)),
-        ("forgetting", |s| s.forgetting),
-        ("backward transfer", |s| s.backward),
-        ("learning accuracy", |s| s.learning_acc.is_finite().then_some(s.learning_acc)),
-    ];
-    let rows = rows.iter().map(|(name, read)| {
-        let mut cells = vec![name.to_string()];
-        cells.extend(columns.iter().map(|(_, score)| percent_or_dash(read(score))));
+    let rows = METRICS[SUMMARY].iter().map(|metric| {
+        let mut cells = vec![metric.name.to_string()];
+        let values = columns.iter().map(|(_, score)| FinalMetrics::from(*score).get(metric.key));
+        cells.extend(values.map(percent_or_dash));
         cells
     });
     draw(header, rows, style)
+}
+
+/// Every metric beside those of [`summary`] that is defined, in percent by the keys that files have; a line, or more
+/// where they do not fit. `None` if there is none.
+pub fn further(per_image: &Score, style: Style) -> Option<String> {
+    let last = FinalMetrics::from(per_image);
+    let found =
+        METRICS[SUMMARY.len()..].iter().filter_map(|metric| Some((metric.key, last.get(metric.key)?)));
+    let mut words = found.map(|(key, value)| format!("{key} {}", percent(value))).peekable();
+    words.peek()?;
+    let mut lines = vec!["further metrics in % (docs/metrics.md):".to_string()];
+    let mut separator = " ";
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + separator.len() + word.chars().count() < style.width => {
+                *line += &format!("{separator}{word}");
+            }
+            _ => lines.push(format!("  {word}")),
+        }
+        separator = ", ";
+    }
+    Some(lines.join("\n"))
 }
 
 /// The run's own result above its baselines, in percent.
@@ -115,7 +135,7 @@ pub fn seeds(seeds: &Seeds, with_vote: bool, style: Style) -> String {
     }
     let mut rows: Vec<Vec<String>> = Vec::new();
     for run in &seeds.runs {
-        let cells = |m: &super::seeds::FinalMetrics| [percent(m.avg_acc), percent_or_dash(m.forgetting)];
+        let cells = |m: &FinalMetrics| ["avg_acc", "forgetting"].map(|key| percent_or_dash(m.get(key)));
         let mut row = vec![run.seed.to_string()];
         row.extend(cells(&run.per_image));
         row.extend(with_vote.then(|| cells(&run.per_batch)).into_iter().flatten());
@@ -123,7 +143,7 @@ pub fn seeds(seeds: &Seeds, with_vote: bool, style: Style) -> String {
     }
     let spreads =
         || [&seeds.per_image, &seeds.per_batch].into_iter().take(1 + usize::from(with_vote)).flatten();
-    let columns = || spreads().flat_map(|s| [Some(s.avg_acc), s.forgetting]);
+    let columns = || spreads().flat_map(|s| ["avg_acc", "forgetting"].map(|key| s.get(key)));
     let last = |name: &str, of: fn(Spread) -> Option<f64>| {
         std::iter::once(name.to_string()).chain(columns().map(|s| percent_or_dash(s.and_then(of)))).collect()
     };

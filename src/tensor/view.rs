@@ -42,6 +42,13 @@ impl<'a> View<'a> {
         View { data: map!(Slice => Slice, self.data, s => &s[range], d => d.part(range)), shape }
     }
 
+    /// The rows `rows` of the outermost axis.
+    pub fn rows(self, rows: std::ops::Range<usize>) -> View<'a> {
+        let mut shape = self.shape;
+        shape.set_leading(rows.len());
+        self.part(rows.start * (self.len() / self.dims()[0].max(1)), shape)
+    }
+
     /// The same elements in another shape.
     pub fn reshaped(self, shape: impl Into<Shape>) -> View<'a> {
         let shape = shape.into();

@@ -188,6 +188,12 @@ pub fn anchor<T: Float>(x: &[Vec<T>], up: T) -> (T, Vec<T>) {
     (penalty, away.iter().zip(&x[2]).map(|(&d, &f)| up * T::of(2.0) * f * d).collect())
 }
 
+/// max(x, 0) keep, and the gradient of it.
+pub fn relu<T: Float>(x: &[T], dy: &[T], keep: f64) -> (Vec<T>, Vec<T>) {
+    let of = |v: T, at: T| if at.to_f64() > 0.0 { T::of(keep) * v } else { T::ZERO };
+    (x.iter().map(|&x| of(x, x)).collect(), x.iter().zip(dy).map(|(&x, &d)| of(d, x)).collect())
+}
+
 /// F + weight g².
 pub fn add_squares<T: Float>(f: &[T], g: &[T], weight: f64) -> Vec<T> {
     f.iter().zip(g).map(|(&f, &g)| f + T::of(weight) * g * g).collect()

@@ -147,8 +147,8 @@ pub(super) struct TestBatch<'a> {
     pub features: crate::tensor::View<'a>,
 }
 
-/// What each image is answered, and the mean loss: over all classes, the latter in any case, or where
-/// the task is told (`continual.eval_task_inc`) over those of the image's task.
+/// What each image is answered, and the mean loss: over all classes, the latter in any case, or over those learned so far
+/// (`continual.eval_seen_classes`), or where the task is told (`continual.eval_task_inc`) over those of the image's task.
 pub(super) fn answer(
     session: &mut Session,
     batch: &TestBatch,
@@ -159,11 +159,18 @@ pub(super) fn answer(
         session.learner.method.logits(&session.learner.dev, images.pixels(), batch.features, choice)?;
     let (logits, labels) = (logits.view().to_host()?, &images.labels);
     let (classes, cl) = (session.classes(), &session.learner.config.continual);
+    let unseen = cl.eval_seen_classes.then(|| {
+        let seen = &session.learner.classes_seen;
+        (0..classes as u32).filter(|class| !seen.contains(class)).collect::<Vec<u32>>()
+    });
     let told = (cl.eval_task_inc && !cl.takes_all_classes()).then(|| cl.num_classes_per_task.clone());
     let labels_tensor = Tensor::from_vec(labels.clone(), [labels.len()]);
     let loss = cross_entropy::mean_loss(logits.view(), labels_tensor.view())?;
+    let mut logits = logits.to_f64();
+    for z in logits.chunks_exact_mut(classes) {
+        unseen.iter().flatten().for_each(|&class| z[class as usize] = f64::NEG_INFINITY);
+    }
     let guesses = logits
-        .to_f64()
         .chunks_exact(classes)
         .zip(labels)
         .map(|(z, &label)| {

@@ -140,7 +140,9 @@ fn keep_some(session: &mut Session) -> Result<usize> {
 fn passes(session: &mut Session, task: &Task, moment: Moment) -> Result<()> {
     for pass in session.learner.method.passes(task.index, moment)? {
         let view = session.pass_view(task, pass);
-        for batch in session.pass(task, pass)? {
+        let (batches, steps) = session.pass(task, pass)?;
+        session.learner.method.begin_pass(pass, steps);
+        for batch in batches {
             signal::stop_sweep()?;
             session.observe(pass, &batch?, &view)?;
         }
@@ -174,7 +176,7 @@ fn train(session: &mut Session, sweep: &mut Sweep, queries: &mut QueryCache) -> 
     let last = &losses[losses.len().saturating_sub(LAST)..];
     let loss = last.iter().sum::<f64>() / last.len().max(1) as f64;
     passes(session, &task, Moment::AfterSteps)?;
-    session.learner.method.end_task()?;
+    session.learner.method.end_task(&session.learner.dev)?;
     let score = evaluate::task(session, queries, 0)?;
     Ok(Tried { rate, per_step, outcome: Ok(Outcome { loss, accuracy: score.per_image }) })
 }

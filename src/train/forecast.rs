@@ -15,7 +15,7 @@ use crate::learner::{self, Purpose, backbone};
 use crate::methods::Ranks;
 use crate::nn::vit::Dims;
 use crate::ops::gelu::GeluForm;
-use crate::ops::matmul::{self, Layout, Write};
+use crate::ops::linear::{self, Epilogue, LinearWeights, Packed, PackedForm};
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor};
 use std::path::Path;
@@ -128,14 +128,16 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     let images = each + config.continual.replay_batch_size;
     let alone = Ranks::alone(images);
     let purpose = Purpose::Training { ranks: &alone, images };
-    let (mut plan, elsewhere) = match place {
+    let (mut plan, free, elsewhere) = match place {
         PlannedDevice::Here(choice) => {
             let dev = learner::fitting_device(&config, dims, classes, choice, purpose)?;
-            (Plan::dry(&dev), None)
+            (Plan::dry(&dev), dev.free_bytes(), None)
         }
-        PlannedDevice::Elsewhere(gpu) => (Plan::dry_on_gpu(), Some(gpu)),
+        PlannedDevice::Elsewhere(gpu) => (Plan::dry_on_gpu(), Some(gpu.usable()), Some(gpu)),
     };
     config.precision = learner::precision_on(config.precision, plan.is_on_gpu())?;
+    let empty = || if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
+    learner::divide(&mut config, dims, classes, purpose, empty, free)?;
     let batch = each * ranks;
     let split = session::split(&config, &data, batch)?;
     let learned = session::train_tasks(&config, &split);
@@ -159,6 +161,11 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     if plan.is_on_gpu() && (config.method == Method::Ranpac || config.baselines.ranpac) {
         notes.push(
             "the CPU computes the ridge regression; the time below counts its work as the GPU's".into(),
+        );
+    }
+    if plan.is_on_gpu() && config.method == Method::Ranpac && config.ranpac.adapter_width > 0 {
+        notes.push(
+            "a GPU refuses this run so far: adapters (ranpac.adapter_width > 0) have no kernels yet".into(),
         );
     }
     let method = learner::planned(&config, dims, classes, &mut plan, purpose)?;
@@ -311,14 +318,24 @@ fn vit_b16(config: &Config) -> Dims {
 fn rates(config: &Config, d: Dims) -> Result<[f64; 2]> {
     let dtype = if config.precision == Precision::F64 { DType::F64 } else { DType::F32 };
     let (rows, c, h) = (4 * d.tokens(), d.embed_dim, d.mlp_dim);
-    let values = |n: usize| Tensor::from_f64(&vec![0.5; n], [n], dtype);
-    let (x, w, mut y) = (values(rows * c), values(c * h), values(rows * h));
+    let values = |shape: [usize; 2]| Tensor::from_f64(&vec![0.5; shape[0] * shape[1]], shape, dtype);
+    let (x, kernel, mut y) = (values([rows, c]), values([c, h]), values([rows, h]));
+    let bias = Tensor::zeros([h], dtype);
+    let lens =
+        PackedForm::Bf16.lens(c, h).filter(|_| config.precision == Precision::Bf16).unwrap_or_default();
+    let [mut forward, mut backward] = [lens[0], 0].map(|len| Tensor::zeros([len], DType::BF16));
+    if !forward.is_empty() {
+        let form = PackedForm::Bf16;
+        linear::pack(&Device::Cpu, form, forward.view_mut(), backward.view_mut(), kernel.view())?;
+    }
+    let packed = Packed { form: PackedForm::Bf16, forward: forward.view(), backward: backward.view() };
+    let packed = (!forward.is_empty()).then_some(packed);
+    let weights = LinearWeights { packed, ..LinearWeights::all(kernel.view(), bias.view()) };
     let mut measured = [0.0; MEASUREMENTS];
     for rate in &mut measured {
         let (mut done, started) = (0.0, Instant::now());
         while started.elapsed().as_secs_f64() < MEASURE {
-            let (x, w) = ((x.view(), Layout::dense(rows, c)), (w.view(), Layout::dense(c, h)));
-            matmul::forward(&Device::Cpu, (y.view_mut(), Layout::dense(rows, h)), x, w, Write::Set)?;
+            linear::forward(&Device::Cpu, y.view_mut(), x.view(), &weights, Epilogue::Plain)?;
             done += 2.0 * (rows * c * h) as f64;
         }
         *rate = done / started.elapsed().as_secs_f64();

@@ -11,7 +11,7 @@ use crate::config::schema::{Method, Scenario};
 use crate::data::{Subset, Task};
 use crate::device::range::{self, RangeTime, range};
 use crate::error::{Error, Result};
-use crate::learner::Position;
+use crate::learner::{Learner, Position};
 use crate::methods::Moment;
 use crate::network::StepStats;
 use crate::output::progress::Progress;
@@ -121,7 +121,8 @@ impl Learning {
             }
             self.train_task(task, &mut cache)?;
             self.show(task, Moment::AfterSteps)?;
-            self.session.learner.method.end_task()?;
+            let Learner { method, dev, .. } = &mut self.session.learner;
+            method.end_task(dev)?;
             if self.kind != LearningKind::Pretraining && self.session.tests_after(task.index) {
                 self.evaluate(task, &mut cache, validation.as_mut())?;
             }
@@ -237,7 +238,9 @@ impl Learning {
         let _phase = range(c"passes beside the steps");
         for pass in self.session.learner.method.passes(task.index, moment)? {
             let view = self.session.pass_view(task, pass);
-            for batch in self.session.pass(task, pass)? {
+            let (batches, steps) = self.session.pass(task, pass)?;
+            self.session.learner.method.begin_pass(pass, steps);
+            for batch in batches {
                 self.stop_in_pass(task, moment)?;
                 self.session.observe(pass, &batch?, &view)?;
             }
@@ -255,10 +258,13 @@ impl Learning {
             return Ok(());
         }
         self.progress.finish();
+        let from = match task.index {
+            0 => "begin anew".to_string(),
+            before => format!("go on from the end of task {before}"),
+        };
         Err(Error::Interrupted(format!(
-            "stopped before the first step of task {}; add --resume to go on from the end of task {}",
-            task.index + 1,
-            task.index
+            "stopped before the first step of task {}; add --resume to {from}",
+            task.index + 1
         )))
     }
 

@@ -40,6 +40,20 @@ impl Opening<'_> {
     }
 }
 
+/// How steps are divided, where they are. `images`: of a step on one rank.
+pub fn divided(config: &Config, images: usize) -> Option<String> {
+    let images = images + config.continual.replay_batch_size;
+    let part = config.train.micro_batch.of(images);
+    (part < images).then(|| {
+        format!(
+            "each step of {images} images is computed in {} parts of {part} (train.micro_batch), whose gradients are added; \
+             tests take batches of {}",
+            images.div_ceil(part),
+            config.train.eval_batch_size
+        )
+    })
+}
+
 /// Why validation images are not reported, where that is so.
 fn unvalidated(data: &DataSet, split: &Split) -> Option<String> {
     if data.val.is_empty() {
@@ -65,6 +79,7 @@ pub fn opening(run: &Opening) -> String {
             format!(" (from the second task on with {more} replayed ones)")
         }
     };
+    let divided = divided(config, run.batch / run.ranks.max(1));
     let unused = tasks::unused(run.data, run.split);
     let unvalidated = unvalidated(run.data, run.split);
     let notes: String = run
@@ -73,6 +88,7 @@ pub fn opening(run: &Opening) -> String {
         .iter()
         .chain(&unused)
         .chain(&unvalidated)
+        .chain(&divided)
         .map(|note| format!("\nnote: {note}"))
         .collect();
     format!(
@@ -166,6 +182,10 @@ pub fn closing(results: &Results, votes: bool, workdir: &Path, style: Style) -> 
     }
     if !results.baselines.named().is_empty() {
         text += &table::baselines(&results.per_image, vote, &results.baselines, style);
+        text += "\n";
+    }
+    if let Some(further) = table::further(&results.per_image, style) {
+        text += &further;
         text += "\n";
     }
     text += &format!(

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::data::tasks;
 use crate::device::range::{self, range};
 use crate::error::Result;
-use crate::learner::{InitialWeights, Position, Purpose};
+use crate::learner::{self, InitialWeights, Position, Purpose};
 use crate::methods::Ranks;
 use crate::output::checkpoint::{State, Store};
 use crate::output::progress::Progress;
@@ -92,7 +92,7 @@ fn rank(
         None => None,
     };
     let saved = share::state(&comm, saved)?;
-    let at = restored(&mut session, saved.as_ref(), options)?;
+    let at = restored(&mut session, saved.as_ref(), options, &mut warnings)?;
     let total = at.step - at.task_step as u64 + steps_from(&session, at.task)?;
     let earlier = place.as_ref().and_then(|place| place.workdir.earlier_rate());
     let rate_before = at.rate_before(&session.learner.config, earlier, session.train_tasks.len())?;
@@ -129,8 +129,14 @@ fn rank(
 }
 
 /// Where a run stands: at the checkpoint, which is put into the session, or at the start.
-fn restored(session: &mut Session, saved: Option<&State>, options: &Options) -> Result<Position> {
+fn restored(
+    session: &mut Session,
+    saved: Option<&State>,
+    options: &Options,
+    warnings: &mut Vec<String>,
+) -> Result<Position> {
     let (origin, batch) = (session.origin(), session.ranks.batch);
+    let bf16_arithmetic = learner::bf16_arithmetic(session.learner.config.precision, &session.learner.dev);
     let Some(state) = saved else {
         let learner = &session.learner;
         return Ok(Position {
@@ -138,10 +144,20 @@ fn restored(session: &mut Session, saved: Option<&State>, options: &Options) -> 
             class_names: learner.class_names.clone(),
             checkpoint_sha256: learner.backbone.sha256.clone(),
             batch,
+            bf16_arithmetic,
             ..Position::default()
         });
     };
     let mut at = Position::of(state, &session.learner.config)?;
+    if let (Some(was), Some(is)) = (&at.bf16_arithmetic, &bf16_arithmetic)
+        && was != is
+    {
+        warnings.push(format!(
+            "the run multiplied with `{was}` and goes on with `{is}`: it will differ in rounding from a run that was not \
+             interrupted; L2P_CPU_BF16={was} keeps its arithmetic on a processor that has it"
+        ));
+    }
+    at.bf16_arithmetic = bf16_arithmetic;
     at.batch = batch;
     session.learner.expect_backbone(&at, &options.workdir)?;
     session.expect_origin(&at, &options.workdir)?;
@@ -227,6 +243,7 @@ fn results(run: &Learning, complete: bool) -> Result<Results> {
         seed: config.seed,
         device: device(session),
         precision: config.precision.to_string(),
+        bf16_arithmetic: at.bf16_arithmetic.clone(),
         config_hash: config.config_hash(),
         checkpoint: config.model.init_checkpoint.clone(),
         checkpoint_sha256: at.checkpoint_sha256.clone(),

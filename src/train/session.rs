@@ -131,26 +131,32 @@ impl Session {
         Ok(loader.only(rows))
     }
 
-    /// The batches of a pass over a task's images beside its steps. Their random numbers are those of no step.
-    pub fn pass(&self, task: &Task, pass: Pass) -> Result<Training> {
+    /// The batches of a pass over a task's images beside its steps, and how many make an epoch. Their random numbers are those of no step.
+    pub fn pass(&self, task: &Task, pass: Pass) -> Result<(Training, usize)> {
         let (config, data, mut task) = (&self.learner.config, self.data.clone(), task.clone());
         let (batch, tasks) = (task_batch(task.train.len(), self.ranks.batch, true), self.split.tasks.len());
         let (epochs, which) = match pass {
-            Pass::WarmUp { epochs } => (epochs, 3),
+            Pass::WarmUp { epochs } | Pass::Adapt { epochs } => (epochs, 3),
             Pass::Augmented | Pass::Plain => (1, 2),
         };
         // Tasks and the reviews after them have the numbers before.
         task.index += which * tasks;
-        let preprocess = self.learner.preprocess.clone();
+        let preprocess = match pass {
+            Pass::Adapt { .. } => self.learner.preprocess_with(config.ranpac.adapter_augment)?,
+            _ => self.learner.preprocess.clone(),
+        };
         let loader = Loader::new(data, &self.split, &task, preprocess, config.seed, batch, epochs)?;
-        let loader = if let Pass::WarmUp { .. } = pass { loader } else { loader.each_once() };
+        let once = matches!(pass, Pass::Augmented | Pass::Plain);
+        let loader = if once { loader.each_once() } else { loader };
+        let epoch = loader.steps_per_epoch();
         let rows = self.ranks.rows(loader.whole_batch());
         let loader = loader.only(rows);
         if pass == Pass::Plain {
-            return Ok(Training::plain(loader, self.reader.clone(), self.dtype()));
+            return Ok((Training::plain(loader, self.reader.clone(), self.dtype()), epoch));
         }
         let steps = 0..loader.steps();
-        Training::start(loader, self.resident.as_ref(), self.dtype(), self.change.clone(), steps)
+        let (resident, change) = (self.resident.as_ref(), self.change.clone());
+        Ok((Training::start(loader, resident, self.dtype(), change, steps)?, epoch))
     }
 
     /// The same as [`Session::task_view`] for the batches of a pass.
@@ -158,7 +164,7 @@ impl Session {
         let mut view = self.task_view(task);
         let batch = task_batch(task.train.len(), self.ranks.batch, true);
         view.rank_fraction = self.rank_fraction(batch);
-        if let Pass::WarmUp { .. } = pass
+        if let Pass::WarmUp { .. } | Pass::Adapt { .. } = pass
             && !self.has_added_head(task)
         {
             view.mask = (0..self.classes()).map(|k| task.classes.contains(&(k as u32))).collect();

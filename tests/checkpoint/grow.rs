@@ -126,7 +126,7 @@ fn what_is_learned_beside_the_steps_grows_by_name() {
         step(&mut small, 5);
         let shown = Shown { images: x.view().into(), labels: y.view(), positions: &positions };
         small.observe(&DEV, Pass::Augmented, shown, &task).expect("a look");
-        small.end_task().expect("an end");
+        small.end_task(&DEV).expect("an end");
         let saved = small.state().expect("a state");
         kind.config.continual.num_tasks += 1;
         let setup = Setup::new(&kind.config, kind.dims, 7, BATCH).expect("a setup");

@@ -30,6 +30,7 @@ fn other_value(kind: KeyKind, now: &str) -> String {
         KeyKind::Text => "\"another \\\"text\\\" \\\\ \\u0007 ü\"".into(),
         KeyKind::Word(words) => format!("{:?}", words.iter().find(|w| format!("{w:?}") != now).unwrap()),
         KeyKind::Texts => "[\"x\", \"y\"]".into(),
+        KeyKind::SizeOrAuto => if now == "\"auto\"" { "8" } else { "\"auto\"" }.into(),
         KeyKind::Sizes | KeyKind::SizeOrSizes => "[3, 5]".into(),
         KeyKind::Numbers => "[0.5, 3.0]".into(),
         KeyKind::Names => "[\"x\", \"7\"]".into(),
@@ -260,6 +261,20 @@ fn checks_name_keys_wanted_and_found() {
             "ranpac.lambdas must be at least one finite number above 0, found [1.0, 0.0]",
         ),
         (&["ranpac.lambdas=[]"], "found []"),
+        (&["ranpac.adapter_dropout=1"], "ranpac.adapter_dropout must be 0 or more and below 1"),
+        (&["ranpac.adapter_epochs=0"], "ranpac.adapter_epochs must be at least 1, found 0"),
+        (
+            &["method=ranpac", "ranpac.adapter_width=4", "model.freeze_part=[]"],
+            "ranpac.adapter_width > 0 adapts a frozen backbone and needs model.freeze_part",
+        ),
+        (
+            &["method=ranpac", "ranpac.adapter_width=4", "model.vit_classifier=gap"],
+            "needs model.vit_classifier = \"token\", found \"gap\"",
+        ),
+        (
+            &["method=ranpac", "ranpac.adapter_width=4", "optim.clip_scope=all"],
+            "ranpac.adapter_width > 0 needs optim.clip_scope = \"trainable\"",
+        ),
         (&["train.num_epochs=0"], "train.num_epochs must be at least 1, found 0"),
         (&["train.per_device_batch_size=0"], "train.per_device_batch_size must be at least 1"),
         (&["continual.num_tasks=6"], "wants 12 classes, data.dataset = \"mnist_subset\" has 10"),
@@ -532,7 +547,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     type Row =
         (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
     // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
-    let rows: [Row; 23] = [
+    let rows: [Row; 24] = [
         ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
         (
             "cifar100_l2p_official_v1",
@@ -593,6 +608,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
             0.001875,
         ),
         ("cifar100_ranpac", "pytorch", Class, 10, (5_000, 39), (5_000, 39), Some(390), 0.015),
+        ("cifar100_ranpac_adapter", "pytorch", Class, 10, (5_000, 104), (5_000, 104), Some(1_040), 0.01),
         (
             "cifar100_b50_inc10_l2p",
             "pytorch",

@@ -14,6 +14,7 @@ mod model;
 mod mutations;
 #[path = "../emulation/races.rs"]
 mod races;
+mod regularizers;
 mod s_prompts;
 mod tensors;
 

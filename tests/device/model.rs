@@ -4,6 +4,7 @@
 use super::common::npz::Npz;
 use super::common::{json, official, relative_error};
 use super::{device, thorough};
+use l2p_engine::config::micro_batch::MicroBatch;
 use l2p_engine::config::schema::{ClipScope, Precision, Selection};
 use l2p_engine::device::Device;
 use l2p_engine::methods::{Gradient, Method, Ranks};
@@ -185,6 +186,47 @@ fn deep_fifty_steps_stay_by_the_cpu() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
+/// Steps in parts of one vote each, alone on a device, beside whole steps.
+#[test]
+fn deep_divided_steps_stay_by_the_cpu() {
+    if !thorough("divided steps on the device") {
+        return;
+    }
+    let Some(gpu) = device() else { return };
+    let about = json("trajectories.json")["traj_l2p_adam"].clone();
+    let (all, npz) = (json("cases.json"), Npz::golden("traj_l2p_adam.npz"));
+    let batch = npz.get("in/label").shape[1];
+    let learn = |dev: &Device, precision, part: usize| {
+        let mut config = official::config(&about["config"]);
+        config.optim.clip_scope = ClipScope::Trainable;
+        (config.precision, config.prompt_pool.vote_group) = (precision, batch / 2);
+        config.train.micro_batch = MicroBatch::Images(part);
+        let mut model = official::model(dev, &config, &all, &about, part);
+        official::load(&mut model, &npz, "param0/", false);
+        let dtype = model.dtype();
+        let mut method = Gradient::new(&config, model, &mut Plan::on(dev), &Ranks::alone(batch));
+        let classes = npz.get("in/class_mask").u32s();
+        let mask = official::class_mask(official::num_classes(&all), &classes, &about["config"]);
+        let task = TaskView { index: 0, mask, rank_fraction: 1.0 };
+        let mut stats = Vec::new();
+        for s in 0..3 {
+            let (x, y) = (npz.get("in/image_u8").at(s), npz.get("in/label").at(s));
+            let pixels: Vec<f64> = x.data.iter().map(|v| v / 256.0).collect();
+            let x = Tensor::from_f64(&pixels, x.shape.as_slice(), dtype);
+            let y = Tensor::from_vec(y.u32s(), y.shape.as_slice());
+            stats.extend(method.step(dev, x.view().into(), y.view(), &task, 0.01).expect("a step"));
+        }
+        stats.extend(method.settle(dev).expect("the rest"));
+        let learned = method.model().params.trainable.view().read_f64().expect("a download");
+        (stats.iter().map(|s| s.loss).collect::<Vec<f64>>(), learned)
+    };
+    let wanted = learn(&Device::Cpu, Precision::F64, batch);
+    let got = learn(&Device::Cuda(gpu), Precision::F32, batch / 2);
+    assert_eq!(got.0.len(), 3);
+    let off = relative_error(&got.0, &wanted.0).max(relative_error(&got.1, &wanted.1));
+    assert!(off <= 2e-6, "off by {off:.1e}");
+}
+
 /// Frozen rows keep their bits, also where the step was captured before, and the rest learns as on the CPU.
 #[test]
 fn deep_frozen_rows_stay_as_they_are() {
@@ -264,6 +306,43 @@ fn deep_prompts_that_no_key_chooses() {
     assert!(same_bits(&a.0, &b.0) && a.1 == b.1, "random prompts do not repeat");
     let (ids, width) = a.1.as_ids().expect("ids");
     assert!(ids.chunks_exact(width).any(|other| *other != ids[..width]), "all images draw alike: {ids:?}");
+}
+
+/// What a step and 50 steps may be off by in 16 bits on a GPU holds for the CPU's bf16, too.
+#[test]
+fn bf16_on_the_cpu() {
+    let all = json("cases.json");
+    let (mut failures, mut worst) = (Vec::new(), (0.0, String::new()));
+    for (name, case) in all["cases"].as_object().expect("cases") {
+        let npz = Npz::golden(&format!("case_{name}.npz"));
+        let [wanted, got] = [Precision::F64, Precision::Bf16]
+            .map(|precision| step(&Device::Cpu, case, &npz, precision, ClipScope::Trainable));
+        for ((what, got), (_, wanted)) in got.iter().zip(&wanted) {
+            let error = relative_error(got, wanted);
+            let text = format!("{name} {what}: off by {error:.1e}");
+            if error > worst.0 {
+                worst = (error, text.clone());
+            }
+            let limit = if what == "ids" { 0.0 } else { 3.1e-2 };
+            if error.is_nan() || error > limit {
+                failures.push(text);
+            }
+        }
+    }
+    for (name, steps) in [("traj_l2p_adam", 50), ("traj_dualprompt_adam", 50)] {
+        let [wanted, got] = [Precision::F64, Precision::Bf16]
+            .map(|precision| trajectory(&Device::Cpu, name, steps, precision, false).0);
+        let scale = wanted.iter().fold(0f64, |m, l| m.max(l.abs()));
+        let off = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs() / scale).fold(0f64, f64::max);
+        let text = format!("{name}: losses off by {off:.1e}");
+        let _ = std::io::stderr().write_all(format!("bf16 on the CPU, {text}\n").as_bytes());
+        if off.is_nan() || off > 2e-2 {
+            failures.push(text);
+        }
+    }
+    let _ = std::io::stderr().write_all(format!("bf16 on the CPU, worst step: {}\n", worst.1).as_bytes());
+    assert!(failures.is_empty(), "{failures:#?}");
+    assert!(worst.0 > 1e-5, "nothing was rounded: {worst:?}");
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn run(dev: &Device, precision: Precision) -> (Vec<(&'static str, Vec<f64>)>, Pr
             let shown = Shown { images: x.view().into(), labels: y.view(), positions: &[0, 1, 2, 3] };
             method.observe(dev, pass, shown, &task).expect("a look");
         }
-        method.end_task().expect("centres");
+        method.end_task(dev).expect("centres");
     }
     assert_eq!(losses.len(), DOMAINS * STEPS);
     // An image of each domain in turn.

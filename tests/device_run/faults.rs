@@ -83,3 +83,17 @@ fn a_step_that_cannot_be_captured_goes_on_without_a_graph() {
         assert!(bytes == wanted, "{fault}: other bits");
     }
 }
+
+/// What has no kernels is refused on a GPU; `auto` takes the CPU and says why.
+#[test]
+fn what_has_no_kernels_computes_on_the_cpu() {
+    let Some(gpu) = emulated("what has no kernels") else { return };
+    let plan = |device: &str, code: i32| {
+        let mut command = gpu.engine();
+        command.args(["train", "--dry-run", "--device", device]);
+        sets(&mut command, &["method=\"ranpac\"", "ranpac.adapter_width=4"]);
+        expect(command, code)
+    };
+    assert!(plan("cuda", 2).contains("ranpac.adapter_width > 0 has no kernels yet"));
+    assert!(plan("auto", 0).contains("the GPU is not used: ranpac.adapter_width > 0 has no kernels yet"));
+}

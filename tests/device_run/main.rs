@@ -374,6 +374,41 @@ fn deep_components_on_two_gpus_learn_as_on_one_and_survive_kills() {
     assert_eq!((a.1, a.3), (b.1, b.3), "matrices and logs");
 }
 
+/// EWC and LwF on two GPUs beside one: what they learn from passes beside the steps is summed or gathered, too.
+#[test]
+fn deep_regularizers_on_two_gpus_learn_as_on_one() {
+    if !common::lanes::deep("EWC and LwF on two GPUs") {
+        return;
+    }
+    let Some(gpu) = Gpu::find("regularizers on two GPUs") else { return };
+    if gpu.library.is_none() {
+        let _ =
+            writeln!(std::io::stderr(), "skipped: 1 test of runs on a device (regularizers): it takes two");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let backbone = gpu.pretrain("cpu", dir.path(), &["train.num_epochs=10"]);
+    for method in ["method=\"ewc\"", "method=\"lwf\""] {
+        let common = [
+            method,
+            "model.vit_classifier=\"token\"",
+            "model.freeze_part=[]",
+            "prompt_pool.pool_size=0",
+            "continual.train_mask=false",
+            "lwf.warmup_epochs=1",
+            "optim.optim=\"sgd\"",
+            "optim.learning_rate=0.01",
+        ];
+        let at = |name: &str| dir.path().join(format!("{name} {method}"));
+        let shared = [&common[..], &["train.per_device_batch_size=4"]].concat();
+        expect(on_several(&gpu, "cuda", &backbone, &at("one"), &common), 0);
+        expect(on_several(&gpu, "cuda:0,1", &backbone, &at("two"), &shared), 0);
+        let error = off_by(&losses(&at("two")), &losses(&at("one")));
+        println!("{method} on two GPUs beside one: losses within {error:.1e}");
+        assert!(error < 2e-5, "{method}: losses are off by {error:.1e}");
+    }
+}
+
 #[test]
 fn every_method_runs() {
     let Some(gpu) = Gpu::find("methods") else { return };
@@ -404,7 +439,18 @@ fn every_method_runs() {
     ];
     let mixed =
         ["method=\"l2p\"", "data.mixup_alpha=0.8", "data.cutmix_alpha=1.0", "data.mix_probability=0.7"];
+    let regularized = |method: &'static str| {
+        let all = [
+            "model.freeze_part=[]",
+            "optim.optim=\"sgd\"",
+            "continual.train_mask=false",
+            "lwf.warmup_epochs=1",
+        ];
+        [plain(method), all.to_vec()].concat()
+    };
     let all = [
+        regularized("method=\"ewc\""),
+        regularized("method=\"lwf\""),
         replay.to_vec(),
         mixed.to_vec(),
         dualprompt.to_vec(),

@@ -6,6 +6,7 @@
 mod coda;
 #[path = "../common/mod.rs"]
 mod common;
+mod ranpac_adapter;
 mod regularizers;
 mod s_prompts;
 

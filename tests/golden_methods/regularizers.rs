@@ -168,10 +168,10 @@ impl Run {
 
     /// Nothing may change if a task is ended a second time.
     fn end(&mut self, t: usize) {
-        self.method.end_task().expect("an end");
+        self.method.end_task(&DEV).expect("an end");
         let before = self.method.state().expect("a state");
         assert!(self.method.passes(t, Moment::AfterSteps).expect("passes").is_empty());
-        self.method.end_task().expect("an end");
+        self.method.end_task(&DEV).expect("an end");
         assert_eq!(self.method.state().expect("a state"), before, "the second end of task {t}");
     }
 }
@@ -267,7 +267,7 @@ fn lwf() {
                     let wanted = run.data.get(&what).data.clone();
                     run.report.array(&what, &got, &wanted);
                 }
-                Pass::Augmented => panic!("LwF wants no augmented pass"),
+                Pass::Augmented | Pass::Adapt { .. } => panic!("LwF wants no {pass:?}"),
             }
         }
         run.learn(

@@ -21,9 +21,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("import", &["pickle"]),
     ("pickle", &[]),
     ("output", &["config", "tensor"]),
-    ("nn", &["ops", "device", "tensor"]),
+    ("nn", &["ops", "device", "tensor", "rng"]),
     ("prompts", &["nn", "ops", "device", "tensor", "config", "rng"]),
-    ("network", &["prompts", "nn", "ops", "device", "tensor", "config"]),
+    ("network", &["prompts", "nn", "ops", "device", "tensor", "config", "rng"]),
     ("optim", &["nn", "ops", "device", "tensor", "config"]),
     (
         "methods",

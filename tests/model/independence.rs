@@ -35,10 +35,10 @@ fn evaluate(model: &mut Model, x: &Tensor) -> [Vec<f64>; 3] {
 
 #[test]
 fn logits_of_a_batch_are_those_of_single_images() {
-    for precision in [Precision::F32, Precision::F64] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::F64] {
         for mut kind in kinds() {
             kind.config.precision = precision;
-            let dtype = if precision == Precision::F32 { DType::F32 } else { DType::F64 };
+            let dtype = if precision == Precision::F64 { DType::F64 } else { DType::F32 };
             let x = images(BATCH, dtype);
             let mut model = kind.model(BATCH);
             let whole = evaluate(&mut model, &x);

@@ -7,6 +7,7 @@ mod frozen_rows;
 mod gradients;
 mod independence;
 mod naive;
+mod parts;
 mod regularizers;
 mod s_prompts;
 mod shortcuts;

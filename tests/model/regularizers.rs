@@ -49,7 +49,7 @@ fn importance_is_that_of_differences() {
             method.observe(&DEV, Pass::Augmented, shown, &task).expect("a look");
             at += n;
         }
-        method.end_task().expect("an end");
+        method.end_task(&DEV).expect("an end");
         let mut model = kind.model(IMAGES);
         for (name, before) in names.iter().zip(&before) {
             let (after, anchor) =
@@ -91,7 +91,7 @@ fn the_teacher_is_the_network_after_the_warm_up() {
     method.begin_task(&kind.task(), &[2, 4]).expect("a task");
     assert_eq!(method.passes(1, Moment::BeforeSteps).expect("passes"), [Pass::Plain], "no class is new");
     let mut lone = Gradient::new(&kind.config, kind.model(IMAGES), &mut Plan::new(), &Ranks::alone(IMAGES));
-    lone.end_task().expect("an end");
+    lone.end_task(&DEV).expect("an end");
     let before = lone.state().expect("a state");
     let passes = lone.passes(1, Moment::BeforeSteps).expect("passes");
     assert_eq!(passes, [Pass::WarmUp { epochs: 1 }, Pass::Plain]);

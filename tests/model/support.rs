@@ -3,6 +3,7 @@
 use l2p_engine::config::schema::*;
 use l2p_engine::device::Device;
 use l2p_engine::network::{Model, Setup, StepStats, TaskView};
+use l2p_engine::nn::adapter::Dropout;
 use l2p_engine::nn::vit::Dims;
 use l2p_engine::ops::gelu::GeluForm;
 use l2p_engine::optim::Optimizer;
@@ -88,6 +89,14 @@ fn fine_tune(c: &mut Config) {
 fn ewc(c: &mut Config) {
     fine_tune(c);
     (c.method, c.ewc.lambda) = (Method::Ewc, 0.3);
+}
+
+/// Adapters beside the MLPs of a frozen network, and a head of cosines.
+fn adapters(c: &mut Config) {
+    c.method = Method::Ranpac;
+    c.prompt_pool.pool_size = 0;
+    c.model.vit_classifier = Classifier::Token;
+    (c.ranpac.adapter_width, c.ranpac.adapter_scale, c.ranpac.adapter_dropout) = (3, 0.7, 0.0);
 }
 
 fn lwf(c: &mut Config) {
@@ -193,6 +202,14 @@ pub fn kinds() -> Vec<Kind> {
             c.optim.weight_decay = 0.04;
         }),
         l2p("lwf", lwf),
+        l2p("adapters, weight decay", |c| {
+            adapters(c);
+            c.optim.weight_decay = 0.05;
+        }),
+        l2p("adapters, dropout", |c| {
+            adapters(c);
+            c.ranpac.adapter_dropout = 0.3;
+        }),
         l2p("lwf of a head", |c| {
             lwf(c);
             head_alone(c);
@@ -291,6 +308,10 @@ impl Kind {
     }
 
     pub fn step(&self, model: &mut Model, images: &Tensor, labels: &Tensor) -> StepStats {
+        if self.config.ranpac.adapter_dropout > 0.0 && model.setup.adapter.is_some() {
+            let positions = (0..labels.len() as u32).collect();
+            model.dropout = Some(Dropout { seed: 5, step: 2, positions });
+        }
         if let Some(lwf) = model.regularizer.lwf() {
             let positions: Vec<u32> = (0..labels.len() as u32).collect();
             lwf.next_images(&positions).expect("known images");

@@ -10,7 +10,7 @@ use l2p_engine::ops::optimizer::{self, Adam, Sgd};
 use l2p_engine::ops::pool_tokens::Pooling;
 use l2p_engine::ops::{
     anchor, axpy, component_weights, cross_entropy, distill, gather, gelu, layer_norm, patches, pool_tokens,
-    row_norm, sum, tokens,
+    relu, row_norm, sum, tokens,
 };
 use l2p_engine::tensor::{DType, Shape, Tensor};
 use l2p_engine::{Error, Result};
@@ -218,7 +218,23 @@ fn anchor_arguments() {
     refused(run(3, 4, 4), "anchor", "dp");
     refused(run(4, 3, 4), "anchor", "anchor");
     refused(run(4, 4, 5), "anchor", "importance");
-    refused(anchor::add_squares(&DEV, t([4]).view_mut(), t([3]).view(), 1.0), "anchor", "importance");
+    let run = |g: usize, loss: usize| {
+        let (g, loss) = (t([g]), t([loss]));
+        anchor::add_squares(&DEV, t([4]).view_mut(), g.view(), Some(loss.view()), 1.0)
+    };
+    assert!(run(4, 1).is_ok());
+    refused(run(3, 1), "anchor", "importance");
+    refused(run(4, 2), "anchor", "loss");
+}
+
+#[test]
+fn relu_arguments() {
+    let run = |keep: usize| relu::forward_in_place(&DEV, t([4]).view_mut(), Some(t([keep]).view()));
+    assert!(run(4).is_ok());
+    refused(run(3), "relu", "keep");
+    let run = |y: usize| relu::backward_in_place(&DEV, t([4]).view_mut(), t([y]).view(), 1.0);
+    assert!(run(4).is_ok());
+    refused(run(5), "relu", "dx");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use l2p_engine::ops::matmul::{self, Layout, Write};
 use l2p_engine::ops::optimizer::{self, Adam, Sgd};
 use l2p_engine::ops::pool_tokens::{self, Pooling};
 use l2p_engine::ops::{
-    anchor, axpy, component_weights, distill, gather, layer_norm, patches, row_norm, sum, tokens,
+    anchor, axpy, component_weights, distill, gather, layer_norm, patches, relu, row_norm, sum, tokens,
 };
 use l2p_engine::tensor::{DType, Tensor, ViewMut};
 
@@ -140,8 +140,25 @@ fn anchored_parameters() {
     let mut d = f64s(&[1., 1.], [2]);
     anchor::backward_acc(&DEV, d.view_mut(), p.view(), a.view(), f.view(), 3.0).expect("a gradient");
     same("gradient", &d, &[25.0, -5.0]);
-    anchor::add_squares(&DEV, f.view_mut(), p.view(), 0.25).expect("squares");
+    anchor::add_squares(&DEV, f.view_mut(), p.view(), None, 0.25).expect("squares");
     same("importance", &f, &[4.25, 0.75]);
+    let loss = f64s(&[2f64.ln()], [1]);
+    anchor::add_squares(&DEV, f.view_mut(), p.view(), Some(loss.view()), 0.5).expect("squares");
+    same("importance", &f, &[6.5, 1.0]);
+}
+
+/// Of (3, -2, 0, 5) the last unit is dropped, the others are kept by a factor of 2.
+#[test]
+fn relu_with_dropout() {
+    let (mut y, keep) = (f64s(&[3., -2., 0., 5.], [4]), f64s(&[2., 2., 2., 0.], [4]));
+    relu::forward_in_place(&DEV, y.view_mut(), Some(keep.view())).expect("units");
+    same("y", &y, &[6.0, 0.0, 0.0, 0.0]);
+    let mut dx = f64s(&[1., 1., 1., 1.], [4]);
+    relu::backward_in_place(&DEV, dx.view_mut(), y.view(), 2.0).expect("a gradient");
+    same("dx", &dx, &[2.0, 0.0, 0.0, 0.0]);
+    let mut y = f64s(&[3., -2., 0., 5.], [4]);
+    relu::forward_in_place(&DEV, y.view_mut(), None).expect("units");
+    same("y", &y, &[3.0, 0.0, 0.0, 5.0]);
 }
 
 /// Logits (2 ln 3, 0, 100) and a teacher's (0, 0, -7) at temperature 2 over the first two classes: b = (3/4, 1/4), a = (1/2,

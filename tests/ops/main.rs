@@ -7,6 +7,7 @@
 //! The cases come from `src/testing/cases.rs`. Every run of one poisons what is overwritten with NaN
 //! and checks the memory around each output.
 
+mod bf16;
 mod errors;
 mod gelu;
 mod invariance;

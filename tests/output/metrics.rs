@@ -4,6 +4,9 @@ use approx::assert_abs_diff_eq;
 use l2p_engine::output::answers::{Answers, Tally};
 use l2p_engine::output::metrics::METRICS;
 use l2p_engine::output::results::{Results, Score, TestSets};
+use l2p_engine::output::seeds::Seeds;
+use l2p_engine::output::spread::Spread;
+use l2p_engine::output::table::{self, Style};
 
 fn metric(score: &Score, row: usize, key: &str) -> Option<f64> {
     let metric = METRICS.iter().find(|m| m.key == key).unwrap_or_else(|| panic!("no metric {key}"));
@@ -174,4 +177,40 @@ fn metrics_csv_has_a_row_per_result_and_test() {
         let wanted = (metric.of)(after).map_or(String::new(), |value| value.to_string());
         assert_eq!(rows[2][i + 2], wanted, "{}", metric.key);
     }
+}
+
+#[test]
+fn seeds_have_every_metric_and_read_files_that_have_four() {
+    let score = |matrix| {
+        let tests = TestSets { images: vec![10, 30, 20], new_classes: true, ..TestSets::default() };
+        Score::from_matrix(matrix).expect("a matrix").with_tests(&tests)
+    };
+    let other = vec![vec![0.7], vec![0.6, 0.8], vec![0.5, 0.7, 0.9]];
+    let runs = [three_tasks(), other].map(score);
+    let finished = runs.clone().map(|per_image| Results { per_image, ..Results::default() });
+    let finished = [3, 4].into_iter().zip(finished).map(|(seed, r)| (seed, format!("seed_{seed}").into(), r));
+    let seeds = Seeds::of(&[3, 4], &finished.collect::<Vec<_>>());
+    let spreads = seeds.per_image.clone().expect("two runs");
+    for metric in METRICS {
+        let values: Vec<f64> = runs.iter().filter_map(|score| metric.last(&score.after_each_task)).collect();
+        let wanted = (!values.is_empty()).then(|| Spread::of(&values));
+        assert_eq!(spreads.get(metric.key), wanted, "{}", metric.key);
+    }
+    // (0.5 · 10 + 0.7 · 30 + 0.6 · 20) / 60 and 6 / 60 more.
+    assert_abs_diff_eq!(spreads.get("seen_acc").expect("a spread").mean, 38.0 / 60.0 + 0.05, epsilon = 1e-12);
+    assert_eq!((spreads.get("forward"), spreads.get("no such metric")), (None, None));
+    let text = serde_json::to_string(&seeds).expect("JSON");
+    assert_eq!(serde_json::from_str::<Seeds>(&text).expect("what was written"), seeds);
+    let keys = METRICS.map(|metric| text.find(&format!("\"{}\"", metric.key)).expect(metric.key));
+    assert!(keys.is_sorted(), "in the order of tables");
+    let old = r#"{"per_image": {"avg_acc": {"mean": 0.9, "deviation": null, "n": 1}, "forgetting": null}}"#;
+    let old = serde_json::from_str::<Seeds>(old).expect("an earlier file").per_image.expect("numbers");
+    let known = Spread { mean: 0.9, deviation: None, n: 1 };
+    assert_eq!((old.get("avg_acc"), old.get("seen_acc")), (Some(known), None));
+
+    let line = table::further(&runs[0], Style { unicode: false, width: 100 }).expect("metrics");
+    assert!(line.starts_with("further metrics in % (docs/metrics.md): seen_acc 63.33, "), "{line}");
+    assert!(line.lines().all(|l| l.len() <= 100) && !line.contains("forward"), "{line}");
+    let alone = Score { further: Default::default(), ..runs[0].clone() };
+    assert_eq!(table::further(&alone, Style::plain()), None);
 }

@@ -143,6 +143,21 @@ const OTHER_KINDS: &[Kind] = &[
         ],
     ),
     (
+        "adapters of the first task",
+        &[
+            "method=\"ranpac\"",
+            "ranpac.random_features=60",
+            "ranpac.adapter_width=4",
+            // So large that the solution is no less exact than the features.
+            "ranpac.lambdas=[1000.0]",
+            "ranpac.adapter_epochs=2",
+            "optim.optim=\"sgd\"",
+            "optim.warmup_epochs=0",
+            ODD,
+            GENTLE,
+        ],
+    ),
+    (
         "a teacher",
         &[
             "method=\"lwf\"",

@@ -2,6 +2,7 @@
 
 use super::common::lanes::deep;
 use super::common::process::{engine, expect, outcome, same, stdout, train};
+use safetensors::SafeTensors;
 use std::path::Path;
 
 const METHOD: &[&str] = &["method=ranpac", "ranpac.random_features=300", "baselines.ranpac=true"];
@@ -100,4 +101,40 @@ fn deep_other_scenarios_and_no_projection() {
         let accuracy = results["per_image"]["avg_acc"].as_f64().expect("an accuracy");
         assert!(accuracy > 0.5, "{sets:?}: {accuracy}");
     }
+}
+
+/// Adapters of the first task: what is learned from adapted features is another head, the baseline of the same name stays
+/// that of the backbone as it was, and a saved run answers with its adapters.
+#[test]
+fn adapters_learn_the_first_task_and_leave_the_baseline_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (plain, adapted) = (dir.path().join("plain"), dir.path().join("adapted"));
+    let adapters = [
+        "ranpac.adapter_width=8",
+        "ranpac.adapter_scale=1",
+        "ranpac.adapter_epochs=2",
+        "optim.optim=sgd",
+        "optim.learning_rate=0.05",
+        "optim.lr_batch=0",
+        "optim.warmup_epochs=0",
+    ];
+    expect(run(&plain, &[], &[]), 0);
+    expect(run(&adapted, &adapters, &[]), 0);
+    let ((bytes, _, before, _), (adapted_bytes, _, after, _)) = (outcome(&plain), outcome(&adapted));
+    let matrix = |score: &serde_json::Value| score["accuracy_matrix"].clone();
+    assert_eq!(matrix(&after["baselines"]["ranpac"]), matrix(&before["per_image"]), "without adapters");
+    let [saved, adapted_saved] =
+        [&bytes, &adapted_bytes].map(|bytes| SafeTensors::deserialize(bytes).expect("a checkpoint"));
+    let tensor = |of: &SafeTensors, name: &str| of.tensor(name).expect(name).data().to_vec();
+    assert_ne!(tensor(&saved, "gram"), tensor(&adapted_saved, "gram"), "other features");
+    let up = tensor(&adapted_saved, "params/adapter/1/up/kernel");
+    assert!(up.iter().any(|&byte| byte != 0), "adapters that start at zero have learned");
+    assert!(saved.tensor("params/adapter/1/up/kernel").is_err(), "no adapters");
+    let accuracy = after["per_image"]["avg_acc"].as_f64().expect("an accuracy");
+    assert!(accuracy > 0.5, "{accuracy}");
+    let mut command = engine();
+    command.args(["eval", "--json", "--device", "cpu", "--workdir"]).arg(&adapted);
+    let read: serde_json::Value = serde_json::from_str(&expect(command, 0)).expect("JSON");
+    let last = |matrix: serde_json::Value| matrix.as_array().expect("rows").last().cloned();
+    assert_eq!(last(matrix(&read["per_image"])), last(matrix(&after["per_image"])), "what was saved");
 }

@@ -249,7 +249,9 @@ fn numbers_are_those_of_the_runs(parent: &Path, first: &Path, second: &Path) {
     };
     for (result, selection) in [("each image selects", "per_image"), ("batch vote", "per_batch")] {
         let entry = of(&configurations[0], result);
-        for metric in ["avg_acc", "forgetting", "backward", "learning_acc"] {
+        for metric in
+            ["avg_acc", "forgetting", "backward", "learning_acc", "seen_acc", "macro_acc", "novel_acc"]
+        {
             for part in ["mean", "deviation", "n"] {
                 assert_eq!(entry[metric][part], seeds[selection][metric][part], "{result} {metric} {part}");
             }

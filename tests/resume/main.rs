@@ -140,8 +140,20 @@ const OTHER_KINDS: &[Kind] = &[
         "ewc",
         &["model.freeze_part=[]", "optim.learning_rate=0.003", "train.num_epochs=2", "data.augment=crop"],
     ),
+    (
+        "ranpac",
+        &[
+            "ranpac.random_features=50",
+            "ranpac.adapter_width=3",
+            "ranpac.adapter_epochs=2",
+            "optim.optim=sgd",
+            "optim.warmup_epochs=0",
+        ],
+    ),
     ("lwf", &["optim.optim=sgd", "lwf.warmup_epochs=2", "train.num_epochs=3", "continual.train_mask=false"]),
     ("lwf", &["model.freeze_part=[]", "optim.learning_rate=0.003", "lwf.warmup_epochs=1"]),
+    ("l2p", &["precision=bf16"]),
+    ("finetune", &["precision=bf16", "model.freeze_part=[]", "optim.learning_rate=0.003"]),
 ];
 
 #[test]

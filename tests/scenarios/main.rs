@@ -524,6 +524,14 @@ fn benchmarks_of_folders_are_planned_on_such_folders() {
         ("imagenet_a_ranpac", 200, "10 tasks of 20 classes (numpy:1993)"),
         ("objectnet_ncm", 200, "10 tasks of 20 classes (numpy:1993)"),
         ("omnibenchmark_ranpac", 300, "10 tasks of 30 classes (numpy:1993)"),
+        ("imagenet_a_l2p", 200, "10 tasks of 20 classes (numpy:1993)"),
+        ("imagenet_a_coda", 200, "10 tasks of 20 classes (names)"),
+        ("objectnet_l2p", 200, "10 tasks of 20 classes (numpy:1993)"),
+        ("objectnet_coda", 200, "10 tasks of 20 classes (names)"),
+        ("omnibenchmark_l2p", 300, "10 tasks of 30 classes (numpy:1993)"),
+        ("omnibenchmark_coda", 300, "10 tasks of 30 classes (names)"),
+        ("vtab_l2p", 50, "5 tasks of 10 classes (numpy:1993)"),
+        ("vtab_coda", 50, "5 tasks of 10 classes (names)"),
     ] {
         let dir = tempfile::tempdir().expect("a folder");
         for (part, shade) in [("train", 0), ("test", 100)] {
@@ -606,4 +614,35 @@ fn a_run_that_does_not_learn_says_so() {
     }
     assert_eq!(stuck.matches("guessing").count(), 2, "{stuck}");
     assert!(!said("optim.learning_rate=0.05").contains("guessing"));
+}
+
+/// A head that starts at random answers with classes that it was never trained for, unless they are left out.
+#[test]
+fn classes_that_were_not_learned_are_answers_unless_they_are_left_out() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let answers = |name: &str, seen: &str| {
+        let sets = [
+            "method=coda_prompt",
+            "coda.components=2",
+            "coda.layers=[0]",
+            "optim.learning_rate=1e-9",
+            "continual.num_tasks=2",
+            "data.train_per_class=20",
+            seen,
+        ];
+        let (_, results) = run(&dir.path().join(name), &sets);
+        let rows = results["per_image"]["task_confusion"].as_array().expect("a table").clone();
+        let row = |row: &serde_json::Value| -> Vec<u64> {
+            row.as_array().expect("a row").iter().map(|n| n.as_u64().expect("a count")).collect()
+        };
+        rows.iter().map(row).collect::<Vec<_>>()
+    };
+    let all = answers("all", "continual.eval_seen_classes=false");
+    let seen = answers("seen", "continual.eval_seen_classes=true");
+    // Two tasks, and a column for the classes of none.
+    assert!(all.iter().chain(&seen).all(|row| row.len() == 3), "{all:?}, {seen:?}");
+    assert!(all.iter().any(|row| row[2] > 0), "{all:?}");
+    assert!(seen.iter().all(|row| row[2] == 0), "{seen:?}");
+    let images = |rows: &[Vec<u64>]| rows.iter().map(|row| row.iter().sum::<u64>()).collect::<Vec<_>>();
+    assert_eq!(images(&all), images(&seen));
 }

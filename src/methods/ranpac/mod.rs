@@ -1,5 +1,5 @@
-//! RanPAC without first-session adaptation: a ridge regression on random features of the frozen backbone, whose sums over
-//! the images of all tasks forget nothing. Source: McDonnell et al. 2023, arXiv:2307.02251; RanPAC/RanPAC @ 012927f.
+//! RanPAC: a ridge regression on random features of a frozen backbone, whose sums over the images of all tasks forget
+//! nothing; with `ranpac.adapter_width` the backbone is adapted to the first task before (`src/methods/adapt.rs`). Source: McDonnell et al. 2023, arXiv:2307.02251; RanPAC/RanPAC @ 012927f.
 //!
 //! The features of a task are gathered step by step; when the task ends they are added to the sums and the head is solved
 //! for. Rank 0 does that for all: the others only gather and answer. The CPU does it on every device.
@@ -12,8 +12,9 @@ mod ridge;
 pub use projection::Projection;
 pub use ridge::{Choice, Ridge, Sums};
 
+use super::adapt::{self, Adaptation};
 use super::named::{self, Fit, values};
-use super::{Method, Ranks, Tensors};
+use super::{Method, Moment, Pass, Ranks, Shown, Tensors};
 use crate::config::schema::Config;
 use crate::device::Device;
 use crate::error::Result;
@@ -37,6 +38,8 @@ const LABELS: &str = "labels of the task";
 pub struct Ranpac {
     model: Model,
     ranks: Ranks,
+    /// Phase 1.
+    adaptation: Option<Adaptation>,
     ridge: Ridge,
     /// Of each finished task: the λ with the least error, and the one that the head was solved with.
     lambdas: Vec<f64>,
@@ -74,10 +77,12 @@ impl Ranpac {
         let hidden = zeros("features of a block", if learns { ridge::ROWS } else { 0 }, m);
         let ridge = Ridge::new(projection, config.ranpac.lambdas.clone(), sums, head, hidden);
         let (lambdas, features, labels) = (Vec::new(), Vec::new(), Vec::new());
-        Ranpac { ranks: ranks.clone(), ridge, lambdas, features, labels, model }
+        let adaptation = Adaptation::new(config, &model, plan, ranks);
+        Ranpac { ranks: ranks.clone(), adaptation, ridge, lambdas, features, labels, model }
     }
 
     fn put_back(&mut self, tensors: &Tensors, fit: Fit) -> Result<()> {
+        adapt::put_back(&mut self.model, tensors, fit)?;
         named::put_back(self.ridge.head.view_mut(), tensors, HEAD, fit)?;
         let mut counts = Tensor::from_vec(self.ridge.counts.clone(), [self.ridge.counts.len()]);
         named::put_back(counts.view_mut(), tensors, COUNTS, fit)?;
@@ -154,7 +159,23 @@ impl Method for Ranpac {
         Ok(vec![StepStats::default()])
     }
 
-    fn end_task(&mut self) -> Result<()> {
+    fn passes(&self, task: usize, moment: Moment) -> Result<Vec<Pass>> {
+        let first = task == 0 && moment == Moment::BeforeSteps;
+        Ok(self.adaptation.iter().filter(|_| first).map(Adaptation::pass).collect())
+    }
+
+    fn begin_pass(&mut self, _: Pass, steps: usize) {
+        if let Some(adaptation) = &mut self.adaptation {
+            adaptation.begin(steps);
+        }
+    }
+
+    fn observe(&mut self, dev: &Device, _: Pass, shown: Shown, task: &TaskView) -> Result<()> {
+        let adaptation = self.adaptation.as_mut();
+        adaptation.map_or(Ok(()), |own| own.step(&mut self.model, dev, shown, task))
+    }
+
+    fn end_task(&mut self, _: &Device) -> Result<()> {
         // A run that was stopped in the tests after a task ends the task a second time.
         if self.labels.is_empty() {
             return Ok(());
@@ -189,6 +210,10 @@ impl Method for Ranpac {
         self.model.features(dev, images)
     }
 
+    fn query(&mut self, dev: &Device, images: Pixels) -> Result<Tensor> {
+        Ok(self.model.query(dev, images)?.clone())
+    }
+
     fn select(&mut self, _: &Device, _: View, _: Select) -> Result<PromptChoice> {
         Ok(PromptChoice::nothing())
     }
@@ -211,6 +236,7 @@ impl Method for Ranpac {
             named::saved(FEATURES.into(), features.view())?,
             (LABELS.into(), vec![images], TensorData::U32(self.labels.clone())),
         ];
+        adapt::state(&self.model, &mut all)?;
         if let Some(sums) = &ridge.sums {
             let packed = match dtype {
                 DType::F64 => packed::<f64>(&sums.gram)?,

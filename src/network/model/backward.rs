@@ -20,8 +20,15 @@ impl Model {
             // Steps have one head for all images.
             Heads::One | Heads::Each(_) => self.head,
         };
-        head.backward_params_acc(dev, p, grads, features.view(), dlogits, None)?;
-        head.backward_input(dev, p, ws.dfeatures.view_mut(), dlogits, None, Write::Set)?;
+        match &mut self.cosine_head {
+            Some(head) => {
+                head.backward(dev, p, grads, ws.dfeatures.view_mut(), dlogits, features.view())?;
+            }
+            None => {
+                head.backward_params_acc(dev, p, grads, features.view(), dlogits, None)?;
+                head.backward_input(dev, p, ws.dfeatures.view_mut(), dlogits, None, Write::Set)?;
+            }
+        }
         /* 3 */
         if self.setup.norm_pre_logits {
             ws.dpooled.fill(0.0);
@@ -49,7 +56,9 @@ impl Model {
         let tokens = |l: usize| self.prompts.learns(p, grads, l, Place::Tokens);
         let prefix = |l: usize| self.prompts.learns(p, grads, l, Place::Prefix);
         let block = |l: usize| block_wanted(&self.vit.blocks[l], p, grads);
-        let below = self.vit.embed_wanted(p, grads) || (0..l).any(|l| tokens(l) || prefix(l) || block(l));
+        let adapter = |l: usize| adapter_wanted(&self.vit.blocks[l], p, grads);
+        let learns = |l: usize| tokens(l) || prefix(l) || block(l) || adapter(l);
+        let below = self.vit.embed_wanted(p, grads) || (0..l).any(learns);
         if below || block(l) {
             return Some(Need::All);
         }
@@ -57,6 +66,7 @@ impl Model {
             (true, _) if shared && self.layout.entry == Some(l) => Some(Need::Rows(0..layer.tokens_in)),
             (true, _) => Some(Need::All),
             (false, true) => Some(Need::Nothing),
+            (false, false) if adapter(l) => Some(Need::Nothing),
             (false, false) => None,
         }
     }

@@ -4,8 +4,14 @@ use super::*;
 
 impl Model {
     /// The plain network on the frozen backbone, class row after the final norm. With `share`, what
-    /// the prompted pass needs of it is copied on the way.
-    pub(super) fn query_pass(&mut self, dev: &Device, batch: usize, share: bool) -> Result<()> {
+    /// the prompted pass needs of it is copied on the way. `adapted`: with adapters, where there are any.
+    pub(super) fn query_pass(
+        &mut self,
+        dev: &Device,
+        batch: usize,
+        share: bool,
+        adapted: bool,
+    ) -> Result<()> {
         let (dims, last) = (self.setup.dims, self.setup.dims.layers - 1);
         let t0 = dims.tokens();
         let p = self.query_params.as_ref().unwrap_or(&self.params);
@@ -13,6 +19,9 @@ impl Model {
         let [x, next] = &mut ws.query_x;
         self.vit.embed(dev, p, x, &mut ws.embedded)?;
         let acts = &mut ws.query_acts;
+        if let Some(adapter) = &mut acts.adapter {
+            adapter.on = adapted;
+        }
         for (l, block) in self.vit.blocks.iter().enumerate() {
             let only_cls = l == last && self.setup.shortcuts.limit_query_block && t0 > 1;
             let read = if only_cls { 0..1 } else { 0..t0 };
@@ -84,6 +93,9 @@ impl Model {
             let (x, acts) = (&here[l], &mut ws.acts[l]);
             if !reused {
                 block.project(Tools { dev, p, temp: &mut ws.temp }, acts, x, &extents)?;
+            }
+            if let (Some(own), Some(dims)) = (&mut acts.adapter, self.setup.adapter) {
+                own.draw(self.dropout.as_ref(), dims, (l, last + 1), acts.extents.read.clone())?;
             }
             block.attend(Tools { dev, p, temp: &mut ws.temp }, y, acts, x, prefix.as_ref())?;
         }
@@ -158,6 +170,10 @@ impl Model {
             ws.pooled.view()
         };
         /* 4 */
+        if let Some(head) = &mut self.cosine_head {
+            head.forward(dev, p, ws.logits.view_mut(), features)?;
+            return scale_in_place(dev, ws.logits.view_mut(), 1.0 / self.setup.temperature);
+        }
         match self.prompts.heads() {
             Heads::One => self.head.forward(dev, p, ws.logits.view_mut(), features, Epilogue::Plain)?,
             Heads::Domain(domain) => {

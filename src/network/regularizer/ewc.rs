@@ -13,10 +13,10 @@ use crate::config::schema::{self, Fisher};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::params::{Grads, Params};
-use crate::ops::anchor;
 use crate::ops::axpy::{axpy, scale_in_place};
+use crate::ops::{anchor, sum};
 use crate::tensor::plan::Plan;
-use crate::tensor::{DType, Tensor, ViewMut};
+use crate::tensor::{DType, Tensor, View, ViewMut};
 
 #[derive(Debug)]
 pub struct Ewc {
@@ -72,21 +72,26 @@ impl Ewc {
     }
 
     /// Adds the square of the gradient of one image, -∂ log p / ∂w, with p = e^-loss the probability of its label.
+    /// loss: (1). `unscale`: what gradients are multiplied by to be those of the loss.
+    pub fn add_image(&mut self, dev: &Device, grads: &Grads, loss: View, unscale: f64) -> Result<()> {
+        let loss = (self.config.fisher == Fisher::Weighted).then_some(loss);
+        anchor::add_squares(dev, self.fresh.view_mut(), grads.trainable.view(), loss, unscale * unscale)
+    }
+
+    /// Looks whether all that was added so far are numbers. `squares`: (1), room for a sum.
     ///
     /// # Errors
-    /// `Error::Failed` if the loss is not a number.
-    pub fn add_image(&mut self, dev: &Device, grads: &Grads, loss: f64) -> Result<()> {
-        if !loss.is_finite() {
-            return Err(Error::failed(format!(
-                "ewc: the loss of a training image is {loss} at the end of a task, and the importance of parameters would not \
-                 be a number; a smaller optim.learning_rate may help"
-            )));
+    /// `Error::Failed` if one is not.
+    pub fn check(&self, dev: &Device, mut squares: ViewMut) -> Result<()> {
+        squares.fill(0.0);
+        sum::squares_acc(dev, squares.reborrow(), self.fresh.view())?;
+        if squares.as_view().read_f64()?[0].is_finite() {
+            return Ok(());
         }
-        let weight = match self.config.fisher {
-            Fisher::Weighted => (-loss).exp(),
-            Fisher::Empirical => 1.0,
-        };
-        anchor::add_squares(dev, self.fresh.view_mut(), grads.trainable.view(), weight)
+        Err(Error::failed(
+            "ewc: the loss of a training image is no number at the end of a task, nor would the importance of parameters \
+             be; a smaller optim.learning_rate may help",
+        ))
     }
 
     /// The sum over images of the task that ends; ranks add theirs.

@@ -13,6 +13,7 @@ use crate::config::schema;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::distill;
+use crate::tensor::input::Input;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View, ViewMut};
 use std::collections::HashMap;
@@ -33,8 +34,9 @@ pub struct Lwf {
     answers: Vec<f64>,
     /// The place of a position in these.
     place: HashMap<u32, usize>,
-    /// (B, K): the teacher's answers for the images of the step.
-    teacher: Tensor,
+    /// (B, K): the teacher's answers for the images of the next step, and where the device reads them.
+    rows: Tensor,
+    teacher: Input,
 }
 
 impl Lwf {
@@ -43,11 +45,12 @@ impl Lwf {
         Lwf {
             config: config.clone(),
             met: Tensor::zeros([k], DType::U32),
-            mask: Tensor::zeros([k], DType::U32),
+            mask: plan.tensor("old classes", [k], DType::U32),
             positions: Vec::new(),
             answers: Vec::new(),
             place: HashMap::new(),
-            teacher: plan.tensor("answers of the teacher", [b, k], sizes.dtype),
+            rows: Tensor::zeros([0, k], sizes.dtype),
+            teacher: Input::new(plan, "answers of the teacher", [b, k], sizes.dtype),
         }
     }
 
@@ -67,12 +70,18 @@ impl Lwf {
         dlogits: ViewMut,
         logits: View,
     ) -> Result<()> {
-        if self.positions.is_empty() {
+        if !self.teaches() {
             out.fill(0.0);
             return Ok(());
         }
         let with = (self.config.temperature, self.config.alpha);
-        distill::forward_backward_acc(dev, out, dlogits, logits, self.teacher.view(), self.mask.view(), with)
+        let teacher = self.teacher.view(dev, self.rows.view());
+        distill::forward_backward_acc(dev, out, dlogits, logits, teacher, self.mask.view(), with)
+    }
+
+    /// Whether the term is in the loss: a teacher has answered for the images of the task.
+    pub(super) fn teaches(&self) -> bool {
+        !self.positions.is_empty()
     }
 
     fn met_values(&self) -> Result<&[u32]> {
@@ -110,7 +119,7 @@ impl Lwf {
     /// # Errors
     /// `Error::Failed` for an image that the teacher has not seen.
     pub fn next_images(&mut self, positions: &[u32]) -> Result<()> {
-        if self.positions.is_empty() {
+        if !self.teaches() {
             return Ok(());
         }
         let k = self.met.len();
@@ -121,9 +130,13 @@ impl Lwf {
             })?;
             rows.extend_from_slice(&self.answers[at * k..(at + 1) * k]);
         }
-        self.teacher.reshape([positions.len(), k]);
-        let rows = Tensor::from_f64(&rows, [positions.len(), k], self.teacher.dtype());
-        self.teacher.view_mut().copy_from(rows.view())
+        self.rows = Tensor::from_f64(&rows, [positions.len(), k], self.rows.dtype());
+        Ok(())
+    }
+
+    /// Brings the answers for the images of the step to the device.
+    pub(super) fn load(&mut self, dev: &Device) -> Result<()> {
+        if self.teaches() { self.teacher.load(dev, self.rows.view()) } else { Ok(()) }
     }
 
     /// The teacher's answers are for this task alone.

@@ -52,6 +52,23 @@ impl Regularizer {
         }
     }
 
+    /// Whether the term is in the loss yet: launches of a step depend on it.
+    pub fn acts(&self) -> Result<bool> {
+        match self {
+            Regularizer::None => Ok(false),
+            Regularizer::Ewc(ewc) => Ok(ewc.ended()? > 0),
+            Regularizer::Lwf(lwf) => Ok(lwf.teaches()),
+        }
+    }
+
+    /// Brings what the term knows of the images of the next step to the device.
+    pub fn load(&mut self, dev: &Device) -> Result<()> {
+        match self {
+            Regularizer::None | Regularizer::Ewc(_) => Ok(()),
+            Regularizer::Lwf(lwf) => lwf.load(dev),
+        }
+    }
+
     /// Where the term is one of the logits (B, K): overwrites `out` (1) with it, before its weight, and adds the gradient
     /// of the weighted term to `dlogits` (B, K).
     pub fn on_logits(&mut self, dev: &Device, out: ViewMut, dlogits: ViewMut, logits: View) -> Result<()> {

@@ -5,22 +5,19 @@
 //! Names: parameters p, anchor a, importance F, gradients g, all (n).
 
 mod cpu;
+mod cuda;
 
 use crate::device::{Device, range};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::float::Float as _;
 use crate::tensor::{View, ViewMut, expect_shape};
 
 const OP: &str = "anchor";
 
-fn no_kernel() -> Error {
-    Error::failed("anchor: has no kernel yet; use --device cpu")
-}
-
-/// Overwrites `out` (1) with Σ F (p - a)².
+/// Overwrites `out` (1) with Σ F (p - a)²: F64 on the CPU, F32 on a GPU.
 ///
 /// # Errors
-/// `Error::Shape` naming the argument; `Error::Failed` on a GPU.
+/// `Error::Shape` naming the argument.
 pub fn penalty(dev: &Device, out: ViewMut, p: View, anchor: View, importance: View) -> Result<()> {
     expect_shape(OP, "out", out.shape(), [1])?;
     expect_shape(OP, "anchor", anchor.shape(), p.shape())?;
@@ -32,7 +29,7 @@ pub fn penalty(dev: &Device, out: ViewMut, p: View, anchor: View, importance: Vi
             out.get::<f64>(OP, "out")?[0] = cpu::penalty(of.0, of.1, importance.get::<T>(OP, "importance")?);
             Ok(())
         }),
-        Device::Cuda(_) => Err(no_kernel()),
+        Device::Cuda(gpu) => cuda::penalty(gpu, out, p, anchor, importance),
     }
 }
 
@@ -59,22 +56,33 @@ pub fn backward_acc(
             cpu::backward_acc(dp.get::<T>(OP, "dp")?, of.0, of.1, importance, T::of(2.0 * scale));
             Ok(())
         }),
-        Device::Cuda(_) => Err(no_kernel()),
+        Device::Cuda(gpu) => cuda::backward_acc(gpu, dp, p, anchor, importance, 2.0 * scale),
     }
 }
 
-/// F += weight g².
+/// F += factor g², or with a `loss` (1), of the type of [`penalty`], F += factor e^-loss g².
 ///
 /// # Errors
 /// Those of [`penalty`].
-pub fn add_squares(dev: &Device, importance: ViewMut, g: View, weight: f64) -> Result<()> {
+pub fn add_squares(
+    dev: &Device,
+    importance: ViewMut,
+    g: View,
+    loss: Option<View>,
+    factor: f64,
+) -> Result<()> {
     expect_shape(OP, "importance", importance.shape(), g.shape())?;
+    if let Some(loss) = &loss {
+        expect_shape(OP, "loss", loss.shape(), [1])?;
+    }
     let _op = range(c"anchor");
     match dev {
         Device::Cpu => float!("anchor", "g", g.dtype(), T => {
-            cpu::add_squares(importance.get::<T>(OP, "importance")?, g.get::<T>(OP, "g")?, T::of(weight));
+            let loss = loss.map(|loss| loss.get::<f64>(OP, "loss")).transpose()?;
+            let weight = T::of(loss.map_or(factor, |loss| factor * (-loss[0]).exp()));
+            cpu::add_squares(importance.get::<T>(OP, "importance")?, g.get::<T>(OP, "g")?, weight);
             Ok(())
         }),
-        Device::Cuda(_) => Err(no_kernel()),
+        Device::Cuda(gpu) => cuda::add_squares(gpu, importance, g, loss, factor),
     }
 }

@@ -15,8 +15,7 @@ pub fn forward_backward_acc<T: Float>(
     logits: &[T],
     teacher: &[T],
     mask: &[u32],
-    temperature: f64,
-    weight: f64,
+    (temperature, weight): (f64, f64),
 ) -> f64 {
     let k = mask.len();
     let classes: Vec<usize> = (0..k).filter(|&j| mask[j] != 0).collect();

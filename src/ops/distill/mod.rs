@@ -6,20 +6,21 @@
 //! logits z (B, K), the teacher's t (B, K).
 
 mod cpu;
+mod cuda;
 
 use crate::device::{Device, range};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::{View, ViewMut, expect_shape};
 
 const OP: &str = "distill";
 
-/// Overwrites `out` (1) with D, and adds `weight` times its gradient to `dlogits` (B, K).
+/// Overwrites `out` (1) with D, and adds its gradient, times a weight, to `dlogits` (B, K); `with`: temperature and weight.
 ///
 /// # Shapes
-/// mask: (K) u32, not 0 for the classes that both are compared in; without any, D is 0.
+/// out: F64 on the CPU, F32 on a GPU; mask: (K) u32, not 0 for the classes that both are compared in; without any, D is 0.
 ///
 /// # Errors
-/// `Error::Shape` naming the argument; `Error::Failed` on a GPU.
+/// `Error::Shape` naming the argument.
 pub fn forward_backward_acc(
     dev: &Device,
     out: ViewMut,
@@ -27,7 +28,7 @@ pub fn forward_backward_acc(
     logits: View,
     teacher: View,
     mask: View,
-    (temperature, weight): (f64, f64),
+    with: (f64, f64),
 ) -> Result<()> {
     let k = logits.dims()[1];
     expect_shape(OP, "out", out.shape(), [1])?;
@@ -40,9 +41,9 @@ pub fn forward_backward_acc(
             let (z, t) = (logits.get::<T>(OP, "logits")?, teacher.get::<T>(OP, "teacher")?);
             let mask = mask.get::<u32>(OP, "mask")?;
             let d = dlogits.get::<T>(OP, "dlogits")?;
-            out.get::<f64>(OP, "out")?[0] = cpu::forward_backward_acc(d, z, t, mask, temperature, weight);
+            out.get::<f64>(OP, "out")?[0] = cpu::forward_backward_acc(d, z, t, mask, with);
             Ok(())
         }),
-        Device::Cuda(_) => Err(Error::failed("distill: has no kernel yet; use --device cpu")),
+        Device::Cuda(gpu) => cuda::forward_backward_acc(gpu, out, dlogits, logits, teacher, mask, with),
     }
 }

@@ -2,11 +2,13 @@
 
 use crate::ops::float::{Float, Shared, for_rows, simd};
 use crate::ops::gelu::{self, GeluForm};
+use crate::ops::matmul::bf16::cpu as products;
 use crate::ops::matmul::cpu::{self as matmul, Strided, plain, transposed};
 use crate::ops::matmul::strassen::cpu::{self as strassen, Right, product};
 use crate::ops::matmul::strassen::{ProductDims, Start, suits};
 use crate::ops::matmul::tile::Lanes;
 use crate::ops::matmul::{Layout, Write};
+use half::bf16;
 
 /// W, and the same packed for the product at hand.
 #[derive(Clone, Copy)]
@@ -130,6 +132,17 @@ pub fn pack<T: Lanes>(forward: &mut [T], backward: &mut [T], w: &[T], at: Layout
     }
 }
 
+/// The same in bf16; `backward` may be empty.
+pub fn pack_bf16(forward: &mut [bf16], backward: &mut [bf16], w: &[f32], at: Layout) {
+    // SAFETY: `mod.rs` has checked the layout.
+    unsafe {
+        products::pack(forward, plain(w, at), (at.rows, at.cols));
+        if !backward.is_empty() {
+            products::pack(backward, transposed(w, at), (at.cols, at.rows));
+        }
+    }
+}
+
 pub fn add_bias<T: Float>(y: &mut [T], bias: &[T]) {
     let n = bias.len();
     for_rows(
@@ -185,7 +198,7 @@ fn add_bias_gelu<T: Float>(y: &mut [T], pre: Option<&mut [T]>, bias: &[T], form:
 
 /// y = gelu(y); `pre`, where it is kept, receives y as it was.
 #[inline(always)]
-fn gelu_in_place<T: Float>(y: &mut [T], pre: Option<&mut [T]>, form: GeluForm) {
+pub fn gelu_in_place<T: Float>(y: &mut [T], pre: Option<&mut [T]>, form: GeluForm) {
     if let Some(pre) = pre {
         pre.copy_from_slice(y);
     }

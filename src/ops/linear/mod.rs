@@ -1,13 +1,15 @@
 //! Fully connected layer with fused endings: y = x W + b, y = residual + x W + b, y = gelu(x W + b).
 
+mod bf16;
 pub(crate) mod cpu;
 
 use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::ops::float::Float;
 use crate::ops::gelu;
+use crate::ops::matmul::bf16::cpu::Bf16Matrix;
 use crate::ops::matmul::{self, Layout, Write, strassen};
-use crate::tensor::{View, ViewMut, expect_shape};
+use crate::tensor::{DType, View, ViewMut, expect_shape};
 use std::ops::Range;
 
 /// Kernel (K, N) and bias (N), of which the columns `columns` are used.
@@ -20,11 +22,22 @@ pub struct LinearWeights<'a> {
     pub packed: Option<Packed<'a>>,
 }
 
-/// A kernel as large products on the CPU read it; see [`pack`].
+/// A kernel as products on the CPU read it; see [`pack`].
 #[derive(Debug, Clone, Copy)]
 pub struct Packed<'a> {
+    pub form: PackedForm,
     pub forward: View<'a>,
+    /// Empty where no backward pass follows.
     pub backward: View<'a>,
+}
+
+/// What a kernel is packed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackedForm {
+    /// [`strassen`], of the kernel's own type.
+    Strassen,
+    /// Products of bf16 ([`matmul::bf16`]), whatever the extents.
+    Bf16,
 }
 
 impl<'a> LinearWeights<'a> {
@@ -41,9 +54,30 @@ impl<'a> LinearWeights<'a> {
 
     fn on_cpu<T: Float>(&self, side: impl Fn(Packed<'a>) -> View<'a>) -> Result<cpu::CpuKernel<'a, T>> {
         let whole = self.columns == (0..self.bias.len());
-        let packed = self.packed.filter(|_| whole).map(|packed| side(packed).get::<T>("linear", "packed"));
+        let packed = self.packed.filter(|packed| whole && packed.form == PackedForm::Strassen);
+        let packed = packed.map(|packed| side(packed).get::<T>("linear", "packed"));
         let w = self.kernel.get::<T>("linear", "kernel")?;
         Ok(cpu::CpuKernel { w, at: self.layout(), packed: packed.transpose()? })
+    }
+
+    fn packed_in_bf16(&self) -> Option<Packed<'a>> {
+        self.packed.filter(|packed| packed.form == PackedForm::Bf16)
+    }
+
+    /// W (K, N), of which the columns in use take part.
+    fn bf16_forward(&self, packed: Packed<'a>) -> Result<Bf16Matrix<'a>> {
+        let n = self.bias.len();
+        let k = self.kernel.len() / n.max(1);
+        let packed = packed.forward.get("linear", "packed")?;
+        Ok(Bf16Matrix { packed, k, n, rows: 0..k, columns: self.columns.clone() })
+    }
+
+    /// Wᵀ (N, K), of which the rows in use take part.
+    fn bf16_backward(&self, packed: Packed<'a>) -> Result<Bf16Matrix<'a>> {
+        let n = self.bias.len();
+        let k = self.kernel.len() / n.max(1);
+        let packed = packed.backward.get("linear", "packed")?;
+        Ok(Bf16Matrix { packed, k: n, n: k, rows: self.columns.clone(), columns: 0..k })
     }
 }
 
@@ -70,6 +104,17 @@ fn rows_of_image(view: View) -> usize {
     if let [_, rows, _] = *view.dims() { rows } else { 1 }
 }
 
+fn on_cpu<T: Float>(ending: Epilogue) -> Result<cpu::CpuEpilogue<T>> {
+    Ok(match ending {
+        Epilogue::Plain => cpu::CpuEpilogue::Plain,
+        Epilogue::Residual(r) => cpu::CpuEpilogue::Residual(r.get::<T>("linear", "residual")?),
+        Epilogue::Gelu { pre, form } => {
+            let pre = pre.map(|pre| pre.get::<T>("linear", "pre")).transpose()?;
+            cpu::CpuEpilogue::Gelu { pre, form }
+        }
+    })
+}
+
 /// Overwrites y. x: (M, K) or (B, T, K), y: (M, N) or (B, T, N) with N the number of columns used.
 ///
 /// With three axes the rows of an image may be computed together ([`matmul::strassen`]): a row's bits then
@@ -85,18 +130,15 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &LinearWeights, ending: Epi
     matmul::check_forward(&(y.as_view(), at), &x, &kernel)?;
     let _op = range(c"linear");
     match dev {
+        Device::Cpu if let Some(packed) = w.packed_in_bf16() => {
+            let (y, x) = (y.get::<f32>("linear", "y")?, x.0.get::<f32>("linear", "x")?);
+            let bias = &w.bias.get::<f32>("linear", "bias")?[w.columns.clone()];
+            bf16::forward(y, x, &w.bf16_forward(packed)?, bias, on_cpu(ending)?)
+        }
         Device::Cpu => float!("linear", "y", y.dtype(), T => {
             let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
             let (x, w) = (x.0.get::<T>("linear", "x")?, w.on_cpu(|packed| packed.forward)?);
-            let ending = match ending {
-                Epilogue::Plain => cpu::CpuEpilogue::Plain,
-                Epilogue::Residual(r) => cpu::CpuEpilogue::Residual(r.get::<T>("linear", "residual")?),
-                Epilogue::Gelu { pre, form } => {
-                    let pre = pre.map(|pre| pre.get::<T>("linear", "pre")).transpose()?;
-                    cpu::CpuEpilogue::Gelu { pre, form }
-                }
-            };
-            cpu::forward(y.get::<T>("linear", "y")?, (x, rows), w, bias, ending);
+            cpu::forward(y.get::<T>("linear", "y")?, (x, rows), w, bias, on_cpu(ending)?);
             Ok(())
         }),
         Device::Cuda(gpu) => {
@@ -121,6 +163,11 @@ pub fn backward_input(dev: &Device, dx: ViewMut, dy: View, w: &LinearWeights, wr
     let (rows, dy, kernel) = (rows_of_image(dy), (dy, matrix(dy)), (w.kernel, w.layout()));
     let _op = range(c"linear, backward");
     match dev {
+        Device::Cpu if let Some(packed) = w.packed_in_bf16() => {
+            matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
+            let (dx, dy) = (dx.get::<f32>("linear", "dx")?, dy.0.get::<f32>("linear", "dy")?);
+            bf16::backward_input(dx, dy, &w.bf16_backward(packed)?, write)
+        }
         Device::Cpu => {
             matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
             float!("linear", "dx", dx.dtype(), T => {
@@ -149,6 +196,11 @@ pub fn backward_input_gelu(
     matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
     let _op = range(c"linear, backward");
     match dev {
+        Device::Cpu if let Some(packed) = w.packed_in_bf16() => {
+            let (dx, dy) = (dx.get::<f32>("linear", "dx")?, dy.0.get::<f32>("linear", "dy")?);
+            let pre = pre.get::<f32>("linear", "pre")?;
+            bf16::backward_input_gelu(dx, dy, &w.bf16_backward(packed)?, pre, form)
+        }
         Device::Cpu => float!("linear", "dx", dx.dtype(), T => {
             let (dy, w) = (dy.0.get::<T>("linear", "dy")?, w.on_cpu(|packed| packed.backward)?);
             let pre = pre.get::<T>("linear", "pre")?;
@@ -161,26 +213,47 @@ pub fn backward_input_gelu(
     }
 }
 
-/// Elements of each side of a [`Packed`] kernel (K, N); `None` where some products would not read it.
-pub fn packed_len(k: usize, n: usize) -> Option<usize> {
-    let large = strassen::suits(2, k, n) && strassen::suits(2, n, k);
-    large.then(|| strassen::packed_len(k, n))
+impl PackedForm {
+    /// Elements of the sides of a [`Packed`] kernel (K, N): for forward and for backward passes. `None` where some
+    /// products would not read them.
+    pub fn lens(self, k: usize, n: usize) -> Option<[usize; 2]> {
+        match self {
+            PackedForm::Strassen => {
+                let large = strassen::suits(2, k, n) && strassen::suits(2, n, k);
+                large.then(|| [strassen::packed_len(k, n); 2])
+            }
+            PackedForm::Bf16 => Some([(k, n), (n, k)].map(|(k, n)| matmul::bf16::packed_len(k, n))),
+        }
+    }
+
+    /// The type of a packed kernel of type `dtype`.
+    pub fn dtype(self, dtype: DType) -> DType {
+        if self == PackedForm::Bf16 { DType::BF16 } else { dtype }
+    }
 }
 
-/// Fills both sides of a [`Packed`] kernel, on the CPU. kernel: (K, N).
-pub fn pack(dev: &Device, forward: ViewMut, backward: ViewMut, kernel: View) -> Result<()> {
+/// Fills both sides of a [`Packed`] kernel, on the CPU; the second may be empty. kernel: (K, N).
+pub fn pack(dev: &Device, form: PackedForm, forward: ViewMut, backward: ViewMut, kernel: View) -> Result<()> {
     let at = matrix(kernel);
-    let len = packed_len(at.rows, at.cols).unwrap_or(0);
-    expect_shape("linear", "forward", forward.shape(), [len])?;
-    expect_shape("linear", "backward", backward.shape(), [len])?;
+    let lens = form.lens(at.rows, at.cols).unwrap_or_default();
+    expect_shape("linear", "forward", forward.shape(), [lens[0]])?;
+    if !backward.shape().is_empty() {
+        expect_shape("linear", "backward", backward.shape(), [lens[1]])?;
+    }
     let _op = range(c"linear");
-    match dev {
-        Device::Cpu => float!("linear", "kernel", kernel.dtype(), T => {
+    match (dev, form) {
+        (Device::Cpu, PackedForm::Bf16) => {
+            let (forward, backward) =
+                (forward.get("linear", "forward")?, backward.get("linear", "backward")?);
+            cpu::pack_bf16(forward, backward, kernel.get::<f32>("linear", "kernel")?, at);
+            Ok(())
+        }
+        (Device::Cpu, PackedForm::Strassen) => float!("linear", "kernel", kernel.dtype(), T => {
             let (forward, backward) = (forward.get::<T>("linear", "forward")?, backward.get::<T>("linear", "backward")?);
             cpu::pack(forward, backward, kernel.get::<T>("linear", "kernel")?, at);
             Ok(())
         }),
-        Device::Cuda(_) => Err(Error::failed("linear: kernels are packed for the CPU only")),
+        (Device::Cuda(_), _) => Err(Error::failed("linear: kernels are packed for the CPU only")),
     }
 }
 

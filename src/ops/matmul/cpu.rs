@@ -21,6 +21,20 @@ impl<P> Strided<P> {
     }
 }
 
+/// A matrix that tasks read.
+#[derive(Clone, Copy)]
+pub struct SharedMatrix<T>(pub Strided<*const T>);
+
+// SAFETY: nothing writes to it while tasks run.
+unsafe impl<T: Sync> Send for SharedMatrix<T> {}
+unsafe impl<T: Sync> Sync for SharedMatrix<T> {}
+
+impl<T> SharedMatrix<T> {
+    pub fn get(&self) -> Strided<*const T> {
+        self.0
+    }
+}
+
 /// dst (m, n) = lhs (m, k) rhs (k, n), or dst += with `add`, times `scale`, on the calling thread or
 /// on all of them.
 ///

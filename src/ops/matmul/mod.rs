@@ -4,6 +4,7 @@
 //! batch of a thousand gives (tested in `tests/ops/main.rs`). Layers that are given images may go through [`strassen`].
 
 mod args;
+pub mod bf16;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod library;
@@ -11,6 +12,7 @@ pub(crate) mod strassen;
 pub(crate) mod tile;
 
 pub use args::{Layout, Write};
+pub use strassen::Start;
 
 use crate::device::{Device, range};
 use crate::error::{Error, Result};

@@ -8,7 +8,7 @@ use crate::ops::float::Float as _;
 use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::Write;
 use crate::ops::optimizer::{self, Adam, Sgd};
-use crate::ops::{anchor, axpy, component_weights, cross_entropy, distill, row_norm};
+use crate::ops::{anchor, axpy, component_weights, cross_entropy, distill, relu, row_norm};
 use crate::tensor::{DType, Tensor, View, ViewMut};
 use crate::testing::plain as naive;
 
@@ -67,7 +67,6 @@ pub(super) fn anchor(n: usize) -> Case {
         .output("penalty", [1], Scope::All, Role::Result)
         .all_wide()
         .numbers(&["penalty"])
-        .on_cpu_only()
         .forward(move |dev, x, out| {
             let [out] = take(out);
             anchor::penalty(dev, out, x[0], x[1], x[2])
@@ -83,20 +82,49 @@ pub(super) fn anchor(n: usize) -> Case {
         .moves(3 * n, 4 * n)
 }
 
-/// Squares of gradients that are added up.
-pub(super) fn add_squares(n: usize) -> Case {
-    Case::new("anchor", format!("{n} squares"), 0)
-        .input("importance", [n], Fill::Positive, Scope::All)
-        .input("g", [n], Fill::Values, Scope::All)
-        .output("importance", [n], Scope::All, Role::Kept)
+/// Units that are all kept, by the factor of those that are not dropped.
+pub(super) fn relu(rows: usize, c: usize) -> Case {
+    Case::new("relu", format!("{rows}x{c}"), 0)
+        .input("x", [rows, c], Fill::Values, Scope::Each)
+        .input("keep", [rows, c], Fill::Constant(1.25), Scope::Each)
+        .output("y", [rows, c], Scope::Each, Role::Result)
         .all_wide()
         .on_cpu_only()
+        .forward(|dev, x, out| {
+            let [mut y] = take(out);
+            assign(y.reborrow(), x[0]);
+            relu::forward_in_place(dev, y, Some(x[1]))
+        })
+        .backward(&[("x", Write::Set)], |dev, _, out, up, grads| {
+            let [mut dx] = take(grads);
+            assign(dx.reborrow(), up[0]);
+            relu::backward_in_place(dev, dx, out[0], 1.25)
+        })
+        .plain(plain!(|x, up| {
+            let (y, dx) = naive::relu(&x[0], &up[0], 1.25);
+            (vec![y], vec![dx])
+        }))
+        .moves(3 * rows * c, 3 * rows * c)
+}
+
+/// Squares of gradients that are added up, weighed by a loss or not.
+pub(super) fn add_squares(n: usize, weighed: bool) -> Case {
+    Case::new("anchor", format!("{n} squares{}", if weighed { ", weighed" } else { "" }), 0)
+        .input("importance", [n], Fill::Positive, Scope::All)
+        .input("g", [n], Fill::Values, Scope::All)
+        .input("loss", [1], Fill::Constant(0.7), Scope::All)
+        .output("importance", [n], Scope::All, Role::Kept)
+        .all_wide()
+        .numbers(&["loss"])
         .forward(move |dev, x, out| {
             let [mut f] = take(out);
             assign(f.reborrow(), x[0]);
-            anchor::add_squares(dev, f, x[1], 0.3)
+            anchor::add_squares(dev, f, x[1], weighed.then_some(x[2]), 0.3)
         })
-        .plain(plain!(|x, _up| (vec![naive::add_squares(&x[0], &x[1], 0.3)], vec![])))
+        .plain(plain!(|x, _up| {
+            let weight = if weighed { 0.3 * (-x[2][0].to_f64()).exp() } else { 0.3 };
+            (vec![naive::add_squares(&x[0], &x[1], weight)], vec![])
+        }))
         .moves(3 * n, 0)
 }
 
@@ -105,37 +133,24 @@ pub(super) fn distill(b: usize, k: usize, temperature: f64) -> Case {
     Case::new("distill", format!("{b}x{k} at temperature {temperature}"), 0)
         .input("logits", [b, k], Fill::Values, Scope::Each)
         .input("teacher", [b, k], Fill::Values, Scope::Each)
+        .input("mask", [k], Fill::TwoOfThree, Scope::All)
         .output("distance", [1], Scope::All, Role::Result)
         .all_wide()
         .numbers(&["distance"])
-        .on_cpu_only()
         .forward(move |dev, x, out| {
             let ([out], mut none) = (take(out), Tensor::zeros_on(dev, [b, k], x[0].dtype())?);
-            let mask = every_third_left_out(k);
-            distill::forward_backward_acc(
-                dev,
-                out,
-                none.view_mut(),
-                x[0],
-                x[1],
-                mask.view(),
-                (temperature, 0.0),
-            )
+            distill::forward_backward_acc(dev, out, none.view_mut(), x[0], x[1], x[2], (temperature, 0.0))
         })
         .backward(&[("logits", Write::Add)], move |dev, x, out, up, grads| {
             let ([d], mut distance) = (take(grads), Tensor::zeros_on(dev, [1], out[0].dtype())?);
-            let (mask, with) = (every_third_left_out(k), (temperature, scalar(up[0])));
-            distill::forward_backward_acc(dev, distance.view_mut(), d, x[0], x[1], mask.view(), with)
+            let with = (temperature, scalar(up[0]));
+            distill::forward_backward_acc(dev, distance.view_mut(), d, x[0], x[1], x[2], with)
         })
         .plain(plain!(|x, up| {
             let (distance, d) = naive::distill(x, k, temperature, up[0][0]);
             (vec![vec![distance]], vec![d])
         }))
         .moves(2 * b * k, 4 * b * k)
-}
-
-fn every_third_left_out(k: usize) -> Tensor {
-    Tensor::from_vec((0..k as u32).map(|j| u32::from(j % 3 != 2)).collect(), [k])
 }
 
 pub(super) fn column_norm(rows: usize, c: usize) -> Case {

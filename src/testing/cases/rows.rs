@@ -3,8 +3,8 @@
 use super::case::{Case, Role, assign, plain, take};
 use super::data::{Fill, Scope};
 use super::learn::{
-    Loss, adam, add_squares, anchor, column_norm, count, cross_entropy, distill, penalise, pull, select, sgd,
-    weigh_components,
+    Loss, adam, add_squares, anchor, column_norm, count, cross_entropy, distill, penalise, pull, relu,
+    select, sgd, weigh_components,
 };
 use crate::config::schema::{Augment, Data};
 use crate::data::{Normalize, Preprocess};
@@ -44,7 +44,10 @@ pub(super) fn small() -> Vec<Case> {
         select(5, 9, 3, Select::Fixed { start: 4 }),
         weigh_components(3, 5, 7),
         anchor(1001),
-        add_squares(1003),
+        anchor(8192),
+        add_squares(1003, false),
+        add_squares(1004, true),
+        relu(3, 7),
         distill(3, 5, 2.0),
         distill(2, 2, 1.0),
         weigh_components(1, 1, 2),
@@ -134,7 +137,8 @@ pub(super) fn vit_b() -> Vec<Case> {
         select(128, 10, 4, Select::Vote { group: 16 }),
         weigh_components(128, 100, c),
         anchor(122_980),
-        add_squares(122_980),
+        add_squares(122_980, true),
+        relu(128 * 197, 64),
         distill(128, 100, 2.0),
         column_norm(c, 100),
         penalise(128, 10),

@@ -156,6 +156,12 @@ impl Counted<'_> {
         let seen_again = match config.method {
             Name::SPrompts => different as f64 * plain,
             Name::Ewc => different as f64 * (forward + backward),
+            // Adapters learn on the first task: forward, and back through everything but the weights.
+            Name::Ranpac if config.ranpac.adapter_width > 0 => {
+                let first = tasks.first().map_or(0, |(task, _)| task.train.len());
+                let back = cost.backward[0] * dense + cost.backward[1] * mixed;
+                (first * config.ranpac.adapter_epochs) as f64 * (embed + dense + mixed + back)
+            }
             // The teacher, and its head before.
             Name::Lwf => (later * (1 + config.lwf.warmup_epochs)) as f64 * forward,
             _ => 0.0,

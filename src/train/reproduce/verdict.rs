@@ -87,13 +87,13 @@ impl Outcome {
         };
         outcome.seeds.0 = seeds.runs.len();
         outcome.hours = seeds.runs.iter().map(|run| run.seconds).sum::<f64>() / 3600.0;
-        outcome.average_accuracy = spreads.map(|s| s.avg_acc);
-        outcome.forgetting = spreads.and_then(|s| s.forgetting);
-        if let Some(ours) = spreads.filter(|_| seeds.complete) {
+        outcome.average_accuracy = spreads.and_then(|s| s.get("avg_acc"));
+        outcome.forgetting = spreads.and_then(|s| s.get("forgetting"));
+        if let Some(ours) = outcome.average_accuracy.filter(|_| seeds.complete) {
             outcome.verdict = match (&row.not_comparable, &row.published) {
                 (Some(why), _) => Verdict::NotComparable(why.clone()),
                 (None, None) => Verdict::NotComparable("nothing is published for it".into()),
-                (None, Some(published)) => judge(&ours.avg_acc, published.avg_acc),
+                (None, Some(published)) => judge(&ours, published.avg_acc),
             };
         }
         outcome

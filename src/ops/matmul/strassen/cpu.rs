@@ -5,7 +5,7 @@ use super::{
 };
 use super::{is_first, packed_len, suits};
 use crate::ops::float::{Shared, with_scratch};
-use crate::ops::matmul::cpu::Strided;
+use crate::ops::matmul::cpu::{SharedMatrix, Strided};
 use crate::ops::matmul::tile::cpu::{lanes, load, multiply_once, prefetch, store};
 use crate::ops::matmul::tile::{FEW, Lanes, MANY, TileShape};
 use crate::tensor::memory::LINE;
@@ -113,20 +113,6 @@ unsafe fn pack_in<T: Lanes>(
     all.collect::<Vec<_>>().par_iter().for_each(|(piece, panel)| {
         arch.dispatch(Panel { packed: to, w: w.get(), k, n, piece, panel: *panel });
     });
-}
-
-/// A matrix that tasks read.
-#[derive(Clone, Copy)]
-struct SharedMatrix<T>(Strided<*const T>);
-
-// SAFETY: nothing writes to it while tasks run.
-unsafe impl<T: Sync> Send for SharedMatrix<T> {}
-unsafe impl<T: Sync> Sync for SharedMatrix<T> {}
-
-impl<T> SharedMatrix<T> {
-    fn get(&self) -> Strided<*const T> {
-        self.0
-    }
 }
 
 /// Tiles of one group of rows: their seven left sides stay in the second-level cache, and while they meet

@@ -1,0 +1,219 @@
+//! Packing, and the product over groups of rows.
+
+use super::{Arithmetic, PANEL, Sums, TILE, packed_len, reference, widened};
+use crate::ops::float::{simd, with_scratch};
+use crate::ops::matmul::cpu::SharedMatrix;
+pub use crate::ops::matmul::cpu::Strided;
+use crate::ops::matmul::strassen::Start;
+use half::bf16;
+use pulp::Arch;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows of x that one task takes at most: with 3072 columns they stay in a second-level cache of 2 MiB.
+const GROUP: usize = 10 * TILE;
+
+/// A matrix (k, n) as [`pack`] leaves it, and the part of it that takes part.
+#[derive(Debug, Clone)]
+pub struct Bf16Matrix<'a> {
+    pub packed: &'a [bf16],
+    pub k: usize,
+    pub n: usize,
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+}
+
+/// The panels of w (k, n): for every 32 columns the pairs of rows, in a pair the columns, of a column both rows. Beyond
+/// k and n there are zeros.
+///
+/// # Safety
+/// `w` lies within its allocation for k rows and n columns.
+pub unsafe fn pack(packed: &mut [bf16], w: Strided<*const f32>, (k, n): (usize, usize)) {
+    assert_eq!(packed.len(), packed_len(k, n));
+    let panel = PANEL * k.next_multiple_of(2);
+    let w = SharedMatrix(w);
+    packed.par_chunks_mut(panel.max(1)).enumerate().for_each(|(number, panel)| {
+        let (first, w) = (number * PANEL, w.get());
+        for (p, pair) in panel.chunks_exact_mut(2 * PANEL).enumerate() {
+            for (j, both) in pair.chunks_exact_mut(2).enumerate() {
+                for (i, value) in both.iter_mut().enumerate() {
+                    let (row, column) = (2 * p + i, first + j);
+                    *value = if row < k && column < n {
+                        // SAFETY: the caller's promise.
+                        bf16::from_f32(unsafe { *w.at.add(row * w.row_stride + column * w.col_stride) })
+                    } else {
+                        bf16::ZERO
+                    };
+                }
+            }
+        }
+    });
+}
+
+/// y = start + x w. x: (M, rows of the part), y: (M, columns of the part). `ending(first, rows)` is called for groups of
+/// rows once they are complete, on several threads.
+pub fn product(
+    y: &mut [f32],
+    x: &[f32],
+    w: &Bf16Matrix,
+    arithmetic: Arithmetic,
+    start: Start<f32>,
+    ending: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let (k, n) = (w.rows.len(), w.columns.len());
+    assert!(w.rows.end <= w.k && w.columns.end <= w.n && w.packed.len() == packed_len(w.k, w.n));
+    let rows = x.len() / k.max(1);
+    assert!(x.len() == rows * k && y.len() == rows * n);
+    if y.is_empty() {
+        return;
+    }
+    match start {
+        Start::Zero | Start::Own => {}
+        Start::Bias(bias) => assert_eq!(bias.len(), n),
+        Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (n, y.len())),
+    }
+    let group = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(TILE).min(GROUP);
+    y.par_chunks_mut(group * n).zip(x.par_chunks(group * k)).enumerate().for_each(|(number, (y, x))| {
+        let first = number * group;
+        Rows { y, x, first, w, arithmetic, start }.compute();
+        ending(first, y);
+    });
+}
+
+/// Consecutive rows of a product.
+struct Rows<'a, 'w> {
+    y: &'a mut [f32],
+    x: &'a [f32],
+    first: usize,
+    w: &'a Bf16Matrix<'w>,
+    arithmetic: Arithmetic,
+    start: Start<'a, f32>,
+}
+
+impl Rows<'_, '_> {
+    fn compute(self) {
+        let Rows { y, x, first, w, arithmetic, start } = self;
+        let (k, n) = (w.rows.len(), w.columns.len());
+        let (rows, odd) = (x.len() / k.max(1), w.rows.start % 2);
+        let pairs = w.rows.start / 2..w.rows.end.div_ceil(2);
+        // A line more than a row needs, so that the rows of a tile lie in different sets of the cache.
+        let stride = if arithmetic == Arithmetic::Widened { 2 * pairs.len() } else { pairs.len() } + 16;
+        let tall = rows.next_multiple_of(TILE);
+        with_scratch(tall * stride, |left: &mut [f32]| {
+            for (row, left) in left.chunks_exact_mut(stride).enumerate() {
+                if row >= rows {
+                    left.fill(0.0);
+                    continue;
+                }
+                let x = &x[row * k..][..k];
+                // Zeros in front of an odd row and behind the last.
+                left[0] = 0.0;
+                left[stride.saturating_sub(18)..].fill(0.0);
+                simd(
+                    #[inline(always)]
+                    || match arithmetic {
+                        Arithmetic::Widened => to_widened(&mut left[odd..], x),
+                        Arithmetic::Avx512Bf16 | Arithmetic::Reference => {
+                            to_bf16(&mut bytemuck::cast_slice_mut(left)[odd..], x);
+                        }
+                    },
+                );
+            }
+            let panels = w.columns.start / PANEL..w.columns.end.div_ceil(PANEL);
+            let lines = w.k.div_ceil(2);
+            for panel in panels {
+                let packed =
+                    &w.packed[2 * PANEL * (panel * lines + pairs.start)..][..2 * PANEL * pairs.len()];
+                let columns = (panel * PANEL).max(w.columns.start)..((panel + 1) * PANEL).min(w.columns.end);
+                for (tile, left) in left.chunks_exact(TILE * stride).enumerate() {
+                    let mut sums = [[0.0; PANEL]; TILE];
+                    multiply(arithmetic, &mut sums, left, stride, packed);
+                    simd(
+                        #[inline(always)]
+                        || {
+                            for row in tile * TILE..rows.min((tile + 1) * TILE) {
+                                let to = columns.start - w.columns.start;
+                                let sums = &sums[row - tile * TILE][columns.start - panel * PANEL..];
+                                let y = &mut y[row * n + to..][..columns.len()];
+                                store(y, sums, to, (first + row) * n + to, start);
+                            }
+                        },
+                    );
+                }
+            }
+        });
+    }
+}
+
+#[inline(always)]
+fn to_widened(left: &mut [f32], x: &[f32]) {
+    let left = &mut left[..x.len()];
+    for i in 0..x.len() {
+        left[i] = f32::from_bits(u32::from(round(x[i])) << 16);
+    }
+}
+
+#[inline(always)]
+fn to_bf16(left: &mut [u16], x: &[f32]) {
+    let left = &mut left[..x.len()];
+    for i in 0..x.len() {
+        left[i] = round(x[i]);
+    }
+}
+
+/// `left`: TILE rows, `stride` apart.
+fn multiply(arithmetic: Arithmetic, sums: &mut Sums, left: &[f32], stride: usize, panel: &[bf16]) {
+    match arithmetic {
+        Arithmetic::Reference => {
+            reference::tile(sums, bytemuck::cast_slice(left), 2 * stride, panel);
+        }
+        Arithmetic::Widened => {
+            let panel = bytemuck::cast_slice(panel);
+            Arch::new().dispatch(widened::Tile { sums, x: left, stride, panel });
+        }
+        #[cfg(target_arch = "x86_64")]
+        Arithmetic::Avx512Bf16 => {
+            let (x, panel) = (bytemuck::cast_slice(left), bytemuck::cast_slice(panel));
+            // SAFETY: `Arithmetic::of_process` and `Arithmetic::here` give it only where the machine has it.
+            unsafe { super::x86::tile(sums, x, stride, panel) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Arithmetic::Avx512Bf16 => unreachable!("is_here() says no"),
+    }
+}
+
+/// Columns of a row of y: `column` is the first of them in the bias, `at` in the residual. Without closures, for vector
+/// code that the caller chooses.
+#[inline(always)]
+fn store(y: &mut [f32], sums: &[f32], column: usize, at: usize, start: Start<f32>) {
+    let n = y.len();
+    let sums = &sums[..n];
+    match start {
+        Start::Zero => y.copy_from_slice(sums),
+        Start::Own => {
+            for j in 0..n {
+                y[j] += sums[j];
+            }
+        }
+        Start::Bias(bias) => {
+            let bias = &bias[column..][..n];
+            for j in 0..n {
+                y[j] = sums[j] + bias[j];
+            }
+        }
+        Start::Residual(bias, residual) => {
+            let (bias, residual) = (&bias[column..][..n], &residual[at..][..n]);
+            for j in 0..n {
+                y[j] = sums[j] + (bias[j] + residual[j]);
+            }
+        }
+    }
+}
+
+/// The bits of the nearest bf16, of two equally near ones the even one; NaN stays NaN.
+#[inline(always)]
+fn round(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    ((if value.is_nan() { bits | 0x0040_0000 } else { rounded }) >> 16) as u16
+}

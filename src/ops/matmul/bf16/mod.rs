@@ -1,0 +1,120 @@
+//! Products on the CPU whose operands are rounded to bf16 and whose sums are f32: `precision = "bf16"`.
+//!
+//! y = start + Σ_p (x[2p+1] w[2p+1] then x[2p] w[2p]), p ascending, each product added by a fused multiply-add: the order
+//! of `vdpbf16ps` in Intel's Software Developer's Manual, volume 2, where products of bf16 are exact in f32. A row of y
+//! depends on its own row of x alone, and a column on its own column of w, so that batches, threads and ranges of
+//! columns change no bit. Numbers below 2^-126 count as zero in `vdpbf16ps` and not in the other forms.
+//!
+//! `vdpbf16ps` does twice the multiplications of an f32 fused multiply-add. AMD's Zen 4 and Zen 5 issue as many of either
+//! per cycle. Intel's Emerald Rapids issues a quarter as many: 80 GFLOP/s on a core where f32 reaches 172, which is
+//! why [`Arithmetic::Avx512Bf16`] is chosen by default on AMD only.
+
+pub mod cpu;
+mod reference;
+mod widened;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use crate::error::{Error, Result};
+use std::sync::OnceLock;
+
+/// Columns of a packed panel: two vectors of 16 f32.
+pub const PANEL: usize = 32;
+
+/// Rows of x that meet a panel together.
+pub const TILE: usize = 12;
+
+/// Sums of a tile.
+type Sums = [[f32; PANEL]; TILE];
+
+/// What multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Plain loops: what the others are compared with.
+    Reference,
+    /// Operands of 16 bits are widened in registers and multiplied by the f32 units: the bits of `Reference`.
+    Widened,
+    /// `vdpbf16ps` of AVX512-BF16.
+    Avx512Bf16,
+}
+
+impl Arithmetic {
+    const ALL: [Arithmetic; 3] = [Arithmetic::Reference, Arithmetic::Widened, Arithmetic::Avx512Bf16];
+
+    /// The word of `L2P_CPU_BF16`, of `results.json` and of `l2p-engine devices`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Arithmetic::Reference => "reference",
+            Arithmetic::Widened => "widened",
+            Arithmetic::Avx512Bf16 => "avx512_bf16",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_here(self) -> bool {
+        match self {
+            Arithmetic::Reference | Arithmetic::Widened => true,
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Avx512Bf16 => x86::has_avx512_bf16(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Arithmetic::Avx512Bf16 => false,
+        }
+    }
+
+    /// All that this machine has.
+    pub fn here() -> impl Iterator<Item = Arithmetic> {
+        Arithmetic::ALL.into_iter().filter(|a| a.is_here())
+    }
+
+    /// The one that products of this process use: what `L2P_CPU_BF16` says, or the fastest here.
+    ///
+    /// # Errors
+    /// `Error::Config` for an unknown word, and for one that this machine has not.
+    pub fn of_process() -> Result<Arithmetic> {
+        static CHOSEN: OnceLock<std::result::Result<Arithmetic, String>> = OnceLock::new();
+        let chosen = CHOSEN.get_or_init(|| match std::env::var_os("L2P_CPU_BF16") {
+            None => Ok(Arithmetic::fastest()),
+            Some(word) => Arithmetic::named(&word.to_string_lossy()),
+        });
+        chosen.clone().map_err(Error::config)
+    }
+
+    fn named(word: &str) -> std::result::Result<Arithmetic, String> {
+        let words = || Arithmetic::here().map(Arithmetic::word).collect::<Vec<_>>().join("`, `");
+        let known = Arithmetic::ALL.into_iter().find(|a| a.word() == word);
+        known.filter(|a| a.is_here()).ok_or_else(|| {
+            let why = if known.is_some() { ", which this processor has not" } else { "" };
+            format!("L2P_CPU_BF16: wanted one of `{}`, found `{word}`{why}", words())
+        })
+    }
+
+    fn fastest() -> Arithmetic {
+        #[cfg(target_arch = "x86_64")]
+        if x86::has_avx512_bf16() && x86::is_amd() {
+            return Arithmetic::Avx512Bf16;
+        }
+        Arithmetic::Widened
+    }
+}
+
+/// Elements of a packed matrix (k, n): whole panels of pairs of rows.
+pub fn packed_len(k: usize, n: usize) -> usize {
+    n.div_ceil(PANEL) * PANEL * k.next_multiple_of(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_name_nothing_here_are_refused() {
+        assert_eq!(Arithmetic::named("reference"), Ok(Arithmetic::Reference));
+        let refusal = Arithmetic::named("avx1024").expect_err("unknown");
+        assert!(refusal.contains("wanted one of `reference`, `widened`") && refusal.contains("`avx1024`"));
+        for missing in Arithmetic::ALL.into_iter().filter(|a| !a.is_here()) {
+            let refusal = Arithmetic::named(missing.word()).expect_err("not here");
+            assert!(refusal.contains("which this processor has not"), "{refusal}");
+        }
+        assert!(Arithmetic::fastest().is_here());
+    }
+}
