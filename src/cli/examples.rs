@@ -16,6 +16,12 @@ Examples:
   l2p-engine train --set prompt_pool.length=5 --seeds 0..4 --workdir runs/short_prompts
   l2p-engine train --workdir runs/short_prompts --set prompt_pool.length=5 --seeds 0..4 --resume";
 
+pub const ADD_CLASSES: &str = "\
+Examples:
+  l2p-engine add-classes --workdir runs/default --data-dir animals
+  l2p-engine add-classes --workdir runs/default --data-dir animals --into runs/zoo --epochs 5
+  l2p-engine add-classes --workdir runs/zoo --data-dir more_animals --update";
+
 pub const EVAL: &str = "\
 Examples:
   l2p-engine eval --workdir runs/default
@@ -30,6 +36,11 @@ pub const PREDICT: &str = "\
 Examples:
   l2p-engine predict --workdir runs/default image.png
   l2p-engine predict --workdir runs/default --json first.jpg second.jpg";
+
+pub const EXPORT: &str = "\
+Examples:
+  l2p-engine export --workdir runs/default --out digits.safetensors
+  l2p-engine export --workdir runs/default --format safetensors";
 
 pub const INSPECT: &str = "\
 Examples:

@@ -1,10 +1,12 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted after
 //! saving. Errors are sentences on standard error.
 
+mod add_classes;
 mod common;
 mod devices;
 mod eval;
 mod examples;
+mod export;
 mod inspect;
 mod leakcheck;
 mod predict;
@@ -30,6 +32,9 @@ enum Command {
     /// Learn a sequence of tasks; without flags, digits and then letters, on the bundled backbone.
     #[command(after_help = examples::TRAIN)]
     Train(train::Train),
+    /// Add classes to a finished run, from a folder of images; the result is a new run.
+    #[command(name = "add-classes", after_help = examples::ADD_CLASSES)]
+    AddClasses(add_classes::AddClasses),
     /// Evaluate what a run has learned.
     #[command(after_help = examples::EVAL)]
     Eval(eval::Eval),
@@ -39,6 +44,9 @@ enum Command {
     /// Name the class of image files.
     #[command(after_help = examples::PREDICT)]
     Predict(predict::Predict),
+    /// Write what a run has learned as one file that answers.
+    #[command(after_help = examples::EXPORT)]
+    Export(export::Export),
     /// Show what a checkpoint, a weight file or a work directory holds.
     #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Inspect),
@@ -77,9 +85,11 @@ pub fn main() -> i32 {
     };
     let done = match cli.command {
         Command::Train(args) => args.run(),
+        Command::AddClasses(args) => args.run(),
         Command::Eval(args) => args.run(),
         Command::LeakCheck(args) => args.run(),
         Command::Predict(args) => args.run(),
+        Command::Export(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Devices(args) => args.run(),
         Command::Report(args) => args.run(),

@@ -16,7 +16,7 @@ const ENDINGS: &[&str] = &["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "
 
 #[derive(Debug, Args)]
 pub struct Predict {
-    /// A work directory that `train` wrote.
+    /// A work directory that `train` wrote, or a file that `export` wrote.
     #[arg(long, value_name = "DIR", default_value = "runs/default")]
     workdir: PathBuf,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.

@@ -53,6 +53,7 @@ impl Config {
                 format!("continual.num_tasks times continual.num_classes_per_task must be at most {MAX_SIZE}, found {classes}")
             });
         }
+        self.check_added(c);
         self.check_augment(c);
         let order = cl.class_order.as_str();
         c.unless(!order.is_empty(), || {
@@ -74,6 +75,52 @@ impl Config {
         c.unless(self.model.freeze_part.iter().all(|part| !part.is_empty()), || {
             "model.freeze_part must not hold an empty text: it would match every parameter; \
              method = \"linear\" trains the head only"
+                .into()
+        });
+    }
+
+    /// What `add-classes` writes fits together, and methods and scenarios in which a task can follow.
+    fn check_added(&self, c: &mut Complaints) {
+        let (data, cl) = (&self.data, &self.continual);
+        let tasks = data.added_sizes.len();
+        let names = data.added_sizes.iter().fold(0usize, |sum, n| sum.saturating_add(*n));
+        let fits = data.added.len() == tasks
+            && data.added_new.len() == tasks
+            && data.added_classes.len() == names
+            && data.added_sizes.iter().zip(&data.added_new).all(|(all, new)| *all > 0 && new <= all);
+        c.unless(fits, || {
+            format!(
+                "data.added, data.added_sizes, data.added_new and data.added_classes are written by `add-classes` and \
+                 describe the same tasks; found {} folders, sizes {:?}, of them new {:?}, and {} names",
+                data.added.len(),
+                data.added_sizes,
+                data.added_new,
+                data.added_classes.len()
+            )
+        });
+        let lost = data.base_classes.is_empty() && !data.lost_tasks.is_empty();
+        c.unless(!lost && (tasks > 0 || data.base_classes.is_empty()), || {
+            "data.base_classes and data.lost_tasks are written by `add-classes` together with data.added"
+                .into()
+        });
+        if tasks == 0 {
+            return;
+        }
+        c.unless(matches!(cl.scenario, Scenario::Class | Scenario::Domain), || {
+            format!(
+                "classes can be added where tasks are learned one after the other, each with a test set of its own \
+                 (continual.scenario = \"class\" or \"domain\"), found \"{}\"",
+                cl.scenario
+            )
+        });
+        c.unless(!cl.eval_task_inc, || {
+            "continual.eval_task_inc = true tells a test image its task by the number of its class, which classes that \
+             were added do not follow: wanted false"
+                .into()
+        });
+        c.unless(!self.model.weight_norm, || {
+            "model.weight_norm = true makes all columns of the head unit vectors before each step, also those of old \
+             classes, which stay as they are when classes are added: wanted false"
                 .into()
         });
     }

@@ -3,9 +3,10 @@
 use super::schema::{Augment, Baselines, Classifier, Config, Method, Scenario, TaskSizes};
 
 /// The keys and tables that [`Config::identity`] leaves out.
-const FREE: [&str; 9] = [
+const FREE: [&str; 10] = [
     "published",
     "data.dir",
+    "data.added",
     "data.cache_dir",
     "data.cache_gb",
     "model.init_checkpoint",
@@ -131,6 +132,7 @@ impl Config {
         let mut same = self.clone();
         let default = Config::default();
         same.data.dir = default.data.dir;
+        same.data.added = default.data.added;
         same.data.cache_dir = default.data.cache_dir;
         same.data.cache_gb = default.data.cache_gb;
         same.model.init_checkpoint = default.model.init_checkpoint;

@@ -139,6 +139,20 @@ Data {
     train_per_class: usize = 0,
     /// Use at most this many test images per class (0: all).
     test_per_class: usize = 0,
+    /// `add-classes` writes this and the five keys below. Folders of images that were added, each as a task behind those
+    /// of `continual.num_tasks`; "" where the images were gone when more were added.
+    added: Vec<String> = Vec::new(),
+    /// Classes of each of these tasks.
+    added_sizes: Vec<usize> = Vec::new(),
+    /// How many of them were new; these come first.
+    added_new: Vec<usize> = Vec::new(),
+    /// The names of all of them, task after task.
+    added_classes: Vec<String> = Vec::new(),
+    /// Where images of the first tasks were gone when others were added: the names of all classes before those that were
+    /// added, in the order of learning. Images are then found by these names.
+    base_classes: Vec<String> = Vec::new(),
+    /// With them, the tasks (from 0) whose images were gone: they are not tested.
+    lost_tasks: Vec<usize> = Vec::new(),
 }
 }
 
@@ -492,6 +506,21 @@ impl Continual {
     }
 }
 
+impl Config {
+    /// Tasks that are learned one after the other, those that were added included.
+    pub fn tasks(&self) -> usize {
+        match self.continual.scenario {
+            Scenario::Joint => 1,
+            _ => self.continual.num_tasks + self.data.added_sizes.len(),
+        }
+    }
+
+    /// Whether task `task` was added by `add-classes`.
+    pub fn is_added(&self, task: usize) -> bool {
+        !self.data.added_sizes.is_empty() && task >= self.continual.num_tasks
+    }
+}
+
 impl PromptPool {
     /// Whether there are keys by which the images of a batch can vote.
     pub fn votes(&self) -> bool {
@@ -518,6 +547,17 @@ impl Data {
             return Err(format!("data.joined: wanted at least one of {}, found none", wanted()));
         }
         self.joined.iter().map(name).collect()
+    }
+
+    /// The names of the classes of each task that was added, and how many of them, from the first, were new.
+    pub fn added_tasks(&self) -> Vec<(&[String], usize)> {
+        let mut rest = self.added_classes.as_slice();
+        let part = |(&size, &new): (&usize, &usize)| {
+            let (names, behind) = rest.split_at(size.min(rest.len()));
+            rest = behind;
+            (names, new.min(names.len()))
+        };
+        self.added_sizes.iter().zip(&self.added_new).map(part).collect()
     }
 
     /// Whether images of a batch are mixed.

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::cache::{Cache, Damage, Pack, Print};
+use super::extension::Extension;
 use super::image_file::{self, Orientation};
 use super::source::FileSource;
 use crate::error::{Error, Result};
@@ -95,6 +96,8 @@ pub struct DataSet {
     pub split_here: bool,
     /// Files that were left out because they are damaged, and why; a run keeps the list.
     pub damaged: Vec<(PathBuf, String)>,
+    /// Where classes were added to those of a run.
+    pub extension: Option<Extension>,
 }
 
 impl Image<'_> {
@@ -153,6 +156,12 @@ impl ImageSet {
     /// Labels of images that are not here: for planning, not for reading.
     pub fn without_images(domain: u32, labels: Vec<u32>) -> ImageSet {
         ImageSet { domains: vec![domain; labels.len()], labels, blocks: Vec::new() }
+    }
+
+    /// Labels and domains of its first `n` images: for planning, not for reading.
+    pub fn labels_of_first(&self, n: usize) -> ImageSet {
+        let (labels, domains) = (self.labels[..n].to_vec(), self.domains[..n].to_vec());
+        ImageSet { labels, domains, blocks: Vec::new() }
     }
 
     /// Image files, whose pixels are taken as they are stored.

@@ -4,6 +4,7 @@
 //! [`scenario`] makes tasks of them, [`preprocess`] turns an image into network input, [`loader`] makes
 //! batches.
 
+pub mod added;
 mod boxes;
 pub mod bundled;
 pub mod cache;
@@ -12,6 +13,7 @@ pub mod cifar;
 mod core50;
 mod cub200;
 mod domainnet;
+pub mod extension;
 mod few_shot;
 pub mod file_kind;
 mod folder;
@@ -53,8 +55,8 @@ use crate::config::schema::{Data, DatasetName};
 use crate::error::Result;
 
 /// Loads `config.dataset` from `config.dir` and keeps the first `train_per_class` and
-/// `test_per_class` images per class in stored order (0: all). Image files are all checked, and decoded
-/// into the cache where it has room. `seed` only matters for `synthetic`.
+/// `test_per_class` images per class in stored order (0: all), and behind them all images of what was added. Image files
+/// are all checked, and decoded into the cache where it has room. `seed` only matters for `synthetic`.
 ///
 /// # Errors
 /// `Error::Config` when the folder is needed and not set; `Error::File` for a folder without the
@@ -62,7 +64,22 @@ use crate::error::Result;
 /// image files where there are several.
 pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
     let mut cache = cache::Cache::of(config);
-    let from = sets::Source { config, seed, cache: &mut cache };
+    if config.added_sizes.is_empty() {
+        return load_first(config, seed, &mut cache);
+    }
+    let mut data = match load_first(config, seed, &mut cache) {
+        Ok(data) => data,
+        // What is gone is named by the tasks that are not tested.
+        Err(_) if !config.base_classes.is_empty() => DataSet::default(),
+        Err(e) => return Err(e),
+    };
+    added::extend(&mut data, config, &mut cache)?;
+    Ok(data)
+}
+
+/// The set that the run began with.
+fn load_first(config: &Data, seed: u64, cache: &mut cache::Cache) -> Result<DataSet> {
+    let from = sets::Source { config, seed, cache };
     let mut data = (sets::row(config.dataset).read)(from)?;
     if let Some(labels) = tasks::selected(&config.classes.0, &data.class_names)? {
         data.select_classes(&labels)?;
@@ -70,8 +87,8 @@ pub fn load(config: &Data, seed: u64) -> Result<DataSet> {
     data.train.keep_per_class(config.train_per_class);
     data.test.keep_per_class(config.test_per_class);
     data.val.keep_per_class(config.test_per_class);
-    checks::files(&mut data, config.skip_damaged, &mut cache)?;
-    data.notes.extend(cache.notes);
+    checks::files(&mut data, config.skip_damaged, cache)?;
+    data.notes.append(&mut cache.notes);
     if config.dataset == DatasetName::Images {
         data.check()?;
         let notes = checks::overlap(&data)?;

@@ -23,13 +23,30 @@ const DRAWS_MAX: u32 = 100_000;
 /// # Errors
 /// Those of [`tasks::split`] and [`few_shot::limit`]; `Error::Config` for more tasks than there are domains or batches.
 pub fn split(data: &DataSet, continual: &Continual, seed: u64, batch: usize) -> Result<Split> {
+    let Some(extension) = &data.extension else { return split_first(data, data, continual, seed, batch) };
+    let first = extension.first(data);
+    let split = match extension.lost_tasks() {
+        None => split_first(&first, data, continual, seed, batch)?,
+        Some(lost) => extension.split_found(&first, continual, lost)?,
+    };
+    extension.add_tasks(data, split)
+}
+
+/// The tasks of the set that a run began with. `data`: its labels; `images`: the same, and what was added behind them.
+fn split_first(
+    data: &DataSet,
+    images: &DataSet,
+    continual: &Continual,
+    seed: u64,
+    batch: usize,
+) -> Result<Split> {
     if continual.takes_all_classes() {
         let (num_tasks, num_classes_per_task) = (1, TaskSizes::Same(data.class_names.len()));
         return tasks::split(data, &Continual { num_tasks, num_classes_per_task, ..continual.clone() }, seed);
     }
     if matches!(continual.scenario, Scenario::Class | Scenario::Joint) {
         let mut split = tasks::split(data, continual, seed)?;
-        few_shot::limit(data, continual, seed, &mut split)?;
+        few_shot::limit(images, continual, seed, &mut split)?;
         return Ok(split);
     }
     let numbering = Numbering::new(data, continual, seed)?;

@@ -233,7 +233,7 @@ pub fn joint(split: &Split) -> Task {
     }
 }
 
-fn name(classes: &[u32], class_names: &[String]) -> String {
+pub(super) fn name(classes: &[u32], class_names: &[String]) -> String {
     const SHOWN: usize = 3;
     let shown: Vec<&str> = classes.iter().take(SHOWN).map(|&c| class_names[c as usize].as_str()).collect();
     let more = classes.len() - shown.len();

@@ -32,7 +32,7 @@ mod torch_zip;
 mod wrappers;
 
 pub use backbone::{Backbone, Gelu, HostTensor, LoadOptions, PositionResize, TensorSink, VitDims};
-pub use native::write_native;
+pub use native::{MoreTensor, RUN, write_native, write_native_with};
 pub use positions::resize_positions;
 
 use crate::error::{Error, Result};

@@ -13,6 +13,8 @@ use std::path::Path;
 
 const FORMAT: &str = "l2p-engine backbone";
 const VERSION: &str = "l2p-engine backbone 1";
+/// What the names of tensors begin with that an exported run has beside those of its backbone.
+pub const RUN: &str = "run/";
 /// Names of the header that [`write_native`] sets.
 const KEYS: [&str; 8] =
     ["format", "heads", "patch_size", "image_size", "gelu", "layer_norm_eps", "mean", "std"];
@@ -89,7 +91,7 @@ pub(super) fn conversion(archive: &Archive) -> Result<Conversion> {
         position_resize: PositionResize::BilinearAligned,
         resized: false,
         sources: dims.tensors().into_iter().map(source).collect(),
-        dropped: Vec::new(),
+        dropped: vec![RUN.to_string()],
         described_by: DescribedBy::Itself,
         notes: Vec::new(),
     })
@@ -102,6 +104,30 @@ pub(super) fn conversion(archive: &Archive) -> Result<Conversion> {
 /// `Error::File` if the file cannot be written; `Error::Failed` if a tensor is missing or misshapen, or
 /// an extra entry has a name of the format.
 pub fn write_native(path: &Path, backbone: &Backbone, extra: &BTreeMap<String, String>) -> Result<()> {
+    write_native_with(path, backbone, extra, &[])
+}
+
+/// A tensor beside those of a backbone, little-endian.
+#[derive(Debug)]
+pub struct MoreTensor<'a> {
+    /// Begins with [`RUN`].
+    pub name: String,
+    /// As safetensors call it.
+    pub dtype: &'static str,
+    pub shape: &'a [usize],
+    pub bytes: &'a [u8],
+}
+
+/// [`write_native`] with more tensors behind those of the backbone, which readers of backbones pass over.
+///
+/// # Errors
+/// As there.
+pub fn write_native_with(
+    path: &Path,
+    backbone: &Backbone,
+    extra: &BTreeMap<String, String>,
+    more: &[MoreTensor],
+) -> Result<()> {
     let join = |three: [f32; 3]| three.map(|v| v.to_string()).join(",");
     let dims = &backbone.dims;
     let gelu = match backbone.gelu {
@@ -139,6 +165,12 @@ pub fn write_native(path: &Path, backbone: &Backbone, extra: &BTreeMap<String, S
         order.push(tensor);
         at = end;
     }
+    for MoreTensor { name, dtype, shape, bytes } in more {
+        let end = at + bytes.len();
+        let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, end] });
+        header.insert(name.clone(), entry);
+        at = end;
+    }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
 
@@ -160,6 +192,7 @@ pub fn write_native(path: &Path, backbone: &Backbone, extra: &BTreeMap<String, S
             // Little-endian is checked when the crate is built, below.
             out.write_all(bytemuck::cast_slice(&tensor.data))?;
         }
+        more.iter().try_for_each(|tensor| out.write_all(tensor.bytes))?;
         out.flush()?;
         drop(out);
         file.as_file().sync_all()?;

@@ -121,6 +121,18 @@ pub fn read(config: &Config, model: &mut Model) -> Result<String> {
     Ok(read?.sha256)
 }
 
+/// The checkpoint that `model.init_checkpoint` names, with all its tensors.
+///
+/// # Errors
+/// Those of [`import::load`].
+pub fn load(config: &Config) -> Result<Backbone> {
+    let options = options(config);
+    match named(config)? {
+        Named::Bundled(name) => import::load_bytes(name, MICRO, &options),
+        Named::File(path) => import::load(path, &options),
+    }
+}
+
 /// The parameters that hold the backbone: those of the model, and where it learns, the copy that does not.
 fn holders(model: &mut Model) -> impl Iterator<Item = &mut Params> {
     [Some(&mut model.params), model.query_params.as_mut()].into_iter().flatten()

@@ -4,6 +4,7 @@
 mod answer;
 mod assemble;
 pub mod backbone;
+mod exported;
 mod locate;
 pub mod origin;
 mod parts;

@@ -19,11 +19,14 @@ pub struct Position {
     /// Steps since the start.
     pub step: u64,
     pub optimizer_step: u64,
-    /// Row: after task t; column: task i <= t, or the one test set of all.
+    /// Row: after task t; column: task i <= t, or the one test set of all. NaN where a task was not tested, because its
+    /// images are gone.
+    #[serde(with = "crate::output::nullable::matrix")]
     pub per_image: Vec<Vec<f64>>,
+    #[serde(with = "crate::output::nullable::matrix")]
     pub per_batch: Vec<Vec<f64>>,
     /// The same as `per_image` for validation images, where there are any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crate::output::nullable::matrix")]
     pub validation: Vec<Vec<f64>>,
     /// What the answers behind these say of classes; earlier versions did not save it.
     #[serde(default)]
@@ -39,6 +42,14 @@ pub struct Position {
     /// Steps since the last line of the log, and their images.
     pub window: Vec<StepStats>,
     pub window_images: usize,
+    /// Images of this epoch so far, and those that were answered right, where a task may end when all are.
+    #[serde(default)]
+    pub epoch_images: usize,
+    #[serde(default)]
+    pub epoch_right: usize,
+    /// The steps of the task are over, although there could be more.
+    #[serde(default)]
+    pub task_ended: bool,
     /// Wall time so far, and the part that steps and evaluation took, with their images.
     pub seconds: f64,
     pub train_seconds: f64,

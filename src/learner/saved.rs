@@ -2,6 +2,7 @@
 
 use super::assemble::{InitialWeights, Learner, Purpose, fitting_device};
 use super::backbone;
+use super::exported::{self, Learned};
 use super::locate::locate_backbone;
 use super::position::Position;
 use crate::config::Config;
@@ -22,11 +23,15 @@ pub struct SavedRun {
 }
 
 impl SavedRun {
-    /// Reads the run in `workdir`; damaged checkpoints are skipped with a warning on stderr.
+    /// Reads the run in `workdir`, or the exported run in that file; damaged checkpoints are skipped with a warning on stderr.
     ///
     /// # Errors
     /// `Error::File` if there is no run or no whole checkpoint yet.
     pub fn read(workdir: &Path) -> Result<SavedRun> {
+        if workdir.is_file() {
+            let Learned { config, at, tensors } = exported::read(workdir)?;
+            return Ok(SavedRun { workdir: workdir.to_path_buf(), config, at, tensors });
+        }
         let config = SavedRun::config(workdir)?;
         let dir = workdir.join("checkpoints");
         if !dir.is_dir() {
@@ -41,8 +46,32 @@ impl SavedRun {
         Ok(SavedRun { workdir: workdir.to_path_buf(), config, at, tensors: state.tensors })
     }
 
+    /// Writes it as one file that answers, see [`exported`].
+    ///
+    /// # Errors
+    /// Those of [`exported::write`].
+    pub fn export(&self, path: &Path) -> Result<()> {
+        let (config, at, tensors) = (self.config.clone(), self.at.clone(), self.tensors.clone());
+        exported::write(&Learned { config, at, tensors }, &self.workdir, path)
+    }
+
+    /// Refuses an exported run.
+    ///
+    /// # Errors
+    /// `Error::File` for a file.
+    pub fn expect_folder(workdir: &Path) -> Result<()> {
+        if !workdir.is_file() {
+            return Ok(());
+        }
+        Err(Error::file(
+            workdir,
+            "is a file; an exported run answers in `predict` alone, wanted the work directory of the run",
+        ))
+    }
+
     /// The configuration that a run was started with.
     pub fn config(workdir: &Path) -> Result<Config> {
+        SavedRun::expect_folder(workdir)?;
         Workdir::saved_config(workdir)?.ok_or_else(|| {
             Error::file(workdir, "holds no run (no config.toml); wanted the --workdir of a finished `train`")
         })

@@ -369,6 +369,10 @@ impl Method for Gradient {
         self.model.begin_task(task.index)
     }
 
+    fn keep_classes(&mut self, classes: &[u32]) -> Result<()> {
+        self.model.keep_classes(classes)
+    }
+
     fn next_images(&mut self, positions: &[u32]) -> Result<()> {
         self.model.regularizer.lwf().map_or(Ok(()), |lwf| lwf.next_images(positions))
     }
@@ -484,6 +488,11 @@ impl Method for Gradient {
     }
 
     fn restore_grown(&mut self, tensors: &Tensors, optimizer_step: u64) -> Result<()> {
-        self.put_back(tensors, optimizer_step, Fit::Grow)
+        self.put_back(tensors, optimizer_step, Fit::Grow)?;
+        let bias = tensors.iter().find(|(name, ..)| name == "params/head/bias");
+        match bias.map(|(_, shape, _)| shape.as_slice()) {
+            Some(&[heads, classes]) => self.model.hide_classes(heads, classes),
+            _ => Ok(()),
+        }
     }
 }

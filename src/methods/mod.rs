@@ -62,6 +62,15 @@ pub trait Method {
     /// Before the first step of a task of these classes.
     fn begin_task(&mut self, task: &TaskView, classes: &[u32]) -> Result<()>;
 
+    /// Before the first step of this process in a task: the classes, ascending, whose columns of the head keep their bits
+    /// until this is called again, where the method learns a head by gradient. All others learn.
+    ///
+    /// # Errors
+    /// `Error::Failed` for classes that the head has not.
+    fn keep_classes(&mut self, _classes: &[u32]) -> Result<()> {
+        Ok(())
+    }
+
     /// Before each step: the positions of its images in the training set, for a method that knows something of each.
     ///
     /// # Errors

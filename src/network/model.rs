@@ -33,6 +33,9 @@ use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View};
 use std::ops::Range;
 
+/// The logit of a class that a head has never met: below those of the classes it knows, and finite, as losses must be.
+const UNKNOWN: f64 = -100.0;
+
 /// What a step needs to know of its task.
 #[derive(Debug, Clone)]
 pub struct TaskView {
@@ -220,10 +223,53 @@ impl Model {
         self.prompts.begin_task(&mut self.params, index)
     }
 
-    /// Class i of a new task starts as the mean of the classes i of the tasks before.
+    /// From now on the head's columns of `classes` (ascending) keep their bits; all others learn.
+    ///
+    /// # Errors
+    /// `Error::Failed` for classes that the head has not.
+    pub fn keep_classes(&mut self, classes: &[u32]) -> Result<()> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for class in classes.iter().map(|&class| class as usize) {
+            match ranges.last_mut().filter(|last| last.end == class) {
+                Some(last) => last.end = class + 1,
+                None => ranges.push(class..class + 1),
+            }
+        }
+        // Where domains have heads of their own, whole ones are frozen.
+        if self.prompts.several_heads().is_some() {
+            return Ok(());
+        }
+        for id in [self.head.kernel, self.head.bias] {
+            if self.params.spec(id).trainable {
+                self.params.freeze_columns(id, &ranges)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// In the first `heads` of several heads the classes from `first` on, which these have never met, lose against all
+    /// others: kernel zero, bias [`UNKNOWN`].
+    ///
+    /// # Errors
+    /// `Error::Failed` if the device fails.
+    pub fn hide_classes(&mut self, heads: usize, first: usize) -> Result<()> {
+        let classes = self.setup.classes;
+        for (id, value) in [(self.head.kernel, 0.0), (self.head.bias, UNKNOWN)] {
+            let mut values = self.params.get(id).read_f64()?;
+            let each = values.len() / self.prompts.several_heads().unwrap_or(1);
+            let rows = values.chunks_exact_mut(classes).take(heads * each / classes);
+            rows.for_each(|row| row[first..].fill(value));
+            self.params.set(id, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Class i of a new task starts as the mean of the classes i of the tasks before; of a task that was added later, at
+    /// zero.
     /// Source: google-research/l2p @ dd8836e, `libml/utils.py`, `transfer_weights`.
     fn transfer_head(&mut self, task: usize) -> Result<()> {
-        let Some((n, kernel_only)) = self.setup.transfer_head.filter(|_| task > 0) else { return Ok(()) };
+        let first = task > 0 && task < self.setup.tasks;
+        let Some((n, kernel_only)) = self.setup.transfer_head.filter(|_| first) else { return Ok(()) };
         let (kernel, bias) = (self.head.kernel, (!kernel_only).then_some(self.head.bias));
         for id in std::iter::once(kernel).chain(bias) {
             let mut values = self.params.get(id).read_f64()?;
@@ -383,7 +429,9 @@ impl Model {
         let _phase = range(c"backward pass");
         self.grads.zero();
         if objective == Objective::CrossEntropyOfHead {
-            return self.head_backward(dev, batch, self.setup.dims.embed_dim);
+            self.head_backward(dev, batch, self.setup.dims.embed_dim)?;
+            self.grads.clear_frozen_rows(&self.params);
+            return Ok(());
         }
         self.backward(dev, batch, share)?;
         if objective == Objective::Loss {

@@ -53,6 +53,8 @@ pub struct Setup {
     pub weight_norm: bool,
     /// Classes of a task, and whether the kernel alone, where the head of new classes starts from that of old ones.
     pub transfer_head: Option<(usize, bool)>,
+    /// Tasks that a run began with.
+    pub tasks: usize,
     /// Whether images of a batch may have class masks of their own.
     pub row_masks: bool,
     /// Whether images of a batch may have soft labels instead of labels.
@@ -111,6 +113,7 @@ impl Setup {
                     .filter(|_| cl.weights_transfer)
                     .map(|classes| (classes, cl.transfer_kernel_only))
             },
+            tasks: config.continual.num_tasks,
             row_masks: config.continual.replay_batch_size > 0,
             mixed: config.data.is_mixed(),
         };

@@ -76,7 +76,15 @@ impl Declare {
             trainable: plan.tensor("trainable parameters, 16 bits", [lens[1]], dtype),
             stale: [true, true],
         });
-        Params { specs: self.specs, frozen, trainable, narrow, packed: None, frozen_rows: Vec::new() }
+        Params {
+            specs: self.specs,
+            frozen,
+            trainable,
+            narrow,
+            packed: None,
+            frozen_rows: Vec::new(),
+            frozen_columns: Vec::new(),
+        }
     }
 }
 
@@ -124,6 +132,8 @@ pub struct Params {
     packed: Option<PackedKernels>,
     /// Rows, along the first axis, of parameters that learn but for these; ascending and apart.
     frozen_rows: Vec<(ParamId, Vec<Range<usize>>)>,
+    /// The same for columns, along the last axis, of parameters without such rows.
+    frozen_columns: Vec<(ParamId, Vec<Range<usize>>)>,
 }
 
 /// Kernels as products on the CPU read them.
@@ -193,18 +203,8 @@ impl Params {
     /// # Errors
     /// `Error::Failed` for a parameter that does not learn, and for rows that it has not or that overlap.
     pub fn freeze_rows(&mut self, id: ParamId, rows: &[Range<usize>]) -> Result<()> {
-        let spec = &self.specs[id.0];
-        let all = spec.shape.dims().first().copied().unwrap_or(1);
-        let ends = rows.iter().flat_map(|r| [r.start, r.end]);
-        let ascending = rows.iter().all(|r| r.start < r.end) && ends.clone().is_sorted();
-        if !spec.trainable || !ascending || ends.max().is_some_and(|end| end > all) {
-            let wanted =
-                if spec.trainable { "ascending rows that do not overlap" } else { "none: it is frozen" };
-            return Err(Error::failed(format!(
-                "frozen rows of {}: wanted {wanted}, of the {all} there are; found {rows:?}",
-                spec.name
-            )));
-        }
+        let all = self.specs[id.0].shape.dims().first().copied().unwrap_or(1);
+        self.check_frozen(id, "rows", rows, all)?;
         self.frozen_rows.retain(|(other, _)| *other != id);
         if !rows.is_empty() {
             self.frozen_rows.push((id, rows.to_vec()));
@@ -212,19 +212,57 @@ impl Params {
         Ok(())
     }
 
+    /// [`Params::freeze_rows`] for columns, along the last axis, of a parameter without frozen rows. They are not saved:
+    /// whoever freezes them does it again after a resume.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn freeze_columns(&mut self, id: ParamId, columns: &[Range<usize>]) -> Result<()> {
+        let all = self.specs[id.0].shape.dims().last().copied().unwrap_or(1);
+        self.check_frozen(id, "columns", columns, all)?;
+        self.frozen_columns.retain(|(other, _)| *other != id);
+        if !columns.is_empty() {
+            self.frozen_columns.push((id, columns.to_vec()));
+        }
+        Ok(())
+    }
+
+    fn check_frozen(&self, id: ParamId, what: &str, parts: &[Range<usize>], all: usize) -> Result<()> {
+        let spec = &self.specs[id.0];
+        let ends = parts.iter().flat_map(|r| [r.start, r.end]);
+        let ascending = parts.iter().all(|r| r.start < r.end) && ends.clone().is_sorted();
+        if spec.trainable && ascending && ends.max().is_none_or(|end| end <= all) {
+            return Ok(());
+        }
+        let wanted = match spec.trainable {
+            true => format!("ascending {what} that do not overlap"),
+            false => "none: it is frozen".into(),
+        };
+        Err(Error::failed(format!(
+            "frozen {what} of {}: wanted {wanted}, of the {all} there are; found {parts:?}",
+            spec.name
+        )))
+    }
+
     /// What [`Params::freeze_rows`] said last of a parameter.
     pub fn frozen_rows(&self, id: ParamId) -> &[Range<usize>] {
         self.frozen_rows.iter().find(|(other, _)| *other == id).map_or(&[], |(_, rows)| rows)
     }
 
-    /// Where frozen rows lie in `trainable`, ascending.
+    /// Where frozen rows and columns lie in `trainable`, ascending.
     fn frozen_ranges(&self) -> Vec<Range<usize>> {
-        let ranges = self.frozen_rows.iter().flat_map(|(id, rows)| {
+        let rows = self.frozen_rows.iter().flat_map(|(id, rows)| {
             let spec = &self.specs[id.0];
             let width: usize = spec.shape.dims().iter().skip(1).product();
             rows.iter().map(move |r| spec.offset + r.start * width..spec.offset + r.end * width)
         });
-        let mut ranges: Vec<Range<usize>> = ranges.collect();
+        let columns = self.frozen_columns.iter().flat_map(|(id, columns)| {
+            let spec = &self.specs[id.0];
+            let width = spec.shape.dims().last().copied().unwrap_or(1).max(1);
+            let starts = (spec.offset..spec.offset + spec.shape.len()).step_by(width);
+            starts.flat_map(move |start| columns.iter().map(move |c| start + c.start..start + c.end))
+        });
+        let mut ranges: Vec<Range<usize>> = rows.chain(columns).collect();
         ranges.sort_by_key(|r| r.start);
         // The end of one parameter and the beginning of the next are one range.
         ranges.dedup_by(|next, range| {
@@ -389,7 +427,7 @@ impl Grads {
         }
     }
 
-    /// Makes the gradients of frozen rows zero.
+    /// Makes the gradients of frozen rows and columns zero.
     pub fn clear_frozen_rows(&mut self, params: &Params) {
         for rows in params.frozen_ranges() {
             self.trainable.view_mut().part(rows.start, [rows.len()]).fill(0.0);

@@ -38,7 +38,8 @@ impl TensorData {
         self.len() == 0
     }
 
-    fn dtype(&self) -> &'static str {
+    /// As safetensors call it.
+    pub fn dtype(&self) -> &'static str {
         match self {
             TensorData::F32(_) => "F32",
             TensorData::F64(_) => "F64",
@@ -48,7 +49,7 @@ impl TensorData {
 
     /// The elements as they lie in the file, little-endian.
     #[cfg(target_endian = "little")]
-    fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         match self {
             TensorData::F32(v) => bytemuck::cast_slice(v),
             TensorData::F64(v) => bytemuck::cast_slice(v),
@@ -363,19 +364,35 @@ fn header_of(state: &State) -> Result<String> {
     Ok(text)
 }
 
+/// The tensors of a safetensors file whose names are `prefix` with one of `names` behind it, under these names and in
+/// their order.
+///
+/// # Errors
+/// [`Error::File`] if the file cannot be read, is damaged, or has not all of them.
+pub fn read_some(path: &Path, prefix: &str, names: &[String]) -> Result<Tensors> {
+    let bytes = std::fs::read(path).map_err(|e| Error::file(path, atomic::explain(&e, "read")))?;
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|e| Error::file(path, format!("is not a safetensors file: {e}")))?;
+    let one = |name: &String| tensor(&file, &format!("{prefix}{name}"), name);
+    names.iter().map(one).collect::<std::result::Result<_, _>>().map_err(|what| Error::file(path, what))
+}
+
+/// The tensor `stored`, under the name `name`.
+fn tensor(
+    file: &SafeTensors,
+    stored: &str,
+    name: &str,
+) -> std::result::Result<(String, Vec<usize>, TensorData), String> {
+    let view = file.tensor(stored).map_err(|e| format!("tensor `{stored}`: {e}"))?;
+    let data = TensorData::from_bytes(view.dtype(), view.data())
+        .ok_or_else(|| format!("tensor `{stored}` must be F32, F64 or U32, found {:?}", view.dtype()))?;
+    Ok((name.to_string(), view.shape().to_vec(), data))
+}
+
 fn parse(bytes: &[u8], names: &[String]) -> std::result::Result<Tensors, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| format!("is not a safetensors file: {e}"))?;
     if file.len() != names.len() {
         return Err(format!("holds {} tensors, its description lists {}", file.len(), names.len()));
     }
-    names
-        .iter()
-        .map(|name| {
-            let view = file.tensor(name).map_err(|e| format!("tensor `{name}`: {e}"))?;
-            let data = TensorData::from_bytes(view.dtype(), view.data()).ok_or_else(|| {
-                format!("tensor `{name}` must be F32, F64 or U32, found {:?}", view.dtype())
-            })?;
-            Ok((name.clone(), view.shape().to_vec(), data))
-        })
-        .collect()
+    names.iter().map(|name| tensor(&file, name, name)).collect()
 }

@@ -7,7 +7,7 @@ mod console;
 pub mod log;
 mod manifest;
 pub mod metrics;
-mod nullable;
+pub mod nullable;
 pub mod progress;
 mod proto;
 pub mod report;

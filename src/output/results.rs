@@ -37,6 +37,9 @@ pub struct Results {
     pub classes_seen: usize,
     /// Every class in the order of learning, as `class_accuracy` has them; empty in the results of earlier versions.
     pub classes: Vec<ClassOfRun>,
+    /// What the last `add-classes` did; `None` in other runs, and before it is learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added: Option<Added>,
     /// Where the run went on with another `optim.learning_rate`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub learning_rate_changes: Vec<RateChange>,
@@ -62,6 +65,48 @@ pub struct ClassOfRun {
     pub name: String,
     /// The task that learns it, from 0; `None` where several do, or none.
     pub task: Option<usize>,
+}
+
+/// The task that `add-classes` added last. Accuracies are those of images that choose for themselves; `None` where
+/// nothing was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Added {
+    /// Its number, from 0.
+    pub task: usize,
+    pub classes: Vec<String>,
+    /// Images that it learned, and those that were held out for its test.
+    pub train_images: usize,
+    pub test_images: usize,
+    pub accuracy: Option<f64>,
+    /// The tasks before it.
+    pub earlier: Vec<EarlierTask>,
+    /// Means over the earlier tasks that were measured before and after, and what was lost: before less after.
+    pub before: Option<f64>,
+    pub after: Option<f64>,
+    pub forgetting: Option<f64>,
+}
+
+/// A task before one that was added. Its test images may be gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EarlierTask {
+    pub task: usize,
+    pub name: String,
+    pub before: Option<f64>,
+    pub after: Option<f64>,
+}
+
+impl Added {
+    /// Fills in the means.
+    pub fn with_means(mut self) -> Added {
+        let both = || self.earlier.iter().filter_map(|task| task.before.zip(task.after));
+        let n = both().count() as f64;
+        let mean = |values: f64| Some(values / n).filter(|mean| mean.is_finite());
+        let before = mean(both().map(|(before, _)| before).sum());
+        let after = mean(both().map(|(_, after)| after).sum());
+        (self.before, self.after) = (before, after);
+        self.forgetting = before.zip(after).map(|(before, after)| before - after);
+        self
+    }
 }
 
 /// A run that went on with another `optim.learning_rate`, which all steps after the first `step` have.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 pub const CONFIG: &str = "config.toml";
 const RESULTS: &str = "results.json";
-const LOG: &str = "log.jsonl";
+pub const LOG: &str = "log.jsonl";
 pub const CHECKPOINTS: &str = "checkpoints";
 const LOCK: &str = "run.lock";
 
@@ -184,7 +184,7 @@ impl Workdir {
 }
 
 /// The files of a run that are in the folder.
-fn contents(path: &Path) -> Vec<String> {
+pub fn contents(path: &Path) -> Vec<String> {
     let mut found: Vec<String> = [CONFIG, RESULTS, LOG, super::seeds::FILE]
         .iter()
         .filter(|n| path.join(n).exists())

@@ -1,6 +1,6 @@
 //! What prompt methods read of a configuration, and the memory that they may ask for.
 
-use crate::config::schema::{self, CodaPrompt, Config, GPrompt, Method, PromptPool, Scenario};
+use crate::config::schema::{self, CodaPrompt, Config, GPrompt, Method, PromptPool};
 use crate::error::{Error, Result};
 use crate::nn::vit::Dims;
 use crate::tensor::DType;
@@ -36,14 +36,13 @@ pub struct Domains {
     pub seed: u64,
 }
 
-/// Tasks that are learned one after the other.
-fn tasks(config: &Config) -> usize {
-    if config.continual.scenario == Scenario::Joint { 1 } else { config.continual.num_tasks }
-}
-
 impl Components {
+    /// A task that was added has as many components of its own as those before it.
     fn of(config: &Config) -> Components {
-        Components { config: config.coda.clone(), tasks: tasks(config), seed: config.seed }
+        let (tasks, added) = (config.tasks(), config.data.added_sizes.len());
+        let each = config.coda.components / (tasks - added).max(1);
+        let components = config.coda.components + added * each;
+        Components { config: CodaPrompt { components, ..config.coda.clone() }, tasks, seed: config.seed }
     }
 
     /// Components of a task; what is left of the division is never used.
@@ -75,7 +74,7 @@ impl Settings {
             seed: config.seed,
             domains: (config.method == Method::SPrompts).then(|| Domains {
                 config: config.s_prompts.clone(),
-                tasks: tasks(config),
+                tasks: config.tasks(),
                 seed: config.seed,
             }),
         }

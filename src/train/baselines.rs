@@ -134,8 +134,12 @@ pub fn feature_bytes(width: usize) -> usize {
     2 * (width * size_of::<f64>() + size_of::<u32>())
 }
 
-/// The baselines that the configuration asks for, that mean something in this run and that `at` has not.
+/// The baselines that the configuration asks for, that mean something in this run and that `at` has not: none where
+/// images of tasks are gone.
 pub fn missing(session: &Session, at: &Position) -> Vec<&'static Baseline> {
+    if session.split.tasks.iter().any(|task| task.train.is_empty()) {
+        return Vec::new();
+    }
     let mut have = at.baselines.clone().unwrap_or_default();
     let wanted = &session.learner.config.baselines;
     TABLE

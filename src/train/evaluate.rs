@@ -128,7 +128,9 @@ pub fn task(session: &mut Session, cache: &mut QueryCache, task: usize) -> Resul
         (score.usage, score.vote_usage) = (counts(&rest[..counted]), counts(&rest[counted..2 * counted]));
         score.similarity = rest[2 * counted..].to_vec();
     }
-    (score.per_image, score.per_batch) = (score.own.accuracy(), score.voted.accuracy());
+    // Images that are gone are answered neither right nor wrong.
+    let tested = |answers: &Answers| if all == 0 { f64::NAN } else { answers.accuracy() };
+    (score.per_image, score.per_batch) = (tested(&score.own), tested(&score.voted));
     Ok(score)
 }
 

@@ -143,6 +143,9 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     let learned = session::train_tasks(&config, &split);
     let epochs = if config.method.takes_each_image_once() { 1 } else { config.train.num_epochs };
     let with_steps = |task: Task| {
+        if task.train.is_empty() {
+            return Ok((0, task));
+        }
         let cl = &config.continual;
         let review = scenario::replay_set(&data, &split, cl, config.seed, task.index)
             .filter(|_| cl.num_review_epochs > 0)

@@ -7,7 +7,7 @@ use super::report;
 use super::scores::{self, Tests};
 use super::session::Session;
 use super::steps::{Done, Steps};
-use crate::config::schema::Scenario;
+use crate::config::schema::{Method, Scenario};
 use crate::data::{Subset, Task};
 use crate::device::range::{self, RangeTime, range};
 use crate::error::{Error, Result};
@@ -111,6 +111,8 @@ impl Learning {
             let task = &tasks[self.at.task];
             self.progress.task(task.index);
             self.session.learner.meet(&task.classes);
+            let kept = self.session.kept_classes(task);
+            self.session.learner.method.keep_classes(&kept)?;
             if self.at.task_step == 0 {
                 let view = self.session.task_view(task);
                 self.session.learner.method.begin_task(&view, &task.classes)?;
@@ -125,7 +127,7 @@ impl Learning {
                 self.evaluate(task, &mut cache, validation.as_mut())?;
             }
             self.at.task += 1;
-            self.at.task_step = 0;
+            (self.at.task_step, self.at.task_ended) = (0, false);
             let parameters = self.session.learner.method.model().params.trainable.view().read_f64()?;
             let digest = Sha256::digest(bytemuck::cast_slice(&parameters));
             self.session.ranks.comm.expect_same("learned parameters", &digest)?;
@@ -160,6 +162,9 @@ impl Learning {
     }
 
     fn train_task(&mut self, task: &Task, cache: &mut QueryCache) -> Result<()> {
+        if self.at.task_ended {
+            return Ok(());
+        }
         let mut steps = Steps::from(&self.session, task, self.at.task_step)?;
         let train = &self.session.learner.config.train;
         let (every, epochs) = (train.checkpoint_every_steps, train.eval_per_epochs * steps.epoch);
@@ -175,6 +180,12 @@ impl Learning {
             let loss = stats.last().map(|s| s.loss);
             self.learned(task, &steps, stats)?;
             self.progress.step(self.at.step, loss, images);
+            // Before anything is saved, so that a resumed run ends the task at the same step.
+            if self.knows_all(task, &steps, images)? {
+                self.write_window(task, &steps)?;
+                self.at.task_ended = true;
+                break;
+            }
             let within = steps.done < steps.total;
             // Before anything is saved, so that what is saved is tested.
             if self.kind == LearningKind::Run
@@ -196,7 +207,30 @@ impl Learning {
             }
             clock = Instant::now();
         }
+        (self.at.epoch_images, self.at.epoch_right) = (0, 0);
         Ok(())
+    }
+
+    /// Whether a task of a single class that was added can end: an epoch is over in which each of its images was answered
+    /// right among all classes met so far. Nothing tells this class from others but the images of the others, which are
+    /// not there: more steps would draw their answers to it.
+    fn knows_all(&mut self, task: &Task, steps: &Steps, images: usize) -> Result<bool> {
+        if !self.may_end(task) {
+            return Ok(false);
+        }
+        self.at.epoch_images += images;
+        if !self.at.task_step.is_multiple_of(steps.epoch.max(1)) {
+            return Ok(false);
+        }
+        self.settle(task, steps)?;
+        let shown = (std::mem::take(&mut self.at.epoch_images), std::mem::take(&mut self.at.epoch_right));
+        Ok(shown.0 == shown.1)
+    }
+
+    fn may_end(&self, task: &Task) -> bool {
+        let config = &self.session.learner.config;
+        let single = config.is_added(task.index) && task.classes.len() == 1;
+        single && config.method != Method::SPrompts && !config.method.takes_each_image_once()
     }
 
     /// Shows the images of `task` to the method as often as it asks for them at this moment.
@@ -241,21 +275,32 @@ impl Learning {
             self.at.window.push(stats);
             self.known += 1;
             self.at.window_images += steps.images(self.known);
+            if self.may_end(task) {
+                self.at.epoch_right += stats.correct;
+            }
             self.judge(task, steps, stats.ce_loss)?;
             let step = before + self.known as u64;
             if step.is_multiple_of(LOG_EVERY) || self.known == steps.total {
-                let window = Window {
-                    task: task.index,
-                    step,
-                    learning_rate: steps.rate.at(self.known),
-                    steps: std::mem::take(&mut self.at.window),
-                    images: std::mem::take(&mut self.at.window_images),
-                };
-                let _phase = range(c"files");
-                self.record.as_mut().map_or(Ok(()), |record| record.steps(&window))?;
+                self.write_window(task, steps)?;
             }
         }
         Ok(())
+    }
+
+    /// Writes a line of the log about the steps since the last one, if there are any.
+    fn write_window(&mut self, task: &Task, steps: &Steps) -> Result<()> {
+        if self.at.window.is_empty() {
+            return Ok(());
+        }
+        let window = Window {
+            task: task.index,
+            step: self.at.step - self.at.task_step as u64 + self.known as u64,
+            learning_rate: steps.rate.at(self.known),
+            steps: std::mem::take(&mut self.at.window),
+            images: std::mem::take(&mut self.at.window_images),
+        };
+        let _phase = range(c"files");
+        self.record.as_mut().map_or(Ok(()), |record| record.steps(&window))
     }
 
     /// Says once per task if its loss stays where guessing is.

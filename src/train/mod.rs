@@ -1,5 +1,6 @@
 //! A whole run: data, tasks, steps, evaluation, baselines, files.
 
+pub mod add_classes;
 mod affine_augment;
 pub mod baseline_runs;
 pub mod baselines;

@@ -114,7 +114,7 @@ impl Record {
 
     /// Writes tests in the middle of task `task`.
     pub fn epoch(&mut self, task: usize, step: u64, scores: &[TaskScore]) -> Result<()> {
-        for (i, score) in scores.iter().enumerate() {
+        for (i, score) in scores.iter().enumerate().filter(|(_, score)| score.images > 0) {
             self.events.scalar(&tags::accuracy(i), step, score.per_image)?;
             self.events.scalar(&tags::eval_loss(i), step, score.loss)?;
         }
@@ -137,7 +137,7 @@ impl Record {
         validation: &Score,
     ) -> Result<()> {
         let events = &mut self.events;
-        for (i, score) in scores.iter().enumerate() {
+        for (i, score) in scores.iter().enumerate().filter(|(_, score)| score.images > 0) {
             events.scalar(&tags::accuracy(i), step, score.per_image)?;
             events.scalar(&tags::eval_loss(i), step, score.loss)?;
             events.scalar(&tags::ours(&format!("per_batch/accuracy_{i}")), step, score.per_batch)?;

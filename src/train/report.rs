@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::config::schema::Scenario;
 use crate::data::{DataSet, Split, Task, tasks};
 use crate::optim::schedule;
-use crate::output::results::{Results, Score};
+use crate::output::results::{Added, Results, Score};
 use crate::output::table::{self, Style, percent};
 use std::path::Path;
 
@@ -102,7 +102,10 @@ pub fn opening(run: &Opening) -> String {
         run.data.test.len(),
         run.split.tasks.len(),
         match config.continual.scenario {
-            Scenario::Class => format!("{} classes", config.continual.num_classes_per_task),
+            Scenario::Class => match config.data.added_sizes.as_slice() {
+                [] => format!("{} classes", config.continual.num_classes_per_task),
+                added => format!("{} classes, then {added:?}", config.continual.num_classes_per_task),
+            },
             other => format!("scenario {other}"),
         },
         config.continual.class_order,
@@ -130,10 +133,44 @@ pub fn task_line(task: &Task, tasks: usize, own: &Score, voted: Option<&Score>) 
     )
 }
 
+/// What classes that were added did, the forgetting first.
+pub fn added(added: &Added, style: Style) -> String {
+    let points = |value: f64| format!("{:.2}", 100.0 * value);
+    let measured = added.earlier.iter().filter(|task| task.before.is_some() && task.after.is_some()).count();
+    let mut text = match (added.forgetting, added.before, added.after) {
+        (Some(lost), Some(before), Some(after)) => format!(
+            "forgetting of this step: {} points on {measured} earlier {} ({} % before, {} % after)\n",
+            points(lost),
+            if measured == 1 { "task" } else { "tasks" },
+            percent(before),
+            percent(after)
+        ),
+        _ => "forgetting of this step: not measured, because the test images of no earlier task are known before and \
+              after\n"
+            .to_string(),
+    };
+    let accuracy =
+        added.accuracy.map_or("not measured".into(), |accuracy| format!("{} %", percent(accuracy)));
+    text += &format!(
+        "task {} ({}): {} images learned, {} held out as its test, accuracy {accuracy}\n",
+        added.task + 1,
+        added.classes.join(", "),
+        added.train_images,
+        added.test_images
+    );
+    let cell = |value: Option<f64>| value.map_or("not measured".to_string(), percent);
+    let rows = added.earlier.iter().map(|task| {
+        vec![format!("task {} ({})", task.task + 1, task.name), cell(task.before), cell(task.after)]
+    });
+    let header = ["earlier tasks", "before %", "after %"].map(String::from).to_vec();
+    text + &table::draw(header, rows, style) + "\n"
+}
+
 /// The tables at the end; `votes`: the images of a batch can vote.
 pub fn closing(results: &Results, votes: bool, workdir: &Path, style: Style) -> String {
     let vote = votes.then_some(&results.per_batch);
-    let mut text = table::accuracy(&results.per_image, vote, style);
+    let mut text = results.added.as_ref().map_or(String::new(), |task| added(task, style));
+    text += &table::accuracy(&results.per_image, vote, style);
     text += "\n";
     text += &table::summary(&results.per_image, vote, style);
     text += "\n";

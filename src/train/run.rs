@@ -6,7 +6,7 @@ use super::options::Options;
 use super::record::{Record, RunFolder};
 use super::scores::{self, Tests};
 use super::session::{Loaded, Session, images_on_a_rank};
-use super::steps::total_steps;
+use super::steps::{steps_from, total_steps};
 use super::{baselines, report, share};
 use crate::comm::{self, Comm, Launch};
 use crate::config::Config;
@@ -83,7 +83,7 @@ fn rank(
     let start = range(c"start");
     // Data and backbone first: a run that cannot start leaves no folder behind.
     let mut session = Session::for_training(config, loaded, ranks, InitialWeights::Checkpoint)?;
-    let total = total_steps(&session)?;
+    total_steps(&session)?;
     let mut warnings = Vec::new();
     let config = &session.learner.config;
     let place = if first { Some(RunFolder::open(&options.workdir, options.resume, config)?) } else { None };
@@ -93,6 +93,7 @@ fn rank(
     };
     let saved = share::state(&comm, saved)?;
     let at = restored(&mut session, saved.as_ref(), options, &mut warnings)?;
+    let total = at.step - at.task_step as u64 + steps_from(&session, at.task)?;
     let earlier = place.as_ref().and_then(|place| place.workdir.earlier_rate());
     let rate_before = at.rate_before(&session.learner.config, earlier, session.train_tasks.len())?;
     if let Some(place) = &place {
@@ -251,6 +252,7 @@ fn results(run: &Learning, complete: bool) -> Result<Results> {
         learning_rate_changes: at.learning_rate_changes.clone(),
         complete,
         classes: scores::classes(&session.split),
+        added: scores::added(session, at),
         per_image: session.score(at, Tests::Own)?,
         per_batch: session.score(at, Tests::Vote)?,
         validation: match at.validation.is_empty() {

@@ -3,11 +3,11 @@
 use super::evaluate::TaskScore;
 use super::session::Session;
 use crate::config::schema::Scenario;
-use crate::data::{Split, Subset};
+use crate::data::{Split, Subset, Task};
 use crate::error::Result;
 use crate::learner::Position;
 use crate::output::answers::{Answers, Tally};
-use crate::output::results::{ClassOfRun, Score, TestSets};
+use crate::output::results::{Added, ClassOfRun, EarlierTask, Score, TestSets};
 
 /// The tests of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,16 +23,23 @@ pub enum Tests {
 /// Adds the tests `scores`, and `validation` where there is any, as a row of each matrix of `at`.
 pub fn add_row(split: &Split, at: &mut Position, scores: &[TaskScore], validation: &[TaskScore]) {
     let task_of = task_of(split);
-    let add = |matrix: &mut Vec<Vec<f64>>, tally: &mut Tally, answers: Vec<Answers>| {
-        tally.add_row(matrix.len(), &answers, &task_of);
-        matrix.push(answers.iter().map(Answers::accuracy).collect());
-    };
-    let each =
-        |scores: &[TaskScore], of: fn(&TaskScore) -> &Answers| scores.iter().map(of).cloned().collect();
-    add(&mut at.per_image, &mut at.tallies.per_image, each(scores, |score| &score.own));
-    add(&mut at.per_batch, &mut at.tallies.per_batch, each(scores, |score| &score.voted));
+    type Read = (fn(&TaskScore) -> &Answers, fn(&TaskScore) -> f64);
+    let add =
+        |matrix: &mut Vec<Vec<f64>>, tally: &mut Tally, scores: &[TaskScore], (answers, accuracy): Read| {
+            let answers: Vec<Answers> = scores.iter().map(answers).cloned().collect();
+            tally.add_row(matrix.len(), &answers, &task_of);
+            matrix.push(scores.iter().map(accuracy).collect());
+        };
+    let own: Read = (|score| &score.own, |score| score.per_image);
+    add(&mut at.per_image, &mut at.tallies.per_image, scores, own);
+    add(
+        &mut at.per_batch,
+        &mut at.tallies.per_batch,
+        scores,
+        (|score| &score.voted, |score| score.per_batch),
+    );
     if !validation.is_empty() {
-        add(&mut at.validation, &mut at.tallies.validation, each(validation, |score| &score.own));
+        add(&mut at.validation, &mut at.tallies.validation, validation, own);
     }
 }
 
@@ -66,6 +73,35 @@ pub fn classes(split: &Split) -> Vec<ClassOfRun> {
     let task = |class: usize| task_of.get(class).copied().filter(|&task| task < split.tasks.len());
     let names = split.class_names.iter().enumerate();
     names.map(|(class, name)| ClassOfRun { name: name.clone(), task: task(class) }).collect()
+}
+
+/// What the last task that was added did to those before it, once it was tested.
+pub fn added(session: &Session, at: &Position) -> Option<Added> {
+    let (task, earlier) = session.split.tasks.split_last()?;
+    let [.., before, after] = at.per_image.as_slice() else { return None };
+    if !session.learner.config.is_added(task.index) || after.len() != session.split.tasks.len() {
+        return None;
+    }
+    let known = |row: &[f64], task: usize| row.get(task).copied().filter(|accuracy| accuracy.is_finite());
+    let of = |task: &Task| EarlierTask {
+        task: task.index,
+        name: task.name.clone(),
+        before: known(before, task.index),
+        after: known(after, task.index),
+    };
+    let name = |&class: &u32| session.split.class_names[class as usize].clone();
+    let added = Added {
+        task: task.index,
+        classes: task.classes.iter().map(name).collect(),
+        train_images: task.train.len(),
+        test_images: task.test.len(),
+        accuracy: known(after, task.index),
+        earlier: earlier.iter().map(of).collect(),
+        before: None,
+        after: None,
+        forgetting: None,
+    };
+    Some(added.with_means())
 }
 
 impl Session {

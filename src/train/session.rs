@@ -41,6 +41,7 @@ impl Session {
     /// # Errors
     /// Those of [`Loaded::new`], [`Learner::new`] and [`SavedRun::restore`].
     pub fn of_run(saved: &SavedRun, config: Config, choice: Choice) -> Result<Session> {
+        SavedRun::expect_folder(&saved.workdir)?;
         let purpose = Purpose::Inference { images: test_images(&config) };
         let Loaded { dev, data, backbone, resident } = Loaded::new(&config, choice, purpose)?;
         let batch = saved.at.images(&config);
@@ -163,7 +164,9 @@ impl Session {
         let mut view = self.task_view(task);
         let batch = task_batch(task.train.len(), self.ranks.batch, true);
         view.rank_fraction = self.rank_fraction(batch);
-        if let Pass::WarmUp { .. } | Pass::Adapt { .. } = pass {
+        if let Pass::WarmUp { .. } | Pass::Adapt { .. } = pass
+            && !self.has_added_head(task)
+        {
             view.mask = (0..self.classes()).map(|k| task.classes.contains(&(k as u32))).collect();
         }
         view
@@ -220,12 +223,32 @@ impl Session {
     pub fn task_view(&self, task: &Task) -> TaskView {
         let Learner { config, classes_seen, .. } = &self.learner;
         let classes = match (config.continual.train_mask, config.method) {
+            _ if self.has_added_head(task) => Some(self.classes_of_added(task)),
             (true, _) => Some(&task.classes),
             (false, Method::Lwf) => Some(classes_seen),
             (false, _) => None,
         };
         let mask = (0..self.classes() as u32).map(|k| classes.is_none_or(|some| some.contains(&k))).collect();
         TaskView { index: task.index, mask, rank_fraction: self.rank_fraction(self.ranks.batch) }
+    }
+
+    /// Whether columns of the head were added for this task. S-Prompts has a whole head for it instead, which learns as
+    /// those of other tasks do.
+    fn has_added_head(&self, task: &Task) -> bool {
+        let config = &self.learner.config;
+        config.is_added(task.index) && config.method != Method::SPrompts
+    }
+
+    /// The classes in the loss of a task that was added: its own. A loss over a single class is zero and teaches nothing;
+    /// then it is over all classes met so far.
+    fn classes_of_added<'a>(&'a self, task: &'a Task) -> &'a Vec<u32> {
+        if task.classes.len() > 1 { &task.classes } else { &self.learner.classes_seen }
+    }
+
+    /// The classes whose columns of the head keep their bits in this task: where it was added, all but its own.
+    pub fn kept_classes(&self, task: &Task) -> Vec<u32> {
+        let others = (0..self.classes() as u32).filter(|class| !task.classes.contains(class));
+        others.filter(|_| self.has_added_head(task)).collect()
     }
 
     /// The same for batches of `loader`, some of whose rows are replayed: they have a mask of their own, as the

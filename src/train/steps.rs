@@ -9,13 +9,21 @@ use crate::network::{StepStats, TaskView};
 use crate::optim::schedule::LearningRate;
 use std::cmp::Ordering;
 
-/// Steps of all tasks.
+/// Steps of all tasks; none of one whose images are gone.
 pub fn total_steps(session: &Session) -> Result<u64> {
+    steps_from(session, 0)
+}
+
+/// Steps of the tasks from the `first` on.
+pub fn steps_from(session: &Session, first: usize) -> Result<u64> {
     let steps = |task: &Task| -> Result<u64> {
+        if task.train.is_empty() {
+            return Ok(0);
+        }
         let review = session.review_loader(task)?;
         Ok((session.loader(task)?.steps() + review.as_ref().map_or(0, Loader::steps)) as u64)
     };
-    session.train_tasks.iter().map(steps).sum()
+    session.train_tasks.iter().skip(first).map(steps).sum()
 }
 
 /// The training steps of one task, one at a time.
