@@ -63,8 +63,8 @@ impl Choice {
 pub fn too_little(needed: usize, gpu: &str, free: usize) -> String {
     let gb = |bytes: usize| bytes as f64 / 1e9;
     format!(
-        "this run needs {:.2} GB of GPU memory, {gpu} has {:.2} GB free; a smaller train.per_device_batch_size or \
-         train.eval_batch_size needs less",
+        "this run needs {:.2} GB of GPU memory, {gpu} has {:.2} GB free; a smaller train.micro_batch, \
+         train.per_device_batch_size or train.eval_batch_size needs less",
         gb(needed),
         gb(free)
     )

@@ -10,12 +10,14 @@ pub mod origin;
 mod parts;
 mod position;
 mod precision;
+mod purpose;
 mod saved;
 
 pub use answer::{Answer, ready};
-pub use assemble::{InitialWeights, Learner, Purpose, fitting_device, planned, test_images};
+pub use assemble::{InitialWeights, Learner, fitting_device, test_images};
 pub use locate::locate_backbone;
 pub use parts::divide;
 pub use position::Position;
 pub use precision::{bf16_arithmetic, precision, precision_on, reading_precision};
+pub use purpose::{Purpose, planned};
 pub use saved::SavedRun;

@@ -1,6 +1,6 @@
 //! Steps that are divided because they do not fit into memory: `train.micro_batch`.
 
-use super::assemble::{Purpose, planned};
+use super::purpose::{Purpose, planned};
 use crate::config::Config;
 use crate::config::micro_batch::MicroBatch;
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ fn undivided(config: &Config) -> Option<&'static str> {
 }
 
 /// Says in `config` how large the parts of a step are: a number of images where it is divided, and then test batches are
-/// no larger. `empty` makes a dry plan of the device, `free` is its free memory.
+/// no larger. Where smaller test batches are enough, steps stay whole. `empty` makes a dry plan of the device, `free` is its free memory.
 ///
 /// # Errors
 /// `Error::Config` for a number that this run cannot have; `Error::Failed` if not even one vote group fits.
@@ -77,6 +77,15 @@ pub fn divide(
     };
     let room = if empty().is_on_gpu() { free } else { (free as f64 * SHARE_OF_HOST) as usize };
     if bytes(config)? <= room {
+        return Ok(());
+    }
+    let small_tests = {
+        let mut config = config.clone();
+        config.train.eval_batch_size = config.train.eval_batch_size.min(images);
+        config
+    };
+    if bytes(&small_tests)? <= room {
+        *config = small_tests;
         return Ok(());
     }
     // The largest number of units that fits: `low` fits, `high` does not.

@@ -1,10 +1,11 @@
 //! A run as it lies in its work directory, for the commands that read it.
 
-use super::assemble::{InitialWeights, Learner, Purpose, fitting_device};
+use super::assemble::{InitialWeights, Learner, fitting_device};
 use super::backbone;
 use super::exported::{self, Learned};
 use super::locate::locate_backbone;
 use super::position::Position;
+use super::purpose::Purpose;
 use crate::config::Config;
 use crate::device::Choice;
 use crate::error::{Error, Result};

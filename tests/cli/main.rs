@@ -183,8 +183,14 @@ fn a_dry_run_plans_for_a_gpu_that_is_not_there() {
         assert!(h200.contains(word), "no `{word}` in {h200}");
     }
     assert!(plan(&["--gpu", "h200", "--device", "cuda:0,1"], 0).contains("791200 to 197800 GFLOP/s"));
-    let small = plan(&["--gpu", "12GB", "--set", "train.eval_batch_size=4096"], 1);
+    let whole = ["--gpu", "12GB", "--set", "train.eval_batch_size=4096", "--set", "train.micro_batch=128"];
+    let small = plan(&whole, 1);
     assert!(small.contains("a GPU has 11.40 GB free") && small.contains("train.eval_batch_size"), "{small}");
+    // Unless steps must be whole, smaller test batches and then smaller parts of steps make it fit.
+    let fits = plan(&whole[..4], 0);
+    assert!(!fits.contains("parts of") && total(&fits) * 1.048_576e-3 < 11.4, "{fits}");
+    let divided = plan(&["--gpu", "4GB"], 0);
+    assert!(divided.contains("parts of") && total(&divided) * 1.048_576e-3 < 3.4, "{divided}");
     assert!(plan(&["--gpu", "12GB"], 0).contains("the rate of this GPU is not known"));
     let unknown = plan(&["--gpu", "voodoo2"], 2);
     assert!(unknown.contains("rtx4090") && unknown.contains("found `voodoo2`"), "{unknown}");

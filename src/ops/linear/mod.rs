@@ -1,6 +1,5 @@
 //! Fully connected layer with fused endings: y = x W + b, y = residual + x W + b, y = gelu(x W + b).
 
-mod bf16;
 pub(crate) mod cpu;
 
 use crate::device::{Device, range};
@@ -133,7 +132,7 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &LinearWeights, ending: Epi
         Device::Cpu if let Some(packed) = w.packed_in_bf16() => {
             let (y, x) = (y.get::<f32>("linear", "y")?, x.0.get::<f32>("linear", "x")?);
             let bias = &w.bias.get::<f32>("linear", "bias")?[w.columns.clone()];
-            bf16::forward(y, x, &w.bf16_forward(packed)?, bias, on_cpu(ending)?)
+            cpu::bf16_forward(y, x, &w.bf16_forward(packed)?, bias, on_cpu(ending)?)
         }
         Device::Cpu => float!("linear", "y", y.dtype(), T => {
             let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
@@ -166,7 +165,7 @@ pub fn backward_input(dev: &Device, dx: ViewMut, dy: View, w: &LinearWeights, wr
         Device::Cpu if let Some(packed) = w.packed_in_bf16() => {
             matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
             let (dx, dy) = (dx.get::<f32>("linear", "dx")?, dy.0.get::<f32>("linear", "dy")?);
-            bf16::backward_input(dx, dy, &w.bf16_backward(packed)?, write)
+            cpu::bf16_backward_input(dx, dy, &w.bf16_backward(packed)?, write)
         }
         Device::Cpu => {
             matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
@@ -199,7 +198,7 @@ pub fn backward_input_gelu(
         Device::Cpu if let Some(packed) = w.packed_in_bf16() => {
             let (dx, dy) = (dx.get::<f32>("linear", "dx")?, dy.0.get::<f32>("linear", "dy")?);
             let pre = pre.get::<f32>("linear", "pre")?;
-            bf16::backward_input_gelu(dx, dy, &w.bf16_backward(packed)?, pre, form)
+            cpu::bf16_backward_input_gelu(dx, dy, &w.bf16_backward(packed)?, pre, form)
         }
         Device::Cpu => float!("linear", "dx", dx.dtype(), T => {
             let (dy, w) = (dy.0.get::<T>("linear", "dy")?, w.on_cpu(|packed| packed.backward)?);
@@ -245,7 +244,7 @@ pub fn pack(dev: &Device, form: PackedForm, forward: ViewMut, backward: ViewMut,
         (Device::Cpu, PackedForm::Bf16) => {
             let (forward, backward) =
                 (forward.get("linear", "forward")?, backward.get("linear", "backward")?);
-            cpu::pack_bf16(forward, backward, kernel.get::<f32>("linear", "kernel")?, at);
+            cpu::bf16_pack(forward, backward, kernel.get::<f32>("linear", "kernel")?, at);
             Ok(())
         }
         (Device::Cpu, PackedForm::Strassen) => float!("linear", "kernel", kernel.dtype(), T => {

@@ -1,6 +1,8 @@
 //! Packing, and the product over groups of rows.
 
-use super::{Arithmetic, PANEL, Sums, TILE, packed_len, reference, widened};
+use super::tile::cpu::Widened;
+use super::tile::{self, PANEL, Sums, TILE, reference};
+use super::{Arithmetic, packed_len};
 use crate::ops::float::{simd, with_scratch};
 use crate::ops::matmul::cpu::SharedMatrix;
 pub use crate::ops::matmul::cpu::Strided;
@@ -169,13 +171,13 @@ fn multiply(arithmetic: Arithmetic, sums: &mut Sums, left: &[f32], stride: usize
         }
         Arithmetic::Widened => {
             let panel = bytemuck::cast_slice(panel);
-            Arch::new().dispatch(widened::Tile { sums, x: left, stride, panel });
+            Arch::new().dispatch(Widened { sums, x: left, stride, panel });
         }
         #[cfg(target_arch = "x86_64")]
         Arithmetic::Avx512Bf16 => {
             let (x, panel) = (bytemuck::cast_slice(left), bytemuck::cast_slice(panel));
             // SAFETY: `Arithmetic::of_process` and `Arithmetic::here` give it only where the machine has it.
-            unsafe { super::x86::tile(sums, x, stride, panel) }
+            unsafe { tile::cpu::tile(sums, x, stride, panel) }
         }
         #[cfg(not(target_arch = "x86_64"))]
         Arithmetic::Avx512Bf16 => unreachable!("is_here() says no"),

@@ -10,22 +10,11 @@
 //! why [`Arithmetic::Avx512Bf16`] is chosen by default on AMD only.
 
 pub mod cpu;
-mod reference;
-mod widened;
-#[cfg(target_arch = "x86_64")]
-mod x86;
+mod tile;
 
 use crate::error::{Error, Result};
 use std::sync::OnceLock;
-
-/// Columns of a packed panel: two vectors of 16 f32.
-pub const PANEL: usize = 32;
-
-/// Rows of x that meet a panel together.
-pub const TILE: usize = 12;
-
-/// Sums of a tile.
-type Sums = [[f32; PANEL]; TILE];
+use tile::PANEL;
 
 /// What multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +44,7 @@ impl Arithmetic {
         match self {
             Arithmetic::Reference | Arithmetic::Widened => true,
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Avx512Bf16 => x86::has_avx512_bf16(),
+            Arithmetic::Avx512Bf16 => tile::cpu::has_avx512_bf16(),
             #[cfg(not(target_arch = "x86_64"))]
             Arithmetic::Avx512Bf16 => false,
         }
@@ -90,7 +79,7 @@ impl Arithmetic {
 
     fn fastest() -> Arithmetic {
         #[cfg(target_arch = "x86_64")]
-        if x86::has_avx512_bf16() && x86::is_amd() {
+        if tile::cpu::has_avx512_bf16() && tile::cpu::is_amd() {
             return Arithmetic::Avx512Bf16;
         }
         Arithmetic::Widened
