@@ -5,9 +5,9 @@
 //! depends on its own row of x alone, and a column on its own column of w, so that batches, threads and ranges of
 //! columns change no bit. Numbers below 2^-126 count as zero in `vdpbf16ps` and not in the other forms.
 //!
-//! `vdpbf16ps` does twice the multiplications of an f32 fused multiply-add. AMD's Zen 4 and Zen 5 issue as many of either
-//! per cycle. Intel's Emerald Rapids issues a quarter as many: 80 GFLOP/s on a core where f32 reaches 172, which is
-//! why [`Arithmetic::Avx512Bf16`] is chosen by default on AMD only.
+//! `vdpbf16ps` does twice the multiplications of an f32 fused multiply-add. A core of an AMD EPYC reached 500 GFLOP/s with it
+//! and 250 with f32, a core of Intel's Emerald Rapids 84 and 172 (`docs/results.md`), which is why
+//! [`Arithmetic::Avx512Bf16`] is chosen by default on AMD only.
 
 pub mod cpu;
 mod tile;
