@@ -159,6 +159,19 @@ fn imply<T: PartialEq + std::fmt::Debug>(
 }
 
 impl Baselines {
+    /// None of them.
+    pub fn none() -> Baselines {
+        Baselines {
+            ncm: false,
+            linear_probe: false,
+            naive_head: false,
+            ranpac: false,
+            single_prompt: false,
+            random_prompts: false,
+            fixed_prompts: false,
+        }
+    }
+
     /// Whether any baseline is asked for.
     pub fn any(&self) -> bool {
         let runs = self.single_prompt || self.random_prompts || self.fixed_prompts;

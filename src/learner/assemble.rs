@@ -99,16 +99,8 @@ impl Learner {
     /// `Error::Failed` if the run in `workdir`, which stands at `at`, was made on another backbone than this one, or
     /// the backbone was understood in another way.
     pub fn expect_backbone(&self, at: &Position, workdir: &Path) -> Result<()> {
-        if at.checkpoint_sha256 == self.backbone.sha256 {
-            return origin::expect(&at.origin, &origin::of_backbone(&self.backbone), workdir);
-        }
-        Err(Error::failed(format!(
-            "{}: the run was made on a backbone with sha256 {}, {} has {}; wanted the same file",
-            workdir.display(),
-            at.checkpoint_sha256,
-            self.config.model.init_checkpoint,
-            self.backbone.sha256
-        )))
+        backbone::expect(&self.config, &self.backbone.sha256, &at.checkpoint_sha256, workdir)?;
+        origin::expect(&at.origin, &origin::of_backbone(&self.backbone), workdir)
     }
 
     /// Adds to the classes that learning has met.

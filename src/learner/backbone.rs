@@ -133,6 +133,20 @@ pub fn load(config: &Config) -> Result<Backbone> {
     }
 }
 
+/// # Errors
+/// `Error::Failed` if the backbone that `config` names, with checksum `found`, is not that of the run in `workdir`, which
+/// had `wanted`.
+pub fn expect(config: &Config, found: &str, wanted: &str, workdir: &Path) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "{}: the run was made on a backbone with sha256 {wanted}, {} has {found}; wanted the same file",
+        workdir.display(),
+        config.model.init_checkpoint,
+    )))
+}
+
 /// The parameters that hold the backbone: those of the model, and where it learns, the copy that does not.
 fn holders(model: &mut Model) -> impl Iterator<Item = &mut Params> {
     [Some(&mut model.params), model.query_params.as_mut()].into_iter().flatten()

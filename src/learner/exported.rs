@@ -38,19 +38,11 @@ pub struct Learned {
 /// bytes.
 ///
 /// # Errors
-/// Those of [`backbone::load`] and [`import::write_native_with`]; `Error::Failed` if the run was made on another backbone.
+/// Those of [`backbone::load`] and [`import::write_native_with`], [`backbone::expect`].
 pub fn write(run: &Learned, workdir: &Path, path: &Path) -> Result<()> {
     let Learned { config, at, tensors } = run;
     let whole = backbone::load(config)?;
-    if whole.sha256 != at.checkpoint_sha256 {
-        return Err(Error::failed(format!(
-            "{}: the run was made on a backbone with sha256 {}, {} has {}; wanted the same file",
-            workdir.display(),
-            at.checkpoint_sha256,
-            config.model.init_checkpoint,
-            whole.sha256
-        )));
-    }
+    backbone::expect(config, &whole.sha256, &at.checkpoint_sha256, workdir)?;
     let needed: Vec<_> = tensors.iter().filter(|(name, ..)| answers(config.method, name)).collect();
     let names: Vec<&str> = needed.iter().map(|(name, ..)| name.as_str()).collect();
     let position = json!({

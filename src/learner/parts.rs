@@ -24,8 +24,8 @@ fn unit(config: &Config, images: usize) -> usize {
 fn undivided(config: &Config) -> Option<&'static str> {
     use crate::config::schema::Method::{Ewc, Lwf, Ncm, Ranpac};
     match config.method {
-        Ewc | Lwf => Some("looks at whole batches beside its steps"),
-        Ncm | Ranpac => Some("keeps nothing of a step for a backward pass"),
+        Ewc | Lwf | Ranpac => Some("looks at whole batches beside its steps"),
+        Ncm => Some("keeps nothing of a step for a backward pass"),
         _ => None,
     }
 }

@@ -92,7 +92,7 @@ impl BesideSteps {
         let unscale = 1.0 / model.setup.loss_scale();
         for i in 0..shown.labels.len() {
             let label = shown.labels.part(i, [1]);
-            gradient(model, dev, shown.images.one(i), label, task, Objective::CrossEntropy)?;
+            gradient(model, dev, shown.images.part(i..i + 1), label, task, Objective::CrossEntropy)?;
             let Model { regularizer, grads, report, .. } = &mut *model;
             if let Some(ewc) = regularizer.ewc() {
                 ewc.add_image(dev, grads, report.ce_loss(), unscale)?;

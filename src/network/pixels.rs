@@ -8,7 +8,7 @@ use crate::ops::patches;
 use crate::ops::preprocess::Resident;
 use crate::tensor::input::Input;
 use crate::tensor::plan::Plan;
-use crate::tensor::{DType, Shape, Tensor, View};
+use crate::tensor::{DType, Tensor, View};
 use std::ops::Range;
 
 /// The images of a call.
@@ -32,22 +32,6 @@ impl<'a> From<View<'a>> for Pixels<'a> {
 }
 
 impl Pixels<'_> {
-    /// Image i alone, as it is among the others. Shapes: those of [`Pixels::Ready`].
-    pub fn one(&self, i: usize) -> Pixels<'_> {
-        match *self {
-            Pixels::Ready(images) => {
-                let each = images.len() / images.dims()[0];
-                let mut dims = images.dims().to_vec();
-                dims[0] = 1;
-                Pixels::Ready(images.part(i * each, Shape::new(&dims)))
-            }
-            Pixels::Resident { set, indices, first } => {
-                let first = first.map(|first| first + i as u64);
-                Pixels::Resident { set, indices: &indices[i..=i], first }
-            }
-        }
-    }
-
     /// B
     pub fn batch(&self) -> usize {
         match self {
@@ -56,7 +40,7 @@ impl Pixels<'_> {
         }
     }
 
-    /// Some of the images.
+    /// Some of the images, as they are among the others.
     pub fn part(self, rows: Range<usize>) -> Self {
         match self {
             Pixels::Ready(images) => Pixels::Ready(images.rows(rows)),

@@ -161,15 +161,7 @@ fn extended(saved: &SavedRun, addition: &Addition) -> Result<Config> {
     let usual = epochs(config.train.num_epochs, new.train.len(), saved.at.images(&saved.config));
     config.train.num_epochs = addition.epochs.unwrap_or(usual);
     // They would learn all earlier tasks anew.
-    config.baselines = Baselines {
-        ncm: false,
-        linear_probe: false,
-        naive_head: false,
-        ranpac: false,
-        single_prompt: false,
-        random_prompts: false,
-        fixed_prompts: false,
-    };
+    config.baselines = Baselines::none();
     // Others report them for the tasks that the run began with.
     config.published.clear();
     config.check()?;

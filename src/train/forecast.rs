@@ -137,6 +137,7 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
     };
     config.precision = learner::precision_on(config.precision, plan.is_on_gpu())?;
     let empty = || if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
+    let mut small = empty();
     learner::divide(&mut config, dims, classes, purpose, empty, free)?;
     let batch = each * ranks;
     let split = session::split(&config, &data, batch)?;
@@ -157,7 +158,6 @@ pub fn forecast(mut config: Config, place: PlannedDevice, ranks: usize) -> Resul
         learned.into_iter().map(|task| with_steps(task).map(|(steps, task)| (task, steps))).collect();
     let tasks = tasks?;
     notes.extend(unused_images(&tasks, epochs, batch, &config));
-    let mut small = if elsewhere.is_some() { Plan::dry_on_gpu() } else { Plan::dry(plan.device()) };
     if plan.is_on_gpu() && (config.method == Method::Ranpac || config.baselines.ranpac) {
         notes.push(
             "the CPU computes the ridge regression; the time below counts its work as the GPU's".into(),

@@ -110,15 +110,7 @@ fn without_prompts(config: &Config) -> Config {
     config.continual.replay_batch_size = 0;
     config.continual.replay_per_class = 0;
     config.continual.num_review_epochs = 0;
-    config.baselines = Baselines {
-        ncm: false,
-        linear_probe: false,
-        naive_head: false,
-        ranpac: false,
-        single_prompt: false,
-        random_prompts: false,
-        fixed_prompts: false,
-    };
+    config.baselines = Baselines::none();
     config
 }
 

@@ -17,6 +17,7 @@ mod races;
 mod regularizers;
 mod s_prompts;
 mod tensors;
+mod tiny;
 
 use common::lanes::deep;
 use l2p_engine::device::{Device, Gpu};

@@ -1,19 +1,17 @@
 //! EWC and LwF on a device, whole runs of two tasks with their passes beside the steps, next to the CPU in f64.
 
 use super::common::relative_error;
-use super::device;
+use super::{device, tiny};
 use l2p_engine::config::schema::{Classifier, Config, Method as Name, OptimizerName, Precision};
 use l2p_engine::device::Device;
 use l2p_engine::methods::{Gradient, Method, Moment, Pass, Ranks, Shown};
-use l2p_engine::network::{Model, Setup, TaskView};
-use l2p_engine::nn::vit::Dims;
-use l2p_engine::ops::gelu::GeluForm;
+use l2p_engine::network::TaskView;
 use l2p_engine::output::checkpoint::TensorData;
-use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::Tensor;
 use l2p_engine::tensor::plan::Plan;
 
 const TASKS: usize = 2;
+const SEED: u64 = 31;
 const CLASSES: usize = 4;
 const BATCH: usize = 4;
 /// One as it is, one that is captured, one that is repeated.
@@ -21,8 +19,7 @@ const STEPS: usize = 3;
 const POSITIONS: [u32; BATCH] = [7, 3, 0, 9];
 
 fn normal(stream: u64, n: usize, spread: f64) -> Vec<f64> {
-    let mut rng = Rng::new(31, Stream::Test, stream);
-    (0..n).map(|_| f64::from((spread * rng.normal()) as f32)).collect()
+    tiny::normal(SEED, stream, n, spread)
 }
 
 fn configure(name: Name, precision: Precision) -> Config {
@@ -41,27 +38,8 @@ fn configure(name: Name, precision: Precision) -> Config {
 /// Losses, what was learned, and for EWC the importance of parameters, for LwF what the teacher said.
 fn run(dev: &Device, name: Name, precision: Precision) -> Vec<(String, Vec<f64>)> {
     let config = configure(name, precision);
-    let (gelu, eps) = (GeluForm::Erf, 1e-6);
-    let dims = Dims {
-        image_size: 8,
-        patch_size: 4,
-        embed_dim: 16,
-        heads: 2,
-        mlp_dim: 24,
-        layers: 2,
-        registers: 0,
-        eps,
-        gelu,
-    };
     let mut plan = Plan::on(dev);
-    let setup = Setup::new(&config, dims, CLASSES, BATCH).expect("a valid setup");
-    let mut model = Model::new(setup, &mut plan);
-    for (i, id) in model.params.ids().enumerate() {
-        let (n, scale) = (model.params.spec(id).shape.len(), model.params.spec(id).name.ends_with("scale"));
-        let values: Vec<f64> =
-            normal(i as u64, n, 0.3).iter().map(|v| if scale { 1.0 + v } else { *v }).collect();
-        model.params.set(id, &values).expect("values");
-    }
+    let model = tiny::model(&config, (CLASSES, BATCH), &mut plan, SEED);
     let dtype = model.dtype();
     let mut method = Gradient::new(&config, model, &mut plan, &Ranks::alone(BATCH));
     let (mut losses, mut found, mut passes) = (Vec::new(), Vec::new(), Vec::new());

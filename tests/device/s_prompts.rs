@@ -2,28 +2,25 @@
 //! kernel of its own: prompts and heads of images are gathered.
 
 use super::common::relative_error;
-use super::device;
+use super::{device, tiny};
 use l2p_engine::config::schema::{Classifier, Config, Method as Name, OptimizerName, Precision};
 use l2p_engine::device::Device;
 use l2p_engine::methods::{Gradient, Method, Moment, Pass, Ranks, Shown};
-use l2p_engine::network::{Model, Setup, TaskView};
-use l2p_engine::nn::vit::Dims;
-use l2p_engine::ops::gelu::GeluForm;
+use l2p_engine::network::TaskView;
 use l2p_engine::ops::match_prompts::Select;
 use l2p_engine::prompts::PromptChoice;
-use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
 
 const DOMAINS: usize = 2;
+const SEED: u64 = 29;
 const CLASSES: usize = 3;
 const BATCH: usize = 4;
 /// One as it is, one that is captured, one that is repeated.
 const STEPS: usize = 3;
 
 fn normal(stream: u64, n: usize, spread: f64) -> Vec<f64> {
-    let mut rng = Rng::new(29, Stream::Test, stream);
-    (0..n).map(|_| f64::from((spread * rng.normal()) as f32)).collect()
+    tiny::normal(SEED, stream, n, spread)
 }
 
 fn images(domain: usize, dtype: DType) -> Tensor {
@@ -41,27 +38,8 @@ fn run(dev: &Device, precision: Precision) -> (Vec<(&'static str, Vec<f64>)>, Pr
     (config.s_prompts.length, config.s_prompts.centres) = (3, BATCH);
     (config.optim.weight_decay, config.s_prompts.later_weight_decay) = (0.01, 0.03);
     (config.optim.optim, config.optim.nesterov, config.optim.lr_batch) = (OptimizerName::Sgd, false, 0);
-    let (gelu, eps) = (GeluForm::Erf, 1e-6);
-    let dims = Dims {
-        image_size: 8,
-        patch_size: 4,
-        embed_dim: 16,
-        heads: 2,
-        mlp_dim: 24,
-        layers: 2,
-        registers: 0,
-        eps,
-        gelu,
-    };
     let mut plan = Plan::on(dev);
-    let setup = Setup::new(&config, dims, CLASSES, DOMAINS * BATCH).expect("a valid setup");
-    let mut model = Model::new(setup, &mut plan);
-    for (i, id) in model.params.ids().enumerate() {
-        let (n, scale) = (model.params.spec(id).shape.len(), model.params.spec(id).name.ends_with("scale"));
-        let values: Vec<f64> =
-            normal(i as u64, n, 0.3).iter().map(|v| if scale { 1.0 + v } else { *v }).collect();
-        model.params.set(id, &values).expect("values");
-    }
+    let model = tiny::model(&config, (CLASSES, DOMAINS * BATCH), &mut plan, SEED);
     let dtype = model.dtype();
     let mut method = Gradient::new(&config, model, &mut plan, &Ranks::alone(BATCH));
     let mut losses = Vec::new();

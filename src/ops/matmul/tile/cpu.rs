@@ -60,7 +60,7 @@ pub fn prefetch<T>(at: *const T) {
 /// Adds one column of TILE values, `row` apart, times one row of VECTORS vectors to `sums`. To be called in
 /// the loop that owns `sums`: they stay in registers only where no other function is handed them.
 ///
-/// Loops over registers count: `zip` asks both sides for their length through a function that the standard library does
+/// Loops over registers go by index: `zip` asks both sides for their length through a function that the standard library does
 /// not mark for inlining, and where the compiler leaves it a call the whole product takes fifteen times as long.
 ///
 /// # Safety

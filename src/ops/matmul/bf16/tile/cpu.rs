@@ -64,7 +64,7 @@ impl Widened<'_> {
                     high[v] = simd.transmute_f32s_u32s(simd.and_u32s(both, high_half));
                     low[v] = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(both, shift));
                 }
-                // Loops that count: see `multiply_once`.
+                // Index loops, not `zip`: see `multiply_once`.
                 for i in 0..ROWS {
                     let second = simd.splat_f32s(*x.add(i * stride + 1));
                     for v in 0..2 {
