@@ -87,19 +87,30 @@ impl Tiles {
         Tiles(PhantomData)
     }
 
-    /// Adds a block of rows of x times a panel of w to `sums`. x: (2, steps, 16, 32) by `top` and `bottom`; panel:
-    /// (steps, 16, 32, 2).
+    /// `sums` = a block of rows of x times a panel of w, or += with `add`. x: (2, steps, 16, 32) by `top` and `bottom`;
+    /// panel: (steps, 16, 32, 2).
     #[inline(always)]
-    pub fn multiply(&self, sums: &mut Sums, [top, bottom]: [&[u16]; 2], panel: &[u16]) {
+    pub fn multiply(&self, sums: &mut Sums, [top, bottom]: [&[u16]; 2], panel: &[u16], add: bool) {
         let steps = top.len() / OPERANDS;
         assert!(top.len() == steps * OPERANDS && bottom.len() == top.len() && panel.len() == 2 * top.len());
         if steps == 0 {
+            if !add {
+                *sums = [[0.0; BLOCK]; BLOCK];
+            }
             return;
         }
         // SAFETY: `self` says that the tiles of this thread have their shapes. Each step reads 1024 bytes of either
         // half of x and 2048 of the panel, which are there, and the sums have 32 rows of 128 bytes.
         unsafe {
             asm!(
+                "test {add}, {add}",
+                "jnz 3f",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "jmp 2f",
+                "3:",
                 "tileloadd tmm0, [{sums} + {line}]",
                 "tileloadd tmm1, [{sums} + {line} + 64]",
                 "tileloadd tmm2, [{sums} + {line} + 2048]",
@@ -122,6 +133,7 @@ impl Tiles {
                 "tilestored [{sums} + {line} + 64], tmm1",
                 "tilestored [{sums} + {line} + 2048], tmm2",
                 "tilestored [{sums} + {line} + 2112], tmm3",
+                add = in(reg) usize::from(add),
                 sums = in(reg) sums.as_mut_ptr(),
                 top = inout(reg) top.as_ptr() => _,
                 bottom = inout(reg) bottom.as_ptr() => _,
