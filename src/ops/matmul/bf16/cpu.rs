@@ -276,6 +276,7 @@ fn store(y: &mut [f32], sums: &[[f32; PANEL]], place: Place, start: Start<f32>) 
 }
 
 /// Columns of a row of y: `column` is the first of them in the bias, `at` in the residual.
+#[expect(clippy::manual_memcpy, reason = "a call for every row of a panel costs more than its two vectors")]
 #[inline(always)]
 fn store_row(y: &mut [f32], sums: &[f32], column: usize, at: usize, start: Start<f32>) {
     let n = y.len();

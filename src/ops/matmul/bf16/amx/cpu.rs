@@ -10,8 +10,9 @@ use std::marker::PhantomData;
 use std::mem::transmute;
 use std::sync::OnceLock;
 
-/// Whether the processor has AMX for bf16 (and AVX512-BF16, as every such one) and the operating system lets this process keep tiles. The first call asks
-/// for that: Linux saves tiles between tasks only in processes that asked (`arch_prctl`, since Linux 5.16).
+/// Whether the processor has AMX for bf16 (and AVX512-BF16, as every such one) and the operating system lets this process
+/// keep tiles. The first call asks for that: Linux saves tiles between tasks only in processes that asked
+/// (`arch_prctl`, since Linux 5.16).
 pub fn is_here() -> bool {
     static HERE: OnceLock<bool> = OnceLock::new();
     *HERE.get_or_init(|| has_avx512_bf16() && has_amx_bf16() && tiles_are_granted())

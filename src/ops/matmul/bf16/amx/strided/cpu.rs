@@ -6,10 +6,10 @@ use crate::ops::matmul::bf16::amx::cpu::Tiles;
 use crate::ops::matmul::bf16::amx::{Aligned, BLOCK, OPERANDS, ROWS, STEP};
 use crate::ops::matmul::cpu::Strided;
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_maskz_loadu_ps,
-    _mm512_or_si512, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32,
-    _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+    _mm512_cvtneps_pbh, _mm512_maskz_loadu_ps, _mm512_or_si512, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::mem::transmute;
 
@@ -160,7 +160,9 @@ impl Lines {
         let mut pairs = [_mm512_setzero_si512(); 16];
         for i in 0..16 {
             // SAFETY: the caller's promise; both types are 64 bytes.
-            pairs[i] = unsafe { transmute(_mm512_cvtne2ps_pbh(self.vector(i, 16), self.vector(i, 0))) };
+            pairs[i] = unsafe {
+                transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(self.vector(i, 16), self.vector(i, 0)))
+            };
         }
         pairs
     }
@@ -174,8 +176,8 @@ impl Lines {
             // SAFETY: the caller's promise; both types are 32 bytes.
             let [low, high] = unsafe {
                 [
-                    transmute(_mm512_cvtneps_pbh(self.vector(2 * i, 0))),
-                    transmute(_mm512_cvtneps_pbh(self.vector(2 * i + 1, 0))),
+                    transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.vector(2 * i, 0))),
+                    transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.vector(2 * i + 1, 0))),
                 ]
             };
             let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
