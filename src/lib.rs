@@ -4,7 +4,9 @@
 //! `tests/layers/main.rs` enforces them.
 
 pub mod error;
+pub mod onnx;
 mod pickle;
+mod protobuf;
 pub mod rng;
 
 pub mod device;

@@ -40,7 +40,8 @@ Examples:
 pub const EXPORT: &str = "\
 Examples:
   l2p-engine export --workdir runs/default --out digits.safetensors
-  l2p-engine export --workdir runs/default --format safetensors";
+  l2p-engine export --workdir runs/default --format onnx
+  l2p-engine export --workdir runs/default --format timm --out backbone.safetensors";
 
 pub const INSPECT: &str = "\
 Examples:

@@ -6,6 +6,7 @@ pub mod lanes;
 pub mod npz;
 pub mod official;
 pub mod process;
+pub mod python;
 pub mod signals;
 
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod onnx;
 
 use common::process::{engine, expect, train};
 use std::path::Path;
