@@ -43,6 +43,11 @@ Examples:
   l2p-engine export --workdir runs/default --format onnx
   l2p-engine export --workdir runs/default --format timm --out backbone.safetensors";
 
+pub const ADOPT: &str = "\
+Examples:
+  l2p-engine adopt task10_checkpoint.pth --from l2p-pytorch --config configs/cifar100_l2p_pytorch.toml --workdir runs/l2p
+  l2p-engine adopt class.pth --from coda-prompt --config configs/cifar100_coda.toml --tasks 5 --workdir runs/coda";
+
 pub const INSPECT: &str = "\
 Examples:
   l2p-engine inspect ViT-B_16.npz

@@ -2,6 +2,7 @@
 //! saving. Errors are sentences on standard error.
 
 mod add_classes;
+mod adopt;
 mod common;
 mod devices;
 mod eval;
@@ -47,6 +48,9 @@ enum Command {
     /// Write what a run has learned as one file that answers.
     #[command(after_help = examples::EXPORT)]
     Export(export::Export),
+    /// Make a run of a model that another program trained.
+    #[command(after_help = examples::ADOPT)]
+    Adopt(adopt::Adopt),
     /// Show what a checkpoint, a weight file or a work directory holds.
     #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Inspect),
@@ -90,6 +94,7 @@ pub fn main() -> i32 {
         Command::LeakCheck(args) => args.run(),
         Command::Predict(args) => args.run(),
         Command::Export(args) => args.run(),
+        Command::Adopt(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Devices(args) => args.run(),
         Command::Report(args) => args.run(),

@@ -1,0 +1,180 @@
+//! Checkpoints of programs that train prompts, whole: the backbone, and what was learned beside it.
+//!
+//! Sources: JH-LEE-KR/l2p-pytorch @ f7bc994 (`engine.py`, `prompt.py`, `vision_transformer.py`);
+//! JH-LEE-KR/dualprompt-pytorch (the same files); GT-RIPL/CODA-Prompt @ 6417d4f (`models/zoo.py`, `learners/default.py`);
+//! sun-hailong/LAMDA-PILOT (`utils/inc_net.py`, `models/base.py`).
+
+use super::backbone::HostTensor;
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The program that a checkpoint is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    L2pPytorch,
+    DualPromptPytorch,
+    CodaPrompt,
+    Pilot,
+}
+
+/// What the program trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    L2p,
+    DualPrompt,
+    CodaPrompt,
+}
+
+/// Which class column j of the head is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Columns {
+    /// The class with label j in the data set.
+    ByLabel,
+    /// The j-th class that is learned.
+    InOrder,
+}
+
+/// A tensor with the name that the program gives it.
+#[derive(Debug, Clone)]
+pub struct Learned {
+    pub name: String,
+    pub tensor: HostTensor,
+}
+
+/// A checkpoint, taken apart.
+#[derive(Debug)]
+pub struct Ported {
+    pub kind: Kind,
+    pub columns: Columns,
+    /// Under the names of timm, positions of prompts taken away.
+    pub backbone: BTreeMap<String, HostTensor>,
+    /// By the name in the engine: prompts and keys; `head/kernel` is (K, C) here, as PyTorch has it.
+    pub learned: BTreeMap<String, Learned>,
+    /// (G, 2, L, H, D): the general prompts, one for each layer that has one.
+    pub general: Option<Learned>,
+}
+
+type Tensors = BTreeMap<String, HostTensor>;
+
+/// Reads a checkpoint of `port`. A pickle is read by the reader of this crate, which executes nothing.
+///
+/// # Errors
+/// `Error::File` if the file cannot be read or is not of this program.
+pub fn read(path: &Path, port: Port) -> Result<Ported> {
+    let mut all = super::all(path)?;
+    // Of DistributedDataParallel.
+    if all.keys().all(|name| name.starts_with("module.")) {
+        all = under(&all, "module.");
+    }
+    let has = |name: &str| all.contains_key(name);
+    let (prefix, kind, columns) = match port {
+        Port::L2pPytorch => ("", Kind::L2p, Columns::ByLabel),
+        Port::DualPromptPytorch => ("", Kind::DualPrompt, Columns::ByLabel),
+        Port::CodaPrompt => ("feat.", Kind::CodaPrompt, Columns::InOrder),
+        Port::Pilot if has("backbone.prompt.prompt") => ("backbone.", Kind::L2p, Columns::InOrder),
+        Port::Pilot if has("backbone.e_prompt.prompt") => ("backbone.", Kind::DualPrompt, Columns::InOrder),
+        Port::Pilot if has("prompt.e_p_0") => ("backbone.", Kind::CodaPrompt, Columns::InOrder),
+        Port::Pilot => {
+            return Err(Error::file(
+                path,
+                "is no checkpoint of L2P, DualPrompt or CODA-Prompt of PILOT: wanted `backbone.prompt.prompt`, \
+                 `backbone.e_prompt.prompt` or `prompt.e_p_0` among its tensors; its other methods cannot be adopted",
+            ));
+        }
+    };
+    let network = under(&all, prefix);
+    if !network.contains_key("patch_embed.proj.weight") || !network.contains_key("pos_embed") {
+        let found: Vec<&str> = all.keys().take(3).map(String::as_str).collect();
+        return Err(Error::file(
+            path,
+            format!(
+                "is no checkpoint of this program: wanted `{prefix}patch_embed.proj.weight` and `{prefix}pos_embed` \
+                 among its {} tensors, found {}; `l2p-engine inspect` lists them",
+                all.len(),
+                found.join(", ")
+            ),
+        ));
+    }
+    let mut ported =
+        Ported { kind, columns, backbone: Tensors::new(), learned: BTreeMap::new(), general: None };
+    let mut take = |of: &Tensors, before: &str, name: &str, as_name: &str| -> Result<()> {
+        let (whole, tensor) = (format!("{before}{name}"), of.get(name));
+        let tensor = tensor.ok_or_else(|| {
+            Error::file(path, format!("has no tensor `{whole}`, which a checkpoint of this program has"))
+        })?;
+        ported.learned.insert(as_name.into(), Learned { name: whole, tensor: tensor.clone() });
+        Ok(())
+    };
+    match kind {
+        Kind::L2p => {
+            take(&network, prefix, "prompt.prompt", "prompt_pool/prompt")?;
+            take(&network, prefix, "prompt.prompt_key", "prompt_pool/key")?;
+        }
+        Kind::DualPrompt => {
+            take(&network, prefix, "e_prompt.prompt", "prompt_pool/prompt")?;
+            take(&network, prefix, "e_prompt.prompt_key", "prompt_pool/key")?;
+        }
+        Kind::CodaPrompt => {
+            let layers: Vec<String> =
+                all.keys().filter_map(|name| Some(name.strip_prefix("prompt.e_p_")?.to_string())).collect();
+            for layer in layers {
+                for (theirs, ours) in [("p", "prompt"), ("k", "key"), ("a", "attention")] {
+                    let name = format!("prompt.e_{theirs}_{layer}");
+                    take(&all, "", &name, &format!("coda/{layer}/{ours}"))?;
+                }
+            }
+        }
+    }
+    let (heads, before, head) = match (port, kind) {
+        (Port::CodaPrompt, _) => (&all, "", "last"),
+        (Port::Pilot, Kind::CodaPrompt) => (&all, "", "fc"),
+        _ => (&network, prefix, "head"),
+    };
+    take(heads, before, &format!("{head}.weight"), "head/kernel")?;
+    take(heads, before, &format!("{head}.bias"), "head/bias")?;
+    if let Some(tensor) = network.get("g_prompt") {
+        let name = format!("{prefix}g_prompt");
+        ported.general = Some(Learned { name, tensor: tensor.clone() });
+    }
+    let beside = ["prompt.", "e_prompt.", "g_prompt", "head.", "last.", "fc."];
+    ported.backbone = network
+        .into_iter()
+        .filter(|(name, _)| !beside.iter().any(|prefix| name.starts_with(prefix)))
+        .collect();
+    if kind == Kind::L2p {
+        without_prompts(path, &mut ported.backbone)?;
+    }
+    Ok(ported)
+}
+
+fn under(all: &Tensors, prefix: &str) -> Tensors {
+    let under = |(name, tensor): (&String, &HostTensor)| {
+        Some((name.strip_prefix(prefix)?.to_string(), tensor.clone()))
+    };
+    all.iter().filter_map(under).collect()
+}
+
+/// Takes the positions of prompts out of the table, [class token, prompts, patches]: the program expands that of the class
+/// token to them and freezes all.
+fn without_prompts(path: &Path, backbone: &mut Tensors) -> Result<()> {
+    let Some(table) = backbone.get_mut("pos_embed") else { return Ok(()) };
+    let bad = |what: String| Error::file(path, format!("`pos_embed` {:?} {what}", table.shape));
+    let &[1, rows, c] = table.shape.as_slice() else {
+        return Err(bad("is no table (1, rows, width)".into()));
+    };
+    let row = |i: usize| &table.data[i * c..(i + 1) * c];
+    let prompts = (1..rows).take_while(|&i| row(i) == row(0)).count();
+    let patches = rows - 1 - prompts;
+    let side = patches.isqrt();
+    if side == 0 || side * side != patches {
+        return Err(bad(format!(
+            "has {prompts} rows for prompts, equal to that of the class token, and {patches} others; wanted those of a \
+             square of patches. Prompts with positions of their own cannot be adopted"
+        )));
+    }
+    let mut data = row(0).to_vec();
+    data.extend(&table.data[(1 + prompts) * c..]);
+    *table = HostTensor { shape: vec![1, 1 + patches, c], data };
+    Ok(())
+}
