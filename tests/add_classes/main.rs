@@ -221,6 +221,19 @@ fn every_method_goes_on_with_a_next_task() {
     }
 }
 
+#[test]
+fn components_without_room_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let images = pictures(&dir.path().join("new"), &["bars", "ring"], 8);
+    let (run, new) = (dir.path().join("run"), dir.path().join("new-run"));
+    // The 128 channels of the backbone have room for the components of two tasks and of no third.
+    digits(&run, &["method=coda_prompt", "coda.components=128", "coda.length=2", "coda.layers=[0]"]);
+    let before = files(dir.path());
+    let said = expect(add(&run, &images, &["--into", path(&new)]), 2);
+    assert!(said.contains("coda.components: the 192") && said.contains("at most 128"), "{said}");
+    assert!(files(dir.path()) == before, "nothing is changed and nothing is left behind");
+}
+
 fn columns_or_classes(run: &Path) -> usize {
     SavedRun::read(run).expect("a run").at.class_names.len()
 }

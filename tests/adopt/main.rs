@@ -101,6 +101,16 @@ fn logits(run: &Path, images: &[f64]) -> Vec<f64> {
     method.logits(dev, images.view().into(), query.view(), &choice).expect("logits").to_f64()
 }
 
+fn head_bias(run: &Path) -> Vec<u32> {
+    use l2p_engine::output::TensorData;
+    let saved = SavedRun::read(run).expect("a run");
+    let bias = saved.tensors.iter().find(|(name, ..)| name == "params/head/bias").expect("a head");
+    match &bias.2 {
+        TensorData::F32(values) => values.iter().map(|v| v.to_bits()).collect(),
+        other => panic!("f32 was wanted, found {other:?}"),
+    }
+}
+
 #[test]
 fn adopted_models_have_the_logits_of_their_programs() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -142,13 +152,19 @@ fn an_adopted_run_is_tested_checked_moved_and_taught_on() {
         let answer: serde_json::Value = serde_json::from_str(&expect(predict, 0)).expect("JSON");
         assert_eq!(answer["classes"].as_array().map(Vec::len), Some(6), "{answer}");
         // The other tasks.
+        let before = head_bias(&run);
         run_on("train", &run, &["--resume", "--quiet", "--device", "cpu"]);
         let results = std::fs::read_to_string(run.join("results.json")).expect("results");
         let results: serde_json::Value = serde_json::from_str(&results).expect("JSON");
         assert_eq!(results["complete"], true);
+        assert_eq!(results["classes_seen"], 10);
         let matrix = &results["per_image"]["accuracy_matrix"];
         assert_eq!(matrix[2], *last);
-        assert!(matrix[4][4].as_f64().is_some_and(|a| a > 0.0), "the last task is learned: {matrix}");
+        assert!((0..5).all(|task| matrix[4][task].is_f64()), "{matrix}");
+        // Random backbones learn little; the head of the new classes has moved, and that of the others has not.
+        let after = head_bias(&run);
+        assert_eq!(after[..6], before[..6], "{}", model.fixture);
+        assert!((6..10).all(|class| after[class] != before[class]), "{}", model.fixture);
     }
 }
 
@@ -218,6 +234,22 @@ fn what_does_not_fit_is_a_sentence_and_leaves_nothing_behind() {
     std::fs::write(&damaged, &evil).expect("a file");
     let said = expect(adopt(&damaged, l2p, &run, &[]), 1);
     assert!(said.contains("argparzz.Namespace") || said.contains("damaged"), "{said}");
+    // Tensors of odd shapes.
+    let odd = dir.path().join("odd.safetensors");
+    for (rows, words) in [(0, "no table"), (1, "no table"), (4, "square of patches")] {
+        let values = vec![0u8; 4 * 4 * rows];
+        let of = |shape: &[usize], n: usize| {
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), &values[..4 * n])
+                .expect("a tensor")
+        };
+        let names =
+            ["prompt.prompt", "prompt.prompt_key", "head.weight", "head.bias", "patch_embed.proj.weight"];
+        let mut tensors: Vec<_> = names.iter().map(|name| (*name, of(&[0], 0))).collect();
+        tensors.push(("pos_embed", of(&[1, rows, 4], 4 * rows)));
+        let bytes = safetensors::serialize(tensors, None).expect("bytes");
+        std::fs::write(&odd, bytes).expect("a file");
+        refuse(adopt(&odd, l2p, &run, &[]), 1, &["pos_embed", words]);
+    }
     // A folder that holds something.
     std::fs::create_dir(&run).expect("a folder");
     std::fs::write(run.join("note.txt"), "mine").expect("a file");

@@ -1,5 +1,6 @@
 //! Interpreters with packages that some tests need.
 
+use std::path::Path;
 use std::process::Command;
 
 /// `L2P_PYTHON`, or `python3`, if it has all of these packages; otherwise the test says that it is skipped.
@@ -20,4 +21,12 @@ pub fn run(python: &str, script: &str, args: &[&str]) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "the script failed:\n{out}{err}\n{script}");
     out.into_owned()
+}
+
+/// The first block of Python in a document behind a line that says `mark`.
+pub fn example(document: &str, mark: &str) -> String {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).expect(document);
+    let behind = text.split_once(mark).unwrap_or_else(|| panic!("{document}: no `{mark}`")).1;
+    let code = behind.split_once("```python\n").expect("a block of Python").1;
+    code.split_once("```").expect("its end").0.to_string()
 }

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod onnx;
+mod python;
 
 use common::process::{engine, expect, train};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! `export --format onnx` and `--format timm`, read by ONNX Runtime and timm themselves.
 
 use crate::common::process::{expect, train};
-use crate::common::python::{python_with, run as run_python};
+use crate::common::python::{example, python_with, run as run_python};
 use crate::{answer, command, path};
 use l2p_engine::device::{Choice, Device};
 use l2p_engine::learner::{SavedRun, ready};
@@ -66,7 +66,7 @@ const KINDS: &[(&str, &[&str])] = &[
 ];
 
 /// A small run of two tasks, whose head has columns for classes that it never met.
-fn small_run(run: &Path, method: &str, more: &[&str]) {
+pub fn small_run(run: &Path, method: &str, more: &[&str]) {
     let method_set = format!("method={method}");
     let sets = [&[method_set.as_str(), "continual.num_tasks=2"], more].concat();
     expect(train(run, &sets.iter().flat_map(|set| ["--set", *set]).collect::<Vec<_>>()), 0);
@@ -156,14 +156,6 @@ fn onnx_runtime_gives_the_logits_of_every_method() {
     expect(command(&["export", "--format", "onnx", "--workdir", &runs[0], "--out", path(&again)]), 0);
     let same = std::fs::read(file).expect("a file") == std::fs::read(again).expect("a file");
     assert!(same, "equal runs give equal bytes");
-}
-
-/// The first block of Python in a document behind a line that says `mark`.
-pub fn example(document: &str, mark: &str) -> String {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).expect(document);
-    let behind = text.split_once(mark).unwrap_or_else(|| panic!("{document}: no `{mark}`")).1;
-    let code = behind.split_once("```python\n").expect("a block of Python").1;
-    code.split_once("```").expect("its end").0.to_string()
 }
 
 #[test]
