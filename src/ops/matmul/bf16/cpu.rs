@@ -13,7 +13,10 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows of x that one task takes at most: with 3072 columns they stay in a second-level cache of 2 MiB.
-const GROUP: usize = 10 * TILE;
+const GROUP: usize = 128;
+
+/// Rows of x that meet a panel together in the tiles of AMX.
+const AMX_TILE: usize = 32;
 
 /// A matrix (k, n) as [`pack`] leaves it, and the part of it that takes part.
 #[derive(Debug, Clone)]
@@ -74,10 +77,16 @@ pub fn product(
         Start::Bias(bias) => assert_eq!(bias.len(), n),
         Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (n, y.len())),
     }
-    let group = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(TILE).min(GROUP);
+    let tile = if arithmetic == Arithmetic::Amx { AMX_TILE } else { TILE };
+    let group = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(tile).min(GROUP / tile * tile);
     y.par_chunks_mut(group * n).zip(x.par_chunks(group * k)).enumerate().for_each(|(number, (y, x))| {
         let first = number * group;
-        Rows { y, x, first, w, arithmetic, start }.compute();
+        let rows = Rows { y, x, first, w, arithmetic, start };
+        match arithmetic {
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Amx => rows.compute_in_tiles(),
+            _ => rows.compute(),
+        }
         ending(first, y);
     });
 }
@@ -115,7 +124,7 @@ impl Rows<'_, '_> {
                     #[inline(always)]
                     || match arithmetic {
                         Arithmetic::Widened => to_widened(&mut left[odd..], x),
-                        Arithmetic::Avx512Bf16 | Arithmetic::Reference => {
+                        _ => {
                             to_bf16(&mut bytemuck::cast_slice_mut(left)[odd..], x);
                         }
                     },
@@ -144,6 +153,76 @@ impl Rows<'_, '_> {
                 }
             }
         });
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Rows<'_, '_> {
+    fn compute_in_tiles(self) {
+        use super::amx::{Aligned, BLOCK, OPERANDS, ROWS, STEP, cpu::Tiles};
+        let Rows { y, x, first, w, start, .. } = self;
+        let (k, n) = (w.rows.len(), w.columns.len());
+        let (rows, odd) = (x.len() / k.max(1), w.rows.start % 2);
+        let pairs = w.rows.start / 2..w.rows.end.div_ceil(2);
+        let (whole, steps) = (2 * pairs.len() / STEP, (2 * pairs.len()).div_ceil(STEP));
+        let (tile, ends) = (steps * OPERANDS, whole * OPERANDS);
+        with_scratch(rows.div_ceil(BLOCK) * tile, |left: &mut [f32]| {
+            let left: &mut [u16] = bytemuck::cast_slice_mut(left);
+            for (row, line) in (0..left.len() / (steps * STEP)).map(|row| (row, row % ROWS * STEP)) {
+                let left = &mut left[row / ROWS * tile..][..tile];
+                let x = if row < rows { &x[row * k..][..k] } else { &[] };
+                simd(
+                    #[inline(always)]
+                    || to_tile(&mut left[line..], x, odd),
+                );
+            }
+            let tiles = Tiles::of_this_thread();
+            let lines = w.k.div_ceil(2);
+            for panel in w.columns.start / PANEL..w.columns.end.div_ceil(PANEL) {
+                let packed =
+                    &w.packed[2 * PANEL * (panel * lines + pairs.start)..][..2 * PANEL * pairs.len()];
+                let (packed, end) = bytemuck::cast_slice(packed).split_at(2 * ends);
+                let mut rest = Aligned([0; 2 * OPERANDS]);
+                rest.0[..end.len()].copy_from_slice(end);
+                let columns = (panel * PANEL).max(w.columns.start)..((panel + 1) * PANEL).min(w.columns.end);
+                for (block, left) in left.chunks_exact(2 * tile).enumerate() {
+                    let mut sums = Aligned([[0.0; BLOCK]; BLOCK]);
+                    let (top, bottom) = left.split_at(tile);
+                    tiles.multiply(&mut sums.0, [&top[..ends], &bottom[..ends]], packed);
+                    if steps > whole {
+                        tiles.multiply(&mut sums.0, [&top[ends..], &bottom[ends..]], &rest.0);
+                    }
+                    simd(
+                        #[inline(always)]
+                        || {
+                            for row in block * BLOCK..rows.min((block + 1) * BLOCK) {
+                                let to = columns.start - w.columns.start;
+                                let sums = &sums.0[row - block * BLOCK][columns.start - panel * PANEL..];
+                                let y = &mut y[row * n + to..][..columns.len()];
+                                store(y, sums, to, (first + row) * n + to, start);
+                            }
+                        },
+                    );
+                }
+            }
+        });
+    }
+}
+
+/// A row in the tiles (steps, 16, 32), from its first line: `odd` zeros, x, and zeros.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn to_tile(left: &mut [u16], x: &[f32], odd: usize) {
+    use super::amx::{OPERANDS, STEP};
+    for (step, left) in left.chunks_mut(OPERANDS).enumerate() {
+        let (line, first) = (&mut left[..STEP], step * STEP);
+        if odd == 0 && first + STEP <= x.len() {
+            to_bf16(line, &x[first..][..STEP]);
+        } else {
+            for i in 0..STEP {
+                line[i] = (first + i).checked_sub(odd).and_then(|at| x.get(at)).map_or(0, |&x| round(x));
+            }
+        }
     }
 }
 
@@ -181,6 +260,7 @@ fn multiply(arithmetic: Arithmetic, sums: &mut Sums, left: &[f32], stride: usize
         }
         #[cfg(not(target_arch = "x86_64"))]
         Arithmetic::Avx512Bf16 => unreachable!("is_here() says no"),
+        Arithmetic::Amx => unreachable!("its tiles are taller"),
     }
 }
 
