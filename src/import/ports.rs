@@ -160,8 +160,9 @@ fn under(all: &Tensors, prefix: &str) -> Tensors {
 fn without_prompts(path: &Path, backbone: &mut Tensors) -> Result<()> {
     let Some(table) = backbone.get_mut("pos_embed") else { return Ok(()) };
     let bad = |what: String| Error::file(path, format!("`pos_embed` {:?} {what}", table.shape));
-    let &[1, rows @ 2.., c @ 1..] = table.shape.as_slice() else {
-        return Err(bad("is no table (1, rows, width)".into()));
+    let (rows, c) = match *table.shape.as_slice() {
+        [1, rows, c] if rows > 1 && c > 0 => (rows, c),
+        _ => return Err(bad("is no table (1, rows, width)".into())),
     };
     let row = |i: usize| &table.data[i * c..(i + 1) * c];
     let prompts = (1..rows).take_while(|&i| row(i) == row(0)).count();

@@ -282,9 +282,8 @@ fn general_prompts(
 /// Tests the network on the tasks that it has learned, and where the run then stands. What it was after earlier tasks
 /// is not known.
 fn tested(session: &mut Session, tasks: usize) -> Result<(Position, Vec<TaskScore>)> {
-    for task in session.train_tasks[..tasks].to_vec() {
-        session.learner.meet(&task.classes);
-    }
+    let learner = &mut session.learner;
+    session.train_tasks[..tasks].iter().for_each(|task| learner.meet(&task.classes));
     let mut cache = QueryCache::new(Subset::Test, session.split.tasks.len());
     let tests = session.split.tests_after(tasks - 1);
     let scores = (0..tests).map(|i| evaluate::task(session, &mut cache, i)).collect::<Result<Vec<_>>>()?;
