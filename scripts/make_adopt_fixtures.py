@@ -6,8 +6,8 @@
     python scripts/make_adopt_fixtures.py coda-prompt DIR
     python scripts/make_adopt_fixtures.py pilot DIR
 
-DIR is a clone of JH-LEE-KR/l2p-pytorch @ f7bc994, JH-LEE-KR/dualprompt-pytorch, GT-RIPL/CODA-Prompt @ 6417d4f or
-sun-hailong/LAMDA-PILOT, whose own classes are built here with few blocks, and whose own forward passes give the logits, in f64 and
+DIR is a clone of JH-LEE-KR/l2p-pytorch @ f7bc994, JH-LEE-KR/dualprompt-pytorch @ 7eb457d, GT-RIPL/CODA-Prompt @ 6417d4f or
+sun-hailong/LAMDA-PILOT @ 2647455, whose own classes are built here with few blocks, and whose own forward passes give the logits, in f64 and
 one image at a time (batches of dualprompt-pytorch mix keys and values, docs/adopt.md). Needs torch and timm.
 """
 import argparse

@@ -1,11 +1,11 @@
 //! A computation as an ONNX file: nodes, weights, inputs and outputs are added one by one, then written.
 //!
 //! Opset 17, the first with LayerNormalization; IR version 8. Field numbers: onnx/onnx `onnx/onnx.proto`; operators:
-//! onnx.ai/onnx/operators. Every value has a batch as its first axis, or is a weight.
+//! onnx.ai/onnx/operators. Values have the batch as their first axis.
 
 use crate::error::{Error, Result};
 use crate::protobuf::ProtoMessage;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 const IR_VERSION: u64 = 8;
@@ -52,8 +52,8 @@ struct Weight {
 pub struct Graph {
     nodes: Vec<ProtoMessage>,
     weights: Vec<Weight>,
-    /// Places of weights, by name.
-    known: BTreeMap<String, usize>,
+    /// Names of weights.
+    known: BTreeSet<String>,
     inputs: Vec<ProtoMessage>,
     outputs: Vec<ProtoMessage>,
     /// (1): how many images there are.
@@ -105,8 +105,7 @@ impl Graph {
     }
 
     fn weight(&mut self, name: String, dims: &[usize], numbers: Numbers) -> Value {
-        let place = self.weights.len();
-        self.known.insert(name.clone(), place);
+        self.known.insert(name.clone());
         self.weights.push(Weight { name: name.clone(), dims: dims.to_vec(), numbers });
         Value(name)
     }
@@ -121,7 +120,7 @@ impl Graph {
         dims: &[usize],
         values: impl FnOnce() -> Result<Vec<f64>>,
     ) -> Result<Value> {
-        if self.known.contains_key(name) {
+        if self.known.contains(name) {
             return Ok(Value(name.into()));
         }
         let values: Vec<f32> = values()?.into_iter().map(|v| v as f32).collect();
@@ -134,7 +133,7 @@ impl Graph {
     /// int64 numbers, (n).
     pub fn numbers(&mut self, values: &[i64]) -> Value {
         let name = format!("numbers {values:?}");
-        match self.known.contains_key(&name) {
+        match self.known.contains(&name) {
             true => Value(name),
             false => self.weight(name, &[values.len()], Numbers::I64(values.to_vec())),
         }
@@ -143,7 +142,7 @@ impl Graph {
     /// A number, as a tensor without axes.
     pub fn scalar(&mut self, value: f64) -> Value {
         let (value, name) = (value as f32, format!("number {value:e}"));
-        match self.known.contains_key(&name) {
+        match self.known.contains(&name) {
             true => Value(name),
             false => self.weight(name, &[], Numbers::F32(vec![value])),
         }

@@ -72,7 +72,8 @@ impl Adopt {
         })?;
         for (task, score) in adopted.scores.iter().enumerate() {
             let (own, voted) = (percent(score.per_image), percent(score.per_batch));
-            print(&format!("task {}: {own} % where each image selects, {voted} % by batch vote", task + 1));
+            let voted = if adopted.votes { format!(", {voted} % by batch vote") } else { String::new() };
+            print(&format!("task {}: {own} % where each image selects{voted}", task + 1));
         }
         let dir = self.workdir.display();
         let next = match adopted.tasks < adopted.of {

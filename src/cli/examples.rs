@@ -45,8 +45,8 @@ Examples:
 
 pub const ADOPT: &str = "\
 Examples:
-  l2p-engine adopt task10_checkpoint.pth --from l2p-pytorch --config configs/cifar100_l2p_pytorch.toml --workdir runs/l2p
-  l2p-engine adopt class.pth --from coda-prompt --config configs/cifar100_coda.toml --tasks 5 --workdir runs/coda";
+  l2p-engine adopt task10.pth --from l2p-pytorch --config cifar100.toml --workdir runs/l2p
+  l2p-engine adopt class.pth --from coda-prompt --config coda.toml --tasks 5 --workdir runs/coda";
 
 pub const INSPECT: &str = "\
 Examples:

@@ -65,7 +65,7 @@ pub fn read(path: &Path, port: Port) -> Result<Ported> {
     let mut all = super::all(path)?;
     // Of DistributedDataParallel.
     if all.keys().all(|name| name.starts_with("module.")) {
-        all = under(&all, "module.");
+        all = split(all, "module.").0;
     }
     let has = |name: &str| all.contains_key(name);
     let (prefix, kind, columns) = match port {
@@ -83,64 +83,63 @@ pub fn read(path: &Path, port: Port) -> Result<Ported> {
             ));
         }
     };
-    let network = under(&all, prefix);
+    let (count, some) = (all.len(), all.keys().take(3).cloned().collect::<Vec<_>>().join(", "));
+    let (mut network, mut beside) = split(all, prefix);
     if !network.contains_key("patch_embed.proj.weight") || !network.contains_key("pos_embed") {
-        let found: Vec<&str> = all.keys().take(3).map(String::as_str).collect();
         return Err(Error::file(
             path,
             format!(
                 "is no checkpoint of this program: wanted `{prefix}patch_embed.proj.weight` and `{prefix}pos_embed` \
-                 among its {} tensors, found {}; `l2p-engine inspect` lists them",
-                all.len(),
-                found.join(", ")
+                 among its {count} tensors, found {some}; `l2p-engine inspect` lists them"
             ),
         ));
     }
     let mut ported =
         Ported { kind, columns, backbone: Tensors::new(), learned: BTreeMap::new(), general: None };
-    let mut take = |of: &Tensors, before: &str, name: &str, as_name: &str| -> Result<()> {
-        let (whole, tensor) = (format!("{before}{name}"), of.get(name));
+    let mut take = |of: &mut Tensors, before: &str, name: &str, as_name: &str| -> Result<()> {
+        let (whole, tensor) = (format!("{before}{name}"), of.remove(name));
         let tensor = tensor.ok_or_else(|| {
             Error::file(path, format!("has no tensor `{whole}`, which a checkpoint of this program has"))
         })?;
-        ported.learned.insert(as_name.into(), Learned { name: whole, tensor: tensor.clone() });
+        ported.learned.insert(as_name.into(), Learned { name: whole, tensor });
         Ok(())
     };
     match kind {
         Kind::L2p => {
-            take(&network, prefix, "prompt.prompt", "prompt_pool/prompt")?;
-            take(&network, prefix, "prompt.prompt_key", "prompt_pool/key")?;
+            take(&mut network, prefix, "prompt.prompt", "prompt_pool/prompt")?;
+            take(&mut network, prefix, "prompt.prompt_key", "prompt_pool/key")?;
         }
         Kind::DualPrompt => {
-            take(&network, prefix, "e_prompt.prompt", "prompt_pool/prompt")?;
-            take(&network, prefix, "e_prompt.prompt_key", "prompt_pool/key")?;
+            take(&mut network, prefix, "e_prompt.prompt", "prompt_pool/prompt")?;
+            take(&mut network, prefix, "e_prompt.prompt_key", "prompt_pool/key")?;
         }
         Kind::CodaPrompt => {
-            let layers: Vec<String> =
-                all.keys().filter_map(|name| Some(name.strip_prefix("prompt.e_p_")?.to_string())).collect();
+            let layers: Vec<String> = beside
+                .keys()
+                .filter_map(|name| Some(name.strip_prefix("prompt.e_p_")?.to_string()))
+                .collect();
             for layer in layers {
                 for (theirs, ours) in [("p", "prompt"), ("k", "key"), ("a", "attention")] {
                     let name = format!("prompt.e_{theirs}_{layer}");
-                    take(&all, "", &name, &format!("coda/{layer}/{ours}"))?;
+                    take(&mut beside, "", &name, &format!("coda/{layer}/{ours}"))?;
                 }
             }
         }
     }
     let (heads, before, head) = match (port, kind) {
-        (Port::CodaPrompt, _) => (&all, "", "last"),
-        (Port::Pilot, Kind::CodaPrompt) => (&all, "", "fc"),
-        _ => (&network, prefix, "head"),
+        (Port::CodaPrompt, _) => (&mut beside, "", "last"),
+        (Port::Pilot, Kind::CodaPrompt) => (&mut beside, "", "fc"),
+        _ => (&mut network, prefix, "head"),
     };
     take(heads, before, &format!("{head}.weight"), "head/kernel")?;
     take(heads, before, &format!("{head}.bias"), "head/bias")?;
-    if let Some(tensor) = network.get("g_prompt") {
-        let name = format!("{prefix}g_prompt");
-        ported.general = Some(Learned { name, tensor: tensor.clone() });
+    if let Some(tensor) = network.remove("g_prompt") {
+        ported.general = Some(Learned { name: format!("{prefix}g_prompt"), tensor });
     }
-    let beside = ["prompt.", "e_prompt.", "g_prompt", "head.", "last.", "fc."];
+    let learned = ["prompt.", "e_prompt.", "head.", "last.", "fc."];
     ported.backbone = network
         .into_iter()
-        .filter(|(name, _)| !beside.iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|(name, _)| !learned.iter().any(|prefix| name.starts_with(prefix)))
         .collect();
     if kind == Kind::L2p {
         without_prompts(path, &mut ported.backbone)?;
@@ -148,11 +147,16 @@ pub fn read(path: &Path, port: Port) -> Result<Ported> {
     Ok(ported)
 }
 
-fn under(all: &Tensors, prefix: &str) -> Tensors {
-    let under = |(name, tensor): (&String, &HostTensor)| {
-        Some((name.strip_prefix(prefix)?.to_string(), tensor.clone()))
-    };
-    all.iter().filter_map(under).collect()
+/// What is below a prefix, without it, and what is beside it.
+fn split(all: Tensors, prefix: &str) -> (Tensors, Tensors) {
+    let (mut below, mut beside) = (Tensors::new(), Tensors::new());
+    for (name, tensor) in all {
+        match name.strip_prefix(prefix) {
+            Some(rest) => below.insert(rest.to_string(), tensor),
+            None => beside.insert(name, tensor),
+        };
+    }
+    (below, beside)
 }
 
 /// Takes the positions of prompts out of the table, [class token, prompts, patches]: the program expands that of the class

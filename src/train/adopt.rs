@@ -45,6 +45,8 @@ pub struct Adopted {
     pub tasks: usize,
     pub of: usize,
     pub scores: Vec<TaskScore>,
+    /// Whether the images of a batch can vote.
+    pub votes: bool,
 }
 
 /// Makes the run and tests it on the tasks that it has learned.
@@ -98,7 +100,8 @@ pub fn adopt(adoption: &Adoption) -> Result<Adopted> {
         .and_then(|about| std::fs::set_permissions(new.path(), about.permissions()))
         .and_then(|()| std::fs::rename(new.path(), into));
     made.map_err(|e| Error::file(into, atomic::explain(&e, "made")))?;
-    Ok(Adopted { tasks, of: session.train_tasks.len(), scores })
+    let votes = session.learner.method.model().prompts.vote_group().is_some();
+    Ok(Adopted { tasks, of: session.train_tasks.len(), scores, votes })
 }
 
 /// Refuses a configuration of another method than the checkpoint has.
