@@ -135,9 +135,8 @@ pub fn list(path: &Path) -> Result<Vec<(String, Vec<usize>, String)>> {
 ///
 /// # Errors
 /// `Error::File` if it is none, or damaged.
-fn all(path: &Path) -> Result<BTreeMap<String, HostTensor>> {
-    let mapped = Mapped::open(path)?;
-    let archive = Archive::open(&mapped.path, &mapped.files())?;
+fn all(path: &Path, files: &[FileBytes]) -> Result<BTreeMap<String, HostTensor>> {
+    let archive = Archive::open(path, files)?;
     let floats = archive.infos.iter().filter(|(_, info)| info.stored.item_bytes().is_some());
     floats.map(|(name, _)| Ok((name.clone(), archive.read(name)?))).collect()
 }

@@ -4,7 +4,9 @@
 //! JH-LEE-KR/dualprompt-pytorch (the same files); GT-RIPL/CODA-Prompt @ 6417d4f (`models/zoo.py`, `learners/default.py`);
 //! sun-hailong/LAMDA-PILOT (`utils/inc_net.py`, `models/base.py`).
 
+use super::archive::FileBytes;
 use super::backbone::HostTensor;
+use super::{Mapped, all};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,7 +64,20 @@ type Tensors = BTreeMap<String, HostTensor>;
 /// # Errors
 /// `Error::File` if the file cannot be read or is not of this program.
 pub fn read(path: &Path, port: Port) -> Result<Ported> {
-    let mut all = super::all(path)?;
+    let mapped = Mapped::open(path)?;
+    taken_apart(&mapped.path, all(&mapped.path, &mapped.files())?, port)
+}
+
+/// [`read`] for bytes; `name` stands for the path in messages.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(name: &str, bytes: &[u8], port: Port) -> Result<Ported> {
+    let path = Path::new(name);
+    taken_apart(path, all(path, &[FileBytes { path, bytes }])?, port)
+}
+
+fn taken_apart(path: &Path, mut all: Tensors, port: Port) -> Result<Ported> {
     // Of DistributedDataParallel.
     if all.keys().all(|name| name.starts_with("module.")) {
         all = split(all, "module.").0;
