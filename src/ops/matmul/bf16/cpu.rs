@@ -7,6 +7,7 @@ use crate::ops::float::{simd, with_scratch};
 use crate::ops::matmul::cpu::SharedMatrix;
 pub use crate::ops::matmul::cpu::Strided;
 use crate::ops::matmul::strassen::Start;
+use crate::ops::matmul::tile::cpu::prefetch;
 use half::bf16;
 use pulp::Arch;
 use rayon::prelude::*;
@@ -139,16 +140,12 @@ impl Rows<'_, '_> {
                 for (tile, left) in left.chunks_exact(TILE * stride).enumerate() {
                     let mut sums = [[0.0; PANEL]; TILE];
                     multiply(arithmetic, &mut sums, left, stride, packed);
+                    let rows = tile * TILE..rows.min((tile + 1) * TILE);
+                    let (from, to) = (columns.start - panel * PANEL, columns.start - w.columns.start);
+                    let place = Place { first: first + rows.start, n, from, to, width: columns.len() };
                     simd(
                         #[inline(always)]
-                        || {
-                            for row in tile * TILE..rows.min((tile + 1) * TILE) {
-                                let to = columns.start - w.columns.start;
-                                let sums = &sums[row - tile * TILE][columns.start - panel * PANEL..];
-                                let y = &mut y[row * n + to..][..columns.len()];
-                                store(y, sums, to, (first + row) * n + to, start);
-                            }
-                        },
+                        || store(&mut y[rows.start * n..rows.end * n], &sums, place, start),
                     );
                 }
             }
@@ -177,6 +174,7 @@ impl Rows<'_, '_> {
                 );
             }
             let tiles = Tiles::of_this_thread();
+            let mut sums = Aligned([[0.0; BLOCK]; BLOCK]);
             let lines = w.k.div_ceil(2);
             for panel in w.columns.start / PANEL..w.columns.end.div_ceil(PANEL) {
                 let packed =
@@ -186,22 +184,27 @@ impl Rows<'_, '_> {
                 rest.0[..end.len()].copy_from_slice(end);
                 let columns = (panel * PANEL).max(w.columns.start)..((panel + 1) * PANEL).min(w.columns.end);
                 for (block, left) in left.chunks_exact(2 * tile).enumerate() {
-                    let mut sums = Aligned([[0.0; BLOCK]; BLOCK]);
                     let (top, bottom) = left.split_at(tile);
-                    tiles.multiply(&mut sums.0, [&top[..ends], &bottom[..ends]], packed);
-                    if steps > whole {
-                        tiles.multiply(&mut sums.0, [&top[ends..], &bottom[ends..]], &rest.0);
+                    // Rows of y lie pages apart, where nothing but this brings them near.
+                    for row in block * BLOCK..rows.min((block + 1) * BLOCK) {
+                        let at = row * n + columns.start - w.columns.start;
+                        for half in [0, PANEL / 2] {
+                            prefetch(y.as_ptr().wrapping_add(at + half));
+                            if let Start::Residual(_, residual) = start {
+                                prefetch(residual.as_ptr().wrapping_add(first * n + at + half));
+                            }
+                        }
                     }
+                    tiles.multiply(&mut sums.0, [&top[..ends], &bottom[..ends]], packed, false);
+                    if steps > whole {
+                        tiles.multiply(&mut sums.0, [&top[ends..], &bottom[ends..]], &rest.0, true);
+                    }
+                    let rows = block * BLOCK..rows.min((block + 1) * BLOCK);
+                    let (from, to) = (columns.start - panel * PANEL, columns.start - w.columns.start);
+                    let place = Place { first: first + rows.start, n, from, to, width: columns.len() };
                     simd(
                         #[inline(always)]
-                        || {
-                            for row in block * BLOCK..rows.min((block + 1) * BLOCK) {
-                                let to = columns.start - w.columns.start;
-                                let sums = &sums.0[row - block * BLOCK][columns.start - panel * PANEL..];
-                                let y = &mut y[row * n + to..][..columns.len()];
-                                store(y, sums, to, (first + row) * n + to, start);
-                            }
-                        },
+                        || store(&mut y[rows.start * n..rows.end * n], &sums.0, place, start),
                     );
                 }
             }
@@ -264,14 +267,45 @@ fn multiply(arithmetic: Arithmetic, sums: &mut Sums, left: &[f32], stride: usize
     }
 }
 
-/// Columns of a row of y: `column` is the first of them in the bias, `at` in the residual. Without closures, for vector
-/// code that the caller chooses.
+/// Where sums of a panel go.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Number of the first row, as the residual counts.
+    first: usize,
+    /// Columns of y, of the residual and of the bias.
+    n: usize,
+    /// The first column of the sums that counts, the column of y that it is, and how many do.
+    from: usize,
+    to: usize,
+    width: usize,
+}
+
+/// Whole rows of y take their columns of `sums`. Without closures, for vector code that the caller chooses.
 #[inline(always)]
-fn store(y: &mut [f32], sums: &[f32], column: usize, at: usize, start: Start<f32>) {
+fn store(y: &mut [f32], sums: &[[f32; PANEL]], place: Place, start: Start<f32>) {
+    let Place { first, n, from, to, width } = place;
+    for i in 0..y.len() / n {
+        let at = (first + i) * n + to;
+        // A whole panel is a constant number of vectors.
+        if width == PANEL {
+            store_row(&mut y[i * n + to..][..PANEL], &sums[i], to, at, start);
+        } else {
+            store_row(&mut y[i * n + to..][..width], &sums[i][from..], to, at, start);
+        }
+    }
+}
+
+/// Columns of a row of y: `column` is the first of them in the bias, `at` in the residual.
+#[inline(always)]
+fn store_row(y: &mut [f32], sums: &[f32], column: usize, at: usize, start: Start<f32>) {
     let n = y.len();
     let sums = &sums[..n];
     match start {
-        Start::Zero => y.copy_from_slice(sums),
+        Start::Zero => {
+            for j in 0..n {
+                y[j] = sums[j];
+            }
+        }
         Start::Own => {
             for j in 0..n {
                 y[j] += sums[j];

@@ -1,16 +1,17 @@
 //! The instructions, in assembly: their intrinsics are not in stable Rust.
 
 use super::{BLOCK, OPERANDS, STEP, Sums};
+use crate::ops::matmul::bf16::tile::cpu::has_avx512_bf16;
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-/// Whether the processor has AMX for bf16 and the operating system lets this process keep tiles. The first call asks
+/// Whether the processor has AMX for bf16 (and AVX512-BF16, as every such one) and the operating system lets this process keep tiles. The first call asks
 /// for that: Linux saves tiles between tasks only in processes that asked (`arch_prctl`, since Linux 5.16).
 pub fn is_here() -> bool {
     static HERE: OnceLock<bool> = OnceLock::new();
-    *HERE.get_or_init(|| has_amx_bf16() && tiles_are_granted())
+    *HERE.get_or_init(|| has_avx512_bf16() && has_amx_bf16() && tiles_are_granted())
 }
 
 /// CPUID leaf 7: bit 22 of EDX is AMX-BF16, bit 24 AMX-TILE. XCR0: bits 17 and 18 are the state of tiles.
@@ -87,19 +88,30 @@ impl Tiles {
         Tiles(PhantomData)
     }
 
-    /// Adds a block of rows of x times a panel of w to `sums`. x: (2, steps, 16, 32) by `top` and `bottom`; panel:
-    /// (steps, 16, 32, 2).
+    /// `sums` = a block of rows of x times a panel of w, or += with `add`. x: (2, steps, 16, 32) by `top` and `bottom`;
+    /// panel: (steps, 16, 32, 2).
     #[inline(always)]
-    pub fn multiply(&self, sums: &mut Sums, [top, bottom]: [&[u16]; 2], panel: &[u16]) {
+    pub fn multiply(&self, sums: &mut Sums, [top, bottom]: [&[u16]; 2], panel: &[u16], add: bool) {
         let steps = top.len() / OPERANDS;
         assert!(top.len() == steps * OPERANDS && bottom.len() == top.len() && panel.len() == 2 * top.len());
         if steps == 0 {
+            if !add {
+                *sums = [[0.0; BLOCK]; BLOCK];
+            }
             return;
         }
         // SAFETY: `self` says that the tiles of this thread have their shapes. Each step reads 1024 bytes of either
         // half of x and 2048 of the panel, which are there, and the sums have 32 rows of 128 bytes.
         unsafe {
             asm!(
+                "test {add}, {add}",
+                "jnz 3f",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "jmp 2f",
+                "3:",
                 "tileloadd tmm0, [{sums} + {line}]",
                 "tileloadd tmm1, [{sums} + {line} + 64]",
                 "tileloadd tmm2, [{sums} + {line} + 2048]",
@@ -122,6 +134,7 @@ impl Tiles {
                 "tilestored [{sums} + {line} + 64], tmm1",
                 "tilestored [{sums} + {line} + 2048], tmm2",
                 "tilestored [{sums} + {line} + 2112], tmm3",
+                add = in(reg) usize::from(add),
                 sums = in(reg) sums.as_mut_ptr(),
                 top = inout(reg) top.as_ptr() => _,
                 bottom = inout(reg) bottom.as_ptr() => _,
