@@ -14,6 +14,7 @@ mod predict;
 mod pretrain;
 mod report;
 mod reproduce;
+mod serve;
 mod shell;
 mod train;
 
@@ -45,6 +46,9 @@ enum Command {
     /// Name the class of image files.
     #[command(after_help = examples::PREDICT)]
     Predict(predict::Predict),
+    /// Answer over HTTP, with a page, and be taught new classes.
+    #[command(after_help = examples::SERVE)]
+    Serve(serve::Serve),
     /// Write what a run has learned as one file that answers.
     #[command(after_help = examples::EXPORT)]
     Export(export::Export),
@@ -93,6 +97,7 @@ pub fn main() -> i32 {
         Command::Eval(args) => args.run(),
         Command::LeakCheck(args) => args.run(),
         Command::Predict(args) => args.run(),
+        Command::Serve(args) => args.run(),
         Command::Export(args) => args.run(),
         Command::Adopt(args) => args.run(),
         Command::Inspect(args) => args.run(),

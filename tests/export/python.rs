@@ -2,8 +2,9 @@
 
 use crate::common::process::expect;
 use crate::common::python::{example, python_with, run as run_python};
+use crate::common::server::Server;
 use crate::onnx::small_run;
-use crate::{command, path};
+use crate::{answer, command, path};
 
 const PAGE: &str = "docs/from_python.md";
 
@@ -26,4 +27,29 @@ fn the_scripts_of_the_page_print_what_the_run_holds() {
     assert!(said.starts_with("['0', '1', "), "{said}");
     let kernel = said.lines().find(|line| line.starts_with("params/head/kernel "));
     assert_eq!(kernel, Some("params/head/kernel (128, 10)"), "{said}");
+}
+
+#[test]
+fn the_script_of_the_page_asks_a_server() {
+    // It needs nothing but Python.
+    let Some(python) = python_with(&["json"]) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let run = dir.path().join("run");
+    small_run(&run, "l2p", &[]);
+    let images = ["a.png", "b.png"].map(|name| dir.path().join(name));
+    for (step, image) in (1..).zip(&images) {
+        let picture = image::GrayImage::from_fn(28, 28, |x, y| image::Luma([(x * y * step) as u8]));
+        picture.save(image).expect("a picture");
+    }
+    let server = Server::start(&run, &[]);
+    let address = format!("http://{}", server.address);
+    let args = [address.as_str(), path(&images[0]), path(&images[1])];
+    let said = run_python(&python, &example(PAGE, "## A server"), &args);
+    for (line, image) in said.lines().zip(&images) {
+        let wanted: serde_json::Value = serde_json::from_str(&answer(&run, image)).expect("an answer");
+        let best = &wanted["classes"][0];
+        let (name, probability) = (best["class"].as_str().expect("a name"), &best["probability"]);
+        assert_eq!(line, format!("{} {name} {probability}", path(image)));
+    }
+    assert_eq!(said.lines().count(), 2, "{said}");
 }
