@@ -4,7 +4,9 @@
 //! `tests/layers/main.rs` enforces them.
 
 pub mod error;
+pub mod onnx;
 mod pickle;
+mod protobuf;
 pub mod rng;
 
 pub mod device;
@@ -24,6 +26,7 @@ pub mod network;
 pub mod nn;
 pub mod optim;
 pub mod prompts;
+pub mod serve;
 pub mod train;
 
 pub mod testing;

@@ -37,10 +37,22 @@ Examples:
   l2p-engine predict --workdir runs/default image.png
   l2p-engine predict --workdir runs/default --json first.jpg second.jpg";
 
+pub const SERVE: &str = "\
+Examples:
+  l2p-engine serve --workdir runs/default
+  l2p-engine serve --workdir digits.safetensors --listen 127.0.0.1:8080
+  l2p-engine serve --workdir runs/default --listen 0.0.0.0:7860 --token-file token.txt";
+
 pub const EXPORT: &str = "\
 Examples:
   l2p-engine export --workdir runs/default --out digits.safetensors
-  l2p-engine export --workdir runs/default --format safetensors";
+  l2p-engine export --workdir runs/default --format onnx
+  l2p-engine export --workdir runs/default --format timm --out backbone.safetensors";
+
+pub const ADOPT: &str = "\
+Examples:
+  l2p-engine adopt task10.pth --from l2p-pytorch --config cifar100.toml --workdir runs/l2p
+  l2p-engine adopt class.pth --from coda-prompt --config coda.toml --tasks 5 --workdir runs/coda";
 
 pub const INSPECT: &str = "\
 Examples:

@@ -11,12 +11,18 @@ use std::path::PathBuf;
 enum Format {
     /// One file with backbone, prompts, head and manifest; `predict` takes it instead of a run.
     Safetensors,
+    /// The whole predictor for ONNX Runtime: pixels to logits, with the choice of prompts inside.
+    Onnx,
+    /// The backbone as safetensors with timm's names, and the head where it reads the plain network.
+    Timm,
 }
 
 impl Format {
     fn ending(self) -> &'static str {
         match self {
             Format::Safetensors => "safetensors",
+            Format::Onnx => "onnx",
+            Format::Timm => "timm.safetensors",
         }
     }
 }
@@ -47,14 +53,29 @@ impl Export {
             let folder = self.workdir.parent().filter(|_| self.workdir.file_name().is_some());
             folder.unwrap_or(&whole).join(format!("{name}.{}", self.format.ending()))
         });
-        match self.format {
-            Format::Safetensors => saved.export(&out)?,
-        }
+        let how = match self.format {
+            Format::Safetensors => {
+                saved.export(&out)?;
+                format!("`l2p-engine predict --workdir {} IMAGE` answers with it", out.display())
+            }
+            Format::Onnx => {
+                saved.export_onnx(&out)?;
+                "docs/export.md shows how ONNX Runtime answers with it".into()
+            }
+            Format::Timm => {
+                saved.export_timm(&out)?;
+                "docs/export.md shows how timm loads it".into()
+            }
+        };
         print(&format!(
-            "written to {}: {} classes, backbone included; `l2p-engine predict --workdir {} IMAGE` answers with it",
+            "written to {}: {}; {how}",
             out.display(),
-            saved.at.classes_seen.len(),
-            out.display()
+            match self.format {
+                Format::Safetensors | Format::Onnx => {
+                    format!("{} classes, backbone included", saved.at.classes_seen.len())
+                }
+                Format::Timm => "the backbone without prompts".into(),
+            },
         ));
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! saving. Errors are sentences on standard error.
 
 mod add_classes;
+mod adopt;
 mod common;
 mod devices;
 mod eval;
@@ -13,6 +14,7 @@ mod predict;
 mod pretrain;
 mod report;
 mod reproduce;
+mod serve;
 mod shell;
 mod train;
 
@@ -44,9 +46,15 @@ enum Command {
     /// Name the class of image files.
     #[command(after_help = examples::PREDICT)]
     Predict(predict::Predict),
+    /// Answer over HTTP, with a page, and be taught new classes.
+    #[command(after_help = examples::SERVE)]
+    Serve(serve::Serve),
     /// Write what a run has learned as one file that answers.
     #[command(after_help = examples::EXPORT)]
     Export(export::Export),
+    /// Make a run of a model that another program trained.
+    #[command(after_help = examples::ADOPT)]
+    Adopt(adopt::Adopt),
     /// Show what a checkpoint, a weight file or a work directory holds.
     #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Inspect),
@@ -89,7 +97,9 @@ pub fn main() -> i32 {
         Command::Eval(args) => args.run(),
         Command::LeakCheck(args) => args.run(),
         Command::Predict(args) => args.run(),
+        Command::Serve(args) => args.run(),
         Command::Export(args) => args.run(),
+        Command::Adopt(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Devices(args) => args.run(),
         Command::Report(args) => args.run(),

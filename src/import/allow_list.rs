@@ -1,6 +1,7 @@
 //! The functions and classes that a pickled state dict may name.
 //!
-//! Source: PyTorch `torch/_weights_only_unpickler.py`, less what no checkpoint of weights has.
+//! Source: PyTorch `torch/_weights_only_unpickler.py`, less what no checkpoint of weights has, and with the
+//! settings that are saved beside them.
 
 use super::stored::StoredType;
 
@@ -12,6 +13,8 @@ pub(super) enum Allowed {
     Size,
     Device,
     Encode,
+    /// `argparse.Namespace`: settings that training programs save beside the weights. They are not looked at.
+    Settings,
     RebuildTensor,
     RebuildTensorOfType,
     RebuildParameter,
@@ -25,6 +28,7 @@ impl Allowed {
         Some(match (module, name) {
             ("collections", "OrderedDict") => Allowed::OrderedDict,
             ("builtins" | "__builtin__", "set" | "frozenset") => Allowed::Set,
+            ("argparse", "Namespace") => Allowed::Settings,
             ("torch", "Size") => Allowed::Size,
             ("torch", "device") => Allowed::Device,
             ("_codecs", "encode") => Allowed::Encode,

@@ -23,6 +23,7 @@ mod names_torch;
 mod native;
 mod npz;
 mod pickle;
+pub mod ports;
 mod positions;
 mod report;
 mod safetensors;
@@ -128,6 +129,16 @@ pub fn list(path: &Path) -> Result<Vec<(String, Vec<usize>, String)>> {
         (name.clone(), info.shape.clone(), info.stored.to_string())
     };
     Ok(archive.infos.iter().map(row).collect())
+}
+
+/// All tensors of floats of a checkpoint, as its files have them.
+///
+/// # Errors
+/// `Error::File` if it is none, or damaged.
+fn all(path: &Path, files: &[FileBytes]) -> Result<BTreeMap<String, HostTensor>> {
+    let archive = Archive::open(path, files)?;
+    let floats = archive.infos.iter().filter(|(_, info)| info.stored.item_bytes().is_some());
+    floats.map(|(name, _)| Ok((name.clone(), archive.read(name)?))).collect()
 }
 
 /// The text entries of a `.safetensors` header; empty for other files.

@@ -24,6 +24,7 @@ enum TorchValue {
     Allowed(Allowed),
     Storage(Storage),
     Tensor(StridedView),
+    Settings,
 }
 
 use PickledValue::{Dict, Named, Opaque};
@@ -61,6 +62,7 @@ impl Vocabulary for TorchValue {
                 sequence(values, list)?;
                 return Ok(Called::Known(list));
             }
+            Allowed::Settings => Named(TorchValue::Settings),
             Allowed::Set | Allowed::Device | Allowed::Encode => Opaque,
             Allowed::RebuildTensor => Named(TorchValue::Tensor(tensor(values, args, None)?)),
             Allowed::RebuildTensorOfType => {
@@ -83,10 +85,10 @@ impl Vocabulary for TorchValue {
         }))
     }
 
-    /// The state of an OrderedDict or a parameter says nothing about the weights.
+    /// The state of an OrderedDict, a parameter or settings says nothing about the weights.
     fn set_state(object: &mut PickledValue<TorchValue>, _: Id) -> Parsed<()> {
         match object {
-            Dict(_) | Named(TorchValue::Tensor(_)) => Ok(()),
+            Dict(_) | Named(TorchValue::Tensor(_) | TorchValue::Settings) => Ok(()),
             _ => Err("a dictionary was wanted before its state, found another value".into()),
         }
     }

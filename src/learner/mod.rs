@@ -6,12 +6,14 @@ mod assemble;
 pub mod backbone;
 mod exported;
 mod locate;
+mod onnx;
 pub mod origin;
 mod parts;
 mod position;
 mod precision;
 mod purpose;
 mod saved;
+mod timm;
 
 pub use answer::{Answer, ready};
 pub use assemble::{InitialWeights, Learner, fitting_device, test_images};

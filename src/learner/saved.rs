@@ -4,10 +4,13 @@ use super::assemble::{InitialWeights, Learner, fitting_device};
 use super::backbone;
 use super::exported::{self, Learned};
 use super::locate::locate_backbone;
+use super::onnx;
 use super::position::Position;
 use super::purpose::Purpose;
+use super::timm;
 use crate::config::Config;
-use crate::device::Choice;
+use crate::config::schema::Precision;
+use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::methods::Tensors;
 use crate::output::checkpoint::Store;
@@ -54,6 +57,37 @@ impl SavedRun {
     pub fn export(&self, path: &Path) -> Result<()> {
         let (config, at, tensors) = (self.config.clone(), self.at.clone(), self.tensors.clone());
         exported::write(&Learned { config, at, tensors }, &self.workdir, path)
+    }
+
+    /// Writes it as an ONNX file, see [`onnx`]: its numbers are f32, whatever the run computed with.
+    ///
+    /// # Errors
+    /// Those of [`SavedRun::learner`] and [`onnx::write`].
+    pub fn export_onnx(&self, path: &Path) -> Result<()> {
+        onnx::write(&self.wide_learner()?, path)
+    }
+
+    /// Writes its backbone under timm's names, see [`timm`].
+    ///
+    /// # Errors
+    /// Those of [`SavedRun::learner`] and [`timm::write`].
+    pub fn export_timm(&self, path: &Path) -> Result<()> {
+        timm::write(&self.wide_learner()?, path)
+    }
+
+    /// A learner on the CPU whose numbers have at least 32 bits.
+    fn wide_learner(&self) -> Result<Learner> {
+        let mut config = self.config.clone();
+        if matches!(config.precision, Precision::Bf16 | Precision::F16) {
+            config.precision = Precision::F32;
+        }
+        let wide = SavedRun {
+            workdir: self.workdir.clone(),
+            config,
+            at: self.at.clone(),
+            tensors: self.tensors.clone(),
+        };
+        wide.learner(Choice { device: Device::Cpu, auto: false }, 1)
     }
 
     /// Refuses an exported run.

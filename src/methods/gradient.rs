@@ -10,7 +10,8 @@ use crate::device::range::{self, range};
 use crate::device::{Device, Gpu, Graph};
 use crate::error::Result;
 use crate::network::report::{Pending, StepReport};
-use crate::network::{Model, Pixels, StepStats, TaskView};
+use crate::network::{AnswerGraph, Model, Pixels, StepStats, TaskView};
+use crate::onnx::{Graph as OnnxGraph, Value};
 use crate::ops::axpy::axpy;
 use crate::ops::match_prompts::Select;
 use crate::optim::Optimizer;
@@ -463,6 +464,10 @@ impl Method for Gradient {
         choice: &PromptChoice,
     ) -> Result<Tensor> {
         Ok(self.model.logits_with(dev, images, choice)?.clone())
+    }
+
+    fn onnx(&self, g: &mut OnnxGraph, images: &Value) -> Result<AnswerGraph> {
+        self.model.onnx(g, images)
     }
 
     fn state(&self) -> Result<Tensors> {

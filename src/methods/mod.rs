@@ -18,7 +18,8 @@ pub use ranpac::Ranpac;
 use crate::config::schema::{Config, Method as Name};
 use crate::device::Device;
 use crate::error::Result;
-use crate::network::{Model, Pixels, StepStats, TaskView};
+use crate::network::{AnswerGraph, Model, Pixels, StepStats, TaskView};
+use crate::onnx::{Graph, Value};
 use crate::ops::match_prompts::Select;
 use crate::prompts::PromptChoice;
 use crate::tensor::plan::Plan;
@@ -55,7 +56,7 @@ pub struct Shown<'a> {
 }
 
 /// Something that learns a sequence of tasks.
-pub trait Method {
+pub trait Method: Send {
     /// The network behind it.
     fn model(&self) -> &Model;
 
@@ -152,6 +153,13 @@ pub trait Method {
         features: View,
         choice: &PromptChoice,
     ) -> Result<Tensor>;
+
+    /// What `query`, `select` and `logits` compute for images (B, S, S, 3) that each choose their own prompts, as an ONNX
+    /// graph.
+    ///
+    /// # Errors
+    /// `Error::Config` for what ONNX cannot compute.
+    fn onnx(&self, g: &mut Graph, images: &Value) -> Result<AnswerGraph>;
 
     /// Everything that learning has changed.
     fn state(&self) -> Result<Tensors>;

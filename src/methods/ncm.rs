@@ -6,7 +6,8 @@ use super::named::{self, Fit};
 use super::{Method, Ranks, Tensors};
 use crate::device::Device;
 use crate::error::Result;
-use crate::network::{Model, Pixels, StepStats, TaskView};
+use crate::network::{AnswerGraph, Model, Pixels, StepStats, TaskView};
+use crate::onnx::{Graph, Value};
 use crate::ops::match_prompts::Select;
 use crate::prompts::PromptChoice;
 use crate::tensor::{Tensor, View};
@@ -14,6 +15,14 @@ use crate::tensor::{Tensor, View};
 /// Names in checkpoints.
 const SUMS: &str = "class sums";
 const COUNTS: &str = "class counts";
+
+/// The score of a class that was never seen.
+const UNSEEN: f64 = -2.0;
+
+/// The length of a vector, at least 1e-12.
+fn norm(x: &[f64]) -> f64 {
+    x.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12)
+}
 
 /// Sums of features by class, in f64.
 #[derive(Debug, Clone)]
@@ -47,15 +56,26 @@ impl ClassMeans {
         sums.iter_mut().zip(features).for_each(|(s, f)| *s += f);
     }
 
+    /// The class means with length 1, as columns (C, K); zeros for a class that was never seen.
+    fn unit_columns(&self) -> Vec<f64> {
+        let mut columns = vec![0.0; self.sums.len()];
+        let classes = self.counts.len();
+        for (k, sum) in self.sums.chunks_exact(self.width).enumerate().filter(|(k, _)| self.counts[*k] > 0.0)
+        {
+            let length = norm(sum);
+            sum.iter().enumerate().for_each(|(i, s)| columns[i * classes + k] = s / length);
+        }
+        columns
+    }
+
     /// The cosine of `features` to each class mean; -2 for a class that was never seen.
     pub fn scores(&self, features: &[f64]) -> Vec<f64> {
-        let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
         let own = norm(features);
         let classes = self.sums.chunks_exact(self.width).zip(&self.counts);
         classes
             .map(|(sum, &count)| {
                 if count == 0.0 {
-                    return -2.0;
+                    return UNSEEN;
                 }
                 sum.iter().zip(features).map(|(s, f)| s * f).sum::<f64>() / (norm(sum) * own)
             })
@@ -129,6 +149,19 @@ impl Method for Ncm {
         let scores: Vec<f64> =
             features.read_f64()?.chunks_exact(c).flat_map(|features| self.means.scores(features)).collect();
         Ok(Tensor::from_f64(&scores, [b, self.means.counts.len()], self.model.dtype()))
+    }
+
+    fn onnx(&self, g: &mut Graph, images: &Value) -> Result<AnswerGraph> {
+        let features = self.model.onnx_features(g, images, false)?;
+        let (c, classes) = (self.means.width, self.means.counts.len());
+        let length = g.length(&features);
+        let length = g.at_least(&length, 1e-12);
+        let unit = g.op("Div", &[&features, &length], &[]);
+        let means = g.weights("unit class means", &[c, classes], || Ok(self.means.unit_columns()))?;
+        let unseen = self.means.counts.iter().map(|&n| if n == 0.0 { UNSEEN } else { 0.0 }).collect();
+        let unseen = g.weights("unseen classes", &[classes], || Ok(unseen))?;
+        let cosines = g.mat_mul(&unit, &means);
+        Ok(AnswerGraph { logits: g.add(&cosines, &unseen), chosen: None })
     }
 
     fn state(&self) -> Result<Tensors> {

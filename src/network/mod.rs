@@ -9,7 +9,7 @@ pub mod report;
 pub mod setup;
 mod workspace;
 
-pub use model::{Model, Objective, TaskView};
+pub use model::{AnswerGraph, Model, Objective, TaskView};
 pub use pixels::Pixels;
 pub use report::StepStats;
 pub use setup::Setup;

@@ -2,6 +2,9 @@
 
 mod backward;
 mod forward;
+mod onnx;
+
+pub use onnx::AnswerGraph;
 
 use super::cosine_head::CosineHead;
 use super::layout::TokenLayout;

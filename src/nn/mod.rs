@@ -4,5 +4,6 @@
 pub mod adapter;
 pub mod block;
 pub mod layers;
+pub mod onnx;
 pub mod params;
 pub mod vit;

@@ -9,7 +9,6 @@ mod manifest;
 pub mod metrics;
 pub mod nullable;
 pub mod progress;
-mod proto;
 pub mod report;
 pub mod results;
 pub mod seeds;
@@ -17,6 +16,7 @@ pub mod signal;
 pub mod spread;
 pub mod table;
 pub mod tensorboard;
+mod tf_record;
 pub mod times;
 pub mod workdir;
 

@@ -1,9 +1,10 @@
-//! TensorBoard event files: scalars, histograms of counts, text, hyper-parameters.
+//! TensorBoard event files: scalars, histograms of counts, text, hyper-parameters. Field numbers: tensorflow `event.proto`,
+//! `summary.proto`, `tensor.proto`; TensorBoard `plugins/hparams/{api,plugin_data}.proto`.
 
 use super::atomic;
-use super::proto::ProtoMessage;
-pub use super::proto::frame;
+pub use super::tf_record::frame;
 use crate::error::{Error, Result};
+use crate::protobuf::ProtoMessage;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};

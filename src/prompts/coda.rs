@@ -5,11 +5,14 @@
 
 use super::choice::{PromptChoice, Rows};
 use super::gram_schmidt::gram_schmidt;
+use super::onnx::{ChosenGraph, PromptGraph};
 use super::settings::{Components, Room};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::layers::Linear;
+use crate::nn::onnx::Weights;
 use crate::nn::params::{Declare, Grads, ParamId, Params};
+use crate::onnx::{Element, Graph, Value};
 use crate::ops::axpy::{axpy, cast, scale_in_place};
 use crate::ops::component_weights;
 use crate::ops::matmul::{self, Layout, Write};
@@ -241,6 +244,59 @@ impl Coda {
         Ok(())
     }
 
+    /// Weights for queries (B, C), and the prefixes that come of them. With Â = A ∘ u(K), the cosine of q ∘ A and K is
+    /// q Âᵀ / max(√(q² (A²)ᵀ), 1e-12).
+    ///
+    /// # Errors
+    /// `Error::Failed` if the device fails.
+    pub(super) fn onnx(
+        &self,
+        g: &mut Graph,
+        w: Weights,
+        query: &Value,
+        into: &mut PromptGraph,
+    ) -> Result<()> {
+        let (n, c, length) = (self.components(), self.channels, self.settings.config.length);
+        let squares = g.mul(query, query);
+        let mut all = Vec::new();
+        for layer in &self.layers {
+            let attention = w.p.get(layer.attention).read_f64()?;
+            let towards = w.part(g, layer.key, "of unit length, times attention", &[c, n], |keys| {
+                let unit =
+                    keys.chunks_exact(c).zip(attention.chunks_exact(c)).flat_map(|(key, attention)| {
+                        let size = key.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
+                        key.iter().zip(attention).map(move |(key, a)| key / size * a)
+                    });
+                transposed(&unit.collect::<Vec<f64>>(), c)
+            })?;
+            let of_squares = w.part(g, layer.attention, "squared", &[c, n], |a| {
+                transposed(&a.iter().map(|v| v * v).collect::<Vec<f64>>(), c)
+            })?;
+            let product = g.mat_mul(query, &towards);
+            let sizes = g.mat_mul(&squares, &of_squares);
+            let sizes = g.op("Sqrt", &[&sizes], &[]);
+            let sizes = g.at_least(&sizes, 1e-12);
+            let weights = g.op("Div", &[&product, &sizes], &[]);
+            let half = length / 2 * c;
+            let mut sides = Vec::new();
+            for (side, what) in ["of keys", "of values"].into_iter().enumerate() {
+                let prompts = w.part(g, layer.prompt, what, &[n, half], |all| {
+                    all.chunks_exact(2 * half).flat_map(|row| row[side * half..][..half].to_vec()).collect()
+                })?;
+                let rows = g.mat_mul(&weights, &prompts);
+                sides.push(g.reshape(&rows, &[0, (length / 2) as i64, c as i64]));
+            }
+            if let Ok(sides) = <[Value; 2]>::try_from(sides) {
+                into.add_prefix(layer.index, sides);
+            }
+            all.push(weights);
+        }
+        let width = self.layers.len() * n;
+        let value = g.concat(&all, 1);
+        into.chosen = Some(ChosenGraph { name: "component_weights", value, element: Element::F32, width });
+        Ok(())
+    }
+
     /// mu, the factor of the penalty in the loss.
     pub(super) fn penalty_weight(&self) -> f64 {
         self.settings.config.ortho_mu
@@ -394,4 +450,9 @@ impl Coda {
     pub fn weights(&self, l: usize) -> Option<View<'_>> {
         self.layer(l).map(|layer| layer.weights.view())
     }
+}
+
+/// Rows of width `c` as columns.
+fn transposed(rows: &[f64], c: usize) -> Vec<f64> {
+    (0..c).flat_map(|column| rows.chunks_exact(c).map(move |row| row[column])).collect()
 }

@@ -1,10 +1,14 @@
 //! The general prompt of DualPrompt: the same rows for every image.
 //! Source: Wang et al. 2022, arXiv:2204.04799; google-research/l2p `models/prompt.py`.
 
+use super::onnx::PromptGraph;
 use super::settings::{Room, Settings};
 use super::stack::{Entering, Place, Stack};
 use crate::config::schema::{GPrompt, Initializer};
+use crate::error::Result;
+use crate::nn::onnx::Weights;
 use crate::nn::params::Declare;
+use crate::onnx::Graph;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Shape, Tensor};
 
@@ -47,6 +51,12 @@ impl General {
         };
         let ids = plan.tensor("general prompt ids", [room.batch, 1], DType::U32);
         General { stack, initializer: config.initializer, ids }
+    }
+
+    /// # Errors
+    /// `Error::Failed` if the device fails.
+    pub(super) fn onnx(&self, g: &mut Graph, w: Weights, into: &mut PromptGraph) -> Result<()> {
+        into.add_stack(g, w, &self.stack, None)
     }
 
     pub(super) fn entering(&self, batch: usize) -> Entering<'_> {

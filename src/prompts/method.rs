@@ -3,6 +3,7 @@
 use super::choice::PromptChoice;
 use super::coda::Coda;
 use super::general::General;
+use super::onnx::PromptGraph;
 use super::pool::{Pool, PullBackward};
 use super::s_prompts::{Heads, SPrompts};
 use super::settings::{Room, Settings};
@@ -11,7 +12,9 @@ use crate::config::schema::{EmbeddingKey, Initializer};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::layers::Linear;
+use crate::nn::onnx::Weights;
 use crate::nn::params::{Declare, Grads, ParamId, Params};
+use crate::onnx::{Graph, Value};
 use crate::ops::match_prompts::Select;
 use crate::ops::pool_tokens;
 use crate::rng::{Rng, Stream};
@@ -212,6 +215,34 @@ impl PromptMethod {
             // Since the task was entered.
             PromptMethod::SPrompts(_) => Ok(()),
         }
+    }
+
+    /// The choice of each image and what it puts into the network, as a part of an ONNX graph. query: (B, C), unless
+    /// [`PromptMethod::query`] is nothing.
+    ///
+    /// # Errors
+    /// `Error::Config` for a choice that ONNX cannot make.
+    pub fn onnx(&self, g: &mut Graph, w: Weights, query: Option<&Value>) -> Result<PromptGraph> {
+        let mut into = PromptGraph::default();
+        match (self, query) {
+            (PromptMethod::None, _) => {}
+            (PromptMethod::DualPrompt { general, pool: None }, _) => general.onnx(g, w, &mut into)?,
+            (PromptMethod::DualPrompt { general, pool: Some(pool) }, Some(query)) => {
+                general.onnx(g, w, &mut into)?;
+                pool.onnx(g, w, query, &mut into)?;
+            }
+            (PromptMethod::L2p(pool), Some(query)) => pool.onnx(g, w, query, &mut into)?,
+            (PromptMethod::Coda(coda), Some(query)) => coda.onnx(g, w, query, &mut into)?,
+            (PromptMethod::SPrompts(domains), Some(query)) => domains.onnx(g, w, query, &mut into)?,
+            (
+                PromptMethod::L2p(_)
+                | PromptMethod::DualPrompt { .. }
+                | PromptMethod::Coda(_)
+                | PromptMethod::SPrompts(_),
+                None,
+            ) => return Err(Error::failed("onnx: prompts are chosen by a query, and there is none")),
+        }
+        Ok(into)
     }
 
     /// What was chosen last.

@@ -2,12 +2,15 @@
 //! Source: Wang et al. 2022, arXiv:2112.08654; google-research/l2p `models/prompt.py`.
 
 use super::choice::PromptChoice;
+use super::onnx::{ChosenGraph, PromptGraph};
 use super::settings::Room;
 use super::stack::{Entering, Place, Stack};
 use crate::config::schema::{PromptPool, Selection};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::nn::onnx::Weights;
 use crate::nn::params::{Declare, Grads, ParamId, Params};
+use crate::onnx::{Element, Graph, Value};
 use crate::ops::axpy::axpy;
 use crate::ops::match_prompts::{self, Select};
 use crate::ops::matmul::{self, Layout, Write};
@@ -211,6 +214,53 @@ impl Pool {
         match_prompts::count_acc(dev, self.used.view_mut().part(m, [m]), self.ids.view())
     }
 
+    /// [`Pool::choose`] for each image, and the prompts that come of it. query: (B, C).
+    ///
+    /// # Errors
+    /// `Error::Config` for prompts that are drawn.
+    pub(super) fn onnx(
+        &self,
+        g: &mut Graph,
+        w: Weights,
+        query: &Value,
+        into: &mut PromptGraph,
+    ) -> Result<()> {
+        let (m, n, c) = (self.config.pool_size, self.config.top_k, self.stack.channels);
+        let ids = match self.config.selection {
+            Selection::Random => {
+                return Err(Error::config(
+                    "prompt_pool.selection: `random` draws prompts by the bits of an image's query, which ONNX cannot; \
+                     wanted `key` or `fixed`, or `export --format safetensors`",
+                ));
+            }
+            Selection::Fixed => g.numbers_for_each_image(&(0..n as i64).collect::<Vec<_>>())?,
+            Selection::Key => {
+                let name = "unit keys, transposed";
+                let keys = match self.key {
+                    Some(key) => w.part(g, key, name, &[c, m], |keys| unit_columns(&keys, c))?,
+                    None => w.part(g, self.stack.id, name, &[c, m], |prompts| {
+                        // The mean over slices and positions of each prompt.
+                        let (length, slices) = (self.stack.length, self.stack.layers.len());
+                        let mut keys = vec![0.0; m * c];
+                        for (i, value) in prompts.iter().enumerate() {
+                            keys[i / (length * c) % m * c + i % c] += value / (slices * length) as f64;
+                        }
+                        unit_columns(&keys, c)
+                    })?,
+                };
+                // q / √max(Σq², 1e-12) is q / max(‖q‖, 1e-6).
+                let length = g.length(query);
+                let length = g.at_least(&length, LEAST.sqrt());
+                let unit = g.op("Div", &[query, &length], &[]);
+                let similarity = g.mat_mul(&unit, &keys);
+                g.top_places(&similarity, n)
+            }
+        };
+        into.chosen =
+            Some(ChosenGraph { name: "prompts", value: ids.clone(), element: Element::I64, width: n });
+        into.add_stack(g, w, &self.stack, Some(&ids))
+    }
+
     fn fill_keys(&mut self, dev: &Device, p: &Params) -> Result<()> {
         self.keys.fill(0.0);
         if let Some(key) = self.key {
@@ -342,6 +392,19 @@ impl Pool {
         }
         Ok(())
     }
+}
+
+/// The least square of a length, as [`Normalization::Rsqrt`] has it.
+const LEAST: f64 = 1e-12;
+
+/// Rows (M, C) with length 1, as columns (C, M).
+fn unit_columns(rows: &[f64], c: usize) -> Vec<f64> {
+    let unit = |row: &[f64]| {
+        let length = row.iter().map(|v| v * v).sum::<f64>().max(LEAST).sqrt();
+        row.iter().map(|v| v / length).collect::<Vec<f64>>()
+    };
+    let rows: Vec<Vec<f64>> = rows.chunks_exact(c).map(unit).collect();
+    (0..c).flat_map(|column| rows.iter().map(move |row| row[column])).collect()
 }
 
 /// `n` of `m` prompts, drawn by the seed and the bits of the query: an image has the same ones in every batch, on every

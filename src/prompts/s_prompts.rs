@@ -6,11 +6,14 @@
 
 use super::choice::PromptChoice;
 use super::k_means;
+use super::onnx::{ChosenGraph, PromptGraph};
 use super::settings::{Domains, Room};
 use super::stack::{Entering, Place, Stack};
 use crate::error::{Error, Result};
 use crate::nn::layers::Linear;
+use crate::nn::onnx::Weights;
 use crate::nn::params::{Declare, ParamId, Params};
+use crate::onnx::{Attribute, Element, Graph, Value};
 use crate::rng::{Rng, Stream};
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View};
@@ -142,6 +145,39 @@ impl SPrompts {
         };
         let domains = queries.chunks_exact(self.stack.channels).map(domain).collect::<Result<Vec<u32>>>()?;
         self.put(Chosen::Each(domains))
+    }
+
+    /// [`SPrompts::choose`], and the prompt and the head of the domain. query: (B, C).
+    ///
+    /// # Errors
+    /// `Error::Failed` if the device fails.
+    pub(super) fn onnx(
+        &self,
+        g: &mut Graph,
+        w: Weights,
+        query: &Value,
+        into: &mut PromptGraph,
+    ) -> Result<()> {
+        let (known, c, each) = (self.known()?.max(1), self.stack.channels, self.settings.config.centres);
+        let length = g.length(query);
+        let length = g.at_least(&length, 1e-12);
+        let unit = g.op("Div", &[query, &length], &[]);
+        let unit = g.reshape(&unit, &[0, 1, c as i64]);
+        let centres = self.centres.view().get::<f64>("s_prompts", "centres")?;
+        let centres = &centres[..known * each * c];
+        let centres = g.weights("centres", &[1, known * each, c], || Ok(centres.to_vec()))?;
+        let difference = g.op("Sub", &[&unit, &centres], &[]);
+        let norm = [("axes", Attribute::Ints(&[-1])), ("keepdims", Attribute::Int(0))];
+        let distances = g.op("ReduceL1", &[&difference], &norm);
+        let nearness = g.scaled(&distances, -1.0);
+        // The nearest centre of each domain, then the first domain of the nearest.
+        let by_domain = g.reshape(&nearness, &[0, known as i64, each as i64]);
+        let best = g.max(&by_domain, 2);
+        let domain = g.top_places(&best, 1);
+        into.head = Some(g.reshape(&domain, &[-1]));
+        into.chosen =
+            Some(ChosenGraph { name: "prompts", value: domain.clone(), element: Element::I64, width: 1 });
+        into.add_stack(g, w, &self.stack, Some(&domain))
     }
 
     pub(super) fn choice(&self) -> PromptChoice {

@@ -72,7 +72,7 @@ impl Stack {
     }
 
     /// The first value of a layer's table.
-    fn start(&self, l: usize, side: Side) -> Option<usize> {
+    pub fn start(&self, l: usize, side: Side) -> Option<usize> {
         let (_, at) = self.layers.iter().find(|(layer, _)| *layer == l)?;
         let second = usize::from(side == Side::Value).min(self.sides - 1);
         Some((at * self.sides + second) * self.rows * self.channels)

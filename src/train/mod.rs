@@ -1,6 +1,7 @@
 //! A whole run: data, tasks, steps, evaluation, baselines, files.
 
 pub mod add_classes;
+pub mod adopt;
 mod affine_augment;
 pub mod baseline_runs;
 pub mod baselines;

@@ -3,43 +3,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use common::pictures::pictures;
 use common::process::{engine, expect, same, stderr, train};
 use l2p_engine::learner::SavedRun;
 use l2p_engine::output::{Results, TensorData};
-use l2p_engine::rng::{Rng, Stream};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// Whether a picture of this kind is bright at (x, y), counted from its middle.
-fn is_bright(kind: &str, x: i32, y: i32) -> bool {
-    match kind {
-        "ring" => (49..=90).contains(&(x * x + y * y)),
-        "cross" | "3" => x.abs() < 2 || y.abs() < 2,
-        "bars" => x.rem_euclid(7) < 3,
-        "frame" => (8..=9).contains(&x.abs().max(y.abs())),
-        _ => (x - y).abs() < 3,
-    }
-}
-
-/// A folder with `n` pictures of each kind.
-fn pictures(root: &Path, kinds: &[&str], n: usize) -> PathBuf {
-    for (k, kind) in kinds.iter().enumerate() {
-        let dir = root.join(kind);
-        std::fs::create_dir_all(&dir).expect("a folder");
-        for i in 0..n {
-            let mut rng = Rng::new(k as u64, Stream::Test, i as u64);
-            let (dx, dy) = ((rng.uniform() * 6.0) as i32 - 3, (rng.uniform() * 6.0) as i32 - 3);
-            let picture = image::GrayImage::from_fn(28, 28, |x, y| {
-                let bright = is_bright(kind, x as i32 - 14 - dx, y as i32 - 14 - dy);
-                image::Luma([if bright { 230 } else { 0 } + (rng.uniform() * 25.0) as u8])
-            });
-            picture.save(dir.join(format!("{kind}_{i:02}.png"))).expect("a picture");
-        }
-    }
-    root.to_path_buf()
-}
 
 fn path(p: &Path) -> &str {
     p.to_str().expect("a UTF-8 path")
@@ -219,6 +190,19 @@ fn every_method_goes_on_with_a_next_task() {
             assert!(new[2 * each..3 * each].iter().all(|&bits| bits != 0), "components of the new task");
         }
     }
+}
+
+#[test]
+fn components_without_room_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let images = pictures(&dir.path().join("new"), &["bars", "ring"], 8);
+    let (run, new) = (dir.path().join("run"), dir.path().join("new-run"));
+    // The 128 channels of the backbone have room for the components of two tasks and of no third.
+    digits(&run, &["method=coda_prompt", "coda.components=128", "coda.length=2", "coda.layers=[0]"]);
+    let before = files(dir.path());
+    let said = expect(add(&run, &images, &["--into", path(&new)]), 2);
+    assert!(said.contains("coda.components: the 192") && said.contains("at most 128"), "{said}");
+    assert!(files(dir.path()) == before, "nothing is changed and nothing is left behind");
 }
 
 fn columns_or_classes(run: &Path) -> usize {

@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod onnx;
+mod python;
 
 use common::process::{engine, expect, train};
 use std::path::Path;

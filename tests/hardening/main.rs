@@ -136,7 +136,7 @@ mod damaged {
     }
 
     readers! {
-        npz safetensors torch idx cifar_pickle cifar_binary mat archives packed_archives png jpeg other_images lists
+        npz safetensors torch ports idx cifar_pickle cifar_binary mat archives packed_archives png jpeg other_images lists
         toml checkpoint frames
     }
 }

@@ -8,6 +8,7 @@ use l2p_engine::config::schema::Data;
 use l2p_engine::data::tasks::parse_class_order;
 use l2p_engine::data::{self, cifar, idx, image_file, listing, source, svhn, tar_gz};
 use l2p_engine::import::load_bytes;
+use l2p_engine::import::ports::{self, Port};
 use l2p_engine::output::{State, TensorData};
 use l2p_engine::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -86,6 +87,15 @@ pub fn safetensors() -> Reader {
 
 pub fn torch() -> Reader {
     backbone("torch", fixtures(&["import/torch_plain.pth", "import/torch_nested.pt"]), 64)
+}
+
+/// Checkpoints of programs that train prompts, each as one of every program.
+pub fn ports() -> Reader {
+    let read = |bytes: &[u8]| {
+        let of = [Port::L2pPytorch, Port::DualPromptPytorch, Port::CodaPrompt, Port::Pilot];
+        of.into_iter().filter(|&port| taken(ports::read_bytes("bad file", bytes, port))).count() > 0
+    };
+    reader("ports", fixtures(&["adopt/l2p_pytorch.pth", "adopt/pilot_coda.pth"]), 64, read)
 }
 
 pub fn idx() -> Reader {
@@ -290,10 +300,11 @@ pub fn frames() -> Reader {
 }
 
 /// All readers. Each has a test in the deep lane and a target of cargo-fuzz.
-pub const ALL: [Named; 16] = [
+pub const ALL: [Named; 17] = [
     ("npz", npz),
     ("safetensors", safetensors),
     ("torch", torch),
+    ("ports", ports),
     ("idx", idx),
     ("cifar_pickle", cifar_pickle),
     ("cifar_binary", cifar_binary),

@@ -136,7 +136,7 @@ fn names_outside_the_list_stop_the_reader() {
         ("torch.hub", "load"),
         ("torch", "EvilStorage"),
         ("collections", "defaultdict"),
-        ("argparse", "Namespace"),
+        ("argparse", "Action"),
         ("numpy.core.multiarray", "scalar"),
         ("torch._utils", "_rebuild_device_tensor_from_numpy"),
         ("timm.models.vision_transformer", "VisionTransformer"),

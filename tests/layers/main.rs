@@ -20,20 +20,25 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("data", &["config", "pickle", "rng"]),
     ("import", &["pickle"]),
     ("pickle", &[]),
-    ("output", &["config", "tensor"]),
-    ("nn", &["ops", "device", "tensor", "rng"]),
-    ("prompts", &["nn", "ops", "device", "tensor", "config", "rng"]),
-    ("network", &["prompts", "nn", "ops", "device", "tensor", "config", "rng"]),
+    ("protobuf", &[]),
+    ("onnx", &["protobuf"]),
+    ("output", &["config", "protobuf", "tensor"]),
+    ("nn", &["ops", "device", "tensor", "onnx", "rng"]),
+    ("prompts", &["nn", "ops", "device", "tensor", "config", "onnx", "rng"]),
+    ("network", &["prompts", "nn", "ops", "device", "tensor", "config", "onnx", "rng"]),
     ("optim", &["nn", "ops", "device", "tensor", "config"]),
     (
         "methods",
-        &["network", "prompts", "optim", "nn", "ops", "device", "tensor", "comm", "config", "output", "rng"],
+        &[
+            "network", "prompts", "optim", "nn", "ops", "device", "tensor", "comm", "config", "onnx",
+            "output", "rng",
+        ],
     ),
     (
         "learner",
         &[
             "methods", "network", "prompts", "nn", "ops", "device", "tensor", "config", "data", "import",
-            "output", "rng",
+            "onnx", "output", "rng",
         ],
     ),
     (
@@ -43,11 +48,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config", "data", "import", "output", "rng",
         ],
     ),
+    ("serve", &["train", "learner", "device", "data", "output"]),
     (
         "cli",
         &[
-            "train", "learner", "methods", "ops", "device", "tensor", "comm", "config", "data", "import",
-            "output",
+            "serve", "train", "learner", "methods", "ops", "device", "tensor", "comm", "config", "data",
+            "import", "output",
         ],
     ),
     ("testing", &["ops", "device", "tensor", "rng", "data", "config"]),

@@ -4,9 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use common::python::{python_with, run as run_python};
 use l2p_engine::output::tensorboard::{HParam, Writer, frame, tags};
 use std::path::Path;
-use std::process::Command;
 
 /// CRC-32C bit by bit, from its polynomial.
 fn crc(bytes: &[u8]) -> u32 {
@@ -128,17 +128,6 @@ assert plugin_data_pb2.HParamsPluginData.FromString(content).session_end_info.st
 print("read back")
 "##;
 
-/// An interpreter with TensorBoard; without one the test says that it is skipped.
-fn python() -> Option<String> {
-    let python = std::env::var("L2P_PYTHON").unwrap_or_else(|_| "python3".into());
-    let there = Command::new(&python).args(["-c", "import tensorboard"]).output();
-    if there.is_ok_and(|o| o.status.success()) {
-        return Some(python);
-    }
-    println!("skipped: `{python} -c 'import tensorboard'` fails; set L2P_PYTHON");
-    None
-}
-
 const READ_RUN: &str = r##"
 import sys
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -156,7 +145,7 @@ assert acc.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
 
 #[test]
 fn tensorboard_reads_a_run_that_was_stopped_and_resumed() {
-    let Some(python) = python() else { return };
+    let Some(python) = python_with(&["tensorboard"]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     let mut first = common::process::train(&run, &[]).spawn().unwrap();
@@ -166,13 +155,12 @@ fn tensorboard_reads_a_run_that_was_stopped_and_resumed() {
     first.kill().unwrap();
     first.wait().unwrap();
     common::process::expect(common::process::train(&run, &["--resume"]), 0);
-    let output = Command::new(&python).arg("-c").arg(READ_RUN).arg(&run).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run_python(&python, READ_RUN, &[run.to_str().unwrap()]);
 }
 
 #[test]
 fn tensorboard_reads_it_back() {
-    let Some(python) = python() else { return };
+    let Some(python) = python_with(&["tensorboard"]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut first = Writer::create(dir.path(), None).unwrap();
     let hparams = [
@@ -201,6 +189,5 @@ fn tensorboard_reads_it_back() {
     }
     second.hparams_end(true).unwrap();
     second.flush().unwrap();
-    let output = Command::new(&python).arg("-c").arg(READ_BACK).arg(dir.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run_python(&python, READ_BACK, &[dir.path().to_str().unwrap()]);
 }

@@ -18,7 +18,8 @@ use super::{Method, Moment, Pass, Ranks, Shown, Tensors};
 use crate::config::schema::Config;
 use crate::device::Device;
 use crate::error::Result;
-use crate::network::{Model, Pixels, StepStats, TaskView};
+use crate::network::{AnswerGraph, Model, Pixels, StepStats, TaskView};
+use crate::onnx::{Graph, Value};
 use crate::ops::match_prompts::Select;
 use crate::output::checkpoint::TensorData;
 use crate::prompts::PromptChoice;
@@ -222,6 +223,11 @@ impl Method for Ranpac {
         let dtype = self.ridge.head.dtype();
         let features = Tensor::from_f64(&features.read_f64()?, features.shape(), dtype);
         self.ridge.logits(features.view())
+    }
+
+    fn onnx(&self, g: &mut Graph, images: &Value) -> Result<AnswerGraph> {
+        let features = self.model.onnx_features(g, images, true)?;
+        Ok(AnswerGraph { logits: self.ridge.onnx(g, &features)?, chosen: None })
     }
 
     fn state(&self) -> Result<Tensors> {

@@ -43,6 +43,11 @@ impl Projection {
         self.width
     }
 
+    /// W (L, M), where there is one.
+    pub fn matrix(&self) -> Option<&Tensor> {
+        self.matrix.as_ref()
+    }
+
     /// M.
     pub fn features(&self) -> usize {
         self.matrix.as_ref().map_or(self.width, |w| w.dims()[1])

@@ -15,6 +15,7 @@ use super::cholesky;
 use super::projection::Projection;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::onnx::{Attribute, Graph, Value};
 use crate::ops::float::Float;
 use crate::ops::matmul::{self, Layout, Write};
 use crate::tensor::{DType, Tensor, View};
@@ -204,6 +205,40 @@ impl Ridge {
             (0..classes).filter(|k| !seen(k)).for_each(|k| row[k] = least - T::ONE);
         }
         Ok(())
+    }
+
+    /// [`Ridge::logits`] as a part of an ONNX graph.
+    ///
+    /// # Errors
+    /// `Error::Failed` if there is no room for the weights.
+    pub fn onnx(&self, g: &mut Graph, features: &Value) -> Result<Value> {
+        let (l, m, classes) = (self.projection.width(), self.projection.features(), self.counts.len());
+        let mut hidden = features.clone();
+        if let Some(matrix) = self.projection.matrix() {
+            let matrix = g.weights("random matrix", &[l, m], || Ok(matrix.to_f64()))?;
+            let product = g.mat_mul(features, &matrix);
+            hidden = g.op("Relu", &[&product], &[]);
+        }
+        let head = g.weights("ridge head", &[m, classes], || Ok(self.head.to_f64()))?;
+        let logits = g.mat_mul(&hidden, &head);
+        let seen: Vec<i64> = (0..).zip(&self.counts).filter(|(_, n)| **n > 0.0).map(|(k, _)| k).collect();
+        if seen.is_empty() || seen.len() == classes {
+            return Ok(logits);
+        }
+        // Classes that were never seen are 1 below the least of the others, and below 0.
+        let there = |k: usize| f64::from(u8::from(self.counts[k] > 0.0));
+        let keep = g.weights("seen classes", &[classes], || Ok((0..classes).map(there).collect()))?;
+        let lower =
+            g.weights("unseen classes", &[classes], || Ok((0..classes).map(|k| 1.0 - there(k)).collect()))?;
+        let places = g.numbers(&seen);
+        let known = g.gather(&logits, &places, 1);
+        let one = g.scalar(1.0);
+        let least =
+            g.op("ReduceMin", &[&known], &[("axes", Attribute::Ints(&[1])), ("keepdims", Attribute::Int(1))]);
+        let least = g.op("Min", &[&least, &one], &[]);
+        let least = g.op("Sub", &[&least, &one], &[]);
+        let (kept, lowered) = (g.mul(&logits, &keep), g.mul(&least, &lower));
+        Ok(g.add(&kept, &lowered))
     }
 
     pub fn projection(&self) -> &Projection {

@@ -1,7 +1,4 @@
-//! The few protocol-buffer messages that TensorBoard reads, encoded by hand, in TFRecord framing.
-//!
-//! Field numbers: tensorflow `event.proto`, `summary.proto`, `tensor.proto`; TensorBoard
-//! `plugins/hparams/{api,plugin_data}.proto`.
+//! Messages of protocol buffers, encoded by hand. Source: protobuf.dev, "Encoding".
 
 /// A message in the making: each method appends one field.
 #[derive(Debug, Default, Clone)]
@@ -38,10 +35,16 @@ impl ProtoMessage {
         self
     }
 
-    pub fn bytes(mut self, field: u32, value: &[u8]) -> ProtoMessage {
+    pub fn bytes(self, field: u32, value: &[u8]) -> ProtoMessage {
+        let mut start = self.start(field, value.len());
+        start.0.extend(value);
+        start
+    }
+
+    /// What stands in front of `length` bytes that follow elsewhere.
+    pub fn start(mut self, field: u32, length: usize) -> ProtoMessage {
         self.key(field, 2);
-        self.varint(value.len() as u64);
-        self.0.extend(value);
+        self.varint(length as u64);
         self
     }
 
@@ -58,23 +61,13 @@ impl ProtoMessage {
         self.bytes(field, &packed)
     }
 
+    /// These bytes behind those so far.
+    pub fn then(mut self, more: &ProtoMessage) -> ProtoMessage {
+        self.0.extend(&more.0);
+        self
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
-}
-
-/// TFRecord: length, its checksum, the bytes, their checksum; all little-endian.
-pub fn frame(payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u64).to_le_bytes();
-    let mut out = Vec::with_capacity(payload.len() + 16);
-    out.extend(length);
-    out.extend(masked(&length).to_le_bytes());
-    out.extend(payload);
-    out.extend(masked(payload).to_le_bytes());
-    out
-}
-
-/// CRC-32C, rotated and offset so that a checksum of a checksum is not one.
-fn masked(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
