@@ -24,6 +24,7 @@ pub mod network;
 pub mod nn;
 pub mod optim;
 pub mod prompts;
+pub mod serve;
 pub mod train;
 
 pub mod testing;

@@ -62,6 +62,7 @@ impl AddClasses {
             run_images: self.run_data_dir,
             choice: super::device(&self.device)?,
             quiet: self.quiet,
+            listener: None,
         };
         let (into, results) = add_classes::add_classes(&addition)?;
         let votes = SavedRun::config(&into)?.prompt_pool.votes();

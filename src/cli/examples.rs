@@ -37,6 +37,12 @@ Examples:
   l2p-engine predict --workdir runs/default image.png
   l2p-engine predict --workdir runs/default --json first.jpg second.jpg";
 
+pub const SERVE: &str = "\
+Examples:
+  l2p-engine serve --workdir runs/default
+  l2p-engine serve --workdir digits.safetensors --listen 127.0.0.1:8080
+  l2p-engine serve --workdir runs/default --listen 0.0.0.0:7860 --token-file token.txt";
+
 pub const EXPORT: &str = "\
 Examples:
   l2p-engine export --workdir runs/default --out digits.safetensors

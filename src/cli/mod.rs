@@ -13,6 +13,7 @@ mod predict;
 mod pretrain;
 mod report;
 mod reproduce;
+mod serve;
 mod shell;
 mod train;
 
@@ -44,6 +45,9 @@ enum Command {
     /// Name the class of image files.
     #[command(after_help = examples::PREDICT)]
     Predict(predict::Predict),
+    /// Answer over HTTP, with a page, and be taught new classes.
+    #[command(after_help = examples::SERVE)]
+    Serve(serve::Serve),
     /// Write what a run has learned as one file that answers.
     #[command(after_help = examples::EXPORT)]
     Export(export::Export),
@@ -89,6 +93,7 @@ pub fn main() -> i32 {
         Command::Eval(args) => args.run(),
         Command::LeakCheck(args) => args.run(),
         Command::Predict(args) => args.run(),
+        Command::Serve(args) => args.run(),
         Command::Export(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Devices(args) => args.run(),

@@ -144,20 +144,16 @@ fn images_in(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Classes by name, best first.
-fn named<'a>(answer: &'a Answer, names: &'a [String]) -> impl Iterator<Item = (&'a str, f64)> {
-    answer.classes.iter().map(|&(class, p)| (names[class as usize].as_str(), p))
-}
-
 fn as_line(path: &Path, answer: &Answer, names: &[String]) -> String {
     let best: Vec<String> =
-        named(answer, names).take(SHOWN).map(|(name, p)| format!("{name} {:.1} %", 100.0 * p)).collect();
+        answer.by_name(names).take(SHOWN).map(|(name, p)| format!("{name} {:.1} %", 100.0 * p)).collect();
     format!("{}: {}", path.display(), best.join(", "))
 }
 
 /// A path that is not UTF-8 has its exact bytes, in hexadecimal, beside the text that stands for it.
 fn as_json(path: &Path, answer: &Answer, names: &[String]) -> String {
-    let classes: Vec<_> = named(answer, names)
+    let classes: Vec<_> = answer
+        .by_name(names)
         .map(|(name, p)| serde_json::json!({ "class": name, "probability": p }))
         .collect();
     let mut line = serde_json::json!({ "image": path.to_string_lossy() });

@@ -85,8 +85,15 @@ impl Reproduce {
         let workdir = self.workdir.unwrap_or_else(|| PathBuf::from("runs/reproduce").join(name));
         std::fs::create_dir_all(&workdir).map_err(|e| Error::file(&workdir, atomic::explain(&e, "made")))?;
         let quiet = self.quiet;
-        let options =
-            Options { workdir: workdir.clone(), resume: false, quiet, profile: false, choices, launch };
+        let options = Options {
+            workdir: workdir.clone(),
+            resume: false,
+            quiet,
+            profile: false,
+            choices,
+            launch,
+            listener: None,
+        };
         let done = reproduce::run(&recipe, &options)?;
         let ran = recipe.rows.iter().map(|row| workdir.join(&row.name)).filter(|dir| dir.is_dir());
         let groups = report::read(&ran.collect::<Vec<_>>())?;

@@ -117,7 +117,8 @@ impl Train {
         };
         let quiet = self.quiet || !launch.is_first();
         let (resume, profile) = (self.resume, self.profile);
-        let options = Options { workdir: workdir.clone(), resume, quiet, profile, choices, launch };
+        let options =
+            Options { workdir: workdir.clone(), resume, quiet, profile, choices, launch, listener: None };
         let prints = options.launch.is_first();
         if let Some(seeds) = seeds {
             let found = kept(seeds::train(&loaded.config, &seeds, &options), &workdir, claimed)?;

@@ -19,6 +19,13 @@ pub struct Answer {
     pub classes: Vec<(u32, f64)>,
 }
 
+impl Answer {
+    /// Classes by name, best first.
+    pub fn by_name<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = (&'a str, f64)> {
+        self.classes.iter().map(|&(class, p)| (names[class as usize].as_str(), p))
+    }
+}
+
 /// Prepared images (n, S, S, 3) as a tensor of the network's precision.
 pub fn ready(dtype: DType, side: usize, values: &[f32]) -> Tensor {
     let shape = [values.len() / (side * side * 3), side, side, 3];

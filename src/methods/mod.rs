@@ -55,7 +55,7 @@ pub struct Shown<'a> {
 }
 
 /// Something that learns a sequence of tasks.
-pub trait Method {
+pub trait Method: Send {
     /// The network behind it.
     fn model(&self) -> &Model;
 

@@ -3,15 +3,43 @@
 use super::console::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// A step of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepDone {
+    /// Steps done in this process, and how many there are for it at most.
+    pub done: u64,
+    pub of: u64,
+    /// The last one that is known.
+    pub loss: Option<f64>,
+}
+
+/// Hears of every step.
+#[derive(Clone)]
+pub struct Listener(Arc<dyn Fn(StepDone) + Send + Sync>);
+
+impl Listener {
+    pub fn new(hear: impl Fn(StepDone) + Send + Sync + 'static) -> Listener {
+        Listener(Arc::new(hear))
+    }
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
 /// Progress over all steps of a run.
 #[derive(Debug)]
 pub struct Progress {
     show: Show,
+    listener: Option<Listener>,
     clock: Clock,
     started: Instant,
     last_line: Instant,
@@ -51,6 +79,11 @@ impl Clock {
         self.step = step;
         self.loss = loss.into().or(self.loss);
         self.images += images as u64;
+    }
+
+    fn step_done(&self) -> StepDone {
+        let since_start = |step: u64| step.saturating_sub(self.first_step);
+        StepDone { done: since_start(self.step), of: since_start(self.total_steps), loss: self.loss }
     }
 
     /// `task 2/5  step 120/400  loss 0.4321  1234 images/s  1m 05s left`.
@@ -98,7 +131,13 @@ impl Progress {
             Show::Lines
         };
         let now = Instant::now();
-        Progress { show, clock: Clock::new(tasks, total_steps, first_step), started: now, last_line: now }
+        let clock = Clock::new(tasks, total_steps, first_step);
+        Progress { show, listener: None, clock, started: now, last_line: now }
+    }
+
+    /// The same, and `listener` hears of every step.
+    pub fn heard_by(self, listener: Option<Listener>) -> Progress {
+        Progress { listener, ..self }
     }
 
     /// The task that the following steps belong to, from 0.
@@ -109,6 +148,9 @@ impl Progress {
     /// Step `step` of the run is done, on so many images.
     pub fn step(&mut self, step: u64, loss: impl Into<Option<f64>>, images: usize) {
         self.clock.step(step, loss, images);
+        if let Some(Listener(hear)) = &self.listener {
+            hear(self.clock.step_done());
+        }
         match &self.show {
             Show::Bar(bar) => {
                 bar.set_position(step);

@@ -28,6 +28,14 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// [`Error::Failed`] if the operating system refuses.
 pub fn install() -> Result<()> {
+    install_saying("stopping after this step and saving")
+}
+
+/// The same for a process whose first signal means `what`.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_saying(what: &'static str) -> Result<()> {
     INSTALLED
         .get_or_init(|| {
             let ignored = ignored();
@@ -35,7 +43,7 @@ pub fn install() -> Result<()> {
             let handled: Vec<c_int> = all.into_iter().filter(|s| ignored >> (s - 1) & 1 == 0).collect();
             let signals = Signals::new(handled).map_err(|e| e.to_string())?;
             let thread = std::thread::Builder::new().name("signals".into());
-            thread.spawn(move || watch(signals)).map(|_| ()).map_err(|e| e.to_string())
+            thread.spawn(move || watch(signals, what)).map(|_| ()).map_err(|e| e.to_string())
         })
         .clone()
         .map_err(|e| Error::failed(format!("signals cannot be handled: {e}")))
@@ -48,15 +56,12 @@ fn ignored() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-fn watch(mut signals: Signals) {
+fn watch(mut signals: Signals, what: &str) {
     let mut first = None;
     for signal in signals.forever() {
         let first = *first.get_or_insert_with(|| {
             STOP.store(true, Ordering::SeqCst);
-            say(&format!(
-                "stopping after this step and saving; Ctrl-C after {} seconds ends at once without saving",
-                AGAIN.as_secs()
-            ));
+            say(&format!("{what}; Ctrl-C after {} seconds ends at once without saving", AGAIN.as_secs()));
             Instant::now()
         });
         if signal == SIGINT && first.elapsed() >= AGAIN {

@@ -18,6 +18,7 @@ use crate::learner::origin;
 use crate::learner::{InitialWeights, Position, Purpose, SavedRun};
 use crate::methods::Ranks;
 use crate::output::checkpoint::{State, Store};
+use crate::output::progress::Listener;
 use crate::output::results::Results;
 use crate::output::workdir::{self, CHECKPOINTS, CONFIG, LOG};
 use crate::output::{atomic, say};
@@ -42,6 +43,8 @@ pub struct Addition {
     pub run_images: Option<String>,
     pub choice: Choice,
     pub quiet: bool,
+    /// Hears of every step.
+    pub listener: Option<Listener>,
 }
 
 /// Makes the new run, learns its last task and returns its folder and its results.
@@ -71,6 +74,7 @@ pub fn add_classes(addition: &Addition) -> Result<(PathBuf, Results)> {
         profile: false,
         choices: vec![addition.choice.clone()],
         launch: Launch::single(),
+        listener: addition.listener.clone(),
     };
     match run::train(config, &options) {
         Ok(results) => Ok((into, results)),

@@ -2,6 +2,7 @@
 
 use crate::comm::Launch;
 use crate::device::Choice;
+use crate::output::progress::Listener;
 use std::path::PathBuf;
 
 /// How a run is started.
@@ -16,4 +17,6 @@ pub struct Options {
     pub choices: Vec<Choice>,
     /// This process among those that were launched together.
     pub launch: Launch,
+    /// Hears of every step.
+    pub listener: Option<Listener>,
 }

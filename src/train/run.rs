@@ -110,6 +110,7 @@ fn rank(
     let record =
         place.map(|place| Record::open(place, saved.as_ref(), &at, config, &mut warnings)).transpose()?;
     let progress = Progress::new(quiet, session.train_tasks.len(), total, at.step);
+    let progress = progress.heard_by(options.listener.clone());
     warnings.iter().for_each(|w| say(&format!("warning: {w}")));
     if !quiet {
         progress.say(&report::opening(&report::Opening::of(&session, total)));

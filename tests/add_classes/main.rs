@@ -3,43 +3,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use common::pictures::pictures;
 use common::process::{engine, expect, same, stderr, train};
 use l2p_engine::learner::SavedRun;
 use l2p_engine::output::{Results, TensorData};
-use l2p_engine::rng::{Rng, Stream};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// Whether a picture of this kind is bright at (x, y), counted from its middle.
-fn is_bright(kind: &str, x: i32, y: i32) -> bool {
-    match kind {
-        "ring" => (49..=90).contains(&(x * x + y * y)),
-        "cross" | "3" => x.abs() < 2 || y.abs() < 2,
-        "bars" => x.rem_euclid(7) < 3,
-        "frame" => (8..=9).contains(&x.abs().max(y.abs())),
-        _ => (x - y).abs() < 3,
-    }
-}
-
-/// A folder with `n` pictures of each kind.
-fn pictures(root: &Path, kinds: &[&str], n: usize) -> PathBuf {
-    for (k, kind) in kinds.iter().enumerate() {
-        let dir = root.join(kind);
-        std::fs::create_dir_all(&dir).expect("a folder");
-        for i in 0..n {
-            let mut rng = Rng::new(k as u64, Stream::Test, i as u64);
-            let (dx, dy) = ((rng.uniform() * 6.0) as i32 - 3, (rng.uniform() * 6.0) as i32 - 3);
-            let picture = image::GrayImage::from_fn(28, 28, |x, y| {
-                let bright = is_bright(kind, x as i32 - 14 - dx, y as i32 - 14 - dy);
-                image::Luma([if bright { 230 } else { 0 } + (rng.uniform() * 25.0) as u8])
-            });
-            picture.save(dir.join(format!("{kind}_{i:02}.png"))).expect("a picture");
-        }
-    }
-    root.to_path_buf()
-}
 
 fn path(p: &Path) -> &str {
     p.to_str().expect("a UTF-8 path")

@@ -2,10 +2,13 @@
 #![allow(dead_code)]
 
 pub mod golden_methods;
+pub mod http;
 pub mod lanes;
 pub mod npz;
 pub mod official;
+pub mod pictures;
 pub mod process;
+pub mod server;
 pub mod signals;
 
 use std::path::{Path, PathBuf};

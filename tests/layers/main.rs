@@ -43,11 +43,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config", "data", "import", "output", "rng",
         ],
     ),
+    ("serve", &["train", "learner", "device", "data", "output"]),
     (
         "cli",
         &[
-            "train", "learner", "methods", "ops", "device", "tensor", "comm", "config", "data", "import",
-            "output",
+            "serve", "train", "learner", "methods", "ops", "device", "tensor", "comm", "config", "data",
+            "import", "output",
         ],
     ),
     ("testing", &["ops", "device", "tensor", "rng", "data", "config"]),
