@@ -1,5 +1,5 @@
 //! Times whole training steps: `cargo bench --bench step -- --model b16 --batch 16 --json`; on a GPU with
-//! `--device cuda --precision bf16`. `--eval` also times evaluation.
+//! `--device cuda --precision bf16`. `--eval` also times evaluation, `--profile` lists the ops of a step by their seconds.
 //!
 //! Weights and images are random: the time does not depend on them. On the CPU images are ready; a GPU keeps
 //! 32 x 32 images as a data set has them, and resizing, cropping and flipping them is part of the time.
@@ -14,12 +14,14 @@ use l2p_engine::Result;
 use l2p_engine::comm::{self, Launch};
 use l2p_engine::config::schema::{Augment, Classifier, CodaPrompt, Config, Data, Method as Name, Precision};
 use l2p_engine::data::{Normalize, Preprocess, image_set};
+use l2p_engine::device::range::{RangeTime, record, recorded};
 use l2p_engine::device::{Device, StreamKind};
 use l2p_engine::methods::{Gradient, Method, Ranks};
 use l2p_engine::network::{Model, Pixels, Setup, TaskView};
 use l2p_engine::nn::vit::Dims;
 use l2p_engine::ops::gelu::GeluForm;
 use l2p_engine::ops::match_prompts::Select;
+use l2p_engine::ops::matmul::bf16::Arithmetic;
 use l2p_engine::ops::preprocess::Resident;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::plan::Plan;
@@ -46,7 +48,7 @@ enum Switch {
     Off,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum Width {
     F32,
     Bf16,
@@ -64,6 +66,9 @@ enum Gelu {
 struct Args {
     #[arg(long, value_enum, default_value = "b16")]
     model: Size,
+    /// Pixels on a side, other than 224.
+    #[arg(long)]
+    image_size: Option<usize>,
     #[arg(long, default_value_t = 16)]
     batch: usize,
     /// Timed steps after the first ones [default: 5; on a GPU 100, in blocks of 10]
@@ -86,6 +91,9 @@ struct Args {
     /// Times the query pass, and the prompted pass with queries that are known, as evaluation runs them.
     #[arg(long)]
     eval: bool,
+    /// Lists what each op of a step takes, after the steps that are timed.
+    #[arg(long)]
+    profile: bool,
     #[arg(long, default_value_t = 10)]
     pool: usize,
     #[arg(long, default_value_t = 10)]
@@ -121,6 +129,7 @@ fn dims(args: &Args) -> Dims {
         Size::S16 => (224, 16, 384, 6, 12),
         Size::B16 => (224, 16, 768, 12, 12),
     };
+    let image_size = args.image_size.unwrap_or(image_size);
     let (mlp_dim, eps) = (4 * embed_dim, 1e-6);
     let gelu = match args.gelu {
         Gelu::Tanh => GeluForm::Tanh,
@@ -275,6 +284,8 @@ struct Measured {
     loss: f64,
     seconds: Seconds,
     eval: Option<[Seconds; 2]>,
+    /// What the ops of one step took.
+    ops: Vec<RangeTime>,
     planned: usize,
     in_use: Option<usize>,
     /// Of the sum of all trainable gradients over ranks, by itself.
@@ -319,6 +330,13 @@ fn measure(args: &Args, dev: &Device, ranks: &Ranks) -> Result<Measured> {
     // The first steps load kernels and are captured, then comes the first replay.
     steps_of(&mut method, if dev.gpu().is_some() { 4 } else { 1 })?;
     let seconds = Seconds::of(steps.div_ceil(block), || Ok(steps_of(&mut method, block)? / block as f64))?;
+    let mut ops = Vec::new();
+    if args.profile {
+        record(dev);
+        steps_of(&mut method, 1)?;
+        ops = recorded();
+        ops.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    }
     let eval =
         if args.eval { Some(evaluation(&mut method, dev, &images, steps.clamp(3, 30))?) } else { None };
     let in_use = match (before, free()?) {
@@ -330,7 +348,7 @@ fn measure(args: &Args, dev: &Device, ranks: &Ranks) -> Result<Measured> {
         true => None,
         false => Some(Seconds::of(50, || ranks.time_sum(dev, &mut gradient))?),
     };
-    Ok(Measured { loss, seconds, eval, planned: plan.total_bytes(), in_use, sum, trainable })
+    Ok(Measured { loss, seconds, eval, ops, planned: plan.total_bytes(), in_use, sum, trainable })
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -358,7 +376,7 @@ fn run(args: &Args) -> Result<()> {
     }
     let dev = &devices[0];
     let config = config(args);
-    let Measured { loss, seconds, eval, planned, in_use, .. } = &one;
+    let Measured { loss, seconds, eval, ops, planned, in_use, .. } = &one;
     let rate = |seconds: &Seconds| args.batch as f64 / seconds.median();
     // Ranks of one CPU share its cores: the best they can do together is what one does.
     let ideal = if dev.gpu().is_some() { size as f64 } else { launch.processes as f64 };
@@ -371,12 +389,19 @@ fn run(args: &Args) -> Result<()> {
             "engine": "l2p-engine", "version": env!("CARGO_PKG_VERSION"), "device": format!("{dev:?}"),
             "precision": format!("{:?}", args.precision).to_lowercase(), "graph": config.train.graph,
             "gelu": format!("{:?}", args.gelu).to_lowercase(),
-            "model": format!("{:?}", args.model), "batch": args.batch, "pool": args.pool,
+            "model": format!("{:?}", args.model), "image_size": dims(args).image_size, "batch": args.batch, "pool": args.pool,
             "length": args.length, "top_k": args.top_k, "dualprompt": args.dualprompt, "coda": args.coda,
             "ortho_mu": args.ortho_mu, "shortcuts": !args.plain,
             "threads": rayon::current_num_threads(), "loss": loss, "seconds_per_step": seconds.json(),
             "images_per_second": rate(seconds), "planned_bytes": planned, "peak_bytes": in_use,
         });
+        if args.precision == Width::Bf16 && dev.gpu().is_none() {
+            report["arithmetic"] = json!(Arithmetic::of_process()?.word());
+        }
+        if args.profile {
+            let row = |r: &RangeTime| json!({ "phase": r.phase, "op": r.op, "calls": r.calls, "seconds": r.seconds });
+            report["ops"] = ops.iter().map(row).collect();
+        }
         if let Some([query, prompted]) = eval {
             let both = args.batch as f64 / (query.median() + prompted.median());
             report["evaluation"] = json!({
@@ -412,6 +437,9 @@ fn run(args: &Args) -> Result<()> {
             rate(prompted),
             rate(query)
         );
+    }
+    for RangeTime { phase, op, calls, seconds } in ops {
+        println!("  {seconds:8.4} s  {phase}: {op} ({calls})");
     }
     let memory = in_use.map_or(0.0, mib);
     println!("  memory: planned {:.0} MiB, in use {memory:.0} MiB", mib(*planned));

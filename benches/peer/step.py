@@ -31,7 +31,7 @@ class L2P(torch.nn.Module):
     def __init__(self, args, classes):
         super().__init__()
         gelu = functools.partial(torch.nn.GELU, approximate="tanh" if args.gelu == "tanh" else "none")
-        sizes = TINY if args.tiny else {}
+        sizes = TINY if args.tiny else {"img_size": args.image_size} if args.image_size else {}
         self.vit = timm.create_model(args.model, pretrained=False, num_classes=0, act_layer=gelu, **sizes)
         self.vit.requires_grad_(False).eval()
         if args.precision == "bf16-pure":
@@ -117,6 +117,7 @@ def summary(seconds, batch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit_base_patch16_224")
+    parser.add_argument("--image-size", type=int, help="pixels on a side, other than the model's")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, help="timed steps (5; on a GPU 30)")
     parser.add_argument("--threads", type=int, default=2)

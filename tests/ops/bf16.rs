@@ -91,6 +91,49 @@ fn every_arithmetic_computes_the_same_product() {
     }
 }
 
+/// The order that Intel's manual gives for `TDPBF16PS`, in plain loops.
+#[test]
+fn tiles_add_in_the_order_of_the_manual() {
+    if !Arithmetic::Amx.is_here() {
+        println!("skipped: this processor has no AMX");
+        return;
+    }
+    for dims @ (m, k, n) in EXTENTS {
+        let case = Case::new(dims);
+        let round = |v: f32| bf16::from_f32(v).to_f32();
+        let element = |i: usize, j: usize| {
+            let products = |step: usize, first: usize| {
+                let values = (32 * step..k.min(32 * (step + 1))).skip(first).step_by(2);
+                values.fold(0.0, |sum, l| round(case.x[i * k + l]).mul_add(round(case.w[l * n + j]), sum))
+            };
+            (0..k.div_ceil(32)).fold(0.0, |sum, step| sum + (products(step, 0) + products(step, 1)))
+        };
+        let wanted: Vec<f32> = (0..m * n).map(|at| element(at / n, at % n)).collect();
+        assert_eq!(bits(&case.all(Arithmetic::Amx, m)), bits(&wanted), "{dims:?}");
+    }
+}
+
+/// Tiles are a thread's own: other threads, a signal and a change of task in the middle change nothing.
+#[test]
+fn tiles_survive_what_interrupts_them() {
+    if !Arithmetic::Amx.is_here() {
+        println!("skipped: this processor has no AMX");
+        return;
+    }
+    let case = Case::new((260, 770, 640));
+    let wanted = bits(&case.all(Arithmetic::Amx, 260));
+    let threads = 4 * std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    assert_eq!(bits(&on_threads(2, || case.all(Arithmetic::Amx, 260))), wanted);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn bits_do_not_depend_on_rows_threads_or_columns() {
     for dims @ (m, k, n) in EXTENTS {

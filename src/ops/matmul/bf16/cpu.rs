@@ -7,13 +7,17 @@ use crate::ops::float::{simd, with_scratch};
 use crate::ops::matmul::cpu::SharedMatrix;
 pub use crate::ops::matmul::cpu::Strided;
 use crate::ops::matmul::strassen::Start;
+use crate::ops::matmul::tile::cpu::prefetch;
 use half::bf16;
 use pulp::Arch;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows of x that one task takes at most: with 3072 columns they stay in a second-level cache of 2 MiB.
-const GROUP: usize = 10 * TILE;
+const GROUP: usize = 128;
+
+/// Rows of x that meet a panel together in the tiles of AMX.
+const AMX_TILE: usize = 32;
 
 /// A matrix (k, n) as [`pack`] leaves it, and the part of it that takes part.
 #[derive(Debug, Clone)]
@@ -74,10 +78,16 @@ pub fn product(
         Start::Bias(bias) => assert_eq!(bias.len(), n),
         Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (n, y.len())),
     }
-    let group = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(TILE).min(GROUP);
+    let tile = if arithmetic == Arithmetic::Amx { AMX_TILE } else { TILE };
+    let group = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(tile).min(GROUP / tile * tile);
     y.par_chunks_mut(group * n).zip(x.par_chunks(group * k)).enumerate().for_each(|(number, (y, x))| {
         let first = number * group;
-        Rows { y, x, first, w, arithmetic, start }.compute();
+        let rows = Rows { y, x, first, w, arithmetic, start };
+        match arithmetic {
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Amx => rows.compute_in_tiles(),
+            _ => rows.compute(),
+        }
         ending(first, y);
     });
 }
@@ -115,7 +125,7 @@ impl Rows<'_, '_> {
                     #[inline(always)]
                     || match arithmetic {
                         Arithmetic::Widened => to_widened(&mut left[odd..], x),
-                        Arithmetic::Avx512Bf16 | Arithmetic::Reference => {
+                        _ => {
                             to_bf16(&mut bytemuck::cast_slice_mut(left)[odd..], x);
                         }
                     },
@@ -130,20 +140,92 @@ impl Rows<'_, '_> {
                 for (tile, left) in left.chunks_exact(TILE * stride).enumerate() {
                     let mut sums = [[0.0; PANEL]; TILE];
                     multiply(arithmetic, &mut sums, left, stride, packed);
+                    let rows = tile * TILE..rows.min((tile + 1) * TILE);
+                    let (from, to) = (columns.start - panel * PANEL, columns.start - w.columns.start);
+                    let place = Place { first: first + rows.start, n, from, to, width: columns.len() };
                     simd(
                         #[inline(always)]
-                        || {
-                            for row in tile * TILE..rows.min((tile + 1) * TILE) {
-                                let to = columns.start - w.columns.start;
-                                let sums = &sums[row - tile * TILE][columns.start - panel * PANEL..];
-                                let y = &mut y[row * n + to..][..columns.len()];
-                                store(y, sums, to, (first + row) * n + to, start);
-                            }
-                        },
+                        || store(&mut y[rows.start * n..rows.end * n], &sums, place, start),
                     );
                 }
             }
         });
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Rows<'_, '_> {
+    fn compute_in_tiles(self) {
+        use super::amx::{Aligned, BLOCK, OPERANDS, ROWS, STEP, cpu::Tiles};
+        let Rows { y, x, first, w, start, .. } = self;
+        let (k, n) = (w.rows.len(), w.columns.len());
+        let (rows, odd) = (x.len() / k.max(1), w.rows.start % 2);
+        let pairs = w.rows.start / 2..w.rows.end.div_ceil(2);
+        let (whole, steps) = (2 * pairs.len() / STEP, (2 * pairs.len()).div_ceil(STEP));
+        let (tile, ends) = (steps * OPERANDS, whole * OPERANDS);
+        with_scratch(rows.div_ceil(BLOCK) * tile, |left: &mut [f32]| {
+            let left: &mut [u16] = bytemuck::cast_slice_mut(left);
+            for (row, line) in (0..left.len() / (steps * STEP)).map(|row| (row, row % ROWS * STEP)) {
+                let left = &mut left[row / ROWS * tile..][..tile];
+                let x = if row < rows { &x[row * k..][..k] } else { &[] };
+                simd(
+                    #[inline(always)]
+                    || to_tile(&mut left[line..], x, odd),
+                );
+            }
+            let tiles = Tiles::of_this_thread();
+            let mut sums = Aligned([[0.0; BLOCK]; BLOCK]);
+            let lines = w.k.div_ceil(2);
+            for panel in w.columns.start / PANEL..w.columns.end.div_ceil(PANEL) {
+                let packed =
+                    &w.packed[2 * PANEL * (panel * lines + pairs.start)..][..2 * PANEL * pairs.len()];
+                let (packed, end) = bytemuck::cast_slice(packed).split_at(2 * ends);
+                let mut rest = Aligned([0; 2 * OPERANDS]);
+                rest.0[..end.len()].copy_from_slice(end);
+                let columns = (panel * PANEL).max(w.columns.start)..((panel + 1) * PANEL).min(w.columns.end);
+                for (block, left) in left.chunks_exact(2 * tile).enumerate() {
+                    let (top, bottom) = left.split_at(tile);
+                    // Rows of y lie pages apart, where nothing but this brings them near.
+                    for row in block * BLOCK..rows.min((block + 1) * BLOCK) {
+                        let at = row * n + columns.start - w.columns.start;
+                        for half in [0, PANEL / 2] {
+                            prefetch(y.as_ptr().wrapping_add(at + half));
+                            if let Start::Residual(_, residual) = start {
+                                prefetch(residual.as_ptr().wrapping_add(first * n + at + half));
+                            }
+                        }
+                    }
+                    tiles.multiply(&mut sums.0, [&top[..ends], &bottom[..ends]], packed, false);
+                    if steps > whole {
+                        tiles.multiply(&mut sums.0, [&top[ends..], &bottom[ends..]], &rest.0, true);
+                    }
+                    let rows = block * BLOCK..rows.min((block + 1) * BLOCK);
+                    let (from, to) = (columns.start - panel * PANEL, columns.start - w.columns.start);
+                    let place = Place { first: first + rows.start, n, from, to, width: columns.len() };
+                    simd(
+                        #[inline(always)]
+                        || store(&mut y[rows.start * n..rows.end * n], &sums.0, place, start),
+                    );
+                }
+            }
+        });
+    }
+}
+
+/// A row in the tiles (steps, 16, 32), from its first line: `odd` zeros, x, and zeros.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn to_tile(left: &mut [u16], x: &[f32], odd: usize) {
+    use super::amx::{OPERANDS, STEP};
+    for (step, left) in left.chunks_mut(OPERANDS).enumerate() {
+        let (line, first) = (&mut left[..STEP], step * STEP);
+        if odd == 0 && first + STEP <= x.len() {
+            to_bf16(line, &x[first..][..STEP]);
+        } else {
+            for i in 0..STEP {
+                line[i] = (first + i).checked_sub(odd).and_then(|at| x.get(at)).map_or(0, |&x| round(x));
+            }
+        }
     }
 }
 
@@ -181,17 +263,49 @@ fn multiply(arithmetic: Arithmetic, sums: &mut Sums, left: &[f32], stride: usize
         }
         #[cfg(not(target_arch = "x86_64"))]
         Arithmetic::Avx512Bf16 => unreachable!("is_here() says no"),
+        Arithmetic::Amx => unreachable!("its tiles are taller"),
     }
 }
 
-/// Columns of a row of y: `column` is the first of them in the bias, `at` in the residual. Without closures, for vector
-/// code that the caller chooses.
+/// Where sums of a panel go.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Number of the first row, as the residual counts.
+    first: usize,
+    /// Columns of y, of the residual and of the bias.
+    n: usize,
+    /// The first column of the sums that counts, the column of y that it is, and how many do.
+    from: usize,
+    to: usize,
+    width: usize,
+}
+
+/// Whole rows of y take their columns of `sums`. Without closures, for vector code that the caller chooses.
 #[inline(always)]
-fn store(y: &mut [f32], sums: &[f32], column: usize, at: usize, start: Start<f32>) {
+fn store(y: &mut [f32], sums: &[[f32; PANEL]], place: Place, start: Start<f32>) {
+    let Place { first, n, from, to, width } = place;
+    for i in 0..y.len() / n {
+        let at = (first + i) * n + to;
+        // A whole panel is a constant number of vectors.
+        if width == PANEL {
+            store_row(&mut y[i * n + to..][..PANEL], &sums[i], to, at, start);
+        } else {
+            store_row(&mut y[i * n + to..][..width], &sums[i][from..], to, at, start);
+        }
+    }
+}
+
+/// Columns of a row of y: `column` is the first of them in the bias, `at` in the residual.
+#[inline(always)]
+fn store_row(y: &mut [f32], sums: &[f32], column: usize, at: usize, start: Start<f32>) {
     let n = y.len();
     let sums = &sums[..n];
     match start {
-        Start::Zero => y.copy_from_slice(sums),
+        Start::Zero => {
+            for j in 0..n {
+                y[j] = sums[j];
+            }
+        }
         Start::Own => {
             for j in 0..n {
                 y[j] += sums[j];

@@ -9,6 +9,8 @@
 //! and 250 with f32, a core of Intel's Emerald Rapids 84 and 172 (`docs/results.md`), which is why
 //! [`Arithmetic::Avx512Bf16`] is chosen by default on AMD only.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod cpu;
 mod tile;
 
@@ -25,10 +27,13 @@ pub enum Arithmetic {
     Widened,
     /// `vdpbf16ps` of AVX512-BF16.
     Avx512Bf16,
+    /// `tdpbf16ps` of AMX, which adds in another order: see [`amx`].
+    Amx,
 }
 
 impl Arithmetic {
-    const ALL: [Arithmetic; 3] = [Arithmetic::Reference, Arithmetic::Widened, Arithmetic::Avx512Bf16];
+    const ALL: [Arithmetic; 4] =
+        [Arithmetic::Reference, Arithmetic::Widened, Arithmetic::Avx512Bf16, Arithmetic::Amx];
 
     /// The word of `L2P_CPU_BF16`, of `results.json` and of `l2p-engine devices`.
     pub fn word(self) -> &'static str {
@@ -36,6 +41,7 @@ impl Arithmetic {
             Arithmetic::Reference => "reference",
             Arithmetic::Widened => "widened",
             Arithmetic::Avx512Bf16 => "avx512_bf16",
+            Arithmetic::Amx => "amx",
         }
     }
 
@@ -45,8 +51,10 @@ impl Arithmetic {
             Arithmetic::Reference | Arithmetic::Widened => true,
             #[cfg(target_arch = "x86_64")]
             Arithmetic::Avx512Bf16 => tile::cpu::has_avx512_bf16(),
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Amx => amx::cpu::is_here(),
             #[cfg(not(target_arch = "x86_64"))]
-            Arithmetic::Avx512Bf16 => false,
+            Arithmetic::Avx512Bf16 | Arithmetic::Amx => false,
         }
     }
 
@@ -79,7 +87,9 @@ impl Arithmetic {
 
     fn fastest() -> Arithmetic {
         #[cfg(target_arch = "x86_64")]
-        if tile::cpu::has_avx512_bf16() && tile::cpu::is_amd() {
+        if amx::cpu::is_here() {
+            return Arithmetic::Amx;
+        } else if tile::cpu::has_avx512_bf16() && tile::cpu::is_amd() {
             return Arithmetic::Avx512Bf16;
         }
         Arithmetic::Widened

@@ -1,0 +1,28 @@
+//! Intel's Advanced Matrix Extensions: 16 rows of 16 sums live in a tile of the processor, and one instruction adds 16
+//! pairs of products to each of them.
+//!
+//! The order of a sum is that of `TDPBF16PS` in Intel's Software Developer's Manual, volume 2: over 32 values the products
+//! of the even ones and those of the odd ones are added up apart by fused multiply-adds from zero, both sums are added
+//! to each other, and the result to what is there. Numbers below 2^-126 count as zero. On a processor with AMX the bits
+//! of plain loops in this order came out (`tests/ops/bf16.rs`).
+
+pub mod cpu;
+
+/// Rows of x and columns of w that are multiplied together: two tiles each, and four of sums.
+pub const BLOCK: usize = 2 * ROWS;
+
+/// Rows of a tile, and its columns of sums.
+pub const ROWS: usize = 16;
+
+/// Values of a row of x that one instruction takes.
+pub const STEP: usize = 32;
+
+/// Elements of a tile of operands.
+pub const OPERANDS: usize = ROWS * STEP;
+
+/// On a cache line: the rows of a tile are lines.
+#[repr(C, align(64))]
+pub struct Aligned<T>(pub T);
+
+/// Sums of a block.
+pub type Sums = [[f32; BLOCK]; BLOCK];
