@@ -230,7 +230,7 @@ fn main() {
     let mut report = json!({
         "clients": args.clients, "all": all, "eval_images_per_second": (10.0 * eval).round() / 10.0,
         "ratio": (1000.0 * speed / eval).round() / 1000.0,
-        "errors": errors.len(), "first_errors": errors.iter().take(3).collect::<Vec<_>>(), "resident_mib": memory,
+        "resident_mib_after": server.resident_mib().round(), "errors": errors.len(), "first_errors": errors.iter().take(3).collect::<Vec<_>>(), "resident_mib": memory,
     });
     if let Some(lesson) = lesson {
         let moment = |key: &str| lesson[key].as_f64().unwrap_or(0.0);

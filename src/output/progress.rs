@@ -9,22 +9,21 @@ use std::time::{Duration, Instant};
 /// Between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// A step of a run.
+/// Something that a run has done.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepDone {
-    /// Steps done in this process, and how many there are for it at most.
-    pub done: u64,
-    pub of: u64,
-    /// The last one that is known.
-    pub loss: Option<f64>,
+pub enum Event {
+    /// Steps done in this process, how many there are for it at most, and the last loss that is known.
+    Step { done: u64, of: u64, loss: Option<f64> },
+    /// Test sets that the network was tested on after a task, and how many there are.
+    Test { done: u64, of: u64 },
 }
 
-/// Hears of every step.
+/// Hears of every step and every test after a task.
 #[derive(Clone)]
-pub struct Listener(Arc<dyn Fn(StepDone) + Send + Sync>);
+pub struct Listener(Arc<dyn Fn(Event) + Send + Sync>);
 
 impl Listener {
-    pub fn new(hear: impl Fn(StepDone) + Send + Sync + 'static) -> Listener {
+    pub fn new(hear: impl Fn(Event) + Send + Sync + 'static) -> Listener {
         Listener(Arc::new(hear))
     }
 }
@@ -81,9 +80,9 @@ impl Clock {
         self.images += images as u64;
     }
 
-    fn step_done(&self) -> StepDone {
+    fn event(&self) -> Event {
         let since_start = |step: u64| step.saturating_sub(self.first_step);
-        StepDone { done: since_start(self.step), of: since_start(self.total_steps), loss: self.loss }
+        Event::Step { done: since_start(self.step), of: since_start(self.total_steps), loss: self.loss }
     }
 
     /// `task 2/5  step 120/400  loss 0.4321  1234 images/s  1m 05s left`.
@@ -135,7 +134,18 @@ impl Progress {
         Progress { show, listener: None, clock, started: now, last_line: now }
     }
 
-    /// The same, and `listener` hears of every step.
+    /// `done` of the `of` tests after a task are done.
+    pub fn tested(&self, done: usize, of: usize) {
+        self.tell(Event::Test { done: done as u64, of: of as u64 });
+    }
+
+    fn tell(&self, event: Event) {
+        if let Some(Listener(hear)) = &self.listener {
+            hear(event);
+        }
+    }
+
+    /// The same, and `listener` hears of what is done.
     pub fn heard_by(self, listener: Option<Listener>) -> Progress {
         Progress { listener, ..self }
     }
@@ -148,9 +158,7 @@ impl Progress {
     /// Step `step` of the run is done, on so many images.
     pub fn step(&mut self, step: u64, loss: impl Into<Option<f64>>, images: usize) {
         self.clock.step(step, loss, images);
-        if let Some(Listener(hear)) = &self.listener {
-            hear(self.clock.step_done());
-        }
+        self.tell(self.clock.event());
         match &self.show {
             Show::Bar(bar) => {
                 bar.set_position(step);

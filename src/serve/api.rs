@@ -494,7 +494,7 @@ async fn events(
         let name = match job.phase {
             Phase::Done => "done",
             Phase::Failed => "failed",
-            Phase::Learning | Phase::Verifying => "progress",
+            Phase::Learning | Phase::Testing | Phase::Verifying => "progress",
         };
         let data = serde_json::to_string(&job).unwrap_or_default();
         Some((Ok(Event::default().event(name).data(data)), (state, job.is_over())))

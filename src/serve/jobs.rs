@@ -6,7 +6,7 @@ use super::intake::Intake;
 use super::versions::{Loading, Versions};
 use crate::error::{Error, Result};
 use crate::learner::{Answer, Learner};
-use crate::output::progress::{Listener, StepDone};
+use crate::output::progress::{Event, Listener};
 use crate::output::{say, signal};
 use crate::train::add_classes::{Addition, add_classes};
 use serde::Serialize;
@@ -29,8 +29,10 @@ const VERIFIED: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Old and new images are read and tested, prompts and head learn.
+    /// Images are read, prompts and head learn.
     Learning,
+    /// The network is tested on earlier tasks and on the new class.
+    Testing,
     /// The new version is loaded and answers for its images.
     Verifying,
     /// The new version answers.
@@ -46,7 +48,7 @@ pub struct Job {
     pub class: String,
     pub images: usize,
     pub phase: Phase,
-    /// Steps of learning that are done, and how many there are at most.
+    /// Steps of learning that are done, and how many there are at most; tasks that are tested, and how many there are.
     pub step: u64,
     pub steps: u64,
     pub loss: Option<f64>,
@@ -225,8 +227,14 @@ impl Teacher {
             run_images: self.run_images.clone(),
             choice: self.loading.choice.clone(),
             quiet: true,
-            listener: Some(Listener::new(move |StepDone { done, of, loss }| {
-                hears.send_modify(|job| (job.step, job.steps, job.loss) = (done, of, loss.or(job.loss)));
+            listener: Some(Listener::new(move |event| {
+                hears.send_modify(|job| match event {
+                    Event::Step { done, of, loss } => {
+                        (job.phase, job.step, job.steps) = (Phase::Learning, done, of);
+                        job.loss = loss.or(job.loss);
+                    }
+                    Event::Test { done, of } => (job.phase, job.step, job.steps) = (Phase::Testing, done, of),
+                });
             })),
         };
         on_threads_of_its_own(|| add_classes(&addition))??;

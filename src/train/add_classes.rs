@@ -43,7 +43,7 @@ pub struct Addition {
     pub run_images: Option<String>,
     pub choice: Choice,
     pub quiet: bool,
-    /// Hears of every step.
+    /// Hears of every step and every test.
     pub listener: Option<Listener>,
 }
 

@@ -382,9 +382,11 @@ impl Learning {
         let _phase = range(c"evaluation");
         let clock = Instant::now();
         let mut scores = Vec::new();
-        for i in 0..self.tests_after(task) {
+        let tests = self.tests_after(task);
+        for i in 0..tests {
             if stops {
                 self.stop_if_asked(None)?;
+                self.progress.tested(i, tests);
             }
             scores.push(evaluate::task(&mut self.session, cache, i)?);
         }

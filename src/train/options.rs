@@ -17,6 +17,6 @@ pub struct Options {
     pub choices: Vec<Choice>,
     /// This process among those that were launched together.
     pub launch: Launch,
-    /// Hears of every step.
+    /// Hears of every step and every test.
     pub listener: Option<Listener>,
 }

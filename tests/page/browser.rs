@@ -139,6 +139,7 @@ impl Browser {
     /// Writes the whole page as a PNG.
     pub fn shoot(&self, path: &Path) {
         use base64::Engine;
+        self.devtools("Emulation.setScrollbarsHidden", json!({ "hidden": true }));
         let shot = self.devtools("Page.captureScreenshot", json!({ "captureBeyondViewport": true }));
         let bytes = base64::engine::general_purpose::STANDARD.decode(shot["data"].as_str().expect("data"));
         std::fs::write(path, bytes.expect("base64")).expect("a file");
