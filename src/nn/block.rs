@@ -6,7 +6,7 @@ use super::layers::{LayerNorm, Linear};
 use super::params::{Declare, Grads, ParamId, Params};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv, Wanted};
+use crate::ops::attention::{self, GradientTarget, Gradients, Heads, Prefix, PrefixMut, Qkv, Wanted};
 use crate::ops::linear::Epilogue;
 use crate::ops::matmul::Write;
 use crate::ops::{gelu, tokens};
@@ -315,6 +315,10 @@ impl Block {
         self.qkv.forward_columns(dev, p, q, self.images(t.b.view(), e.batch), 0..c)
     }
 
+    fn heads(&self, p: &Params) -> Heads {
+        Heads { count: self.dims.heads, in_bf16: p.multiplies_in_bf16() }
+    }
+
     /// Lines 3 to 11, from the q, k and v in `acts`. x: (B, T, C), y: (B, R, C).
     pub fn attend(
         &self,
@@ -333,7 +337,7 @@ impl Block {
         t.wide.reshape([rows, self.dims.mlp_dim]);
         /* 3 */
         let qkv = layout(&e, &acts.qkv, &acts.q);
-        attention::forward(dev, t.a.view_mut(), acts.lse.view_mut(), &qkv, prefix, self.dims.heads)?;
+        attention::forward(dev, t.a.view_mut(), acts.lse.view_mut(), &qkv, prefix, self.heads(p))?;
         if let Some(attn) = &mut acts.attn {
             let attn = attn.view_mut().reshaped([b, r, c]);
             tokens::copy(dev, attn, 0, t.a.view(), 0..r, Write::Set)?;
@@ -452,7 +456,7 @@ impl Block {
             }
         };
         let qkv = layout(e, &acts.qkv, &acts.q);
-        let (lse, heads) = (acts.lse.view(), self.dims.heads);
+        let (lse, heads) = (acts.lse.view(), self.heads(p));
         let wanted = Wanted { gradients, prefix: dprefix };
         attention::backward_input(dev, wanted, dout, lse, &qkv, saved.prefix.as_ref(), heads)
     }

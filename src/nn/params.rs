@@ -316,6 +316,11 @@ impl Params {
         self.packed = Some(PackedKernels { form, places, sides, stale: [true; 2] });
     }
 
+    /// Whether a CPU multiplies in bf16: the backbone's kernels are packed so.
+    pub fn multiplies_in_bf16(&self) -> bool {
+        self.packed.as_ref().is_some_and(|packed| packed.form == PackedForm::Bf16)
+    }
+
     /// A kernel in packed form, where there is one and it is up to date.
     pub fn packed(&self, id: ParamId) -> Option<linear::Packed<'_>> {
         let learns = usize::from(self.specs[id.0].trainable);

@@ -8,7 +8,7 @@ use l2p_engine::ops::linear::{self, Epilogue, LinearWeights, Packed, PackedForm}
 use l2p_engine::ops::matmul::Start;
 use l2p_engine::ops::matmul::Write;
 use l2p_engine::ops::matmul::bf16::Arithmetic;
-use l2p_engine::ops::matmul::bf16::cpu::{Bf16Matrix, pack, product};
+use l2p_engine::ops::matmul::bf16::cpu::{Bf16Matrix, Strided, pack, product};
 use l2p_engine::tensor::{DType, Tensor};
 use std::ops::Range;
 
@@ -33,8 +33,7 @@ impl Case {
         let mut packed = vec![bf16::NAN; l2p_engine::ops::matmul::bf16::packed_len(k, n)];
         // SAFETY: w has k rows and n columns.
         unsafe {
-            let w =
-                l2p_engine::ops::matmul::bf16::cpu::Strided { at: w.as_ptr(), row_stride: n, col_stride: 1 };
+            let w = Strided { at: w.as_ptr(), row_stride: n, col_stride: 1 };
             pack(&mut packed, w, (k, n));
         }
         Case { dims: (m, k, n), x, w, packed }
@@ -100,17 +99,108 @@ fn tiles_add_in_the_order_of_the_manual() {
     }
     for dims @ (m, k, n) in EXTENTS {
         let case = Case::new(dims);
-        let round = |v: f32| bf16::from_f32(v).to_f32();
-        let element = |i: usize, j: usize| {
-            let products = |step: usize, first: usize| {
-                let values = (32 * step..k.min(32 * (step + 1))).skip(first).step_by(2);
-                values.fold(0.0, |sum, l| round(case.x[i * k + l]).mul_add(round(case.w[l * n + j]), sum))
-            };
-            (0..k.div_ceil(32)).fold(0.0, |sum, step| sum + (products(step, 0) + products(step, 1)))
-        };
+        let element = |i: usize, j: usize| in_tiles(k, |l| case.x[i * k + l], |l| case.w[l * n + j]);
         let wanted: Vec<f32> = (0..m * n).map(|at| element(at / n, at % n)).collect();
         assert_eq!(bits(&case.all(Arithmetic::Amx, m)), bits(&wanted), "{dims:?}");
     }
+}
+
+/// Element (i, j) of x w in the order of the manual; x and w by their elements.
+fn in_tiles(k: usize, x: impl Fn(usize) -> f32, w: impl Fn(usize) -> f32) -> f32 {
+    let round = |v: f32| bf16::from_f32(v).to_f32();
+    let products = |step: usize, first: usize| {
+        let values = (32 * step..k.min(32 * (step + 1))).skip(first).step_by(2);
+        values.fold(0.0, |sum, l| round(x(l)).mul_add(round(w(l)), sum))
+    };
+    (0..k.div_ceil(32)).fold(0.0, |sum, step| sum + (products(step, 0) + products(step, 1)))
+}
+
+/// What attention multiplies: rows or columns contiguous, in wider rows, among NaN.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn products_of_strided_matrices_in_tiles() {
+    use l2p_engine::ops::matmul::bf16::amx::strided::cpu::product;
+    if !Arithmetic::Amx.is_here() {
+        println!("skipped: this processor has no AMX");
+        return;
+    }
+    for (m, k, n) in EXTENTS.into_iter().chain([(197, 64, 197), (64, 197, 3), (17, 5, 31)]) {
+        for (across, down) in [(false, false), (true, false), (false, true), (true, true)] {
+            // A matrix (rows, columns) among NaN, and the strides of its rows and columns.
+            let within = |seed, rows: usize, columns: usize, by_columns: bool| {
+                let (lines, values) = if by_columns { (columns, rows) } else { (rows, columns) };
+                let (stride, from) = (values + 3, f32s(seed, lines * values));
+                let mut at = vec![f32::NAN; lines * stride];
+                for (line, from) in at.chunks_exact_mut(stride).zip(from.chunks_exact(values)) {
+                    line[..values].copy_from_slice(from);
+                }
+                (at, if by_columns { (1, stride) } else { (stride, 1) })
+            };
+            let ((x, xs), (w, ws)) = (within(1, m, k, across), within(2, k, n, down));
+            let mut y = vec![0.5; m * (n + 2)];
+            let strided =
+                |at: &[f32], (row_stride, col_stride)| Strided { at: at.as_ptr(), row_stride, col_stride };
+            let dst = strided(&y, (n + 2, 1)).map(<*const f32>::cast_mut);
+            for add in [false, true] {
+                let dst = Strided { at: y.as_mut_ptr(), ..dst };
+                // SAFETY: all extents lie within their vectors.
+                unsafe { product((m, n, k), dst, strided(&x, xs), strided(&w, ws), 0.25, add) };
+            }
+            for (i, y) in y.chunks_exact(n + 2).enumerate() {
+                for (j, &y) in y[..n].iter().enumerate() {
+                    let sum = in_tiles(k, |l| x[i * xs.0 + l * xs.1], |l| w[l * ws.0 + j * ws.1]);
+                    let wanted = 0.25 * sum + 0.25 * sum;
+                    assert_eq!(y.to_bits(), wanted.to_bits(), "{m} {k} {n}, {across} {down}: {i} {j}");
+                }
+                assert_eq!(y[n..], [0.5; 2], "beyond the row");
+            }
+        }
+    }
+}
+
+/// Attention whose products are rounded, beside f64: output and gradients, with keys in front of the others.
+#[test]
+fn attention_in_bf16() {
+    use l2p_engine::ops::attention::{
+        self, GradientTarget, Gradients, Heads, Prefix, PrefixMut, Qkv, Wanted,
+    };
+    let (b, t, c, n) = (3, 37, 96, 5);
+    let both = |seed, shape: &[usize]| {
+        let values = random(seed, shape, DType::F32).to_f64();
+        [DType::F64, DType::F32].map(|dtype| Tensor::from_f64(&values, shape, dtype))
+    };
+    let (qkv, dout) = (both(1, &[b, t, 3 * c]), both(2, &[b, t, c]));
+    let (pk, pv) = (both(3, &[b, n, c]), both(4, &[b, n, c]));
+    let results: Vec<Vec<f64>> = [DType::F64, DType::F32]
+        .into_iter()
+        .enumerate()
+        .map(|(i, dtype)| {
+            let heads = Heads { count: 3, in_bf16: i == 1 };
+            let nan =
+                |shape: &[usize]| Tensor::from_f64(&vec![f64::NAN; shape.iter().product()], shape, dtype);
+            let (mut out, mut lse, mut dqkv) = (nan(&[b, t, c]), nan(&[b, 3, t]), nan(&[b, t, 3 * c]));
+            let (mut dk, mut dv) = (nan(&[b, n, c]), nan(&[b, n, c]));
+            let layout = Qkv::packed(qkv[i].view());
+            let prefix = Prefix { k: pk[i].view(), v: pv[i].view() };
+            attention::forward(&DEV, out.view_mut(), lse.view_mut(), &layout, Some(&prefix), heads)
+                .expect("forward");
+            let into = GradientTarget::Packed(dqkv.view_mut());
+            let wanted = Wanted {
+                gradients: Some(Gradients { into, q_rows: 0..t, kv_rows: 0..t }),
+                prefix: Some(PrefixMut { k: dk.view_mut(), v: dv.view_mut() }),
+            };
+            let (dout, lse) = (dout[i].view(), lse.view());
+            attention::backward_input(&DEV, wanted, dout, lse, &layout, Some(&prefix), heads)
+                .expect("backward");
+            [out, dqkv, dk, dv].iter().map(Tensor::to_f64).collect::<Vec<_>>().concat()
+        })
+        .collect();
+    let largest = results[0].iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+    let error = results[0].iter().zip(&results[1]).fold(0.0, |most: f64, (a, b)| most.max((a - b).abs()));
+    println!("largest error {error:e} of {largest:e}");
+    assert!(error <= 2.0 / 256.0 * largest, "{error:e} of {largest:e}");
+    // Where tiles multiply, something was rounded.
+    assert_eq!(error > 1e-5 * largest, Arithmetic::of_process().expect("known") == Arithmetic::Amx);
 }
 
 /// Tiles are a thread's own: other threads, a signal and a change of task in the middle change nothing.

@@ -77,6 +77,21 @@ pub struct Wanted<'a> {
     pub prefix: Option<PrefixMut<'a>>,
 }
 
+/// How many heads there are, and what their products are computed in.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    pub count: usize,
+    /// Operands rounded to bf16, sums f32, where this CPU multiplies tiles of bf16 (AMX); elsewhere, and by default, products
+    /// are of the type of the tensors.
+    pub in_bf16: bool,
+}
+
+impl From<usize> for Heads {
+    fn from(count: usize) -> Heads {
+        Heads { count, in_bf16: false }
+    }
+}
+
 /// B, H, D, and the extent of the prefix.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttentionDims {
@@ -84,4 +99,6 @@ pub(super) struct AttentionDims {
     pub heads: usize,
     pub head_dim: usize,
     pub prefix: usize,
+    /// As in [`Heads`].
+    pub in_bf16: bool,
 }

@@ -3,11 +3,14 @@
 use super::args::{AttentionDims, GradientTarget, Gradients, PackedRows, Prefix, Qkv, Wanted};
 use crate::error::Result;
 use crate::ops::float::{Float, Shared, simd, with_scratch};
+use crate::ops::matmul::bf16::Arithmetic;
+#[cfg(target_arch = "x86_64")]
+use crate::ops::matmul::bf16::amx;
 use crate::ops::matmul::cpu::{Strided, product};
 use crate::ops::matmul::tile::cpu::prefetch;
 use crate::ops::sum::cpu::{lanes, max_lanes, sum_lanes};
-use crate::tensor::ViewMut;
 use crate::tensor::memory::LINE;
+use crate::tensor::{DType, ViewMut};
 use gemm_common::Parallelism;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -47,6 +50,8 @@ pub struct Inputs<'a, T> {
     /// Keys and values in front; (B, n, C) each.
     prefix: Option<(HeadRows<'a, T>, HeadRows<'a, T>)>,
     e: AttentionDims,
+    /// Products are computed in tiles of bf16.
+    in_tiles: bool,
 }
 
 impl<'a, T: Float> Inputs<'a, T> {
@@ -64,7 +69,32 @@ impl<'a, T: Float> Inputs<'a, T> {
             v: HeadRows::new(qkv.v, "v")?,
             prefix,
             e,
+            in_tiles: e.in_bf16 && T::DTYPE == DType::F32 && Arithmetic::of_process()? == Arithmetic::Amx,
         })
+    }
+
+    /// dst (m, n) = scale lhs (m, k) rhs (k, n), or dst += with `add`, on the calling thread.
+    ///
+    /// # Safety
+    /// That of `matmul::cpu::product`.
+    unsafe fn product(
+        &self,
+        extents: (usize, usize, usize),
+        dst: Strided<*mut T>,
+        lhs: Strided<*const T>,
+        rhs: Strided<*const T>,
+        scale: T,
+        add: bool,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if self.in_tiles {
+            let [lhs, rhs] = [lhs, rhs].map(|side| side.map(<*const T>::cast));
+            let (dst, scale) = (dst.map(<*mut T>::cast), scale.to_f64() as f32);
+            // SAFETY: the caller's promise; `in_tiles` says that T is f32 and that this machine has AMX.
+            return unsafe { amx::strided::cpu::product(extents, dst, lhs, rhs, scale, add) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { product(extents, dst, lhs, rhs, scale, add, Parallelism::None) }
     }
 
     fn scale(&self) -> T {
@@ -106,16 +136,14 @@ impl<'a, T: Float> Inputs<'a, T> {
         if let Some((pk, pv)) = &self.prefix {
             let rows = transposed(if of_values { pv } else { pk }.head(b, h, d, 0));
             // SAFETY: all rows lie within their slices (checked in mod.rs); `out` is this task's own.
-            unsafe { product((self.q.tokens, n, d), whole(out, stride), q, rows, scale, false, SERIAL) };
+            unsafe { self.product((self.q.tokens, n, d), whole(out, stride), q, rows, scale, false) };
         }
         let rows = transposed(side.head(b, h, d, 0));
         let right = whole(&mut out[n..], stride);
         // SAFETY: as above.
-        unsafe { product((self.q.tokens, side.tokens, d), right, q, rows, scale, false, SERIAL) };
+        unsafe { self.product((self.q.tokens, side.tokens, d), right, q, rows, scale, false) };
     }
 }
-
-const SERIAL: Parallelism = Parallelism::None;
 
 fn whole<T>(s: &mut [T], stride: usize) -> Strided<*mut T> {
     Strided { at: s.as_mut_ptr(), row_stride: stride, col_stride: 1 }
@@ -148,21 +176,20 @@ pub fn forward<T: Float>(out: &mut [T], lse: &mut [T], inputs: &Inputs<T>) {
             if let Some((_, pv)) = &inputs.prefix {
                 // SAFETY: as above; the prefix has e.prefix rows per image.
                 unsafe {
-                    product(
+                    inputs.product(
                         (tq, d, e.prefix),
                         dst,
                         read(p, stride),
                         pv.head(b, h, d, 0),
                         T::ONE,
                         false,
-                        SERIAL,
                     )
                 };
                 add = true;
             }
             let (rest, v) = (read(&p[e.prefix..], stride), inputs.v.head(b, h, d, 0));
             // SAFETY: as above.
-            unsafe { product((tq, d, inputs.v.tokens), dst, rest, v, T::ONE, add, SERIAL) };
+            unsafe { inputs.product((tq, d, inputs.v.tokens), dst, rest, v, T::ONE, add) };
         });
     });
 }
@@ -284,17 +311,17 @@ pub fn backward_input<T: Float>(wanted: Wanted, dout: &[T], lse: &[T], inputs: &
                     let mut add = false;
                     if let Some((pk, _)) = &inputs.prefix {
                         let pk = pk.head(b, h, d, 0);
-                        product((rows, d, n), dq, read(ds_rows, stride), pk, T::ONE, false, SERIAL);
+                        inputs.product((rows, d, n), dq, read(ds_rows, stride), pk, T::ONE, false);
                         add = true;
                     }
                     let (rest, k) =
                         (read(&ds_rows[n.min(ds_rows.len())..], stride), inputs.k.head(b, h, d, 0));
-                    product((rows, d, inputs.k.tokens), dq, rest, k, T::ONE, add, SERIAL);
+                    inputs.product((rows, d, inputs.k.tokens), dq, rest, k, T::ONE, add);
                     if m > 0 {
                         let ds_cols = transposed(read(&ds[n + kv..], stride));
-                        product((m, d, tq), t.k.head(b, h, d), ds_cols, q, T::ONE, false, SERIAL);
+                        inputs.product((m, d, tq), t.k.head(b, h, d), ds_cols, q, T::ONE, false);
                         let p_cols = transposed(read(&p[n + kv..], stride));
-                        product((m, d, tq), t.v.head(b, h, d), p_cols, dout, T::ONE, false, SERIAL);
+                        inputs.product((m, d, tq), t.v.head(b, h, d), p_cols, dout, T::ONE, false);
                     }
                 }
             }
@@ -302,8 +329,8 @@ pub fn backward_input<T: Float>(wanted: Wanted, dout: &[T], lse: &[T], inputs: &
                 // SAFETY: as above.
                 unsafe {
                     let (ds, p) = (transposed(read(ds, stride)), transposed(read(p, stride)));
-                    product((n, d, tq), dpk.head(b, h, d), ds, q, T::ONE, false, SERIAL);
-                    product((n, d, tq), dpv.head(b, h, d), p, dout, T::ONE, false, SERIAL);
+                    inputs.product((n, d, tq), dpk.head(b, h, d), ds, q, T::ONE, false);
+                    inputs.product((n, d, tq), dpv.head(b, h, d), p, dout, T::ONE, false);
                 }
             }
         });

@@ -10,7 +10,7 @@ mod args;
 mod cpu;
 mod cuda;
 
-pub use args::{GradientTarget, Gradients, PackedRows, Prefix, PrefixMut, Qkv, Wanted};
+pub use args::{GradientTarget, Gradients, Heads, PackedRows, Prefix, PrefixMut, Qkv, Wanted};
 
 use crate::device::{Device, range};
 use crate::error::{Error, Result};
@@ -26,7 +26,7 @@ fn extents(
     prefix: Option<&Prefix>,
     batch: usize,
     channels: usize,
-    heads: usize,
+    Heads { count: heads, in_bf16 }: Heads,
 ) -> Result<AttentionDims> {
     if heads == 0 || !channels.is_multiple_of(heads) {
         return Err(bad("heads", format!("a divisor of {channels}"), heads.to_string()));
@@ -42,7 +42,7 @@ fn extents(
         expect_shape(OP, "prefix.k", prefix.k.shape(), [batch, n, channels])?;
         expect_shape(OP, "prefix.v", prefix.v.shape(), [batch, n, channels])?;
     }
-    Ok(AttentionDims { batch, heads, head_dim: channels / heads, prefix: n })
+    Ok(AttentionDims { batch, heads, head_dim: channels / heads, prefix: n, in_bf16 })
 }
 
 /// Overwrites `out` (B, Tq, C) and `lse` (B, H, Tq).
@@ -52,12 +52,12 @@ pub fn forward(
     lse: ViewMut,
     qkv: &Qkv,
     prefix: Option<&Prefix>,
-    heads: usize,
+    heads: impl Into<Heads>,
 ) -> Result<()> {
     let (batch, tq, c) = (out.dims()[0], out.dims()[1], out.dims()[2]);
-    let e = extents(qkv, prefix, batch, c, heads)?;
+    let e = extents(qkv, prefix, batch, c, heads.into())?;
     expect_shape(OP, "out", out.shape(), [batch, qkv.q.tokens, c])?;
-    expect_shape(OP, "lse", lse.shape(), [batch, heads, tq])?;
+    expect_shape(OP, "lse", lse.shape(), [batch, e.heads, tq])?;
     let _op = range(c"attention");
     match dev {
         Device::Cpu => float!("attention", "out", out.dtype(), T => {
@@ -80,12 +80,12 @@ pub fn backward_input(
     lse: View,
     qkv: &Qkv,
     prefix: Option<&Prefix>,
-    heads: usize,
+    heads: impl Into<Heads>,
 ) -> Result<()> {
     let (batch, tq, c) = (dout.dims()[0], dout.dims()[1], dout.dims()[2]);
-    let e = extents(qkv, prefix, batch, c, heads)?;
+    let e = extents(qkv, prefix, batch, c, heads.into())?;
     expect_shape(OP, "dout", dout.shape(), [batch, qkv.q.tokens, c])?;
-    expect_shape(OP, "lse", lse.shape(), [batch, heads, tq])?;
+    expect_shape(OP, "lse", lse.shape(), [batch, e.heads, tq])?;
     if let Some(g) = &wanted.gradients {
         for (arg, rows, of) in [("q_rows", &g.q_rows, tq), ("kv_rows", &g.kv_rows, qkv.k.tokens)] {
             if rows.start > rows.end || rows.end > of {

@@ -16,6 +16,11 @@ pub struct Strided<P> {
 }
 
 impl<P> Strided<P> {
+    /// Another pointer with the same strides.
+    pub fn map<Q>(self, f: impl FnOnce(P) -> Q) -> Strided<Q> {
+        Strided { at: f(self.at), row_stride: self.row_stride, col_stride: self.col_stride }
+    }
+
     fn transposed(self) -> Strided<P> {
         Strided { at: self.at, row_stride: self.col_stride, col_stride: self.row_stride }
     }

@@ -10,7 +10,7 @@
 //! [`Arithmetic::Avx512Bf16`] is chosen by default on AMD only.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub mod amx;
 pub mod cpu;
 mod tile;
 

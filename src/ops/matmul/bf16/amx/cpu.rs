@@ -1,16 +1,17 @@
 //! The instructions, in assembly: their intrinsics are not in stable Rust.
 
 use super::{BLOCK, OPERANDS, STEP, Sums};
+use crate::ops::matmul::bf16::tile::cpu::has_avx512_bf16;
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-/// Whether the processor has AMX for bf16 and the operating system lets this process keep tiles. The first call asks
+/// Whether the processor has AMX for bf16 (and AVX512-BF16, as every such one) and the operating system lets this process keep tiles. The first call asks
 /// for that: Linux saves tiles between tasks only in processes that asked (`arch_prctl`, since Linux 5.16).
 pub fn is_here() -> bool {
     static HERE: OnceLock<bool> = OnceLock::new();
-    *HERE.get_or_init(|| has_amx_bf16() && tiles_are_granted())
+    *HERE.get_or_init(|| has_avx512_bf16() && has_amx_bf16() && tiles_are_granted())
 }
 
 /// CPUID leaf 7: bit 22 of EDX is AMX-BF16, bit 24 AMX-TILE. XCR0: bits 17 and 18 are the state of tiles.

@@ -7,6 +7,7 @@
 //! of plain loops in this order came out (`tests/ops/bf16.rs`).
 
 pub mod cpu;
+pub mod strided;
 
 /// Rows of x and columns of w that are multiplied together: two tiles each, and four of sums.
 pub const BLOCK: usize = 2 * ROWS;
