@@ -144,7 +144,7 @@ def main():
     model = L2P(args, 100).to(args.device)
     learns = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(learns, lr=0.015, fused=args.device == "cuda")
-    side = 32 if args.tiny else 224
+    side = 32 if args.tiny else args.image_size or 224
     images = torch.rand(args.batch, 3, side, side, device=args.device)
     labels = (torch.arange(args.batch) % 10).to(args.device)
     mask = torch.full((100,), float("-inf"), device=args.device)

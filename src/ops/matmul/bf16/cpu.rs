@@ -156,7 +156,7 @@ impl Rows<'_, '_> {
 #[cfg(target_arch = "x86_64")]
 impl Rows<'_, '_> {
     fn compute_in_tiles(self) {
-        use super::amx::{Aligned, BLOCK, OPERANDS, ROWS, STEP, cpu::Tiles};
+        use super::amx::{self, Aligned, BLOCK, OPERANDS, ROWS, STEP, cpu::Tiles};
         let Rows { y, x, first, w, start, .. } = self;
         let (k, n) = (w.rows.len(), w.columns.len());
         let (rows, odd) = (x.len() / k.max(1), w.rows.start % 2);
@@ -168,10 +168,7 @@ impl Rows<'_, '_> {
             for (row, line) in (0..left.len() / (steps * STEP)).map(|row| (row, row % ROWS * STEP)) {
                 let left = &mut left[row / ROWS * tile..][..tile];
                 let x = if row < rows { &x[row * k..][..k] } else { &[] };
-                simd(
-                    #[inline(always)]
-                    || to_tile(&mut left[line..], x, odd),
-                );
+                amx::cpu::round_row(&mut left[line..], x, odd);
             }
             let tiles = Tiles::of_this_thread();
             let mut sums = Aligned([[0.0; BLOCK]; BLOCK]);
@@ -209,23 +206,6 @@ impl Rows<'_, '_> {
                 }
             }
         });
-    }
-}
-
-/// A row in the tiles (steps, 16, 32), from its first line: `odd` zeros, x, and zeros.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn to_tile(left: &mut [u16], x: &[f32], odd: usize) {
-    use super::amx::{OPERANDS, STEP};
-    for (step, left) in left.chunks_mut(OPERANDS).enumerate() {
-        let (line, first) = (&mut left[..STEP], step * STEP);
-        if odd == 0 && first + STEP <= x.len() {
-            to_bf16(line, &x[first..][..STEP]);
-        } else {
-            for i in 0..STEP {
-                line[i] = (first + i).checked_sub(odd).and_then(|at| x.get(at)).map_or(0, |&x| round(x));
-            }
-        }
     }
 }
 

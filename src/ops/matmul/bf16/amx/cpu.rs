@@ -3,8 +3,11 @@
 use super::{BLOCK, OPERANDS, STEP, Sums};
 use crate::ops::matmul::bf16::tile::cpu::has_avx512_bf16;
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::arch::x86_64::{
+    __cpuid, __cpuid_count, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_storeu_si512,
+};
 use std::marker::PhantomData;
+use std::mem::transmute;
 use std::sync::OnceLock;
 
 /// Whether the processor has AMX for bf16 (and AVX512-BF16, as every such one) and the operating system lets this process keep tiles. The first call asks
@@ -54,6 +57,37 @@ fn tiles_are_granted() -> bool {
 #[cfg(not(target_os = "linux"))]
 fn tiles_are_granted() -> bool {
     false
+}
+
+/// A row of x in its line of the tiles (steps, 16, 32): `odd` zeros, x, and zeros. `left` begins with that line.
+///
+/// # Panics
+/// Where [`is_here`] says no.
+pub fn round_row(left: &mut [u16], x: &[f32], odd: usize) {
+    assert!(is_here(), "tiles without AMX");
+    // SAFETY: as asserted.
+    unsafe { round_steps(left, x, odd) }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn round_steps(left: &mut [u16], x: &[f32], odd: usize) {
+    for (step, left) in left.chunks_mut(OPERANDS).enumerate() {
+        let (line, first) = (&mut left[..STEP], step * STEP);
+        let mut values = [0.0; STEP];
+        let whole = odd == 0 && first + STEP <= x.len();
+        if !whole {
+            for i in 0..STEP {
+                values[i] = (first + i).checked_sub(odd).and_then(|at| x.get(at)).map_or(0.0, |&x| x);
+            }
+        }
+        let from = if whole { &x[first..][..STEP] } else { &values };
+        // SAFETY: 32 values; both types of 32 bf16 have 64 bytes.
+        unsafe {
+            let [low, high] = [_mm512_loadu_ps(from.as_ptr()), _mm512_loadu_ps(from.as_ptr().add(STEP / 2))];
+            let both: __m512i = transmute(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(line.as_mut_ptr().cast(), both);
+        }
+    }
 }
 
 /// What `LDTILECFG` reads.
