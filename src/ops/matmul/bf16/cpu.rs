@@ -29,6 +29,37 @@ pub struct Bf16Matrix<'a> {
     pub columns: Range<usize>,
 }
 
+/// A panel of the columns that take part.
+struct Panel<'a> {
+    /// Its pairs of rows that take part.
+    packed: &'a [bf16],
+    /// Of its columns, the first that takes part, which column of y that is, and how many do.
+    from: usize,
+    to: usize,
+    width: usize,
+}
+
+impl<'a> Bf16Matrix<'a> {
+    /// The pairs of rows that hold the rows that take part.
+    fn pairs(&self) -> Range<usize> {
+        self.rows.start / 2..self.rows.end.div_ceil(2)
+    }
+
+    fn panels(&self) -> impl Iterator<Item = Panel<'a>> {
+        let (all, pairs, columns, packed) =
+            (self.k.div_ceil(2), self.pairs(), self.columns.clone(), self.packed);
+        (columns.start / PANEL..columns.end.div_ceil(PANEL)).map(move |panel| {
+            let first = (panel * PANEL).max(columns.start);
+            Panel {
+                packed: &packed[2 * PANEL * (panel * all + pairs.start)..][..2 * PANEL * pairs.len()],
+                from: first - panel * PANEL,
+                to: first - columns.start,
+                width: ((panel + 1) * PANEL).min(columns.end) - first,
+            }
+        })
+    }
+}
+
 /// The panels of w (k, n): for every 32 columns the pairs of rows, in a pair the columns, of a column both rows. Beyond
 /// k and n there are zeros.
 ///
@@ -107,7 +138,7 @@ impl Rows<'_, '_> {
         let Rows { y, x, first, w, arithmetic, start } = self;
         let (k, n) = (w.rows.len(), w.columns.len());
         let (rows, odd) = (x.len() / k.max(1), w.rows.start % 2);
-        let pairs = w.rows.start / 2..w.rows.end.div_ceil(2);
+        let pairs = w.pairs();
         // A line more than a row needs, so that the rows of a tile lie in different sets of the cache.
         let stride = if arithmetic == Arithmetic::Widened { 2 * pairs.len() } else { pairs.len() } + 16;
         let tall = rows.next_multiple_of(TILE);
@@ -131,18 +162,12 @@ impl Rows<'_, '_> {
                     },
                 );
             }
-            let panels = w.columns.start / PANEL..w.columns.end.div_ceil(PANEL);
-            let lines = w.k.div_ceil(2);
-            for panel in panels {
-                let packed =
-                    &w.packed[2 * PANEL * (panel * lines + pairs.start)..][..2 * PANEL * pairs.len()];
-                let columns = (panel * PANEL).max(w.columns.start)..((panel + 1) * PANEL).min(w.columns.end);
+            for Panel { packed, from, to, width } in w.panels() {
                 for (tile, left) in left.chunks_exact(TILE * stride).enumerate() {
                     let mut sums = [[0.0; PANEL]; TILE];
                     multiply(arithmetic, &mut sums, left, stride, packed);
                     let rows = tile * TILE..rows.min((tile + 1) * TILE);
-                    let (from, to) = (columns.start - panel * PANEL, columns.start - w.columns.start);
-                    let place = Place { first: first + rows.start, n, from, to, width: columns.len() };
+                    let place = Place { first: first + rows.start, n, from, to, width };
                     simd(
                         #[inline(always)]
                         || store(&mut y[rows.start * n..rows.end * n], &sums, place, start),
@@ -160,7 +185,7 @@ impl Rows<'_, '_> {
         let Rows { y, x, first, w, start, .. } = self;
         let (k, n) = (w.rows.len(), w.columns.len());
         let (rows, odd) = (x.len() / k.max(1), w.rows.start % 2);
-        let pairs = w.rows.start / 2..w.rows.end.div_ceil(2);
+        let pairs = w.pairs();
         let (whole, steps) = (2 * pairs.len() / STEP, (2 * pairs.len()).div_ceil(STEP));
         let (tile, ends) = (steps * OPERANDS, whole * OPERANDS);
         with_scratch(rows.div_ceil(BLOCK) * tile, |left: &mut [f32]| {
@@ -172,19 +197,15 @@ impl Rows<'_, '_> {
             }
             let tiles = Tiles::of_this_thread();
             let mut sums = Aligned([[0.0; BLOCK]; BLOCK]);
-            let lines = w.k.div_ceil(2);
-            for panel in w.columns.start / PANEL..w.columns.end.div_ceil(PANEL) {
-                let packed =
-                    &w.packed[2 * PANEL * (panel * lines + pairs.start)..][..2 * PANEL * pairs.len()];
+            for Panel { packed, from, to, width } in w.panels() {
                 let (packed, end) = bytemuck::cast_slice(packed).split_at(2 * ends);
                 let mut rest = Aligned([0; 2 * OPERANDS]);
                 rest.0[..end.len()].copy_from_slice(end);
-                let columns = (panel * PANEL).max(w.columns.start)..((panel + 1) * PANEL).min(w.columns.end);
                 for (block, left) in left.chunks_exact(2 * tile).enumerate() {
                     let (top, bottom) = left.split_at(tile);
                     // Rows of y lie pages apart, where nothing but this brings them near.
                     for row in block * BLOCK..rows.min((block + 1) * BLOCK) {
-                        let at = row * n + columns.start - w.columns.start;
+                        let at = row * n + to;
                         for half in [0, PANEL / 2] {
                             prefetch(y.as_ptr().wrapping_add(at + half));
                             if let Start::Residual(_, residual) = start {
@@ -197,8 +218,7 @@ impl Rows<'_, '_> {
                         tiles.multiply(&mut sums.0, [&top[ends..], &bottom[ends..]], &rest.0, true);
                     }
                     let rows = block * BLOCK..rows.min((block + 1) * BLOCK);
-                    let (from, to) = (columns.start - panel * PANEL, columns.start - w.columns.start);
-                    let place = Place { first: first + rows.start, n, from, to, width: columns.len() };
+                    let place = Place { first: first + rows.start, n, from, to, width };
                     simd(
                         #[inline(always)]
                         || store(&mut y[rows.start * n..rows.end * n], &sums.0, place, start),
