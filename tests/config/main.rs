@@ -547,7 +547,7 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
     type Row =
         (&'static str, &'static str, Scenario, usize, (usize, usize), (usize, usize), Option<usize>, f64);
     // Steps: floor(floor(n epochs / B) / epochs) epochs; rate: the file's times B / 256, as google-research/l2p has it.
-    let rows: [Row; 24] = [
+    let rows: [Row; 26] = [
         ("cifar100_l2p", "official", Class, 10, (5_000, 195), (5_000, 195), Some(1_950), 0.015),
         (
             "cifar100_l2p_official_v1",
@@ -623,6 +623,8 @@ fn every_benchmark_has_the_tasks_steps_and_rate_of_its_source() {
         ("cifar100_b50_inc10_ranpac", "pytorch", Class, 6, (25_000, 195), (5_000, 39), Some(390), 0.015),
         // The official lists, images spread evenly over the classes.
         ("cub200_ranpac", "pytorch", Class, 10, (600, 4), (598, 4), Some(40), 0.015),
+        ("cub200_l2p", "pytorch", Class, 10, (600, 180), (598, 180), Some(1_800), 0.001875),
+        ("cub200_coda", "pytorch", Class, 10, (598, 200), (600, 200), Some(2_000), 0.001),
         // Tasks of 25 images have one batch of all of them in an epoch.
         ("cifar100_few_shot_l2p", "official", Class, 9, (30_000, 1_170), (25, 5), Some(1_210), 0.015),
         ("core50_l2p", "official", Domain, 8, (14_987, 585), (14_986, 585), Some(4_680), 0.015),

@@ -120,6 +120,21 @@ impl Browser {
         self.post("/goog/cdp/execute", json!({ "cmd": command, "params": params }))
     }
 
+    /// Drags a file or a folder from elsewhere and drops it.
+    pub fn drop(&self, selector: &str, path: &Path) {
+        let middle =
+            "const at = document.querySelector(arguments[0]); at.scrollIntoView({ block: 'center' });
+            const box = at.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2];";
+        let at = self.run(middle, json!([selector]));
+        for kind in ["dragEnter", "dragOver", "drop"] {
+            let data = json!({ "items": [], "files": [path], "dragOperationsMask": 1 });
+            self.devtools(
+                "Input.dispatchDragEvent",
+                json!({ "type": kind, "x": at[0], "y": at[1], "data": data }),
+            );
+        }
+    }
+
     /// The window: so many pixels wide, light or dark.
     pub fn show(&self, width: u32, scheme: &str) {
         let size = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });

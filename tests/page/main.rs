@@ -91,7 +91,7 @@ fn images_are_named_and_classes_are_taught_in_a_browser() {
     assert!(browser.text("#answers li:first-child").contains("found a text file"));
     assert_eq!(browser.count("#answers > li"), 5);
 
-    // A class with a hostile name, from a folder, by keyboard.
+    // A class with a hostile name, from a folder that is dropped, then by keyboard.
     let hostile = "<img src=x onerror=\"window.hacked=1\">";
     browser.run(
         "window.seen = []; const says = document.querySelector('#teach-says'), bar = document.querySelector('#teach-progress');
@@ -100,7 +100,7 @@ fn images_are_named_and_classes_are_taught_in_a_browser() {
         json!([]),
     );
     browser.keys("#teach-name", hostile);
-    browser.keys("#teach-folder", &folder.display().to_string());
+    browser.drop("#teach-drop", &folder);
     browser.wait("#teach-chosen", "10 images chosen");
     browser.keys("#teach-start", "\u{e007}");
     browser.wait("#teach-says", "and answers now.");
