@@ -26,6 +26,7 @@ pub mod network;
 pub mod nn;
 pub mod optim;
 pub mod prompts;
+pub mod self_check;
 pub mod serve;
 pub mod train;
 

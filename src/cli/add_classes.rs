@@ -52,6 +52,7 @@ impl AddClasses {
         if method == Method::Ranpac && !self.quiet {
             say("note: method = \"ranpac\" solves for its whole head anew, old classes included");
         }
+        let choice = super::device_of_run(&self.device, &self.workdir)?;
         let addition = Addition {
             workdir: self.workdir,
             images: self.data_dir,
@@ -60,7 +61,7 @@ impl AddClasses {
             update: self.update,
             init_checkpoint: self.init_checkpoint,
             run_images: self.run_data_dir,
-            choice: super::device(&self.device)?,
+            choice,
             quiet: self.quiet,
             listener: None,
         };

@@ -55,8 +55,10 @@ impl Adopt {
                  `configs`; found nothing",
             ));
         }
-        let loaded = self.config.load()?;
+        let mut loaded = self.config.load()?;
         loaded.notes.iter().for_each(|note| say(note));
+        let mut choices = vec![super::device(&self.device)?];
+        super::all_checked(&mut choices, &mut loaded.config)?;
         let adopted = adopt::adopt(&Adoption {
             checkpoint: self.checkpoint,
             port: match self.from {
@@ -68,7 +70,7 @@ impl Adopt {
             config: loaded.config,
             workdir: self.workdir.clone(),
             tasks: self.tasks,
-            choice: super::device(&self.device)?,
+            choice: choices.remove(0),
         })?;
         for (task, score) in adopted.scores.iter().enumerate() {
             let (own, voted) = (percent(score.per_image), percent(score.per_batch));

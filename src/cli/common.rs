@@ -1,9 +1,11 @@
 //! What several commands share: where the configuration comes from, the device, standard output.
 
-use crate::config::LoadedConfig;
+use crate::config::{Config, LoadedConfig};
 use crate::device::{Choice, Device};
 use crate::error::Result;
+use crate::learner::SavedRun;
 use crate::output;
+use crate::self_check;
 use clap::Args;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -48,6 +50,31 @@ pub fn device(word: &str) -> Result<Choice> {
         output::say(&note);
     }
     Ok(choice)
+}
+
+/// The same device, if a run of `config` may use it; see [`self_check::checked`].
+pub fn checked(choice: Choice, config: &Config) -> Result<Choice> {
+    let mut choices = vec![choice];
+    all_checked(&mut choices, &mut config.clone())?;
+    Ok(choices.remove(0))
+}
+
+/// The same devices, if a run of `config` may use them; `config` then says in what precision.
+pub fn all_checked(choices: &mut Vec<Choice>, config: &mut Config) -> Result<()> {
+    let checked = self_check::checked(std::mem::take(choices), config)?;
+    config.precision = checked.precision.unwrap_or(config.precision);
+    *choices = checked.choices;
+    Ok(())
+}
+
+/// The device that `--device` names, for the run or exported run in `workdir`.
+pub fn device_of_run(word: &str, workdir: &Path) -> Result<Choice> {
+    let choice = device(word)?;
+    if choice.device.gpu().is_none() {
+        return Ok(choice);
+    }
+    let config = if workdir.is_file() { SavedRun::read(workdir)?.config } else { SavedRun::config(workdir)? };
+    checked(choice, &config)
 }
 
 /// Prints a line to standard output. Ends the program if that fails.

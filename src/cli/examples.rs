@@ -90,3 +90,8 @@ pub const MAN: &str = "\
 Examples:
   l2p-engine man > l2p-engine.1
   l2p-engine man ~/.local/share/man/man1";
+
+pub const CHECK_DEVICE: &str = "\
+Examples:
+  l2p-engine check-device
+  l2p-engine check-device --device cuda:1 --config configs/cifar100_l2p.toml --again --json";

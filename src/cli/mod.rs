@@ -3,6 +3,7 @@
 
 mod add_classes;
 mod adopt;
+mod check_device;
 mod common;
 mod devices;
 mod eval;
@@ -19,7 +20,7 @@ mod shell;
 mod train;
 
 use clap::{CommandFactory, Parser, Subcommand};
-pub(crate) use common::{ConfigArgs, device, print};
+pub(crate) use common::{ConfigArgs, all_checked, checked, device, device_of_run, print};
 
 /// Learning to Prompt for continual learning.
 #[derive(Debug, Parser)]
@@ -67,6 +68,9 @@ enum Command {
     /// List the devices that this program and this machine can compute on.
     #[command(after_help = examples::DEVICES)]
     Devices(devices::Devices),
+    /// Check every kernel on a GPU beside the CPU, and keep the verdict.
+    #[command(name = "check-device", after_help = examples::CHECK_DEVICE)]
+    CheckDevice(check_device::CheckDevice),
     /// Train a backbone, from scratch or on from a checkpoint.
     #[command(after_help = examples::PRETRAIN)]
     Pretrain(pretrain::Pretrain),
@@ -102,6 +106,7 @@ pub fn main() -> i32 {
         Command::Adopt(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Devices(args) => args.run(),
+        Command::CheckDevice(args) => args.run(),
         Command::Report(args) => args.run(),
         Command::Reproduce(args) => args.run(),
         Command::Pretrain(args) => args.run(),

@@ -33,11 +33,13 @@ impl Pretrain {
         if self.config.init_checkpoint.is_some() {
             self.config.set.push("pretrain.start_from=checkpoint".into());
         }
-        let loaded = self.config.load()?;
+        let mut loaded = self.config.load()?;
         if !self.quiet {
             loaded.notes.iter().for_each(|note| crate::output::say(&format!("note: {note}")));
         }
-        let choice = super::device(&self.device)?;
+        let mut choices = vec![super::device(&self.device)?];
+        super::all_checked(&mut choices, &mut loaded.config)?;
+        let choice = choices.remove(0);
         let out = self.out.unwrap_or_else(|| self.workdir.join("backbone.safetensors"));
         let done = pretrain::pretrain(&loaded.config, &self.workdir, &out, self.resume, self.quiet, choice)?;
         print(&format!(

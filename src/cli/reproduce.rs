@@ -60,7 +60,7 @@ impl Reproduce {
             set: self.set,
             only: self.only,
         };
-        let recipe = Recipe::read(&self.recipe, &given)?;
+        let mut recipe = Recipe::read(&self.recipe, &given)?;
         if self.dry_run {
             let (place, ranks) = match self.gpu.as_deref().map(PublishedGpu::parse).transpose()? {
                 Some(gpu) => (PlannedDevice::Elsewhere(gpu), Device::count_absent(&self.device)?),
@@ -79,8 +79,11 @@ impl Reproduce {
                  each row with one",
             ));
         }
-        let (choices, note) = Device::choose_all(&self.device)?;
+        let (mut choices, note) = Device::choose_all(&self.device)?;
         note.iter().for_each(|note| crate::output::say(note));
+        for row in &mut recipe.rows {
+            super::all_checked(&mut choices, &mut row.config)?;
+        }
         let name = self.recipe.file_stem().map(PathBuf::from).unwrap_or_default();
         let workdir = self.workdir.unwrap_or_else(|| PathBuf::from("runs/reproduce").join(name));
         std::fs::create_dir_all(&workdir).map_err(|e| Error::file(&workdir, atomic::explain(&e, "made")))?;

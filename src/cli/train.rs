@@ -100,7 +100,8 @@ impl Train {
             print(&forecast::text::of(&plan, Style::detect()));
             return Ok(());
         }
-        let choices = self.devices(&launch)?;
+        let mut choices = self.devices(&launch)?;
+        super::all_checked(&mut choices, &mut loaded.config)?;
         if self.find_lr {
             let sweep = find_rate::find_rate(&loaded.config, choices[0].clone(), self.quiet)?;
             print(&find_rate::text(&sweep, loaded.config.optim.learning_rate, Style::detect()));

@@ -94,15 +94,18 @@ impl Pack {
     }
 }
 
+/// The folder of this program in the user's cache; `None` where neither `XDG_CACHE_HOME` nor `HOME` says where.
+pub fn user_folder() -> Option<PathBuf> {
+    let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let base = given.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    base.map(|base| base.join("l2p-engine"))
+}
+
 impl Cache {
     /// The cache that `data.cache_dir` and `data.cache_gb` ask for.
     pub fn of(config: &Data) -> Cache {
-        let user = || {
-            let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
-            let base = given.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-            base.map(|base| base.join("l2p-engine"))
-        };
-        let dir = if config.cache_dir.is_empty() { user() } else { Some(PathBuf::from(&config.cache_dir)) };
+        let dir =
+            if config.cache_dir.is_empty() { user_folder() } else { Some(PathBuf::from(&config.cache_dir)) };
         let dir = dir.filter(|_| config.cache_gb > 0);
         Cache { dir, limit: (config.cache_gb as u64).saturating_mul(1_000_000_000), notes: Vec::new() }
     }

@@ -19,3 +19,12 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 pub fn image(op: &str) -> Option<&'static [u8]> {
     IMAGES.iter().find(|(name, _)| *name == op).and_then(|(_, image)| *image)
 }
+
+/// The version of this program and a checksum of all images, which another build of the kernels changes.
+pub fn build() -> String {
+    let add = |sum: u32, (op, image): &(&'static str, Option<&'static [u8]>)| {
+        let named = crc32c::crc32c_append(sum, op.as_bytes());
+        crc32c::crc32c_append(named, image.unwrap_or_default())
+    };
+    format!("{} {:08x}", env!("CARGO_PKG_VERSION"), IMAGES.iter().fold(0, add))
+}

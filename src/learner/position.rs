@@ -78,6 +78,9 @@ pub struct Position {
     /// What multiplied in bf16 on a CPU; see [`super::bf16_arithmetic`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bf16_arithmetic: Option<String>,
+    /// What was known of the kernels, on a GPU; see [`crate::device::Gpu::verdict`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<String>,
     /// Images per step on all ranks together: a resumed run keeps them, on whatever number of ranks.
     #[serde(default)]
     pub batch: usize,

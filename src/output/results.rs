@@ -27,6 +27,9 @@ pub struct Results {
     /// What multiplied, for `precision = "bf16"` on a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bf16_arithmetic: Option<String>,
+    /// On a GPU: which of the kernels of this program were found to compute what they should there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<String>,
     pub config_hash: String,
     /// Path or name of the backbone.
     pub checkpoint: String,

@@ -138,6 +138,7 @@ fn restored(
 ) -> Result<Position> {
     let (origin, batch) = (session.origin(), session.ranks.batch);
     let bf16_arithmetic = learner::bf16_arithmetic(session.learner.config.precision, &session.learner.dev);
+    let kernels = session.learner.dev.gpu().and_then(|gpu| gpu.verdict()).map(str::to_string);
     let Some(state) = saved else {
         let learner = &session.learner;
         return Ok(Position {
@@ -146,6 +147,7 @@ fn restored(
             checkpoint_sha256: learner.backbone.sha256.clone(),
             batch,
             bf16_arithmetic,
+            kernels,
             ..Position::default()
         });
     };
@@ -159,6 +161,12 @@ fn restored(
         ));
     }
     at.bf16_arithmetic = bf16_arithmetic;
+    if let (Some(was), Some(is)) = (&at.kernels, &kernels)
+        && was != is
+    {
+        warnings.push(format!("the kernels of the run: were `{was}`, are `{is}`"));
+    }
+    at.kernels = kernels;
     at.batch = batch;
     session.learner.expect_backbone(&at, &options.workdir)?;
     session.expect_origin(&at, &options.workdir)?;
@@ -245,6 +253,7 @@ fn results(run: &Learning, complete: bool) -> Result<Results> {
         device: device(session),
         precision: config.precision.to_string(),
         bf16_arithmetic: at.bf16_arithmetic.clone(),
+        kernels: at.kernels.clone(),
         config_hash: config.config_hash(),
         checkpoint: config.model.init_checkpoint.clone(),
         checkpoint_sha256: at.checkpoint_sha256.clone(),

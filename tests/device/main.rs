@@ -25,24 +25,11 @@ use l2p_engine::tensor::{DType, Tensor};
 use l2p_engine::testing::batches;
 use l2p_engine::testing::cases::{self, Case, Data, On};
 use l2p_engine::testing::close;
+use l2p_engine::testing::parity::{TIMES, limit};
 use std::io::Write as _;
 use std::sync::Arc;
 
 const SEED: u64 = 20_261;
-/// How much worse than the CPU in f32 an f32 form may be, beyond its limit.
-const TIMES: f64 = 4.0;
-
-/// Errors are counted in steps of the form's precision at the largest value. Results of the 16-bit forms
-/// are rounded when they are stored, and the probabilities of attention once on the way; f32 forms
-/// differ from f64 by their sums of up to 700 terms, and where the CPU in f32 is as far off (differences
-/// to a mean of 1000) by some times its error. A gradient goes through one such stage more.
-fn limit(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 25.0 * f64::from(f32::EPSILON),
-        DType::BF16 => 1.5 / 128.0,
-        _ => 1.7 / 1024.0,
-    }
-}
 
 fn host(tensors: &[Tensor]) -> Vec<Vec<f64>> {
     tensors.iter().map(|t| t.view().read_f64().expect("a download")).collect()

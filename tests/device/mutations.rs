@@ -68,7 +68,7 @@ impl Mutation {
 
     /// Compiles the file and runs the cases of its op in a process of its own: what was found, or nothing.
     fn caught(&self) -> Result<Option<String>, String> {
-        let library = emulation::library_with(&self.written()?, self.op)?;
+        let library = emulation::library_with(&self.written()?)?;
         let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
         command.args(["--exact", "--ignored", "mutations::cases_of_an_op", "--nocapture"]);
         command.env("L2P_EMU_LIBRARY", library).env("L2P_EMU_OP", self.op).stdin(Stdio::null());

@@ -72,18 +72,16 @@ pub fn library_of(kernels: &Path) -> Result<PathBuf, String> {
     link(&objects_of(&[runtime()?, kernels_of(kernels, &[])?].concat())?, LIBRARY, "libcuda.so.1")
 }
 
-/// The same with the kernels of this tree, but for the file `<op>.cu` of another folder, which is compiled
-/// quickly and runs slowly.
-pub fn library_with(folder: &Path, op: &str) -> Result<PathBuf, String> {
+/// The same with the kernels of this tree, but for the files that another folder has as well, which are compiled
+/// quickly and run slowly.
+pub fn library_with(folder: &Path) -> Result<PathBuf, String> {
     let mut jobs = [runtime()?, kernels_of(&root().join("kernels"), &[])?].concat();
-    let name = format!("{op}.cu");
-    jobs.retain(|job| job.source.file_name() != Some(OsStr::new(&name)));
-    let objects = objects_of(&jobs)?;
     let replaced = kernels_of(folder, &["-O0"])?;
-    let replaced = replaced.iter().find(|job| job.source.file_name() == Some(OsStr::new(&name)));
-    let replaced = compile(&compiler()?, replaced.ok_or(format!("no {name} in {}", folder.display()))?)?;
+    jobs.retain(|job| replaced.iter().all(|other| other.source.file_name() != job.source.file_name()));
+    let objects = objects_of(&jobs)?;
     // In front: of inline functions that are not inlined the linker takes the first.
-    link(&[&[replaced], &objects[..]].concat(), LIBRARY, "libcuda.so.1")
+    let replaced = objects_of(&replaced)?;
+    link(&[&replaced[..], &objects[..]].concat(), LIBRARY, "libcuda.so.1")
 }
 
 /// `libnccl.so.2` on top of the emulated driver. `without`: a function that it does not have.

@@ -59,6 +59,8 @@ unsafe impl<T> Sync for Handle<T> {}
 struct Function {
     handle: Handle<sys::CUfunction>,
     smem_bytes: usize,
+    /// Since [`Gpu::take_launched`] was last asked.
+    launched: bool,
 }
 
 /// Device memory that is not in use, by size.
@@ -88,6 +90,12 @@ pub struct Gpu {
     cache: Mutex<ModuleCache>,
     arena: Mutex<Arena>,
     capturing: AtomicBool,
+    /// Kernels that must not be launched, by name, and why.
+    refused: Mutex<HashMap<String, String>>,
+    /// What is known of its kernels.
+    verdict: OnceLock<String>,
+    /// Why no graph is recorded.
+    no_graphs: OnceLock<String>,
     /// Why its results cannot be used any more.
     lost: OnceLock<String>,
 }
@@ -145,6 +153,9 @@ impl Gpu {
             cache: Mutex::default(),
             arena: Mutex::default(),
             capturing: AtomicBool::new(false),
+            refused: Mutex::default(),
+            verdict: OnceLock::new(),
+            no_graphs: OnceLock::new(),
             lost: OnceLock::new(),
         }))
     }
@@ -213,6 +224,38 @@ impl Gpu {
         ops.into_iter().try_for_each(|op| self.module(op).map(|_| ()))
     }
 
+    /// From now on a launch of this kernel is an error that says why. Must come before its first launch.
+    pub fn refuse(&self, symbol: &str, why: &str) {
+        locked(&self.refused).insert(symbol.into(), why.into());
+    }
+
+    /// From now on [`Graph::capture`] is an error that says why.
+    pub fn refuse_graphs(&self, why: &str) {
+        // Only the first reason is kept.
+        let _ = self.no_graphs.set(why.into());
+    }
+
+    /// Keeps in words what is known of its kernels; see [`Gpu::verdict`].
+    pub fn set_verdict(&self, words: &str) {
+        // What was known first is what the runs of this process are told.
+        let _ = self.verdict.set(words.into());
+    }
+
+    /// What was last kept by [`Gpu::set_verdict`].
+    pub fn verdict(&self) -> Option<&str> {
+        self.verdict.get().map(String::as_str)
+    }
+
+    /// The names of the kernels that were launched since this was last asked, sorted.
+    pub fn take_launched(&self) -> Vec<String> {
+        let mut functions = locked(&self.functions);
+        let launched =
+            functions.iter_mut().filter_map(|(name, f)| std::mem::take(&mut f.launched).then_some(name));
+        let mut names: Vec<String> = launched.map(|(name, form)| format!("{name}_{}", form.name())).collect();
+        names.sort();
+        names
+    }
+
     fn module(&self, op: &'static str) -> Result<sys::CUmodule> {
         let mut modules = locked(&self.modules);
         if let Some(module) = modules.get(op) {
@@ -235,12 +278,15 @@ impl Gpu {
             None => {
                 let module = self.module(kernel.op)?;
                 let symbol = kernel.symbol(form);
+                if let Some(why) = locked(&self.refused).get(&symbol) {
+                    return Err(Error::failed(format!("{}: {symbol} is not used: {why}", self.name())));
+                }
                 let name = CString::new(symbol.clone()).expect("names of kernels have no zeros");
                 // SAFETY: modules are kept until the context is released.
                 let handle = unsafe { result::module::get_function(module, name) };
                 let handle =
                     Handle(handle.map_err(|e| self.failed(format!("there is no kernel {symbol}"), e))?);
-                let function = Function { handle, smem_bytes: SMEM_WITHOUT_ASKING };
+                let function = Function { handle, smem_bytes: SMEM_WITHOUT_ASKING, launched: false };
                 functions.entry((kernel.name, form)).or_insert(function)
             }
         };
@@ -258,6 +304,7 @@ impl Gpu {
             )?;
             function.smem_bytes = smem_bytes;
         }
+        function.launched = true;
         Ok(function.handle.0)
     }
 

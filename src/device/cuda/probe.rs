@@ -13,6 +13,8 @@ const OLDEST: (i32, i32) = (8, 0);
 pub struct FoundGpu {
     pub index: usize,
     pub name: String,
+    /// As `nvidia-smi -L` lists it, without `GPU-`; empty if the driver does not say.
+    pub uuid: String,
     pub memory_bytes: usize,
     pub compute_capability: (i32, i32),
     pub multiprocessors: usize,
@@ -61,6 +63,7 @@ pub fn gpus() -> Result<Vec<FoundGpu>, String> {
         gpus.push(FoundGpu {
             index: index as usize,
             name,
+            uuid: result::device::get_uuid(device).map_or(String::new(), |uuid| hex(&uuid.bytes)),
             memory_bytes,
             compute_capability: (major, minor),
             multiprocessors: count(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT),
@@ -68,6 +71,14 @@ pub fn gpus() -> Result<Vec<FoundGpu>, String> {
         });
     }
     Ok(gpus)
+}
+
+/// 16 bytes in the usual groups.
+fn hex(bytes: &[std::ffi::c_char; 16]) -> String {
+    let digits = |range: std::ops::Range<usize>| -> String {
+        bytes[range].iter().map(|byte| format!("{:02x}", byte.to_ne_bytes()[0])).collect()
+    };
+    [0..4, 4..6, 6..8, 8..10, 10..16].map(digits).join("-")
 }
 
 /// Whether there is a library of the driver.

@@ -1,7 +1,7 @@
 //! Events (points in streams that other streams wait for) and graphs (work that is recorded once and started often).
 
 use super::{Gpu, Handle, StreamKind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
 use std::fmt;
 use std::sync::Arc;
@@ -101,6 +101,9 @@ impl Graph {
     /// Records what `work` queues on the compute stream instead of running it. What it refers to (memory,
     /// scratch, kernels) must have been there before: `work` has run once.
     pub fn capture(gpu: &Arc<Gpu>, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        if let Some(why) = gpu.no_graphs.get() {
+            return Err(Error::failed(format!("{}: no graph is recorded: {why}", gpu.name())));
+        }
         gpu.bind()?;
         let (stream, mode) = (
             gpu.stream(StreamKind::Compute),

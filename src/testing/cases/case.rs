@@ -1,6 +1,7 @@
 //! What a case is made of: arguments, outputs, the op and the plain formula beside it.
 
 use super::data::{ArgType, CaseArg, Data, Fill, On, Scope, fill};
+use super::guarded::{Guarded, Slot};
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::matmul::Write;
@@ -26,15 +27,6 @@ pub struct Out {
     pub role: Role,
     pub write: Write,
     pub keep: ArgType,
-}
-
-/// Where an output or a gradient goes.
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    name: &'static str,
-    shape: Shape,
-    dtype: DType,
-    write: Write,
 }
 
 /// Gradient of one input.
@@ -92,6 +84,10 @@ pub struct Case {
     pub backward_work: PassCost,
     /// Whether the op has a kernel.
     pub has_kernel: bool,
+    /// Only sums of products: on whole numbers ([`Case::whole_numbers`]) exact in any order.
+    pub is_exact: bool,
+    /// A pass reads or writes host memory, so that it cannot be recorded as a graph.
+    pub waits_for_host: bool,
     /// The same case with another number of images.
     pub with_batch: Option<Box<dyn Fn(usize) -> Case + Send + Sync>>,
 }
@@ -111,6 +107,8 @@ impl Case {
             forward_work: PassCost::default(),
             backward_work: PassCost::default(),
             has_kernel: true,
+            is_exact: false,
+            waits_for_host: false,
             with_batch: None,
         }
     }
@@ -141,6 +139,18 @@ impl Case {
     /// The op has no kernel yet, as in a trial (`docs/adding.md`).
     pub fn on_cpu_only(mut self) -> Case {
         self.has_kernel = false;
+        self
+    }
+
+    /// See [`Case::is_exact`].
+    pub(super) fn exact(mut self) -> Case {
+        self.is_exact = true;
+        self
+    }
+
+    /// See [`Case::waits_for_host`].
+    pub(super) fn waiting(mut self) -> Case {
+        self.waits_for_host = true;
         self
     }
 
@@ -257,15 +267,33 @@ impl Case {
         Data { inputs, upstream: upstream.collect(), dtype }
     }
 
+    /// [`Case::data`] rounded to whole numbers from -2 to 2, which all types hold.
+    pub fn whole_numbers(&self, seed: u64, dtype: DType) -> Data {
+        let mut data = self.data(seed, dtype);
+        for tensor in data.inputs.iter_mut().chain(&mut data.upstream) {
+            if !matches!(tensor.dtype(), DType::U32 | DType::U8) {
+                let whole: Vec<f64> = tensor.to_f64().iter().map(|v| v.round().clamp(-2.0, 2.0)).collect();
+                *tensor = Tensor::from_f64(&whole, tensor.shape(), tensor.dtype());
+            }
+        }
+        data
+    }
+
     /// The outputs, each computed inside a larger buffer: what is overwritten starts as NaN, what is
     /// added to as `start` (or zero), and the surroundings must come out untouched.
+    ///
+    /// # Errors
+    /// Those of the op, and `Error::Failed` where it wrote beside an output.
     pub fn run_forward(&self, on: &On, data: &Data, start: Option<&[Tensor]>) -> Result<Vec<Tensor>> {
-        let inputs: Vec<View> = data.inputs.iter().map(Tensor::view).collect();
-        let slots = self.output_slots(on, data);
-        self.guarded(on, slots, start, |outputs| (self.forward)(&on.dev, &inputs, outputs))
+        let mut outputs = self.outputs_on(on, data, start)?;
+        self.forward_into(on, data, &mut outputs)?;
+        outputs.tensors(on)
     }
 
     /// The gradients, in the same way.
+    ///
+    /// # Errors
+    /// As [`Case::run_forward`].
     pub fn run_backward(
         &self,
         on: &On,
@@ -273,13 +301,35 @@ impl Case {
         outputs: &[Tensor],
         start: Option<&[Tensor]>,
     ) -> Result<Vec<Tensor>> {
-        let Some(backward) = &self.backward else { return Ok(Vec::new()) };
+        let mut grads = self.gradients_on(on, data, start)?;
+        self.backward_into(on, data, outputs, &mut grads)?;
+        grads.tensors(on)
+    }
+
+    /// Room for the outputs.
+    pub fn outputs_on(&self, on: &On, data: &Data, start: Option<&[Tensor]>) -> Result<Guarded> {
+        Guarded::new(format!("{} {}", self.op, self.label), on, self.output_slots(on, data), start)
+    }
+
+    /// Room for the gradients; none where there is no backward pass.
+    pub fn gradients_on(&self, on: &On, data: &Data, start: Option<&[Tensor]>) -> Result<Guarded> {
+        let slots = if self.backward.is_some() { self.gradient_slots(data) } else { Vec::new() };
+        Guarded::new(format!("{} {}", self.op, self.label), on, slots, start)
+    }
+
+    /// Queues the forward pass.
+    pub fn forward_into(&self, on: &On, data: &Data, outputs: &mut Guarded) -> Result<()> {
+        let inputs: Vec<View> = data.inputs.iter().map(Tensor::view).collect();
+        (self.forward)(&on.dev, &inputs, outputs.views())
+    }
+
+    /// Queues the backward pass, if there is one.
+    pub fn backward_into(&self, on: &On, data: &Data, outputs: &[Tensor], grads: &mut Guarded) -> Result<()> {
+        let Some(backward) = &self.backward else { return Ok(()) };
         let inputs: Vec<View> = data.inputs.iter().map(Tensor::view).collect();
         let outputs: Vec<View> = outputs.iter().map(Tensor::view).collect();
         let upstream: Vec<View> = data.upstream.iter().map(Tensor::view).collect();
-        self.guarded(on, self.gradient_slots(data), start, |grads| {
-            backward(&on.dev, &inputs, &outputs, &upstream, grads)
-        })
+        backward(&on.dev, &inputs, &outputs, &upstream, grads.views())
     }
 
     /// What outputs and gradients may be added to: numbers that all types hold, in host memory.
@@ -320,41 +370,6 @@ impl Case {
     pub fn names(&self) -> Vec<String> {
         let outputs = self.outputs.iter().map(|o| o.name.to_string());
         outputs.chain(self.grads.iter().map(|g| format!("d{}", self.inputs[g.input].name))).collect()
-    }
-
-    fn guarded(
-        &self,
-        on: &On,
-        slots: Vec<Slot>,
-        start: Option<&[Tensor]>,
-        run: impl FnOnce(Vec<ViewMut>) -> Result<()>,
-    ) -> Result<Vec<Tensor>> {
-        // A number of all types that outputs have.
-        const GUARD: f64 = 12_352.0;
-        let band = on.band;
-        let mut buffers = Vec::new();
-        for (i, &Slot { shape, dtype, write, .. }) in slots.iter().enumerate() {
-            let mut buffer = Tensor::zeros([shape.len() + 2 * band], dtype);
-            buffer.fill(GUARD);
-            let mut inside = buffer.view_mut().part(band, shape);
-            match (write, start) {
-                (Write::Add, Some(start)) => inside.copy_from(start[i].view())?,
-                (Write::Add, None) => inside.fill(0.0),
-                (Write::Set, _) if dtype == DType::U32 => inside.fill(4e9),
-                (Write::Set, _) => inside.fill(f64::NAN),
-            }
-            buffers.push(if on.dev.gpu().is_some() { buffer.to(&on.dev)? } else { buffer });
-        }
-        let views = buffers.iter_mut().zip(&slots).map(|(b, slot)| b.view_mut().part(band, slot.shape));
-        run(views.collect())?;
-        let results = buffers.iter().zip(&slots).map(|(buffer, &Slot { name, shape, dtype, .. })| {
-            let values = buffer.view().read_f64()?;
-            let (before, after) = (&values[..band], &values[band + shape.len()..]);
-            let intact = before.iter().chain(after).all(|&v| v == GUARD);
-            assert!(intact, "{} {}: wrote outside `{name}`", self.op, self.label);
-            Tensor::from_f64(&values[band..band + shape.len()], shape, dtype).to(&on.dev)
-        });
-        results.collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Cases of the ops where the work is: products, linear layers, GELU, layer norm, attention.
 
+use super::StepShapes;
 use super::case::{Case, Role, assign, plain, take};
 use super::data::{ArgType, Fill, Scope};
 use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv, Wanted};
@@ -100,6 +101,29 @@ pub(super) fn vit_b() -> Vec<Case> {
     ]
 }
 
+/// Query pass and prompted pass of one block, and the head.
+pub(super) fn of_step(step: &StepShapes) -> Vec<Case> {
+    let (b, t, c, mlp) = (step.images, step.tokens(), step.width, step.mlp);
+    let (heads, prompts) = ((step.heads, c / step.heads), step.top_k * step.length);
+    let mut cases = vec![
+        matmul(b * t, c, 3 * c),
+        linear_residual((b, 1), c, step.classes),
+        linear_residual((b, t), c, c),
+        linear_gelu((b, t), c, mlp, GeluForm::Tanh),
+        linear_gelu((b, t), c, mlp, GeluForm::Erf),
+        gelu_linear((b, t), mlp, c, GeluForm::Tanh),
+        gelu_linear((b, t), mlp, c, GeluForm::Erf),
+        layer_norm(b * t, c, Fill::Values),
+        attention_packed(b, t, heads, 0),
+        attention_apart(b, (1, t - prompts), heads, 0),
+    ];
+    if prompts > 0 {
+        cases.push(attention_packed(b, t - prompts, heads, prompts));
+        cases.push(attention_apart(b, (prompts, t), heads, 0));
+    }
+    cases
+}
+
 /// y = x w, with the gradients of both.
 fn matmul(m: usize, k: usize, n: usize) -> Case {
     let (x_at, w_at, y_at) = (Layout::dense(m, k), Layout::dense(k, n), Layout::dense(m, n));
@@ -123,6 +147,7 @@ fn matmul(m: usize, k: usize, n: usize) -> Case {
             (vec![naive::matmul(&x[0], &x[1], m, k, n)], vec![dx, dw])
         }))
         .flops(2 * m * k * n, 4 * m * k * n)
+        .exact()
         .batched(move |m| matmul(m, k, n))
 }
 
@@ -153,6 +178,7 @@ fn matmul_in_columns(m: usize, k: usize, n: usize) -> Case {
             (vec![naive::matmul(&own, &w, m, k, n)], vec![between(&dx, k, 1, 2), between(&dw, n, 2, 3)])
         }))
         .flops(2 * m * k * n, 4 * m * k * n)
+        .exact()
         .batched(move |m| matmul_in_columns(m, k, n))
 }
 
@@ -211,6 +237,7 @@ fn linear_columns(m: usize, k: usize, n: usize) -> Case {
             },
         )
         .flops(2 * m * k * n, 4 * m * k * n)
+        .exact()
         .batched(move |m| linear_columns(m, k, n))
 }
 
@@ -238,6 +265,7 @@ fn linear_residual(rows: ImageRows, k: usize, n: usize) -> Case {
             (vec![naive::add(&y, &x[3])], vec![dx, dw, naive::column_sums(&up[0], n)])
         }))
         .flops(2 * m * k * n, 4 * m * k * n)
+        .exact()
         .batched(move |b| linear_residual((b, rows.1), k, n))
 }
 

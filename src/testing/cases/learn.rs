@@ -31,6 +31,7 @@ pub(super) fn pull(b: usize, m: usize, n: usize) -> Case {
             let [dsimilarity] = take(grads);
             match_prompts::backward_pull(dev, dsimilarity, x[0], scalar(up[0]))
         })
+        .waiting()
         .moves(b * n, b * m + b * n)
 }
 
@@ -79,6 +80,7 @@ pub(super) fn anchor(n: usize) -> Case {
             let (penalty, d) = naive::anchor(x, up[0][0]);
             (vec![vec![penalty]], vec![d])
         }))
+        .waiting()
         .moves(3 * n, 4 * n)
 }
 
@@ -150,6 +152,7 @@ pub(super) fn distill(b: usize, k: usize, temperature: f64) -> Case {
             let (distance, d) = naive::distill(x, k, temperature, up[0][0]);
             (vec![vec![distance]], vec![d])
         }))
+        .waiting()
         .moves(2 * b * k, 4 * b * k)
 }
 
@@ -192,6 +195,7 @@ pub(super) fn count(b: usize, m: usize, n: usize) -> Case {
             let [counts] = take(out);
             match_prompts::count_acc(dev, counts, x[0])
         })
+        .exact()
         .moves(b * n, 0)
 }
 
@@ -257,6 +261,7 @@ pub(super) fn cross_entropy(b: usize, k: usize, smoothing: f64, of: Loss) -> Cas
             let d = d.iter().map(|&d| d * up[0][0]).collect();
             (vec![vec![outcome[0]], outcome.to_vec()], vec![d])
         }))
+        .waiting()
         .moves(b * k, 4 * b * k)
 }
 

@@ -1,5 +1,6 @@
 //! Cases of the ops that move and sum rows, and the list of all cases but products.
 
+use super::StepShapes;
 use super::case::{Case, Role, assign, plain, take};
 use super::data::{Fill, Scope};
 use super::learn::{
@@ -150,6 +151,37 @@ pub(super) fn vit_b() -> Vec<Case> {
     ]
 }
 
+pub(super) fn of_step(step: &StepShapes) -> Vec<Case> {
+    let (b, t, c, k) = (step.images, step.tokens(), step.width, step.classes);
+    let (tokens, prompts) = (1 + step.patches(), step.top_k * step.length);
+    let mut cases = vec![
+        patches(b, step.side, step.patch),
+        embed(b, tokens, c),
+        copy(b, (t, tokens, c), prompts, 0..tokens),
+        add_row(b * t, c),
+        axpy(b * t, c),
+        column_sums(b * t, c),
+        squares(b * t, c),
+        pool_tokens(b, (t, c), 0..prompts.max(1), Pooling::Mean),
+        pool_tokens(b, (t, c), 0..t, Pooling::MeanMax),
+        row_norm(b.max(step.pool), c, Normalization::Rsqrt),
+        cross_entropy(b, k, 0.0, Loss::default()),
+        adam(c * k, 0.0),
+        sgd(c * k, true),
+    ];
+    if prompts > 0 {
+        let (pool, n) = (step.pool, step.top_k);
+        cases.extend([
+            gather(b, (t, pool * step.length, c), 0, (n, step.length)),
+            pull(b, pool, n),
+            select(b, pool, n, Select::PerImage),
+            select(b, pool, n, Select::Vote { group: b }),
+            weigh_components(b, pool, c),
+        ]);
+    }
+    cases
+}
+
 fn patches(b: usize, side: usize, patch: usize) -> Case {
     let (grid, line) = (side / patch, patch * 3);
     Case::new("patches", format!("{b}x{side}x{side} by {patch}"), b)
@@ -171,6 +203,7 @@ fn patches(b: usize, side: usize, patch: usize) -> Case {
             (vec![rows], vec![])
         }))
         .moves(2 * b * side * side * 3, 0)
+        .exact()
         .batched(move |b| patches(b, side, patch))
 }
 
@@ -198,6 +231,7 @@ fn preprocess(
             let table = preprocess::table(&with).to(dev)?;
             preprocess::forward(dev, rows, x[0], x[1], Some(x[2]), table.view(), plan)
         })
+        .waiting()
         .moves(b * input_size * input_size * 3, 0)
 }
 
@@ -230,6 +264,7 @@ fn embed(b: usize, t: usize, c: usize) -> Case {
             (vec![naive::add_row(&rows, &x[2])], vec![dpatches, all[..c].to_vec(), all])
         }))
         .moves(2 * b * t * c, 3 * b * t * c)
+        .exact()
         .batched(move |b| embed(b, t, c))
 }
 
@@ -249,6 +284,7 @@ fn copy(b: usize, (ty, tx, c): (usize, usize, usize), to: usize, from: Range<usi
             tokens::copy(dev, dx, there.start, up[0], to..to + n, Write::Add)
         })
         .moves(3 * b * n * c, 3 * b * n * c)
+        .exact()
         .batched(move |b| copy(b, (ty, tx, c), to, again.clone()))
 }
 
@@ -269,6 +305,7 @@ fn add_row(rows: usize, c: usize) -> Case {
         })
         .plain(plain!(|x, up| { (vec![naive::add_row(&x[0], &x[1])], vec![naive::column_sums(&up[0], c)]) }))
         .moves(4 * rows * c, rows * c)
+        .exact()
         .batched(move |rows| add_row(rows, c))
 }
 
@@ -289,6 +326,7 @@ fn gather(b: usize, (t, rows, c): (usize, usize, usize), at: usize, (n, length):
             gather::backward_acc(dev, dtable, up[0], at, x[0], length)
         })
         .moves(2 * b * n * length * c, b * n * length * c + 2 * rows * c)
+        .exact()
         .batched(move |b| gather(b, (t, rows, c), at, (n, length)))
 }
 
@@ -334,6 +372,7 @@ fn column_sums(rows: usize, c: usize) -> Case {
             sum::columns_acc(dev, out, x[0])
         })
         .plain(plain!(|x, _up| (vec![naive::column_sums(&x[0], c)], vec![])))
+        .exact()
         .moves(rows * c, 0)
 }
 
@@ -352,6 +391,7 @@ fn squares(rows: usize, c: usize) -> Case {
             let squares: Vec<_> = x[0].iter().map(|&x| x * x).collect();
             (vec![naive::column_sums(&squares, 1)], vec![])
         }))
+        .exact()
         .moves(rows * c, 0)
 }
 

@@ -1,0 +1,159 @@
+//! What a run may use of a GPU.
+
+use super::child::Check;
+use super::found::Stage;
+use super::verdict::{Key, Row, Verdict};
+use super::works::STEP;
+use super::{SWITCH, shapes};
+use crate::config::Config;
+use crate::config::schema::{Method, Precision};
+use crate::device::{Choice, Device, Gpu, probe};
+use crate::error::{Error, Result};
+use crate::output::say;
+use std::sync::Arc;
+
+/// Devices that have been checked.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    pub choices: Vec<Choice>,
+    /// What to compute in instead of `precision = "auto"`.
+    pub precision: Option<Precision>,
+}
+
+/// Lets a run of `config` use what its GPUs have been found to compute right, and nothing else; what is not on file is
+/// checked now. A kernel that failed is refused wherever it is launched. Where the run needs it, a run whose precision is
+/// `auto` computes in f32 if these kernels are right, one whose device is `auto` goes to the CPU, and any other is refused.
+///
+/// # Errors
+/// `Error::Failed` with the kernel and what was found, where nothing else may be used.
+pub fn checked(choices: Vec<Choice>, config: &Config) -> Result<Checked> {
+    let mut all = Checked { choices: Vec::new(), precision: None };
+    if choices.iter().all(|choice| choice.device.gpu().is_none()) {
+        return Ok(Checked { choices, ..all });
+    }
+    if std::env::var_os(SWITCH).is_some_and(|value| value == "off") {
+        let gpus = choices.iter().filter_map(|choice| choice.device.gpu());
+        gpus.for_each(|gpu| gpu.set_verdict(&format!("not checked, {SWITCH}=off")));
+        return Ok(Checked { choices, ..all });
+    }
+    let shapes = shapes(config);
+    for choice in choices {
+        let Some(gpu) = choice.device.gpu().cloned() else {
+            all.choices.push(choice);
+            continue;
+        };
+        let verdict = match verdict(&gpu, shapes.as_ref()) {
+            Ok(verdict) => verdict,
+            Err(why) => {
+                say(&format!("warning: the kernels are not checked: {why}"));
+                gpu.set_verdict("not checked");
+                all.choices.push(choice);
+                continue;
+            }
+        };
+        gpu.set_verdict(&verdict.words());
+        for row in verdict.failed() {
+            gpu.refuse(&row.kernel, &row.text);
+        }
+        match fallback(&verdict, config, choice.auto) {
+            Fallback::None => all.choices.push(choice),
+            Fallback::NoGraphs(row) => {
+                gpu.refuse_graphs(&because(&row));
+                all.choices.push(choice);
+            }
+            Fallback::F32(row) => {
+                say(&format!("warning: {}: this run computes in f32: {}", gpu.name(), because(&row)));
+                all.precision = Some(Precision::F32);
+                all.choices.push(choice);
+            }
+            Fallback::Cpu(row) => {
+                say(&format!("the GPU is not used: {}", because(&row)));
+                all.choices.push(Choice { device: Device::Cpu, ..choice });
+            }
+            Fallback::Refused(row) => {
+                return Err(Error::failed(format!(
+                    "{} is not used: {}; use --device cpu, or after a change of driver or GPU `l2p-engine check-device \
+                     --again`",
+                    gpu.name(),
+                    because(&row)
+                )));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The verdict on file, or a new one.
+fn verdict(gpu: &Arc<Gpu>, shapes: Option<&super::StepShapes>) -> Result<Verdict> {
+    let found = probe::gpus().map_err(Error::failed)?;
+    let index = found.iter().position(|found| format!("cuda:{}", found.index) == gpu.name());
+    let Some(index) = index else {
+        return Err(Error::failed(format!("{} is not listed any more", gpu.name())));
+    };
+    let key = Key::new(&found[index], shapes.cloned());
+    if let Some(verdict) = Verdict::on_file(&key) {
+        return Ok(verdict);
+    }
+    let program = std::env::current_exe().map_err(|e| {
+        Error::failed(format!("this program does not find itself, which the check starts again: {e}"))
+    })?;
+    say(&format!(
+        "{} ({}): checking every kernel, once for this GPU, driver, program and network",
+        gpu.name(),
+        found[index].name
+    ));
+    let (shapes, repeats, timeout) = (shapes.cloned(), Check::REPEATS, Check::TIMEOUT);
+    let verdict = Check { program, index, shapes, repeats, timeout }.run(key, |_, _| {})?;
+    say(&format!("{}: {} ({:.1} s)", gpu.name(), verdict.sentence(), verdict.seconds));
+    if let Err(why) = verdict.keep() {
+        say(&format!("warning: the verdict is not kept, and the next run checks again: {why}"));
+    }
+    Ok(verdict)
+}
+
+/// What a run does about the kernels that failed.
+#[derive(Debug, PartialEq)]
+enum Fallback {
+    None,
+    NoGraphs(Row),
+    F32(Row),
+    Cpu(Row),
+    Refused(Row),
+}
+
+fn because(row: &Row) -> String {
+    let what = row.failed.map_or("", Stage::word);
+    format!("{} ({what}): {}", row.kernel, row.text)
+}
+
+/// Whether a run of `config` launches kernels of this op. Those that belong to other methods alone do not matter.
+fn needs(config: &Config, op: &str) -> bool {
+    match op {
+        "anchor" => config.method == Method::Ewc,
+        "distill" => config.method == Method::Lwf,
+        "component_weights" => config.method == Method::CodaPrompt,
+        _ => true,
+    }
+}
+
+fn fallback(verdict: &Verdict, config: &Config, auto: bool) -> Fallback {
+    let narrow = match config.precision {
+        Precision::Auto | Precision::Bf16 => "bf16",
+        Precision::F16 => "f16",
+        Precision::F32 | Precision::F64 => "f32",
+    };
+    let needed = |row: &&Row| needs(config, &row.op) && (row.form == "f32" || row.form == narrow);
+    // Without a graph, what is wrong only within one is right.
+    let (in_graphs, plain): (Vec<&Row>, Vec<&Row>) =
+        verdict.failed().filter(needed).partition(|row| row.failed == Some(Stage::Graph));
+    // A kernel says more than a whole step.
+    let first = |rows: &[&Row]| rows.iter().min_by_key(|row| row.op == STEP).map(|row| (*row).clone());
+    let wide: Vec<&Row> = plain.iter().copied().filter(|row| row.form == "f32").collect();
+    match (first(&wide), first(&plain), first(&in_graphs)) {
+        (None, Some(row), _) if config.precision == Precision::Auto => Fallback::F32(row),
+        (Some(row), _, _) | (None, Some(row), _) if auto => Fallback::Cpu(row),
+        (Some(row), _, _) | (None, Some(row), _) => Fallback::Refused(row),
+        (None, None, Some(row)) => Fallback::NoGraphs(row),
+        (None, None, None) => Fallback::None,
+    }
+}

@@ -1,0 +1,240 @@
+//! What is known of every kernel on a GPU, and the file that keeps it.
+
+use super::found::{Found, Stage};
+use super::works::{FORMS, STEP, StepShapes, Work};
+use crate::data::cache::user_folder;
+use crate::device::{ElementType, embedded, probe};
+use crate::error::Result;
+use crate::output::atomic;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// Of the content of files; files of another version are passed over.
+const VERSION: u32 = 1;
+
+/// A 16-bit form is slow where it takes so many times as long as the f32 form of the same work, and [`GRACE_US`] more.
+/// Launches take some microseconds whatever they do, and measurements are disturbed.
+const SLOWER: f64 = 10.0;
+const GRACE_US: f64 = 20_000.0;
+
+/// The kernels that there are. Others of the same work would be further rows of a verdict.
+const GENERATION: &str = "portable";
+
+/// What a verdict holds for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    pub gpu: String,
+    pub uuid: String,
+    pub compute_capability: (i32, i32),
+    pub multiprocessors: usize,
+    /// 13000 for CUDA 13.0.
+    pub driver: i32,
+    /// Of this program and its kernels.
+    pub build: String,
+    pub shapes: Option<StepShapes>,
+}
+
+impl Key {
+    pub fn new(gpu: &probe::FoundGpu, shapes: Option<StepShapes>) -> Key {
+        Key {
+            gpu: gpu.name.clone(),
+            uuid: gpu.uuid.clone(),
+            compute_capability: gpu.compute_capability,
+            multiprocessors: gpu.multiprocessors,
+            driver: probe::driver_version(),
+            build: embedded::build(),
+            shapes,
+        }
+    }
+
+    /// Where its verdict is kept; `None` without a cache folder.
+    pub fn file(&self) -> Option<PathBuf> {
+        let text = serde_json::to_string(self).ok()?;
+        let name = format!("device-{:08x}.json", crc32c::crc32c(text.as_bytes()));
+        Some(user_folder()?.join(name))
+    }
+}
+
+/// One kernel in one form.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its name; whole training steps have a row of their own.
+    pub kernel: String,
+    pub form: String,
+    pub generation: String,
+    /// The folder of its op.
+    pub op: String,
+    /// Passes that launched it, and how often they were repeated in all.
+    pub passes: usize,
+    pub repeats: usize,
+    /// Passes that were also replayed as a graph.
+    pub graphs: usize,
+    /// The longest of them, in microseconds; 0 where none ended.
+    pub us: f64,
+    /// Why it is not used, if so.
+    pub failed: Option<Stage>,
+    pub text: String,
+}
+
+/// All kernels on one GPU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    version: u32,
+    pub key: Key,
+    /// Of the check.
+    pub seconds: f64,
+    /// By op, kernel and form.
+    pub rows: Vec<Row>,
+}
+
+/// A pass that went wrong.
+struct Wrong<'a> {
+    op: &'a str,
+    form: ElementType,
+    stage: Stage,
+    kernels: Vec<String>,
+    text: String,
+}
+
+impl Verdict {
+    pub(super) fn new(key: Key, seconds: f64, works: &[Work], found: &[Option<Found>]) -> Verdict {
+        let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+        for (work, found) in works.iter().zip(found) {
+            for pass in found.iter().flat_map(|found| &found.passes) {
+                for kernel in &pass.kernels {
+                    let row = row_of(&mut rows, kernel, work.op());
+                    row.passes += 1;
+                    row.repeats += pass.repeats;
+                    row.graphs += usize::from(pass.graph);
+                    row.us = row.us.max(pass.us);
+                }
+            }
+            if let (Work::Step(form), Some(_)) = (work, found) {
+                row_of(&mut rows, &format!("{STEP}_{}", form.name()), STEP).passes += 1;
+            }
+        }
+        let mut wrong: Vec<Wrong> =
+            works.iter().zip(found).filter_map(|(work, found)| wrong(work, found)).collect();
+        wrong.extend(slow(works, found));
+        // A pass of several kernels does not say which of them is wrong, unless one is wrong where it is alone.
+        let alone: BTreeSet<String> =
+            wrong.iter().filter_map(|w| (w.kernels.len() == 1).then(|| w.kernels[0].clone())).collect();
+        for wrong in &wrong {
+            let known = wrong.kernels.iter().any(|kernel| alone.contains(kernel));
+            for kernel in wrong.kernels.iter().filter(|kernel| !known || alone.contains(*kernel)) {
+                let row = row_of(&mut rows, kernel, wrong.op);
+                if row.failed.is_none() {
+                    (row.failed, row.text) = (Some(wrong.stage), wrong.text.clone());
+                }
+            }
+            if wrong.kernels.is_empty() {
+                let name = format!("{}_{}", wrong.op, wrong.form.name());
+                let row = row_of(&mut rows, &name, wrong.op);
+                (row.failed, row.text) = (Some(wrong.stage), wrong.text.clone());
+            }
+        }
+        Verdict { version: VERSION, key, seconds, rows: rows.into_values().collect() }
+    }
+
+    /// The rows of what must not be used.
+    pub fn failed(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.failed.is_some())
+    }
+
+    /// In one sentence.
+    pub fn sentence(&self) -> String {
+        let all = self.rows.iter().filter(|row| row.op != STEP).count();
+        let failed: Vec<&str> = self.failed().map(|row| row.kernel.as_str()).collect();
+        match failed.len() {
+            0 => format!("all {all} kernels of {} compute what they should", self.key.gpu),
+            n => format!("{n} of {all} kernels of {} are not used: {}", self.key.gpu, failed.join(", ")),
+        }
+    }
+
+    /// For the results of a run, which say elsewhere on which GPU.
+    pub fn words(&self) -> String {
+        let failed: Vec<&str> = self.failed().map(|row| row.kernel.as_str()).collect();
+        match failed.len() {
+            0 => format!("{GENERATION}, checked"),
+            _ => format!("{GENERATION}, checked, without {}", failed.join(", ")),
+        }
+    }
+
+    /// What was found for this key before, if that can still be read.
+    pub fn on_file(key: &Key) -> Option<Verdict> {
+        let text = std::fs::read_to_string(key.file()?).ok()?;
+        let verdict: Verdict = serde_json::from_str(&text).ok()?;
+        (verdict.version == VERSION && verdict.key == *key).then_some(verdict)
+    }
+
+    /// Keeps it. Without a cache folder it is made anew each time.
+    ///
+    /// # Errors
+    /// `Error::File` if it cannot be written.
+    pub fn keep(&self) -> Result<()> {
+        let Some(file) = self.key.file() else { return Ok(()) };
+        if let Some(folder) = file.parent() {
+            // The error is that of the file.
+            let _ = std::fs::create_dir_all(folder);
+        }
+        atomic::write_json(&file, self)
+    }
+}
+
+fn row_of<'a>(rows: &'a mut BTreeMap<String, Row>, kernel: &str, op: &str) -> &'a mut Row {
+    let form = FORMS.map(ElementType::name).into_iter().find(|form| kernel.ends_with(&format!("_{form}")));
+    // A pass of one op may launch kernels of another, whose names begin with theirs.
+    let own = embedded::IMAGES.iter().map(|(name, _)| *name).filter(|name| kernel.starts_with(name));
+    let op = own.max_by_key(|name| name.len()).unwrap_or(op);
+    rows.entry(kernel.to_string()).or_insert_with(|| Row {
+        kernel: kernel.into(),
+        form: form.unwrap_or_default().into(),
+        generation: GENERATION.into(),
+        op: op.into(),
+        passes: 0,
+        repeats: 0,
+        graphs: 0,
+        us: 0.0,
+        failed: None,
+        text: String::new(),
+    })
+}
+
+fn wrong<'a>(work: &'a Work, found: &Option<Found>) -> Option<Wrong<'a>> {
+    let failure = found.as_ref()?.failure.as_ref()?;
+    let (op, form, text) = (work.op(), work.form(), failure.text.clone());
+    Some(Wrong { op, form, stage: failure.stage, kernels: failure.kernels.clone(), text })
+}
+
+/// Passes in 16 bits that take much longer than the same in f32.
+fn slow<'a>(works: &'a [Work], found: &[Option<Found>]) -> Vec<Wrong<'a>> {
+    let mut wide: BTreeMap<(&str, &str, &str), f64> = BTreeMap::new();
+    let mut slow = Vec::new();
+    for (work, found) in works.iter().zip(found) {
+        for pass in found.iter().flat_map(|found| &found.passes) {
+            let (form, key) = (work.form(), (work.op(), work.label(), pass.pass.as_str()));
+            if form == ElementType::F32 {
+                wide.insert(key, pass.us);
+            } else if let Some(&us) = wide.get(&key)
+                && pass.us > SLOWER * us + GRACE_US
+            {
+                let narrow = |kernel: &&String| kernel.ends_with(&format!("_{}", form.name()));
+                slow.push(Wrong {
+                    op: work.op(),
+                    form,
+                    stage: Stage::Slow,
+                    kernels: pass.kernels.iter().filter(narrow).cloned().collect(),
+                    text: format!(
+                        "{}, {}: takes {:.0} us, the same in f32 takes {us:.0}; wanted at most {SLOWER} times that and \
+                         {GRACE_US} us",
+                        work.name(),
+                        pass.pass,
+                        pass.us
+                    ),
+                });
+            }
+        }
+    }
+    slow
+}

@@ -1,0 +1,268 @@
+//! The check of a GPU before it is trusted, as a user meets it: `check-device`, and unasked before a run. The GPU is the
+//! emulated one, in whose kernels faults are planted; without a host compiler nothing is run.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../emulation/mod.rs"]
+mod emulation;
+
+use common::process::{engine, expect, split_mnist, stderr, stdout};
+use l2p_engine::device::embedded;
+use serde_json::Value;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A narrow network on small images.
+const TOY: &[&str] = &[
+    "data.dataset=\"synthetic\"",
+    "data.input_size=16",
+    "data.resize_size=18",
+    "data.train_per_class=16",
+    "data.test_per_class=2",
+    "continual.num_tasks=1",
+    "train.num_epochs=1",
+    "train.per_device_batch_size=8",
+    "prompt_pool.length=2",
+    "prompt_pool.top_k=2",
+    "prompt_pool.pool_size=6",
+    "baselines.ncm=false",
+    "baselines.single_prompt=false",
+    "baselines.linear_probe=false",
+    "baselines.naive_head=false",
+];
+
+/// One change of the kernels: the file, a piece of its text that occurs once, and what stands there instead.
+type Fault = (&'static str, &'static str, &'static str);
+
+/// One element of many gets another value, in the 16-bit forms alone.
+const WRONG_ELEMENT: Fault = (
+    "pool_tokens",
+    "    const float mean = sum * mean_weight(n, kind);",
+    "    const float mean = sum * mean_weight(n, kind) + (sizeof(T) == 2 && j == 1 ? 3.f : 0.f);",
+);
+/// The sums of other warps are read before they are written.
+const RACE: Fault = ("row_norm", "    __syncthreads();\n    sum = 0.f;", "    sum = 0.f;");
+const HANG: Fault = (
+    "axpy",
+    "    if (i < n) x[i] = from_f32<T>(a * to_f32(x[i]));",
+    "    volatile unsigned never = 0;\n    while (sizeof(T) == 2 && never == 0) {}\n    \
+     if (i < n) x[i] = from_f32<T>(a * to_f32(x[i]));",
+);
+const ILLEGAL_ADDRESS: Fault = (
+    "patches",
+    "    store_chunk(rows + size_t(blockIdx.x) * width, j, width, v, vectors);",
+    "    store_chunk(rows + (size_t(blockIdx.x) + (sizeof(T) == 2 ? size_t(1) << 36 : 0)) * width, j, width, v, vectors);",
+);
+/// Half a second of waiting in the first thread of every launch.
+const SLOW: Fault = (
+    "gelu",
+    "    if (j >= n) return;\n    Vec<T> v = load_chunk(x, j, n, vectors);",
+    "    if (sizeof(T) == 2 && j == 0) usleep(500000);\n    if (j >= n) return;\n    \
+     Vec<T> v = load_chunk(x, j, n, vectors);",
+);
+
+/// The emulated driver with faults in its kernels; `None` where there is nothing to run on, which is said and counted.
+fn driver(test: &str, faults: &[Fault]) -> Option<PathBuf> {
+    let skip = |why: &str| {
+        let _ = writeln!(std::io::stderr(), "skipped: 1 test of the check of a GPU ({test}): {why}");
+    };
+    if embedded::TOOLKIT.is_none() {
+        skip("the program holds no kernels, because there was no nvcc");
+        return None;
+    }
+    if let Err(why) = emulation::compiler() {
+        skip(&why);
+        return None;
+    }
+    if faults.is_empty() {
+        return Some(emulation::library().expect("the kernels compile for the host"));
+    }
+    let folder = emulation::folder().join("planted").join(test.replace(' ', "-"));
+    fs::create_dir_all(folder.join("include")).expect("a folder");
+    let kernels = emulation::root().join("kernels");
+    for path in emulation::files(&kernels.join("include"), "cuh").expect("headers") {
+        fs::copy(&path, folder.join("include").join(path.file_name().expect("a name"))).expect("a copy");
+    }
+    for (file, from, to) in faults {
+        let text = fs::read_to_string(kernels.join(format!("{file}.cu"))).expect("a kernel");
+        assert_eq!(text.matches(from).count(), 1, "{file}: {from:?}");
+        let text = format!("#include <unistd.h>\n{}", text.replacen(from, to, 1));
+        fs::write(folder.join(format!("{file}.cu")), text).expect("a kernel");
+    }
+    Some(emulation::library_with(&folder).expect("the kernels compile for the host"))
+}
+
+/// The program on this driver with a cache folder of its own, the check switched on.
+fn on(driver: &Path, cache: &Path) -> Command {
+    let mut command = engine();
+    command.env("LD_LIBRARY_PATH", driver.parent().expect("a folder"));
+    command.env_remove("L2P_CHECK_DEVICE").env("XDG_CACHE_HOME", cache);
+    command
+}
+
+fn check(driver: &Path, cache: &Path, more: &[&str]) -> Command {
+    let mut command = on(driver, cache);
+    command.args(["check-device", "--repeat", "3"]).args(more);
+    command
+}
+
+/// The one object that `--json` prints, and the exit code.
+fn checked(mut command: Command) -> (Value, i32) {
+    let output = command.arg("--json").output().expect("the program");
+    let said = stdout(&output);
+    let value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}\n{}", stderr(&output)));
+    (value, output.status.code().expect("a code"))
+}
+
+fn failed(verdict: &Value) -> Vec<(String, String, String)> {
+    let text = |row: &Value, key: &str| row[key].as_str().expect("text").to_string();
+    let rows = verdict["kernels"].as_array().expect("rows").iter().filter(|row| !row["failed"].is_null());
+    rows.map(|row| (text(row, "kernel"), text(row, "failed"), text(row, "text"))).collect()
+}
+
+#[test]
+fn every_kernel_is_checked_once() {
+    let Some(driver) = driver("sound kernels", &[]) else { return };
+    let cache = tempfile::tempdir().expect("a folder");
+    let (verdict, code) = checked(check(&driver, cache.path(), &[]));
+    assert_eq!((code, &verdict["new"], failed(&verdict)), (0, &Value::Bool(true), vec![]));
+    // Every kernel that the sources export.
+    let rows = verdict["kernels"].as_array().expect("rows");
+    let names: Vec<&str> = rows.iter().filter_map(|row| row["kernel"].as_str()).collect();
+    let mut exported = 0;
+    for path in emulation::files(&emulation::root().join("kernels"), "cu").expect("kernels") {
+        let op = path.file_stem().and_then(|stem| stem.to_str()).expect("a name").to_string();
+        assert!(names.iter().any(|name| name.starts_with(&op)), "no kernel of {op} in {names:?}");
+        exported += 1;
+    }
+    assert!(exported > 15 && names.len() > 80, "{exported} files, {} kernels", names.len());
+    for row in rows.iter().filter(|row| row["op"] != "training_step") {
+        assert!(row["repeats"].as_u64() >= Some(3), "{row}");
+    }
+    let replayed = rows.iter().filter(|row| row["graphs"].as_u64() > Some(0)).count();
+    assert!(replayed > names.len() / 2, "{replayed} of {} kernels were replayed", names.len());
+
+    // The second time it is read, also as a table; damage and another driver have it made anew.
+    let said = expect(check(&driver, cache.path(), &[]), 0);
+    assert!(said.contains("on file") && said.contains("matmul_forward") && said.contains("right"), "{said}");
+    let file = PathBuf::from(verdict["file"].as_str().expect("a file"));
+    let whole = fs::read(&file).expect("the verdict");
+    fs::write(&file, &whole[..whole.len() / 2]).expect("a damaged file");
+    assert_eq!(checked(check(&driver, cache.path(), &[])).0["new"], true);
+    let mut other = check(&driver, cache.path(), &[]);
+    other.env("L2P_EMU_DRIVER", "13010");
+    assert_eq!(checked(other).0["new"], true);
+}
+
+/// What each fault is found as, by which kernel it is blamed on.
+#[test]
+fn each_fault_is_found_and_blamed() {
+    let faults = [WRONG_ELEMENT, RACE, HANG, ILLEGAL_ADDRESS, SLOW];
+    let Some(driver) = driver("all faults", &faults) else { return };
+    let cache = tempfile::tempdir().expect("a folder");
+    let mut command = check(&driver, cache.path(), &["--timeout", "15"]);
+    // An order of threads in which a race shows.
+    command.env("L2P_EMU_SEED", "1");
+    let (verdict, code) = checked(command);
+    let found = failed(&verdict);
+    assert_eq!((code, &verdict["ok"]), (1, &Value::Bool(false)), "{found:#?}");
+    for (kernel, stage, words) in [
+        ("pool_tokens_forward_bf16", "values", "wanted"),
+        ("row_norm_columns_f32", "", "`y`["),
+        ("axpy_scale_bf16", "hang", "did not end within 15 s"),
+        ("patches_forward_bf16", "fault", "illegal"),
+        ("gelu_forward_bf16", "slow", "the same in f32 takes"),
+    ] {
+        let row = found.iter().find(|(name, ..)| name == kernel);
+        let (_, by, text) = row.unwrap_or_else(|| panic!("{kernel} is not found: {found:#?}"));
+        assert!(stage.is_empty() || by == stage, "{kernel}: {by}: {text}");
+        assert!(text.contains(words), "{kernel}: {text}");
+    }
+    // What has no fault is not blamed, though it was launched beside one that has.
+    for sound in ["matmul_forward_f32", "matmul_forward_bf16", "attention_forward_bf16", "layer_norm_forward_bf16"] {
+        assert!(found.iter().all(|(name, ..)| name != sound), "{sound}: {found:#?}");
+    }
+}
+
+/// A run on a GPU with these arguments, without a checkpoint of its own to begin with.
+fn train(driver: &Path, dir: &Path, device: &str, name: &str, more: &[&str]) -> Command {
+    let mut command = on(driver, &dir.join("cache"));
+    command.args(["train", "--quiet", "--device", device, "--workdir"]).arg(dir.join(name));
+    command.arg("--config").arg(split_mnist()).arg("--init-checkpoint").arg(dir.join("backbone.safetensors"));
+    TOY.iter().chain(more).for_each(|set| drop(command.args(["--set", set])));
+    command
+}
+
+/// A folder with a backbone for [`train`].
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut command = engine();
+    command.args(["pretrain", "--quiet", "--device", "cpu", "--workdir"]).arg(dir.path().join("pretrain"));
+    command.arg("--out").arg(dir.path().join("backbone.safetensors")).arg("--config").arg(split_mnist());
+    let own = [
+        "method=\"finetune\"",
+        "data.augment=\"none\"",
+        "continual.num_classes_per_task=10",
+        "model.input_norm=\"unit\"",
+        "model.vit_classifier=\"token\"",
+        "model.freeze_part=[]",
+        "prompt_pool.pool_size=0",
+        "optim.lr_batch=0",
+        "pretrain.patch_size=8",
+        "pretrain.embed_dim=32",
+        "pretrain.layers=2",
+        "pretrain.heads=2",
+        "pretrain.mlp_dim=64",
+    ];
+    let toy = TOY.iter().filter(|set| !set.starts_with("prompt_pool"));
+    toy.chain(&own).for_each(|set| drop(command.args(["--set", set])));
+    expect(command, 0);
+    dir
+}
+
+fn results(dir: &Path, name: &str) -> Value {
+    let text = fs::read_to_string(dir.join(name).join("results.json")).expect("results");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// Unasked before the first run, not before the second; the run keeps what was known.
+#[test]
+fn a_run_is_checked_before_its_first_step() {
+    let Some(driver) = driver("an unasked check", &[]) else { return };
+    let dir = folder();
+    let said = expect(train(&driver, dir.path(), "cuda", "first", &[]), 0);
+    assert!(said.contains("checking every kernel") && said.contains("compute what they should"), "{said}");
+    let said = expect(train(&driver, dir.path(), "cuda", "second", &[]), 0);
+    assert!(!said.contains("checking"), "{said}");
+    let mut off = train(&driver, dir.path(), "cuda", "third", &[]);
+    off.env("L2P_CHECK_DEVICE", "off");
+    expect(off, 0);
+    for (name, words) in [("first", "portable, checked"), ("third", "not checked, L2P_CHECK_DEVICE=off")] {
+        let results = results(dir.path(), name);
+        assert_eq!((&results["kernels"], &results["precision"]), (&words.into(), &"bf16".into()), "{name}");
+    }
+}
+
+/// No kernel that failed reaches a result: f32 in place of 16 bits where the run may choose, the CPU where the device is
+/// open, and otherwise a sentence.
+#[test]
+fn a_run_falls_back_or_is_refused() {
+    let Some(driver) = driver("a wrong 16-bit form", &[WRONG_ELEMENT]) else { return };
+    let dir = folder();
+    let said = expect(train(&driver, dir.path(), "cuda", "f32", &[]), 0);
+    assert!(said.contains("computes in f32: pool_tokens_forward_bf16 (wrong values)"), "{said}");
+    let f32 = results(dir.path(), "f32");
+    assert_eq!((&f32["precision"], &f32["device"].as_str().map(|d| &d[..4])), (&"f32".into(), &Some("cuda")));
+    let said = f32["kernels"].as_str().expect("words");
+    assert!(said.contains("checked, without pool_tokens_forward_bf16"), "{said}");
+    // What it computed in is what it keeps.
+    let config = fs::read_to_string(dir.path().join("f32/config.toml")).expect("a configuration");
+    assert!(config.contains("precision = \"f32\""), "{config}");
+
+    let explicit = ["precision=\"bf16\""];
+    let said = expect(train(&driver, dir.path(), "cuda", "refused", &explicit), 1);
+    assert!(said.contains("cuda:0 is not used: pool_tokens_forward_bf16 (wrong values)"), "{said}");
+    assert!(!dir.path().join("refused/results.json").exists());
+}
