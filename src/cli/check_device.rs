@@ -110,7 +110,8 @@ impl CheckDevice {
         match verdict.failed().count() {
             0 => Ok(()),
             n => Err(Error::failed(format!(
-                "{}: {n} kernels failed the check and are not used; runs fall back to f32 or the CPU, or are refused",
+                "{}: {n} kernels failed the check; runs that need them go on without graphs, in f32 or on the CPU, or are \
+                 refused",
                 self.device
             ))),
         }

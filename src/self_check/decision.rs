@@ -52,16 +52,21 @@ pub fn checked(choices: Vec<Choice>, config: &Config) -> Result<Checked> {
             }
         };
         gpu.set_verdict(&verdict.words());
-        for row in verdict.failed() {
+        // What is wrong only within a graph is used without.
+        for row in verdict.failed().filter(|row| row.failed != Some(Stage::Graph)) {
             gpu.refuse(&row.kernel, &row.text);
         }
-        match fallback(&verdict, config, choice.auto) {
+        match fallback(&verdict.rows, config, choice.auto) {
             Fallback::None => all.choices.push(choice),
             Fallback::NoGraphs(row) => {
                 gpu.refuse_graphs(&because(&row));
                 all.choices.push(choice);
             }
             Fallback::F32(row) => {
+                let in_f32 = Config { precision: Precision::F32, ..config.clone() };
+                if let Fallback::NoGraphs(row) = fallback(&verdict.rows, &in_f32, choice.auto) {
+                    gpu.refuse_graphs(&because(&row));
+                }
                 say(&format!("warning: {}: this run computes in f32: {}", gpu.name(), because(&row)));
                 all.precision = Some(Precision::F32);
                 all.choices.push(choice);
@@ -136,16 +141,18 @@ fn needs(config: &Config, op: &str) -> bool {
     }
 }
 
-fn fallback(verdict: &Verdict, config: &Config, auto: bool) -> Fallback {
+fn fallback(rows: &[Row], config: &Config, auto: bool) -> Fallback {
     let narrow = match config.precision {
         Precision::Auto | Precision::Bf16 => "bf16",
         Precision::F16 => "f16",
         Precision::F32 | Precision::F64 => "f32",
     };
-    let needed = |row: &&Row| needs(config, &row.op) && (row.form == "f32" || row.form == narrow);
+    let needed = |row: &&Row| {
+        row.failed.is_some() && needs(config, &row.op) && (row.form == "f32" || row.form == narrow)
+    };
     // Without a graph, what is wrong only within one is right.
     let (in_graphs, plain): (Vec<&Row>, Vec<&Row>) =
-        verdict.failed().filter(needed).partition(|row| row.failed == Some(Stage::Graph));
+        rows.iter().filter(needed).partition(|row| row.failed == Some(Stage::Graph));
     // A kernel says more than a whole step.
     let first = |rows: &[&Row]| rows.iter().min_by_key(|row| row.op == STEP).map(|row| (*row).clone());
     let wide: Vec<&Row> = plain.iter().copied().filter(|row| row.form == "f32").collect();
@@ -155,5 +162,57 @@ fn fallback(verdict: &Verdict, config: &Config, auto: bool) -> Fallback {
         (Some(row), _, _) | (None, Some(row), _) => Fallback::Refused(row),
         (None, None, Some(row)) => Fallback::NoGraphs(row),
         (None, None, None) => Fallback::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kernel: &str, op: &str, form: &str, stage: Option<Stage>) -> Row {
+        Row {
+            kernel: format!("{kernel}_{form}"),
+            form: form.into(),
+            generation: "portable".into(),
+            op: op.into(),
+            passes: 1,
+            repeats: 3,
+            graphs: 1,
+            us: 1.0,
+            failed: stage,
+            text: "wanted 1, found 2".into(),
+        }
+    }
+
+    #[test]
+    fn a_run_uses_what_is_left() {
+        let with = |precision| Config { precision, ..Config::default() };
+        let wide = failed("gelu_forward", "gelu", "f32", Some(Stage::Values));
+        let narrow = failed("gelu_forward", "gelu", "bf16", Some(Stage::Slow));
+        let graph = failed("gelu_forward", "gelu", "bf16", Some(Stage::Graph));
+        let step = failed("training_step", STEP, "bf16", Some(Stage::Values));
+        let other = failed("distill_loss", "distill", "f32", Some(Stage::Fault));
+        let right = failed("gelu_backward", "gelu", "bf16", None);
+        let (auto, bf16, f16) = (Precision::Auto, Precision::Bf16, Precision::F16);
+        for (rows, precision, auto_device, wanted) in [
+            (vec![&right, &other], auto, false, Fallback::None),
+            (vec![&narrow], auto, false, Fallback::F32(narrow.clone())),
+            (vec![&step, &narrow], auto, true, Fallback::F32(narrow.clone())),
+            (vec![&narrow], bf16, true, Fallback::Cpu(narrow.clone())),
+            (vec![&narrow], bf16, false, Fallback::Refused(narrow.clone())),
+            (vec![&narrow], f16, false, Fallback::None),
+            (vec![&narrow], Precision::F32, false, Fallback::None),
+            (vec![&narrow, &wide], auto, true, Fallback::Cpu(wide.clone())),
+            (vec![&narrow, &wide], auto, false, Fallback::Refused(wide.clone())),
+            (vec![&graph, &right], auto, false, Fallback::NoGraphs(graph.clone())),
+            (vec![&graph, &narrow], auto, false, Fallback::F32(narrow.clone())),
+        ] {
+            let rows: Vec<Row> = rows.into_iter().cloned().collect();
+            let names: Vec<&str> = rows.iter().map(|row| row.kernel.as_str()).collect();
+            assert_eq!(fallback(&rows, &with(precision), auto_device), wanted, "{names:?}, {precision}");
+        }
+        let mut config = with(auto);
+        config.method = Method::Lwf;
+        assert_eq!(fallback(&[other.clone()], &config, true), Fallback::Cpu(other));
     }
 }

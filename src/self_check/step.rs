@@ -1,10 +1,10 @@
 //! Whole training steps of a small network: with and without a graph the same bits, and beside the CPU in f64.
 
-use super::found::{Failure, Found, Stage};
+use super::found::{Failure, Found, PassFound, Stage};
 use super::works::STEP;
 use crate::config::Config;
 use crate::config::schema::Precision;
-use crate::device::{Device, ElementType, Gpu};
+use crate::device::{Device, ElementType, Gpu, StreamKind};
 use crate::error::Result;
 use crate::methods::{Gradient, Method, Ranks};
 use crate::network::{Model, Setup, TaskView};
@@ -38,8 +38,11 @@ pub(super) fn check(gpu: &Arc<Gpu>, form: ElementType, launched: &mut dyn FnMut(
     };
     let name = format!("{STEP}_{}", form.name());
     let failure = failure.map(|(stage, text)| Failure { stage, kernels: vec![name], text });
-    let alive = gpu.synchronize(crate::device::StreamKind::Compute).is_ok();
-    (Found { passes: Vec::new(), failure }, alive)
+    let alive = gpu.synchronize(StreamKind::Compute).is_ok();
+    // Once plainly, once more, and as a graph.
+    let (pass, kernels) = (STEP.to_string(), gpu.take_launched());
+    let passes = vec![PassFound { pass, kernels, us: 0.0, repeats: STEPS, graph: failure.is_none() }];
+    (Found { passes, failure }, alive)
 }
 
 fn compared(
@@ -47,6 +50,7 @@ fn compared(
     form: ElementType,
     launched: &mut dyn FnMut(&[String]),
 ) -> Result<Option<(Stage, String)>> {
+    gpu.take_launched();
     launched(&[format!("{STEP}_{}", form.name())]);
     let precision = match form {
         ElementType::F32 => Precision::F32,

@@ -16,7 +16,10 @@ const VERSION: u32 = 1;
 /// A 16-bit form is slow where it takes so many times as long as the f32 form of the same work, and [`GRACE_US`] more.
 /// Launches take some microseconds whatever they do, and measurements are disturbed.
 const SLOWER: f64 = 10.0;
-const GRACE_US: f64 = 20_000.0;
+const GRACE_US: f64 = 5_000.0;
+
+/// Kernels that are named in a sentence.
+const NAMED: usize = 6;
 
 /// The kernels that there are. Others of the same work would be further rows of a verdict.
 const GENERATION: &str = "portable";
@@ -145,19 +148,26 @@ impl Verdict {
     /// In one sentence.
     pub fn sentence(&self) -> String {
         let all = self.rows.iter().filter(|row| row.op != STEP).count();
-        let failed: Vec<&str> = self.failed().map(|row| row.kernel.as_str()).collect();
-        match failed.len() {
-            0 => format!("all {all} kernels of {} compute what they should", self.key.gpu),
-            n => format!("{n} of {all} kernels of {} are not used: {}", self.key.gpu, failed.join(", ")),
+        match self.failed().count() {
+            0 => format!("all {all} kernels compute on {} what they should", self.key.gpu),
+            n => format!("on {} {n} of {all} kernels failed the check: {}", self.key.gpu, self.names()),
         }
+    }
+
+    /// Of those that failed, the first few.
+    fn names(&self) -> String {
+        let mut names: Vec<&str> = self.failed().map(|row| row.kernel.as_str()).collect();
+        let more = names.len().saturating_sub(NAMED);
+        names.truncate(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{}{more}", names.join(", "))
     }
 
     /// For the results of a run, which say elsewhere on which GPU.
     pub fn words(&self) -> String {
-        let failed: Vec<&str> = self.failed().map(|row| row.kernel.as_str()).collect();
-        match failed.len() {
+        match self.failed().count() {
             0 => format!("{GENERATION}, checked"),
-            _ => format!("{GENERATION}, checked, without {}", failed.join(", ")),
+            _ => format!("{GENERATION}, checked; failed: {}", self.names()),
         }
     }
 

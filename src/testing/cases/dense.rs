@@ -73,6 +73,18 @@ pub(super) fn medium() -> Vec<Case> {
     ]
 }
 
+/// Of [`medium`] what takes other kernels than [`small`] does on a GPU: large tiles, and wide heads.
+pub(super) fn other_kernels() -> Vec<Case> {
+    vec![
+        matmul(9, 8, 16_300),
+        matmul(9, 16_296, 7),
+        matmul(1100, 24, 40),
+        attention_apart(2, (1, 65), (2, 64), 0),
+        attention_packed(1, 40, (1, 80), 3),
+        attention_apart(1, (67, 70), (1, 128), 1),
+    ]
+}
+
 /// By images, with an odd number of rows, sums in pieces, several groups of rows.
 pub(super) fn wide() -> Vec<Case> {
     vec![

@@ -34,6 +34,11 @@ pub fn medium_on_gpu() -> Vec<Case> {
     medium().into_iter().filter(|case| case.has_kernel).collect()
 }
 
+/// Shapes that take the kernels of a GPU which [`small_on_gpu`] does not take.
+pub fn other_kernels() -> Vec<Case> {
+    dense::other_kernels()
+}
+
 /// Layers wide enough for the products that take two rows of an image together; only the CPU has them.
 pub fn wide() -> Vec<Case> {
     dense::wide()
