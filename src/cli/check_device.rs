@@ -25,6 +25,9 @@ pub struct CheckDevice {
     /// Check even if a verdict is on file.
     #[arg(long)]
     again: bool,
+    /// Leave out the kernels that only large shapes take.
+    #[arg(long)]
+    quick: bool,
     /// How often each pass is repeated, at most; a pass that takes long is repeated three times.
     #[arg(long, value_name = "N", default_value_t = Check::REPEATS)]
     repeat: usize,
@@ -52,7 +55,7 @@ impl CheckDevice {
             let shapes: Option<StepShapes> =
                 serde_json::from_str(shapes).map_err(|e| Error::config(format!("--shapes: {e}")))?;
             let skip: Vec<usize> = self.skip.iter().filter_map(|word| word.parse().ok()).collect();
-            return self_check::child(index, shapes.as_ref(), self.repeat, first, &skip);
+            return self_check::child(index, shapes.as_ref(), self.quick, self.repeat, first, &skip);
         }
         if self.timeout == 0 || self.repeat == 0 {
             return Err(Error::config("--timeout and --repeat: wanted at least 1, found 0"));
@@ -73,7 +76,7 @@ impl CheckDevice {
         }
         let loaded = config::load_with_notes(self.config.as_deref(), &self.set, None, None, None)?;
         let shapes = self_check::shapes(&loaded.config);
-        let key = Key::new(found, shapes.clone());
+        let key = Key::new(found, shapes.clone(), self.quick);
         let on_file = if self.again { None } else { Verdict::on_file(&key) };
         let is_new = on_file.is_none();
         let verdict = match on_file {
@@ -84,8 +87,8 @@ impl CheckDevice {
                         "this program does not find itself, which the check starts again: {e}"
                     ))
                 })?;
-                let (repeats, timeout) = (self.repeat, Duration::from_secs(self.timeout));
-                let check = Check { program, index, shapes, repeats, timeout };
+                let (quick, repeats, timeout) = (self.quick, self.repeat, Duration::from_secs(self.timeout));
+                let check = Check { program, index, shapes, quick, repeats, timeout };
                 let verdict = check.run(key, |_, _| {})?;
                 if let Err(why) = verdict.keep() {
                     say(&format!("warning: the verdict is not kept, and the next run checks again: {why}"));

@@ -55,6 +55,8 @@ pub struct Check {
     /// The number of the GPU.
     pub index: usize,
     pub shapes: Option<StepShapes>,
+    /// Without the kernels that only large shapes take.
+    pub quick: bool,
     /// How often each pass is repeated, at most.
     pub repeats: usize,
     /// How long a piece of work may take.
@@ -72,7 +74,7 @@ impl Check {
     /// # Errors
     /// `Error::Failed` if no child can be started, or none opens the GPU.
     pub fn run(&self, key: Key, mut progress: impl FnMut(usize, usize)) -> Result<Verdict> {
-        let (works, begun) = (works(self.shapes.as_ref()), Instant::now());
+        let (works, begun) = (works(self.shapes.as_ref(), self.quick), Instant::now());
         let mut found: Vec<Option<Found>> = works.iter().map(|_| None).collect();
         let (mut first, mut failed_starts) = (0, 0);
         // What hung in one case of an op would hang in the next.
@@ -147,6 +149,9 @@ impl Process {
         command.args(["check-device", "--child", &first.to_string(), "--skip", &skip.join(",")]);
         command.args(["--device", &format!("cuda:{}", check.index), "--shapes", &shapes]);
         command.args(["--repeat", &check.repeats.to_string()]);
+        if check.quick {
+            command.arg("--quick");
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| failed(&e))?;
         let (Some(stdout), (sender, lines)) = (child.stdout.take(), channel()) else {
@@ -225,6 +230,7 @@ impl Drop for Process {
 pub fn child(
     index: usize,
     shapes: Option<&StepShapes>,
+    quick: bool,
     repeats: usize,
     first: usize,
     skip: &[usize],
@@ -238,7 +244,7 @@ pub fn child(
     gpu.load(embedded::IMAGES.iter().map(|(op, _)| *op))?;
     let mut bench = Bench::new(&gpu, repeats)?;
     say(&Line::Ready)?;
-    for (work, what) in works(shapes).iter().enumerate().skip(first) {
+    for (work, what) in works(shapes, quick).iter().enumerate().skip(first) {
         if skip.contains(&work) {
             continue;
         }

@@ -95,7 +95,8 @@ fn verdict(gpu: &Arc<Gpu>, shapes: Option<&super::StepShapes>) -> Result<Verdict
     let Some(index) = index else {
         return Err(Error::failed(format!("{} is not listed any more", gpu.name())));
     };
-    let key = Key::new(&found[index], shapes.cloned());
+    let quick = std::env::var_os(SWITCH).is_some_and(|value| value == "quick");
+    let key = Key::new(&found[index], shapes.cloned(), quick);
     if let Some(verdict) = Verdict::on_file(&key) {
         return Ok(verdict);
     }
@@ -108,7 +109,7 @@ fn verdict(gpu: &Arc<Gpu>, shapes: Option<&super::StepShapes>) -> Result<Verdict
         found[index].name
     ));
     let (shapes, repeats, timeout) = (shapes.cloned(), Check::REPEATS, Check::TIMEOUT);
-    let verdict = Check { program, index, shapes, repeats, timeout }.run(key, |_, _| {})?;
+    let verdict = Check { program, index, shapes, quick, repeats, timeout }.run(key, |_, _| {})?;
     say(&format!("{}: {} ({:.1} s)", gpu.name(), verdict.sentence(), verdict.seconds));
     if let Err(why) = verdict.keep() {
         say(&format!("warning: the verdict is not kept, and the next run checks again: {why}"));

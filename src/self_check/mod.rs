@@ -19,5 +19,5 @@ pub use found::{Failure, Found, Stage};
 pub use verdict::{Key, Row, Verdict};
 pub use works::{StepShapes, shapes};
 
-/// The variable that turns the check off.
+/// The variable that turns the check off (`off`) or leaves large shapes out (`quick`).
 pub const SWITCH: &str = "L2P_CHECK_DEVICE";

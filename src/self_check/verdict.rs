@@ -36,10 +36,12 @@ pub struct Key {
     /// Of this program and its kernels.
     pub build: String,
     pub shapes: Option<StepShapes>,
+    /// Without the kernels that only large shapes take.
+    pub quick: bool,
 }
 
 impl Key {
-    pub fn new(gpu: &probe::FoundGpu, shapes: Option<StepShapes>) -> Key {
+    pub fn new(gpu: &probe::FoundGpu, shapes: Option<StepShapes>, quick: bool) -> Key {
         Key {
             gpu: gpu.name.clone(),
             uuid: gpu.uuid.clone(),
@@ -48,6 +50,7 @@ impl Key {
             driver: probe::driver_version(),
             build: embedded::build(),
             shapes,
+            quick,
         }
     }
 

@@ -64,12 +64,13 @@ pub(super) fn dtype(form: ElementType) -> DType {
     }
 }
 
-/// Every op at small, odd shapes, every kernel that these leave out, and the ops of a step at its own shapes, each in all
+/// Every op at small, odd shapes, unless `quick` every kernel that these leave out, and the ops of a step at its own shapes, each in all
 /// its forms; at last whole steps.
-pub(super) fn works(shapes: Option<&StepShapes>) -> Vec<Work> {
+pub(super) fn works(shapes: Option<&StepShapes>, quick: bool) -> Vec<Work> {
     let mut works = Vec::new();
     let of_step = || shapes.map_or(Vec::new(), cases::of_step);
-    for list in [&cases::small_on_gpu as &dyn Fn() -> Vec<Case>, &cases::other_kernels, &of_step] {
+    let others = || if quick { Vec::new() } else { cases::other_kernels() };
+    for list in [&cases::small_on_gpu as &dyn Fn() -> Vec<Case>, &others, &of_step] {
         for form in FORMS {
             let has = |case: &Case| form == ElementType::F32 || case.has_narrow_form();
             works.extend(list().into_iter().filter(has).map(|case| Work::Op(Box::new(case), form)));

@@ -8,8 +8,8 @@
 //   L2P_EMU_DRIVER   the version of CUDA that it knows (13000)
 //   L2P_EMU_CAPABILITY  compute capability, 80 for 8.0 (80)
 //   L2P_EMU_FAULT    what fails, a word or several with commas: load (an image), late-load (an image after the
-//                    first launch), capture, end-capture, instantiate (a graph), replay (a graph leaves out its
-//                    last node), unrecorded (to wait for an event that was never recorded, which drivers pass over)
+//                    first launch), capture, end-capture, instantiate (a graph), replay (a graph leaves out one of
+//                    its nodes), unrecorded (to wait for an event that was never recorded, which drivers pass over)
 #include "cuda_emu.h"
 #include "queue.h"
 #include "record.h"
@@ -712,7 +712,8 @@ API cuStreamIsCapturing(void* stream, int* status) {
 API cuGraphInstantiateWithFlags(GraphExec** exec, Graph* graph, unsigned long long) {
     if (fault("instantiate")) return CUDA_OUT_OF_MEMORY;
     *exec = new GraphExec{ *graph, nullptr };
-    if (fault("replay") && !(*exec)->graph.nodes.empty()) (*exec)->graph.nodes.back().action = [] { return CUDA_SUCCESS; };
+    std::vector<Node>& nodes = (*exec)->graph.nodes;
+    if (fault("replay") && !nodes.empty()) nodes[nodes.size() / 2].action = [] { return CUDA_SUCCESS; };
     return CUDA_SUCCESS;
 }
 API cuGraphLaunch(GraphExec* exec, void* stream) {

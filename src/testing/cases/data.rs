@@ -4,6 +4,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::rng::{Rng, Stream};
 use crate::tensor::{DType, Shape, Tensor};
+use serde::{Deserialize, Serialize};
 
 /// What an input holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -181,4 +182,32 @@ pub(super) fn fill(arg: &CaseArg, seed: u64, index: u64, dtype: DType) -> Tensor
         })
         .collect();
     Tensor::from_f64(&values, arg.shape, arg.keep.value(dtype))
+}
+
+/// What decides the shapes of a training step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepShapes {
+    pub images: usize,
+    /// Pixels of a side.
+    pub side: usize,
+    pub patch: usize,
+    pub width: usize,
+    pub heads: usize,
+    pub mlp: usize,
+    /// Prompts of a pool, how many of them an image takes, and the rows of one.
+    pub pool: usize,
+    pub top_k: usize,
+    pub length: usize,
+    pub classes: usize,
+}
+
+impl StepShapes {
+    pub(super) fn patches(&self) -> usize {
+        (self.side / self.patch).pow(2)
+    }
+
+    /// Class token, patches and prompts.
+    pub(super) fn tokens(&self) -> usize {
+        1 + self.patches() + self.top_k * self.length
+    }
 }

@@ -1,8 +1,7 @@
 //! Cases of the ops where the work is: products, linear layers, GELU, layer norm, attention.
 
-use super::StepShapes;
 use super::case::{Case, Role, assign, plain, take};
-use super::data::{ArgType, Fill, Scope};
+use super::data::{ArgType, Fill, Scope, StepShapes};
 use crate::ops::attention::{self, GradientTarget, Gradients, Prefix, PrefixMut, Qkv, Wanted};
 use crate::ops::float::Float;
 use crate::ops::gelu::{self, GeluForm};

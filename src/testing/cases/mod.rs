@@ -2,8 +2,6 @@
 //! is. It drives the gradient checks, the determinism, parity and guard tests of `tests/ops/main.rs` and
 //! the rows of `benches/ops.rs`.
 
-use serde::{Deserialize, Serialize};
-
 mod case;
 mod data;
 mod dense;
@@ -12,7 +10,7 @@ mod learn;
 mod rows;
 
 pub use case::{Case, Grad, Out, PassCost, Plain, Role};
-pub use data::{ArgType, CaseArg, Data, Fill, On, Scope};
+pub use data::{ArgType, CaseArg, Data, Fill, On, Scope, StepShapes};
 pub use guarded::{Guarded, Slot};
 
 /// Small, odd and ragged shapes of every op: what tests run.
@@ -47,34 +45,6 @@ pub fn wide() -> Vec<Case> {
 /// ViT-B/16 with 40 prompt tokens at a batch of four: what the benchmark times.
 pub fn vit_b() -> Vec<Case> {
     dense::vit_b().into_iter().chain(rows::vit_b()).collect()
-}
-
-/// What decides the shapes of a training step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StepShapes {
-    pub images: usize,
-    /// Pixels of a side.
-    pub side: usize,
-    pub patch: usize,
-    pub width: usize,
-    pub heads: usize,
-    pub mlp: usize,
-    /// Prompts of a pool, how many of them an image takes, and the rows of one.
-    pub pool: usize,
-    pub top_k: usize,
-    pub length: usize,
-    pub classes: usize,
-}
-
-impl StepShapes {
-    fn patches(&self) -> usize {
-        (self.side / self.patch).pow(2)
-    }
-
-    /// Class token, patches and prompts.
-    fn tokens(&self) -> usize {
-        1 + self.patches() + self.top_k * self.length
-    }
 }
 
 /// The ops of a training step at its own shapes.

@@ -1,8 +1,7 @@
 //! Cases of the ops that move and sum rows, and the list of all cases but products.
 
-use super::StepShapes;
 use super::case::{Case, Role, assign, plain, take};
-use super::data::{Fill, Scope};
+use super::data::{Fill, Scope, StepShapes};
 use super::learn::{
     Loss, adam, add_squares, anchor, column_norm, count, cross_entropy, distill, penalise, pull, relu,
     select, sgd, weigh_components,
