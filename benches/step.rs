@@ -106,6 +106,9 @@ struct Args {
     /// Run the plain path, without the exact savings.
     #[arg(long)]
     plain: bool,
+    /// Leave out an exact saving, a word of `train.shortcuts`; also several times.
+    #[arg(long, value_name = "WORD", conflicts_with = "plain")]
+    without: Vec<String>,
     /// DualPrompt's prefixes instead of prompt tokens.
     #[arg(long)]
     dualprompt: bool,
@@ -189,6 +192,7 @@ fn config(args: &Args) -> Config {
     if args.plain {
         config.train.shortcuts.clear();
     }
+    config.train.shortcuts.retain(|word| !args.without.contains(word));
     config.train.graph = args.graph == Switch::On;
     config.precision = match args.precision {
         Width::F32 => Precision::F32,
@@ -391,7 +395,7 @@ fn run(args: &Args) -> Result<()> {
             "gelu": format!("{:?}", args.gelu).to_lowercase(),
             "model": format!("{:?}", args.model), "image_size": dims(args).image_size, "batch": args.batch, "pool": args.pool,
             "length": args.length, "top_k": args.top_k, "dualprompt": args.dualprompt, "coda": args.coda,
-            "ortho_mu": args.ortho_mu, "shortcuts": !args.plain,
+            "ortho_mu": args.ortho_mu, "shortcuts": config.train.shortcuts,
             "threads": rayon::current_num_threads(), "loss": loss, "seconds_per_step": seconds.json(),
             "images_per_second": rate(seconds), "planned_bytes": planned, "peak_bytes": in_use,
         });

@@ -6,6 +6,7 @@ use crate::config::schema::{Classifier, ClipScope, Config, Method, Shortcuts, To
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::adapter::AdapterDims;
+use crate::nn::block::Types;
 use crate::nn::params::Declare;
 use crate::nn::vit::Dims;
 use crate::ops::linear::PackedForm;
@@ -136,6 +137,13 @@ impl Setup {
             false => (self.training && strassen && packed_weights && !plan.is_on_gpu())
                 .then_some(PackedForm::Strassen),
         }
+    }
+
+    /// What blocks store. Where a CPU multiplies in bf16, what only products read is bf16 in memory as well, if blocks are
+    /// frozen: gradients of their kernels are products of f32.
+    pub fn block_types(&self, blocks_learn: bool) -> Types {
+        let narrow = self.bf16_products && !blocks_learn;
+        Types { stream: self.dtype, hidden: if narrow { DType::BF16 } else { self.dtype } }
     }
 
     /// What gradients are multiplied by, so that small ones survive in f16; the optimizer divides by it.

@@ -95,6 +95,7 @@ impl Needs {
 impl Workspace {
     pub fn new(plan: &mut Plan, setup: &Setup, layout: &TokenLayout, needs: Needs) -> Workspace {
         let (b, dtype, wide) = (setup.max_batch, setup.dtype, setup.dtype.accum_dtype());
+        let types = setup.block_types(needs.blocks_learn);
         let dims = &setup.dims;
         let (c, t0, block) = (dims.embed_dim, dims.tokens(), dims.block());
         let (t, r) = (layout.max_tokens(), layout.read.len());
@@ -104,7 +105,7 @@ impl Workspace {
         let embedded = Embedded::new(plan, dims, b, dtype);
         // With shortcuts the last query block computes one row, but the others need all of them.
         let query_acts =
-            BlockActs::new(plan, "query", block, (b, t0, t0), Keep::Nothing, dtype).with_room_for_q(plan);
+            BlockActs::new(plan, "query", block, (b, t0, t0), Keep::Nothing, types).with_room_for_q(plan);
         let query_acts = query_acts.with_adapter(plan, setup.adapter);
         let query_x = [
             plan.tensor("query stream", [b, t0, c], dtype),
@@ -120,7 +121,7 @@ impl Workspace {
             let rows = if l + 1 == dims.layers { read } else { layer.tokens };
             xs.push(plan.tensor(format!("block {l} input"), [b, layer.tokens, c], dtype));
             let (extents, keep) = ((b, layer.tokens, rows), needs.keep(setup.training));
-            let own = BlockActs::new(plan, &format!("block {l}"), block, extents, keep, dtype);
+            let own = BlockActs::new(plan, &format!("block {l}"), block, extents, keep, types);
             acts.push(own.with_adapter(plan, setup.adapter));
         }
         let prefixes = layout.layers.iter().map(|layer| {
@@ -176,7 +177,7 @@ impl Workspace {
             dquery: plan.tensor("dquery", [learn, c], wide),
             dprompt_rows: plan.tensor("dprompt rows", [prompt_rows, c], wide),
             mask: plan.tensor("class mask", [if setup.row_masks { b } else { 1 }, setup.classes], DType::U32),
-            temp: BlockTemp::new(plan, block, (b, t), setup.training, needs.blocks_learn, dtype)
+            temp: BlockTemp::new(plan, block, (b, t), setup.training, needs.blocks_learn, types)
                 .with_adapter(plan, setup.adapter.filter(|_| setup.training)),
         }
     }

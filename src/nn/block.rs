@@ -58,7 +58,7 @@ pub struct BlockActs {
     pub mid: Tensor,
     /// (B·R, 2)
     pub ln2_stats: Tensor,
-    /// (B·R, M), before GELU; kept only for a backward pass.
+    /// (B·R, M), before GELU, of [`Types::hidden`]; kept only for a backward pass.
     pub fc1: Option<Tensor>,
     /// Of the adapter, if blocks have one.
     pub adapter: Option<AdapterActs>,
@@ -71,7 +71,7 @@ pub struct BlockTemp {
     pub a: Tensor,
     /// (B·T, C)
     pub b: Tensor,
-    /// (B·T, M)
+    /// (B·T, M), of [`Types::hidden`].
     pub wide: Tensor,
     /// (B, T, 3C)
     pub dqkv: Tensor,
@@ -105,6 +105,14 @@ pub struct BlockGrads<'a> {
     pub d: &'a mut Tensor,
     /// Of the prefix: overwritten.
     pub prefix: Option<PrefixMut<'a>>,
+}
+
+/// What a block's tensors are stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Types {
+    pub stream: DType,
+    /// Of the hidden layer of the MLP, which products alone read.
+    pub hidden: DType,
 }
 
 /// What a forward pass keeps.
@@ -163,7 +171,7 @@ impl BlockActs {
         dims: BlockDims,
         (b, t, r): (usize, usize, usize),
         keep: Keep,
-        dtype: DType,
+        Types { stream: dtype, hidden }: Types,
     ) -> BlockActs {
         let (c, apart) = (dims.embed_dim, r < t);
         BlockActs {
@@ -177,7 +185,7 @@ impl BlockActs {
             mid: plan.tensor(format!("{name} mid"), [b * r, c], dtype),
             ln2_stats: plan.tensor(format!("{name} ln2 statistics"), [b * r, 2], dtype.accum_dtype()),
             fc1: (keep != Keep::Nothing)
-                .then(|| plan.tensor(format!("{name} fc1"), [b * r, dims.mlp_dim], dtype)),
+                .then(|| plan.tensor(format!("{name} fc1"), [b * r, dims.mlp_dim], hidden)),
             adapter: None,
         }
     }
@@ -234,13 +242,13 @@ impl BlockTemp {
         (b, t): (usize, usize),
         backward: bool,
         learn: bool,
-        dtype: DType,
+        Types { stream: dtype, hidden }: Types,
     ) -> BlockTemp {
         let (c, m, back) = (dims.embed_dim, dims.mlp_dim, if backward { b } else { 0 });
         BlockTemp {
             a: plan.tensor("scratch a", [b * t, c], dtype),
             b: plan.tensor("scratch b", [b * t, c], dtype),
-            wide: plan.tensor("scratch wide", [b * t, m], dtype),
+            wide: plan.tensor("scratch wide", [b * t, m], hidden),
             dqkv: plan.tensor("scratch dqkv", [back, t, 3 * c], dtype),
             dq: plan.tensor("scratch dq", [back, t, c], dtype),
             gelu: learn.then(|| plan.tensor("scratch gelu", [b * t, m], dtype)),

@@ -8,7 +8,7 @@ use l2p_engine::ops::linear::{self, Epilogue, LinearWeights, Packed, PackedForm}
 use l2p_engine::ops::matmul::Start;
 use l2p_engine::ops::matmul::Write;
 use l2p_engine::ops::matmul::bf16::Arithmetic;
-use l2p_engine::ops::matmul::bf16::cpu::{Bf16Matrix, Strided, pack, product};
+use l2p_engine::ops::matmul::bf16::cpu::{Bf16Matrix, Ending, Strided, pack, product};
 use l2p_engine::tensor::{DType, Tensor};
 use std::ops::Range;
 
@@ -47,7 +47,7 @@ impl Case {
     fn all(&self, arithmetic: Arithmetic, m: usize) -> Vec<f32> {
         let (_, k, n) = self.dims;
         let mut y = vec![f32::NAN; m * n];
-        product(&mut y, &self.x[..m * k], &self.matrix(0..k, 0..n), arithmetic, Start::Zero, |_, _| ());
+        product(&mut y, &self.x[..m * k], &self.matrix(0..k, 0..n), arithmetic, Ending::Plain(Start::Zero));
         y
     }
 
@@ -240,7 +240,7 @@ fn bits_do_not_depend_on_rows_threads_or_columns() {
                 let width = columns.len();
                 let mut y = vec![f32::NAN; m * width];
                 let w = case.matrix(0..k, columns.clone());
-                product(&mut y, &case.x, &w, arithmetic, Start::Zero, |_, _| ());
+                product(&mut y, &case.x, &w, arithmetic, Ending::Plain(Start::Zero));
                 for (y, whole) in y.chunks_exact(width).zip(whole.chunks_exact(n)) {
                     assert_eq!(
                         bits(y),
@@ -262,7 +262,7 @@ fn parts_of_a_sum_and_what_they_are_added_to() {
     for arithmetic in Arithmetic::here() {
         let part = |rows: Range<usize>, y: &mut [f32], start: Start<f32>| {
             let x: Vec<f32> = case.x.chunks_exact(k).flat_map(|x| x[rows.clone()].to_vec()).collect();
-            product(y, &x, &case.matrix(rows, 0..n), arithmetic, start, |_, _| ());
+            product(y, &x, &case.matrix(rows, 0..n), arithmetic, Ending::Plain(start));
         };
         let mut y = vec![f32::NAN; m * n];
         part(0..57, &mut y, Start::Residual(&bias, &residual));
@@ -354,6 +354,66 @@ fn layers_with_packed_kernels() {
         for (number, (wanted, got)) in run(0).iter().zip(run(1)).enumerate() {
             let error = l2p_engine::testing::close::relative_error(&got, wanted);
             assert!(error < 1e-6, "columns {columns:?}, result {number}: off by {error:.1e}");
+        }
+    }
+}
+
+/// Rows stored as bf16, read and written: the bits of rows in f32, rounded once.
+#[test]
+fn rows_stored_in_bf16() {
+    for (b, t, k, n) in [(1, 1, 1, 1), (2, 7, 34, 48), (3, 11, 96, 65), (1, 70, 130, 33)] {
+        let [x, dy, pre, w, bias, residual] =
+            [[b * t, k], [b * t, n], [b * t, k], [k, n], [1, n], [b * t, n]].map({
+                let mut seed = 0;
+                move |shape| {
+                    seed += 1;
+                    random(seed, shape, DType::F32)
+                }
+            });
+        let lens = PackedForm::Bf16.lens(k, n).expect("any extents");
+        let [mut forward, mut backward] = lens.map(|len| Tensor::zeros([len], DType::BF16));
+        linear::pack(&DEV, PackedForm::Bf16, forward.view_mut(), backward.view_mut(), w.view())
+            .expect("packed");
+        let packed = Packed { form: PackedForm::Bf16, forward: forward.view(), backward: backward.view() };
+        for columns in [0..n, n / 3..n] {
+            let bias = bias.view().reshaped([n]);
+            let w = LinearWeights { kernel: w.view(), bias, columns: columns.clone(), packed: Some(packed) };
+            let width = columns.len();
+            let (dy, residual) = (&dy.to_f64()[..b * t * width], &residual.to_f64()[..b * t * width]);
+            let residual = Tensor::from_f64(residual, [b * t, width], DType::F32);
+            // Rows that are read of one type, rows that are written of another.
+            let run = |read: DType, written: DType| {
+                let of = |values: &[f64], width: usize| Tensor::from_f64(values, [b * t, width], read);
+                let nan =
+                    |width: usize| Tensor::from_f64(&vec![f64::NAN; b * t * width], [b * t, width], written);
+                let (x, dy) = (of(&x.to_f64(), k), of(dy, width));
+                // The slope is taken at what was kept, which has the type of what is written.
+                let kept: Vec<f64> = pre.to_f64().iter().map(|&v| bf16::from_f64(v).to_f64()).collect();
+                let pre = Tensor::from_f64(&kept, [b * t, k], written);
+                let mut all = Vec::new();
+                for form in [GeluForm::Erf, GeluForm::Tanh] {
+                    let (mut y, mut kept, mut dx) = (nan(width), nan(width), nan(k));
+                    let ending = Epilogue::Gelu { pre: Some(kept.view_mut()), form };
+                    linear::forward(&DEV, y.view_mut(), x.view(), &w, ending).expect("a layer");
+                    linear::backward_input_gelu(&DEV, dx.view_mut(), dy.view(), &w, pre.view(), form)
+                        .expect("a layer");
+                    all.extend([y, kept, dx]);
+                }
+                let (mut y, mut z, mut dx) = (nan(width), nan(width), nan(k));
+                linear::forward(&DEV, y.view_mut(), x.view(), &w, Epilogue::Plain).expect("a layer");
+                linear::forward(&DEV, z.view_mut(), x.view(), &w, Epilogue::Residual(residual.view()))
+                    .expect("a layer");
+                linear::backward_input(&DEV, dx.view_mut(), dy.view(), &w, Write::Set).expect("a layer");
+                all.extend([y, z, dx]);
+                all.iter().map(Tensor::to_f64).collect::<Vec<_>>().concat()
+            };
+            let wide = run(DType::F32, DType::F32);
+            let rounded: Vec<f64> = wide.iter().map(|&v| bf16::from_f32(v as f32).to_f64()).collect();
+            let place = format!("({b}, {t}, {k}, {n}), columns {columns:?}");
+            assert!(wide.iter().all(|v| v.is_finite()), "{place}");
+            assert_eq!(run(DType::BF16, DType::F32), wide, "{place}: read");
+            assert_eq!(run(DType::F32, DType::BF16), rounded, "{place}: written");
+            assert_eq!(run(DType::BF16, DType::BF16), rounded, "{place}: both");
         }
     }
 }

@@ -1,10 +1,8 @@
 //! Fully connected layers on slices: a product and its ending, in one pass where the product is large.
 
-use crate::error::Result;
 use crate::ops::float::{Float, Shared, for_rows, simd};
 use crate::ops::gelu::{self, GeluForm};
-use crate::ops::matmul::bf16::Arithmetic;
-use crate::ops::matmul::bf16::cpu::{self as products, Bf16Matrix};
+use crate::ops::matmul::bf16::cpu as products;
 use crate::ops::matmul::cpu::{self as matmul, Strided, plain, transposed};
 use crate::ops::matmul::strassen::cpu::{self as strassen, Right, product};
 use crate::ops::matmul::strassen::{ProductDims, Start, suits};
@@ -143,62 +141,6 @@ pub fn bf16_pack(forward: &mut [bf16], backward: &mut [bf16], w: &[f32], at: Lay
             products::pack(backward, transposed(w, at), (at.cols, at.rows));
         }
     }
-}
-
-/// y = ending(x W + b), `w` packed in bf16.
-pub fn bf16_forward(
-    y: &mut [f32],
-    x: &[f32],
-    w: &Bf16Matrix,
-    bias: &[f32],
-    ending: CpuEpilogue<f32>,
-) -> Result<()> {
-    let (arithmetic, n) = (Arithmetic::of_process()?, w.columns.len());
-    match ending {
-        CpuEpilogue::Plain => products::product(y, x, w, arithmetic, Start::Bias(bias), |_, _| ()),
-        CpuEpilogue::Residual(residual) => {
-            products::product(y, x, w, arithmetic, Start::Residual(bias, residual), |_, _| ());
-        }
-        CpuEpilogue::Gelu { pre, form } => {
-            let pre = pre.map(|pre| Shared(pre.as_mut_ptr()));
-            products::product(y, x, w, arithmetic, Start::Bias(bias), |first, y| {
-                // SAFETY: `pre` has the shape of y, and each group takes its own rows.
-                let pre =
-                    pre.map(|pre| unsafe { std::slice::from_raw_parts_mut(pre.at(first * n), y.len()) });
-                simd(
-                    #[inline(always)]
-                    || gelu_in_place(y, pre, form),
-                );
-            });
-        }
-    }
-    Ok(())
-}
-
-/// dx = dy Wᵀ, or dx +=. `w`: Wᵀ, packed in bf16.
-pub fn bf16_backward_input(dx: &mut [f32], dy: &[f32], w: &Bf16Matrix, write: Write) -> Result<()> {
-    let start = if write == Write::Add { Start::Own } else { Start::Zero };
-    products::product(dx, dy, w, Arithmetic::of_process()?, start, |_, _| ());
-    Ok(())
-}
-
-/// dx = (dy Wᵀ) ∘ gelu'(pre). `w`: Wᵀ, packed in bf16.
-pub fn bf16_backward_input_gelu(
-    dx: &mut [f32],
-    dy: &[f32],
-    w: &Bf16Matrix,
-    pre: &[f32],
-    form: GeluForm,
-) -> Result<()> {
-    let n = w.columns.len();
-    products::product(dx, dy, w, Arithmetic::of_process()?, Start::Zero, |first, dx| {
-        let pre = &pre[first * n..][..dx.len()];
-        simd(
-            #[inline(always)]
-            || gelu::cpu::times_slope(dx, pre, form),
-        );
-    });
-    Ok(())
 }
 
 pub fn add_bias<T: Float>(y: &mut [T], bias: &[T]) {

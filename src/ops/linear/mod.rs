@@ -6,10 +6,33 @@ use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::ops::float::Float;
 use crate::ops::gelu;
-use crate::ops::matmul::bf16::cpu::Bf16Matrix;
-use crate::ops::matmul::{self, Layout, Write, strassen};
+use crate::ops::matmul::bf16::Arithmetic;
+use crate::ops::matmul::bf16::cpu::{Bf16Matrix, Ending, Kept, product};
+use crate::ops::matmul::{self, Layout, Start, Write, strassen};
 use crate::tensor::{DType, View, ViewMut, expect_shape};
 use std::ops::Range;
+
+/// Rows of a product of bf16 on the CPU: of that type already, or f32.
+macro_rules! operand {
+    ($arg:literal, $dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            DType::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
+            other => Err(Error::Shape {
+                op: "linear",
+                arg: $arg,
+                wanted: "F32 or BF16".into(),
+                got: format!("{other:?}"),
+            }),
+        }
+    };
+}
 
 /// Kernel (K, N) and bias (N), of which the columns `columns` are used.
 #[derive(Debug, Clone)]
@@ -130,9 +153,22 @@ pub fn forward(dev: &Device, y: ViewMut, x: View, w: &LinearWeights, ending: Epi
     let _op = range(c"linear");
     match dev {
         Device::Cpu if let Some(packed) = w.packed_in_bf16() => {
-            let (y, x) = (y.get::<f32>("linear", "y")?, x.0.get::<f32>("linear", "x")?);
-            let bias = &w.bias.get::<f32>("linear", "bias")?[w.columns.clone()];
-            cpu::bf16_forward(y, x, &w.bf16_forward(packed)?, bias, on_cpu(ending)?)
+            operand!("y", y.dtype(), S => operand!("x", x.0.dtype(), X => {
+                let bias = &w.bias.get::<f32>("linear", "bias")?[w.columns.clone()];
+                let ending = match ending {
+                    Epilogue::Plain => Ending::Plain(Start::Bias(bias)),
+                    Epilogue::Residual(r) => {
+                        Ending::Plain(Start::Residual(bias, r.get::<f32>("linear", "residual")?))
+                    }
+                    Epilogue::Gelu { pre, form } => {
+                        let pre = pre.map(|pre| pre.get::<S>("linear", "pre")).transpose()?;
+                        Ending::Gelu { bias, pre: pre.map(Kept::new), form }
+                    }
+                };
+                let (y, x) = (y.get::<S>("linear", "y")?, x.0.get::<X>("linear", "x")?);
+                product(y, x, &w.bf16_forward(packed)?, Arithmetic::of_process()?, ending);
+                Ok(())
+            }))
         }
         Device::Cpu => float!("linear", "y", y.dtype(), T => {
             let bias = &w.bias.get::<T>("linear", "bias")?[w.columns.clone()];
@@ -164,8 +200,13 @@ pub fn backward_input(dev: &Device, dx: ViewMut, dy: View, w: &LinearWeights, wr
     match dev {
         Device::Cpu if let Some(packed) = w.packed_in_bf16() => {
             matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
-            let (dx, dy) = (dx.get::<f32>("linear", "dx")?, dy.0.get::<f32>("linear", "dy")?);
-            cpu::bf16_backward_input(dx, dy, &w.bf16_backward(packed)?, write)
+            let start = if write == Write::Add { Start::Own } else { Start::Zero };
+            operand!("dx", dx.dtype(), S => operand!("dy", dy.0.dtype(), X => {
+                let (dx, dy) = (dx.get::<S>("linear", "dx")?, dy.0.get::<X>("linear", "dy")?);
+                let w = w.bf16_backward(packed)?;
+                product(dx, dy, &w, Arithmetic::of_process()?, Ending::Plain(start));
+                Ok(())
+            }))
         }
         Device::Cpu => {
             matmul::check_backward_input(&(dx.as_view(), at), &dy, &kernel)?;
@@ -196,9 +237,12 @@ pub fn backward_input_gelu(
     let _op = range(c"linear, backward");
     match dev {
         Device::Cpu if let Some(packed) = w.packed_in_bf16() => {
-            let (dx, dy) = (dx.get::<f32>("linear", "dx")?, dy.0.get::<f32>("linear", "dy")?);
-            let pre = pre.get::<f32>("linear", "pre")?;
-            cpu::bf16_backward_input_gelu(dx, dy, &w.bf16_backward(packed)?, pre, form)
+            operand!("dx", dx.dtype(), S => operand!("dy", dy.0.dtype(), X => {
+                let (dx, dy) = (dx.get::<S>("linear", "dx")?, dy.0.get::<X>("linear", "dy")?);
+                let (w, pre) = (w.bf16_backward(packed)?, pre.get::<S>("linear", "pre")?);
+                product(dx, dy, &w, Arithmetic::of_process()?, Ending::TimesSlope { pre, form });
+                Ok(())
+            }))
         }
         Device::Cpu => float!("linear", "dx", dx.dtype(), T => {
             let (dy, w) = (dy.0.get::<T>("linear", "dy")?, w.on_cpu(|packed| packed.backward)?);

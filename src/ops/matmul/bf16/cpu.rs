@@ -3,7 +3,8 @@
 use super::tile::cpu::Widened;
 use super::tile::{self, PANEL, Sums, TILE, reference};
 use super::{Arithmetic, packed_len};
-use crate::ops::float::{simd, with_scratch};
+use crate::ops::float::{Shared, simd, with_scratch};
+use crate::ops::gelu::{self, GeluForm};
 use crate::ops::matmul::cpu::SharedMatrix;
 pub use crate::ops::matmul::cpu::Strided;
 use crate::ops::matmul::strassen::Start;
@@ -11,6 +12,7 @@ use crate::ops::matmul::tile::cpu::prefetch;
 use half::bf16;
 use pulp::Arch;
 use rayon::prelude::*;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Rows of x that one task takes at most: with 3072 columns they stay in a second-level cache of 2 MiB.
@@ -87,15 +89,87 @@ pub unsafe fn pack(packed: &mut [bf16], w: Strided<*const f32>, (k, n): (usize, 
     });
 }
 
-/// y = start + x w. x: (M, rows of the part), y: (M, columns of the part). `ending(first, rows)` is called for groups of
-/// rows once they are complete, on several threads.
-pub fn product(
-    y: &mut [f32],
-    x: &[f32],
+/// What x, y and kept values are stored as.
+pub trait Operand: Copy + Send + Sync {
+    /// Of the nearest bf16.
+    fn bits(self) -> u16;
+    fn of(value: f32) -> Self;
+    fn wide(self) -> f32;
+    /// A row of x in its line of the tiles of AMX: see [`super::amx::cpu::round_row`].
+    #[cfg(target_arch = "x86_64")]
+    fn fill_tiles(left: &mut [u16], x: &[Self], odd: usize);
+}
+
+impl Operand for f32 {
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        round(self)
+    }
+    #[inline(always)]
+    fn of(value: f32) -> f32 {
+        value
+    }
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+    #[cfg(target_arch = "x86_64")]
+    fn fill_tiles(left: &mut [u16], x: &[f32], odd: usize) {
+        super::amx::cpu::round_row(left, x, odd);
+    }
+}
+
+impl Operand for bf16 {
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        self.to_bits()
+    }
+    #[inline(always)]
+    fn of(value: f32) -> bf16 {
+        bf16::from_bits(round(value))
+    }
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[cfg(target_arch = "x86_64")]
+    fn fill_tiles(left: &mut [u16], x: &[bf16], odd: usize) {
+        super::amx::copy_row(left, bytemuck::cast_slice(x), odd);
+    }
+}
+
+/// What becomes of the sums s of a product; `start`, `bias` and the like as [`Start`] has them.
+#[derive(Clone, Copy)]
+pub enum Ending<'a, S> {
+    /// y = start + s
+    Plain(Start<'a, f32>),
+    /// y = gelu(bias + s); `pre`, where it is kept, receives bias + s.
+    Gelu { bias: &'a [f32], pre: Option<Kept<'a, S>>, form: GeluForm },
+    /// y = s ∘ gelu'(pre)
+    TimesSlope { pre: &'a [S], form: GeluForm },
+}
+
+/// A tensor of the shape of y, of which each task writes its own rows.
+#[derive(Clone, Copy)]
+pub struct Kept<'a, S> {
+    to: Shared<S>,
+    len: usize,
+    owner: PhantomData<&'a mut [S]>,
+}
+
+impl<'a, S> Kept<'a, S> {
+    pub fn new(to: &'a mut [S]) -> Kept<'a, S> {
+        Kept { to: Shared(to.as_mut_ptr()), len: to.len(), owner: PhantomData }
+    }
+}
+
+/// y = ending(x w). x: (M, rows of the part), y: (M, columns of the part).
+pub fn product<S: Operand, X: Operand>(
+    y: &mut [S],
+    x: &[X],
     w: &Bf16Matrix,
     arithmetic: Arithmetic,
-    start: Start<f32>,
-    ending: impl Fn(usize, &mut [f32]) + Sync,
+    ending: Ending<S>,
 ) {
     let (k, n) = (w.rows.len(), w.columns.len());
     assert!(w.rows.end <= w.k && w.columns.end <= w.n && w.packed.len() == packed_len(w.k, w.n));
@@ -104,38 +178,42 @@ pub fn product(
     if y.is_empty() {
         return;
     }
-    match start {
-        Start::Zero | Start::Own => {}
-        Start::Bias(bias) => assert_eq!(bias.len(), n),
-        Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (n, y.len())),
+    match ending {
+        Ending::Plain(Start::Zero | Start::Own) => {}
+        Ending::Plain(Start::Bias(bias)) => assert_eq!(bias.len(), n),
+        Ending::Plain(Start::Residual(bias, residual)) => {
+            assert_eq!((bias.len(), residual.len()), (n, y.len()));
+        }
+        Ending::Gelu { bias, pre, .. } => {
+            assert_eq!((bias.len(), pre.map_or(y.len(), |pre| pre.len)), (n, y.len()));
+        }
+        Ending::TimesSlope { pre, .. } => assert_eq!(pre.len(), y.len()),
     }
     let tile = if arithmetic == Arithmetic::Amx { AMX_TILE } else { TILE };
     let group = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(tile).min(GROUP / tile * tile);
     y.par_chunks_mut(group * n).zip(x.par_chunks(group * k)).enumerate().for_each(|(number, (y, x))| {
-        let first = number * group;
-        let rows = Rows { y, x, first, w, arithmetic, start };
+        let rows = Rows { y, x, first: number * group, w, arithmetic, ending };
         match arithmetic {
             #[cfg(target_arch = "x86_64")]
             Arithmetic::Amx => rows.compute_in_tiles(),
             _ => rows.compute(),
         }
-        ending(first, y);
     });
 }
 
 /// Consecutive rows of a product.
-struct Rows<'a, 'w> {
-    y: &'a mut [f32],
-    x: &'a [f32],
+struct Rows<'a, 'w, S, X> {
+    y: &'a mut [S],
+    x: &'a [X],
     first: usize,
     w: &'a Bf16Matrix<'w>,
     arithmetic: Arithmetic,
-    start: Start<'a, f32>,
+    ending: Ending<'a, S>,
 }
 
-impl Rows<'_, '_> {
+impl<S: Operand, X: Operand> Rows<'_, '_, S, X> {
     fn compute(self) {
-        let Rows { y, x, first, w, arithmetic, start } = self;
+        let Rows { y, x, first, w, arithmetic, ending } = self;
         let (k, n) = (w.rows.len(), w.columns.len());
         let (rows, odd) = (x.len() / k.max(1), w.rows.start % 2);
         let pairs = w.pairs();
@@ -170,7 +248,7 @@ impl Rows<'_, '_> {
                     let place = Place { first: first + rows.start, n, from, to, width };
                     simd(
                         #[inline(always)]
-                        || store(&mut y[rows.start * n..rows.end * n], &sums, place, start),
+                        || store(&mut y[rows.start * n..rows.end * n], &mut sums, place, ending),
                     );
                 }
             }
@@ -179,10 +257,10 @@ impl Rows<'_, '_> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Rows<'_, '_> {
+impl<S: Operand, X: Operand> Rows<'_, '_, S, X> {
     fn compute_in_tiles(self) {
-        use super::amx::{self, Aligned, BLOCK, OPERANDS, ROWS, STEP, cpu::Tiles};
-        let Rows { y, x, first, w, start, .. } = self;
+        use super::amx::{Aligned, BLOCK, OPERANDS, ROWS, STEP, cpu::Tiles};
+        let Rows { y, x, first, w, ending, .. } = self;
         let (k, n) = (w.rows.len(), w.columns.len());
         let (rows, odd) = (x.len() / k.max(1), w.rows.start % 2);
         let pairs = w.pairs();
@@ -193,7 +271,7 @@ impl Rows<'_, '_> {
             for (row, line) in (0..left.len() / (steps * STEP)).map(|row| (row, row % ROWS * STEP)) {
                 let left = &mut left[row / ROWS * tile..][..tile];
                 let x = if row < rows { &x[row * k..][..k] } else { &[] };
-                amx::cpu::round_row(&mut left[line..], x, odd);
+                X::fill_tiles(&mut left[line..], x, odd);
             }
             let tiles = Tiles::of_this_thread();
             let mut sums = Aligned([[0.0; BLOCK]; BLOCK]);
@@ -208,8 +286,14 @@ impl Rows<'_, '_> {
                         let at = row * n + to;
                         for half in [0, PANEL / 2] {
                             prefetch(y.as_ptr().wrapping_add(at + half));
-                            if let Start::Residual(_, residual) = start {
-                                prefetch(residual.as_ptr().wrapping_add(first * n + at + half));
+                            match ending {
+                                Ending::Plain(Start::Residual(_, residual)) => {
+                                    prefetch(residual.as_ptr().wrapping_add(first * n + at + half));
+                                }
+                                Ending::TimesSlope { pre, .. } => {
+                                    prefetch(pre.as_ptr().wrapping_add(first * n + at + half));
+                                }
+                                _ => {}
                             }
                         }
                     }
@@ -221,7 +305,7 @@ impl Rows<'_, '_> {
                     let place = Place { first: first + rows.start, n, from, to, width };
                     simd(
                         #[inline(always)]
-                        || store(&mut y[rows.start * n..rows.end * n], &sums.0, place, start),
+                        || store(&mut y[rows.start * n..rows.end * n], &mut sums.0, place, ending),
                     );
                 }
             }
@@ -230,18 +314,18 @@ impl Rows<'_, '_> {
 }
 
 #[inline(always)]
-fn to_widened(left: &mut [f32], x: &[f32]) {
+fn to_widened<X: Operand>(left: &mut [f32], x: &[X]) {
     let left = &mut left[..x.len()];
     for i in 0..x.len() {
-        left[i] = f32::from_bits(u32::from(round(x[i])) << 16);
+        left[i] = f32::from_bits(u32::from(x[i].bits()) << 16);
     }
 }
 
 #[inline(always)]
-fn to_bf16(left: &mut [u16], x: &[f32]) {
+fn to_bf16<X: Operand>(left: &mut [u16], x: &[X]) {
     let left = &mut left[..x.len()];
     for i in 0..x.len() {
-        left[i] = round(x[i]);
+        left[i] = x[i].bits();
     }
 }
 
@@ -280,48 +364,80 @@ struct Place {
     width: usize,
 }
 
-/// Whole rows of y take their columns of `sums`. Without closures, for vector code that the caller chooses.
+/// Whole rows of y take their columns of `sums`. Without closures, for vector code that the caller chooses. GELU takes a
+/// tile at once: its constants are loaded once then.
 #[inline(always)]
-fn store(y: &mut [f32], sums: &[[f32; PANEL]], place: Place, start: Start<f32>) {
+fn store<S: Operand>(y: &mut [S], sums: &mut [[f32; PANEL]], place: Place, ending: Ending<S>) {
     let Place { first, n, from, to, width } = place;
-    for i in 0..y.len() / n {
-        let at = (first + i) * n + to;
+    let rows = y.len() / n;
+    let at = |i: usize| (first + i) * n + to;
+    match ending {
+        Ending::Plain(_) => {}
+        Ending::Gelu { bias, pre, form } => {
+            let bias = &bias[to..][..width];
+            for i in 0..rows {
+                let sums = &mut sums[i][from..][..width];
+                for j in 0..width {
+                    sums[j] += bias[j];
+                }
+                if let Some(pre) = pre {
+                    // SAFETY: `pre` has the shape of y (`product`), and each task takes its own rows.
+                    let pre = unsafe { std::slice::from_raw_parts_mut(pre.to.at(at(i)), width) };
+                    for j in 0..width {
+                        pre[j] = S::of(sums[j]);
+                    }
+                }
+            }
+            gelu::cpu::in_place(sums[..rows].as_flattened_mut(), form);
+        }
+        Ending::TimesSlope { pre, form } => {
+            let mut wide = [[0.0; PANEL]; AMX_TILE];
+            for i in 0..rows {
+                let (pre, wide) = (&pre[at(i)..][..width], &mut wide[i][from..][..width]);
+                for j in 0..width {
+                    wide[j] = pre[j].wide();
+                }
+            }
+            gelu::cpu::times_slope(sums[..rows].as_flattened_mut(), wide[..rows].as_flattened(), form);
+        }
+    }
+    let start = if let Ending::Plain(start) = ending { start } else { Start::Zero };
+    for i in 0..rows {
         // A whole panel is a constant number of vectors.
         if width == PANEL {
-            store_row(&mut y[i * n + to..][..PANEL], &sums[i], to, at, start);
+            store_row(&mut y[i * n + to..][..PANEL], &sums[i], to, at(i), start);
         } else {
-            store_row(&mut y[i * n + to..][..width], &sums[i][from..], to, at, start);
+            store_row(&mut y[i * n + to..][..width], &sums[i][from..], to, at(i), start);
         }
     }
 }
 
 /// Columns of a row of y: `column` is the first of them in the bias, `at` in the residual.
-#[expect(clippy::manual_memcpy, reason = "a call for every row of a panel costs more than its two vectors")]
 #[inline(always)]
-fn store_row(y: &mut [f32], sums: &[f32], column: usize, at: usize, start: Start<f32>) {
+fn store_row<S: Operand>(y: &mut [S], sums: &[f32], column: usize, at: usize, start: Start<f32>) {
     let n = y.len();
     let sums = &sums[..n];
     match start {
         Start::Zero => {
             for j in 0..n {
-                y[j] = sums[j];
+                y[j] = S::of(sums[j]);
             }
         }
         Start::Own => {
             for j in 0..n {
-                y[j] += sums[j];
+                y[j] = S::of(y[j].wide() + sums[j]);
             }
         }
         Start::Bias(bias) => {
             let bias = &bias[column..][..n];
             for j in 0..n {
-                y[j] = sums[j] + bias[j];
+                y[j] = S::of(sums[j] + bias[j]);
             }
         }
         Start::Residual(bias, residual) => {
             let (bias, residual) = (&bias[column..][..n], &residual[at..][..n]);
             for j in 0..n {
-                y[j] = sums[j] + (bias[j] + residual[j]);
+                y[j] = S::of(sums[j] + (bias[j] + residual[j]));
             }
         }
     }

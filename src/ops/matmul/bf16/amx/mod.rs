@@ -27,3 +27,17 @@ pub struct Aligned<T>(pub T);
 
 /// Sums of a block.
 pub type Sums = [[f32; BLOCK]; BLOCK];
+
+/// A row of bf16 in its line of the tiles (steps, 16, 32): `odd` zeros, x, and zeros. `left` begins with that line.
+pub fn copy_row(left: &mut [u16], x: &[u16], odd: usize) {
+    for (step, left) in left.chunks_mut(OPERANDS).enumerate() {
+        let (line, first) = (&mut left[..STEP], step * STEP);
+        if odd == 0 && first + STEP <= x.len() {
+            line.copy_from_slice(&x[first..][..STEP]);
+            continue;
+        }
+        for (i, to) in line.iter_mut().enumerate() {
+            *to = (first + i).checked_sub(odd).and_then(|at| x.get(at)).copied().unwrap_or(0);
+        }
+    }
+}
