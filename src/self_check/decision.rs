@@ -214,6 +214,6 @@ mod tests {
         }
         let mut config = with(auto);
         config.method = Method::Lwf;
-        assert_eq!(fallback(&[other.clone()], &config, true), Fallback::Cpu(other));
+        assert_eq!(fallback(std::slice::from_ref(&other), &config, true), Fallback::Cpu(other));
     }
 }

@@ -125,7 +125,7 @@ impl Verdict {
         wrong.extend(slow(works, found));
         // A pass of several kernels does not say which of them is wrong, unless one is wrong where it is alone.
         let alone: BTreeSet<String> =
-            wrong.iter().filter_map(|w| (w.kernels.len() == 1).then(|| w.kernels[0].clone())).collect();
+            wrong.iter().filter(|w| w.kernels.len() == 1).flat_map(|w| w.kernels.clone()).collect();
         for wrong in &wrong {
             let known = wrong.kernels.iter().any(|kernel| alone.contains(kernel));
             for kernel in wrong.kernels.iter().filter(|kernel| !known || alone.contains(*kernel)) {
