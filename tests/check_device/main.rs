@@ -106,7 +106,7 @@ fn check(driver: &Path, cache: &Path, more: &[&str]) -> Command {
     let mut command = on(driver, cache);
     // No backbone, no shapes of a step: the emulated GPU is slow.
     command
-        .args(["check-device", "--repeat", "3", "--set", "model.init_checkpoint=\"absent.npz\""])
+        .args(["check-device", "--quick", "--repeat", "3", "--set", "model.init_checkpoint=\"absent.npz\""])
         .args(more);
     command
 }
