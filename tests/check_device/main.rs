@@ -170,8 +170,12 @@ fn deep_large_shapes_take_every_other_kernel() {
     let listed = fs::read_to_string(emulation::root().join("docs/kernel_resources.md")).expect("the list");
     let listed: Vec<&str> =
         listed.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-    // Casts from f32 to itself are exported and never launched.
-    let needed = listed.iter().filter(|kernel| !kernel.starts_with("axpy_") || !kernel.ends_with("_f32_f32"));
+    // Exported and never launched: casts from f32 to itself, and gathers from tables of 16 bits, which no network has.
+    let never = |kernel: &str| {
+        kernel.starts_with("axpy_") && kernel.ends_with("_f32_f32")
+            || kernel.starts_with("gather_") && kernel.contains("_narrow_")
+    };
+    let needed = listed.iter().filter(|kernel| !never(kernel));
     let missing: Vec<_> = needed.filter(|kernel| !names.contains(kernel)).collect();
     assert!(listed.len() > 100 && missing.is_empty(), "of {} kernels not checked: {missing:?}", listed.len());
 }
