@@ -57,8 +57,7 @@ impl Adopt {
         }
         let mut loaded = self.config.load()?;
         loaded.notes.iter().for_each(|note| say(note));
-        let mut choices = vec![super::device(&self.device)?];
-        super::all_checked(&mut choices, &mut loaded.config)?;
+        let choice = super::checked(super::device(&self.device)?, &mut loaded.config)?;
         let adopted = adopt::adopt(&Adoption {
             checkpoint: self.checkpoint,
             port: match self.from {
@@ -70,7 +69,7 @@ impl Adopt {
             config: loaded.config,
             workdir: self.workdir.clone(),
             tasks: self.tasks,
-            choice: choices.remove(0),
+            choice,
         })?;
         for (task, score) in adopted.scores.iter().enumerate() {
             let (own, voted) = (percent(score.per_image), percent(score.per_batch));

@@ -4,7 +4,6 @@ use super::print;
 use crate::config;
 use crate::device::{NO_GPU, embedded, probe};
 use crate::error::{Error, Result};
-use crate::output::say;
 use crate::output::table::{self, Style};
 use crate::self_check::{self, Check, Key, Stage, StepShapes, Verdict};
 use clap::Args;
@@ -77,25 +76,9 @@ impl CheckDevice {
         let loaded = config::load_with_notes(self.config.as_deref(), &self.set, None, None, None)?;
         let shapes = self_check::shapes(&loaded.config);
         let key = Key::new(found, shapes.clone(), self.quick);
-        let on_file = if self.again { None } else { Verdict::on_file(&key) };
-        let is_new = on_file.is_none();
-        let verdict = match on_file {
-            Some(verdict) => verdict,
-            None => {
-                let program = std::env::current_exe().map_err(|e| {
-                    Error::failed(format!(
-                        "this program does not find itself, which the check starts again: {e}"
-                    ))
-                })?;
-                let (quick, repeats, timeout) = (self.quick, self.repeat, Duration::from_secs(self.timeout));
-                let check = Check { program, index, shapes, quick, repeats, timeout };
-                let verdict = check.run(key, |_, _| {})?;
-                if let Err(why) = verdict.keep() {
-                    say(&format!("warning: the verdict is not kept, and the next run checks again: {why}"));
-                }
-                verdict
-            }
-        };
+        let (quick, repeats, timeout) = (self.quick, self.repeat, Duration::from_secs(self.timeout));
+        let check = Check { index, shapes, quick, repeats, timeout };
+        let (verdict, is_new) = check.verdict(key, self.again, || ())?;
         let sentence = verdict.sentence();
         if self.json {
             let ok = verdict.failed().next().is_none();

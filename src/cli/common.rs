@@ -52,14 +52,14 @@ pub fn device(word: &str) -> Result<Choice> {
     Ok(choice)
 }
 
-/// The same device, if a run of `config` may use it; see [`self_check::checked`].
-pub fn checked(choice: Choice, config: &Config) -> Result<Choice> {
+/// The same device, if a run of `config` may use it; `config` then says in what precision.
+pub fn checked(choice: Choice, config: &mut Config) -> Result<Choice> {
     let mut choices = vec![choice];
-    all_checked(&mut choices, &mut config.clone())?;
+    all_checked(&mut choices, config)?;
     Ok(choices.remove(0))
 }
 
-/// The same devices, if a run of `config` may use them; `config` then says in what precision.
+/// The same for several devices; see [`self_check::checked`].
 pub fn all_checked(choices: &mut Vec<Choice>, config: &mut Config) -> Result<()> {
     let checked = self_check::checked(std::mem::take(choices), config)?;
     config.precision = checked.precision.unwrap_or(config.precision);
@@ -73,8 +73,9 @@ pub fn device_of_run(word: &str, workdir: &Path) -> Result<Choice> {
     if choice.device.gpu().is_none() {
         return Ok(choice);
     }
-    let config = if workdir.is_file() { SavedRun::read(workdir)?.config } else { SavedRun::config(workdir)? };
-    checked(choice, &config)
+    let mut config =
+        if workdir.is_file() { SavedRun::read(workdir)?.config } else { SavedRun::config(workdir)? };
+    checked(choice, &mut config)
 }
 
 /// Prints a line to standard output. Ends the program if that fails.

@@ -37,9 +37,7 @@ impl Pretrain {
         if !self.quiet {
             loaded.notes.iter().for_each(|note| crate::output::say(&format!("note: {note}")));
         }
-        let mut choices = vec![super::device(&self.device)?];
-        super::all_checked(&mut choices, &mut loaded.config)?;
-        let choice = choices.remove(0);
+        let choice = super::checked(super::device(&self.device)?, &mut loaded.config)?;
         let out = self.out.unwrap_or_else(|| self.workdir.join("backbone.safetensors"));
         let done = pretrain::pretrain(&loaded.config, &self.workdir, &out, self.resume, self.quiet, choice)?;
         print(&format!(

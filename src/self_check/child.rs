@@ -11,10 +11,10 @@ use super::verdict::{Key, Verdict};
 use super::works::{StepShapes, Work, works};
 use crate::device::{Gpu, embedded};
 use crate::error::{Error, Result};
+use crate::output;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -50,8 +50,6 @@ enum Line {
 /// A check of one GPU.
 #[derive(Debug, Clone)]
 pub struct Check {
-    /// This program; the child is started from it.
-    pub program: PathBuf,
     /// The number of the GPU.
     pub index: usize,
     pub shapes: Option<StepShapes>,
@@ -69,11 +67,25 @@ impl Check {
     /// Default of [`Check::timeout`].
     pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// Checks everything. `progress` hears how much of how much is done.
+    /// The verdict on file, or a new one, which is kept, and whether it is new. `again`: whatever is on file. `begins` is
+    /// called before anything is checked.
     ///
     /// # Errors
     /// `Error::Failed` if no child can be started, or none opens the GPU.
-    pub fn run(&self, key: Key, mut progress: impl FnMut(usize, usize)) -> Result<Verdict> {
+    pub fn verdict(&self, key: Key, again: bool, begins: impl FnOnce()) -> Result<(Verdict, bool)> {
+        if !again && let Some(verdict) = Verdict::on_file(&key) {
+            return Ok((verdict, false));
+        }
+        begins();
+        let verdict = self.run(key)?;
+        if let Err(why) = verdict.keep() {
+            output::say(&format!("warning: the verdict is not kept, and the next run checks again: {why}"));
+        }
+        Ok((verdict, true))
+    }
+
+    /// Checks everything.
+    fn run(&self, key: Key) -> Result<Verdict> {
         let (works, begun) = (works(self.shapes.as_ref(), self.quick), Instant::now());
         let mut found: Vec<Option<Found>> = works.iter().map(|_| None).collect();
         let (mut first, mut failed_starts) = (0, 0);
@@ -83,10 +95,7 @@ impl Check {
             let skip =
                 (first..works.len()).filter(|&i| hung.contains(&(works[i].op(), works[i].form().name())));
             let mut process = Process::start(self, first, &skip.collect::<Vec<_>>())?;
-            let end = process.listen(self.timeout, |at, result| {
-                found[at] = Some(result);
-                progress(at + 1, works.len());
-            })?;
+            let end = process.listen(self.timeout, |at, result| found[at] = Some(result))?;
             match end {
                 End::Done => break,
                 End::Early { at: None, why, .. } => {
@@ -137,15 +146,12 @@ struct Process {
 impl Process {
     fn start(check: &Check, first: usize, skip: &[usize]) -> Result<Process> {
         let failed = |why: &dyn std::fmt::Display| {
-            Error::failed(format!(
-                "the check of cuda:{} cannot start {}: {why}",
-                check.index,
-                check.program.display()
-            ))
+            Error::failed(format!("the check of cuda:{} cannot start this program again: {why}", check.index))
         };
+        let program = std::env::current_exe().map_err(|e| failed(&e))?;
         let shapes = serde_json::to_string(&check.shapes).map_err(|e| failed(&e))?;
         let skip: Vec<String> = skip.iter().map(usize::to_string).collect();
-        let mut command = Command::new(&check.program);
+        let mut command = Command::new(program);
         command.args(["check-device", "--child", &first.to_string(), "--skip", &skip.join(",")]);
         command.args(["--device", &format!("cuda:{}", check.index), "--shapes", &shapes]);
         command.args(["--repeat", &check.repeats.to_string()]);

@@ -97,22 +97,17 @@ fn verdict(gpu: &Arc<Gpu>, shapes: Option<&super::StepShapes>) -> Result<Verdict
     };
     let quick = std::env::var_os(SWITCH).is_some_and(|value| value == "quick");
     let key = Key::new(&found[index], shapes.cloned(), quick);
-    if let Some(verdict) = Verdict::on_file(&key) {
-        return Ok(verdict);
-    }
-    let program = std::env::current_exe().map_err(|e| {
-        Error::failed(format!("this program does not find itself, which the check starts again: {e}"))
-    })?;
-    say(&format!(
-        "{} ({}): checking every kernel, once for this GPU, driver, program and network",
-        gpu.name(),
-        found[index].name
-    ));
     let (shapes, repeats, timeout) = (shapes.cloned(), Check::REPEATS, Check::TIMEOUT);
-    let verdict = Check { program, index, shapes, quick, repeats, timeout }.run(key, |_, _| {})?;
-    say(&format!("{}: {} ({:.1} s)", gpu.name(), verdict.sentence(), verdict.seconds));
-    if let Err(why) = verdict.keep() {
-        say(&format!("warning: the verdict is not kept, and the next run checks again: {why}"));
+    let check = Check { index, shapes, quick, repeats, timeout };
+    let (verdict, is_new) = check.verdict(key, false, || {
+        say(&format!(
+            "{} ({}): checking every kernel, once for this GPU, driver, program and network",
+            gpu.name(),
+            found[index].name
+        ));
+    })?;
+    if is_new {
+        say(&format!("{}: {} ({:.1} s)", gpu.name(), verdict.sentence(), verdict.seconds));
     }
     Ok(verdict)
 }

@@ -64,8 +64,8 @@ pub(super) fn dtype(form: ElementType) -> DType {
     }
 }
 
-/// Every op at small, odd shapes, unless `quick` every kernel that these leave out, and the ops of a step at its own shapes, each in all
-/// its forms; at last whole steps.
+/// Every op in all its forms: at small, odd shapes, at shapes that take the kernels which these leave out (not with
+/// `quick`), and at the shapes of a step; at last whole steps.
 pub(super) fn works(shapes: Option<&StepShapes>, quick: bool) -> Vec<Work> {
     let mut works = Vec::new();
     let of_step = || shapes.map_or(Vec::new(), cases::of_step);

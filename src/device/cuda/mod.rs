@@ -241,7 +241,7 @@ impl Gpu {
         let _ = self.verdict.set(words.into());
     }
 
-    /// What was last kept by [`Gpu::set_verdict`].
+    /// What [`Gpu::set_verdict`] kept, the first time it was called.
     pub fn verdict(&self) -> Option<&str> {
         self.verdict.get().map(String::as_str)
     }
