@@ -1,9 +1,10 @@
 //! The products on slices: packing, multiplying in registers, adding to y.
 
 use super::{
-    ABSENT, Blocks, CHAINS, COLUMNS, Chain, DEPTH, PRODUCTS, Pairs, Pieces, Product, ProductDims, Start,
+    ABSENT, Blocks, CHAINS, COLUMNS, Chain, DEPTH, IS_FIRST, PRODUCTS, Pairs, Pieces, Product, ProductDims,
+    Start,
 };
-use super::{is_first, packed_len, suits};
+use super::{packed_len, suits};
 use crate::ops::float::{Shared, with_scratch};
 use crate::ops::matmul::cpu::{SharedMatrix, Strided};
 use crate::ops::matmul::tile::cpu::{lanes, load, multiply_once, prefetch, store};
@@ -246,17 +247,24 @@ impl<T: Lanes> PairGroup<'_, T> {
             }
             let panels = &packed[panels_at(n, &piece)..][..7 * depth * n];
             for panel in 0..n / width {
-                for Chain { products, into } in &CHAINS {
-                    for (tile, pairs) in pairs.chunks(TILE).enumerate() {
+                // By index: what an iterator asks of another is a call where the compiler pleases.
+                for c in 0..CHAINS.len() {
+                    let Chain { products, into } = &CHAINS[c];
+                    for tile in 0..pairs.len().div_ceil(TILE) {
+                        let pairs = &pairs[tile * TILE..pairs.len().min((tile + 1) * TILE)];
                         let target = TileTarget { y, start, n: e.n, column: panel * width, pairs };
                         let mut sums = [[T::splat(simd, T::ZERO); 2]; TILE];
-                        for (p, into) in products.clone().zip(*into) {
+                        for step in 0..into.len() {
+                            let (p, into) = (products.start + step, into[step]);
                             let left = &left[(p * TILES + tile) * TILE * STRIDE..][..TILE * STRIDE];
                             let right = &panels[(7 * panel + p) * depth * width..][..depth * width];
                             // This tile's part of the panel after the next.
                             let ahead = AHEAD * right.len() + tile * right.len() / TILES;
-                            for &(block, _) in into.iter().filter(|place| is_first(p, place.0)) {
-                                target.prefetch(block, width);
+                            for place in 0..into.len() {
+                                let block = into[place].0;
+                                if IS_FIRST[p][block] {
+                                    target.prefetch(block, width);
+                                }
                             }
                             // SAFETY: `left` has TILE rows and `right` two vectors for each of their
                             // columns; the pairs of a group belong to its thread.
@@ -264,8 +272,9 @@ impl<T: Lanes> PairGroup<'_, T> {
                                 let ahead = right.as_ptr().wrapping_add(ahead);
                                 let (left, right) = (left.as_ptr(), right.as_ptr());
                                 sums = multiply::<T, S, TILE>(simd, sums, left, right, ahead, depth);
-                                for &(block, plus) in *into {
-                                    target.put(simd, &sums, (block, plus, opens && is_first(p, block)));
+                                for place in 0..into.len() {
+                                    let (block, plus) = into[place];
+                                    target.put(simd, &sums, (block, plus, opens && IS_FIRST[p][block]));
                                 }
                             }
                         }
@@ -395,26 +404,14 @@ impl<T: Lanes> TileTarget<'_, T> {
         f: impl Fn(T::V<S>, usize, usize) -> T::V<S>,
     ) {
         let (half, column) = (block / 2, (block % 2) * (self.n / 2) + self.column);
-        let all: Result<&[[usize; 2]; TILE], _> = self.pairs.try_into();
-        match all {
-            Ok(pairs) if pairs.iter().all(|pair| pair[half] != ABSENT) => {
-                for i in 0..TILE {
-                    let at = pairs[i][half] * self.n + column;
-                    // SAFETY: the caller's promise.
-                    unsafe {
-                        store::<T, S>(self.y.at(at), f(sums[i][0], at, 0));
-                        let at = at + lanes::<T, S>();
-                        store::<T, S>(self.y.at(at), f(sums[i][1], at, 1));
-                    }
-                }
-            }
-            _ => {
-                for (pair, sums) in self.pairs.iter().zip(sums) {
-                    for (v, &sum) in sums.iter().enumerate().filter(|_| pair[half] != ABSENT) {
-                        let at = pair[half] * self.n + column + v * lanes::<T, S>();
-                        // SAFETY: the caller's promise.
-                        unsafe { store::<T, S>(self.y.at(at), f(sum, at, v)) };
-                    }
+        for i in 0..TILE {
+            if i < self.pairs.len() && self.pairs[i][half] != ABSENT {
+                let at = self.pairs[i][half] * self.n + column;
+                // SAFETY: the caller's promise.
+                unsafe {
+                    store::<T, S>(self.y.at(at), f(sums[i][0], at, 0));
+                    let at = at + lanes::<T, S>();
+                    store::<T, S>(self.y.at(at), f(sums[i][1], at, 1));
                 }
             }
         }

@@ -74,11 +74,27 @@ const CHAINS: [Chain; 5] = [
     Chain { products: 6..7, into: &[&[(0, false), (1, true)]] },
 ];
 
-/// Whether no product before `p` reaches block `block`.
-fn is_first(p: usize, block: usize) -> bool {
-    let steps = CHAINS.iter().flat_map(|chain| chain.products.clone().zip(chain.into));
-    steps.take_while(|&(before, _)| before < p).all(|(_, into)| into.iter().all(|&(other, _)| other != block))
-}
+/// By product and block: whether no product before reaches the block. A table, because it is asked for each tile.
+const IS_FIRST: [[bool; 4]; 7] = {
+    let (mut first, mut reached) = ([[false; 4]; 7], [false; 4]);
+    let mut chain = 0;
+    while chain < CHAINS.len() {
+        let Chain { products, into } = &CHAINS[chain];
+        let mut step = 0;
+        while step < into.len() {
+            let mut place = 0;
+            while place < into[step].len() {
+                let block = into[step][place].0;
+                first[products.start + step][block] = !reached[block];
+                reached[block] = true;
+                place += 1;
+            }
+            step += 1;
+        }
+        chain += 1;
+    }
+    first
+};
 
 /// The longest sum in one piece. Longer pieces would write y more rarely, but their seven left sides would
 /// not stay in the second-level cache.
