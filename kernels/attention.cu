@@ -29,15 +29,17 @@
 
 constexpr float LOG2_E = 1.442695041f, LN_2 = 0.6931471806f;
 
-// Rows of one head of one image, possibly behind the rows of a prefix. With T const for reading.
+// Rows of one head of one image, of which the first `first` are those of a prefix. With T const for reading.
 template <class T> struct Rows {
-    T* data;
+    T* data; // where row 0 would lie without a prefix
     unsigned stride, first, end; // rows first..end are here
     T* prefix;
     unsigned prefix_stride;
     __device__ __forceinline__ T* operator()(unsigned row) const {
-        if (row >= end) return nullptr;
-        return row < first ? prefix + size_t(row) * prefix_stride : data + size_t(row - first) * stride;
+        const bool before = row < first;
+        // One multiply-add: a distance in bytes of 32 bits.
+        const unsigned bytes = unsigned(sizeof(T)) * (before ? prefix_stride : stride);
+        return (T*)((const char*)(before ? prefix : data) + size_t(row) * bytes);
     }
 };
 // `count` rows per image of `stride` elements.
@@ -48,14 +50,14 @@ template <class T>
 __device__ __forceinline__ Rows<T> rows_of(T* data, unsigned image, unsigned col, unsigned count, unsigned stride,
                                            T* prefix, unsigned prefix_count, unsigned prefix_stride) {
     T* const before = prefix_count == 0 ? nullptr : prefix + size_t(image) * prefix_count * prefix_stride + col;
-    return { data + size_t(image) * count * stride + col, stride, prefix_count, prefix_count + count, before, prefix_stride };
+    T* const begin = data + size_t(image) * count * stride + col - size_t(prefix_count) * stride;
+    return { begin, stride, prefix_count, prefix_count + count, before, prefix_stride };
 }
 
 // What the extents and the number of a block say.
 struct Problem {
     unsigned heads, head_dim, tq, tk, prefix, q_stride, kv_stride;
     float scale;
-    bool vectors;
 };
 struct Place {
     unsigned image, head, col; // col: first column of the head
@@ -142,7 +144,7 @@ __device__ __forceinline__ void accumulate(float (&sum)[WIDTH / 8][4], const uin
 
 // Writes a warp's sums, times a factor per row (rows g and g + 8), through its own rows of the tile,
 // which is not read any more.
-template <class T, unsigned WIDTH>
+template <class T, unsigned WIDTH, bool VECTORS>
 __device__ __forceinline__ void store(const Rows<T>& to, const typename Shape<T, WIDTH>::Own& tile, unsigned row0, unsigned row,
                                       const float (&sum)[WIDTH / 8][4], float factor, float factor8, const Problem& p) {
     const unsigned g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2;
@@ -153,7 +155,7 @@ __device__ __forceinline__ void store(const Rows<T>& to, const typename Shape<T,
         *reinterpret_cast<uint32_t*>(tile.at(row + g + 8, d * 8 + t)) = pack<T>(sum[d][2] * factor8, sum[d][3] * factor8);
     }
     __syncwarp();
-    tile.store_warp([&](unsigned r) { return to(row0 + r); }, row, p.head_dim, p.vectors);
+    tile.template store_warp<VECTORS>(to, row0, row, p.head_dim);
 }
 
 // Sum and maximum over the four lanes that share a row of a product.
@@ -166,28 +168,41 @@ __device__ __forceinline__ float quad_max(float x) {
     return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
 }
 
-// Calls use(step) for each STEP of `count` rows, after load(step) has filled a stage and what it copies
-// has landed. The next tiles are on their way while some are used.
-template <unsigned STEP, class Load, class Use>
-__device__ __forceinline__ void walk(unsigned count, const Load& load, const Use& use) {
-    const unsigned steps = div_ceil(count, STEP);
+// Calls begin() once what was copied before has landed, then whole(step) for each STEP of `count` rows, and rest(step, left)
+// for those that are left, after load(step) has filled a stage and what it copies has landed. The next tiles are on
+// their way while some are used.
+template <unsigned STEP, class Load, class Begin, class Whole, class Rest>
+__device__ __forceinline__ void walk(unsigned count, const Load& load, const Begin& begin, const Whole& whole, const Rest& rest) {
+    const unsigned steps = count / STEP, left = count % STEP;
+    cp_async_commit();
     load(0);
     cp_async_commit();
+    cp_async_wait<1>();
+    __syncthreads();
+    begin();
     for (unsigned i = 0; i < steps; i++) {
-        if (i + 1 < steps) {
-            load(i + 1);
-            cp_async_commit();
-            cp_async_wait<1>();
-        } else {
-            cp_async_wait<0>();
-        }
+        if ((i + 1) * STEP < count) load(i + 1);
+        cp_async_commit();
+        cp_async_wait<1>();
         __syncthreads();
-        use(i);
+        whole(i);
         __syncthreads(); // the stage may be filled again
     }
+    if (left == 0) return;
+    cp_async_wait<0>();
+    __syncthreads();
+    rest(steps, left);
 }
 
-template <class T, unsigned WIDTH>
+// Calls use(groups) with the number of groups of 16 rows, at most MOST, that `left` rows take, known to the compiler.
+template <unsigned MOST, class Use> __device__ __forceinline__ void in_groups(unsigned left, const Use& use) {
+    if constexpr (MOST > 1) {
+        if (left <= (MOST - 1) * 16) return in_groups<MOST - 1>(left, use);
+    }
+    use(std::integral_constant<unsigned, MOST>());
+}
+
+template <class T, unsigned WIDTH, bool VECTORS>
 __device__ __forceinline__ void forward(T* out, float* __restrict__ lse, const T* __restrict__ q, const T* __restrict__ k,
                                         const T* __restrict__ v, const T* __restrict__ prefix_k,
                                         const T* __restrict__ prefix_v, const Problem& p) {
@@ -206,36 +221,38 @@ __device__ __forceinline__ void forward(T* out, float* __restrict__ lse, const T
     const bool busy = at.row0 + row < p.tq; // a warp without rows only helps to load
 
     OwnRows<T, WIDTH> own = { { tiles }, row, {} };
-    own.tile.template load<S::THREADS>(queries, at.row0, 0, p.head_dim, p.vectors);
-    // Scores are kept in units of log2, because exp2 is what the machine has.
-    const float unit = p.scale * LOG2_E;
+    own.tile.template load<S::THREADS, VECTORS>(queries, at.row0, 0, p.head_dim);
+    const float unit = p.scale * LOG2_E; // exp2 is what the machine has
     float o[WIDTH / 8][4] = {}, top[2] = { -CUDART_INF_F, -CUDART_INF_F }, sum[2] = { 0.f, 0.f };
     const auto load = [&](unsigned step) {
-        stage(step, 0).template load<S::THREADS>(key_rows, step * S::STEP, 0, p.head_dim, p.vectors);
-        stage(step, 1).template load<S::THREADS>(value_rows, step * S::STEP, 0, p.head_dim, p.vectors);
+        stage(step, 0).template load<S::THREADS, VECTORS>(key_rows, step * S::STEP, 0, p.head_dim);
+        stage(step, 1).template load<S::THREADS, VECTORS>(value_rows, step * S::STEP, 0, p.head_dim);
     };
-    walk<S::STEP>(keys, load, [&](unsigned step) {
-        if (!busy) return;
-        if (step == 0) own.fetch();
-        const unsigned key0 = step * S::STEP;
-        float s[S::STEP / 16][2][4], most[2] = { top[0], top[1] };
+    // The first `groups` of 16 keys of a step; with `last`, keys of the last group may be missing.
+    const auto use = [&](unsigned step, auto groups, auto last) {
+        constexpr unsigned GROUPS = decltype(groups)::value;
+        float s[GROUPS][2][4], most[2] = { top[0], top[1] };
 #pragma unroll
-        for (unsigned i = 0; i < S::STEP / 16; i++) {
+        for (unsigned i = 0; i < GROUPS; i++) {
             scores(s[i], own, stage(step, 0), i * 16);
 #pragma unroll
             for (unsigned j = 0; j < 2; j++) {
 #pragma unroll
                 for (unsigned e = 0; e < 4; e++) {
-                    const bool there = key0 + i * 16 + j * 8 + t + e % 2 < keys;
-                    s[i][j][e] = there ? s[i][j][e] * unit : -CUDART_INF_F;
+                    if constexpr (decltype(last)::value) {
+                        const unsigned key = step * S::STEP + i * 16 + j * 8 + t + e % 2;
+                        if (i + 1 == GROUPS && key >= keys) s[i][j][e] = -CUDART_INF_F;
+                    }
                     most[e / 2] = fmaxf(most[e / 2], s[i][j][e]);
                 }
             }
         }
+        float shift[2];
 #pragma unroll
         for (unsigned half = 0; half < 2; half++) {
             most[half] = quad_max(most[half]);
-            const float shrink = exp2_approx(top[half] - most[half]);
+            shift[half] = -unit * most[half];
+            const float shrink = exp2_approx(fmaf(unit, top[half], shift[half]));
             top[half] = most[half];
             sum[half] *= shrink;
 #pragma unroll
@@ -245,12 +262,12 @@ __device__ __forceinline__ void forward(T* out, float* __restrict__ lse, const T
             }
         }
 #pragma unroll
-        for (unsigned i = 0; i < S::STEP / 16; i++) {
+        for (unsigned i = 0; i < GROUPS; i++) {
 #pragma unroll
             for (unsigned j = 0; j < 2; j++) {
 #pragma unroll
                 for (unsigned e = 0; e < 4; e++) {
-                    s[i][j][e] = exp2_approx(s[i][j][e] - top[e / 2]);
+                    s[i][j][e] = exp2_approx(fmaf(unit, s[i][j][e], shift[e / 2]));
                     sum[e / 2] += s[i][j][e];
                 }
             }
@@ -258,22 +275,29 @@ __device__ __forceinline__ void forward(T* out, float* __restrict__ lse, const T
             as_operand<T>(a, s[i]);
             accumulate<T, WIDTH>(o, a, stage(step, 1), i * 16);
         }
-    });
+    };
+    const auto whole = [&](unsigned step) {
+        if (busy) use(step, std::integral_constant<unsigned, S::STEP / 16>(), std::false_type());
+    };
+    const auto rest = [&](unsigned step, unsigned left) {
+        if (busy) in_groups<S::STEP / 16>(left, [&](auto groups) { use(step, groups, std::true_type()); });
+    };
+    walk<S::STEP>(keys, load, [&] { own.fetch(); }, whole, rest);
     if (!busy) return;
 #pragma unroll
     for (unsigned half = 0; half < 2; half++) sum[half] = quad_sum(sum[half]);
     const auto outputs = rows_of(out, at.image, at.col, p.tq, c);
-    store<T, WIDTH>(outputs, own.tile, at.row0, row, o, 1.f / sum[0], 1.f / sum[1], p);
+    store<T, WIDTH, VECTORS>(outputs, own.tile, at.row0, row, o, 1.f / sum[0], 1.f / sum[1], p);
 #pragma unroll
     for (unsigned half = 0; half < 2; half++) {
         const unsigned r = at.row0 + row + half * 8 + g;
-        if (t == 0 && r < p.tq) lse[at.vector(p, p.tq) + r] = (top[half] + log2f(sum[half])) * LN_2;
+        if (t == 0 && r < p.tq) lse[at.vector(p, p.tq) + r] = fmaf(p.scale, top[half], log2f(sum[half]) * LN_2);
     }
 }
 
 // delta of all queries (DQ false, written to `delta`), or dq of the queries first_row.. (count of them),
 // with delta read.
-template <class T, unsigned WIDTH, bool DQ>
+template <class T, unsigned WIDTH, bool DQ, bool VECTORS>
 __device__ __forceinline__ void backward_queries(T* dq, float* delta, const T* __restrict__ dout, const float* __restrict__ lse,
                                                  const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
                                                  const T* __restrict__ prefix_k, const T* __restrict__ prefix_v,
@@ -294,8 +318,8 @@ __device__ __forceinline__ void backward_queries(T* dq, float* delta, const T* _
     const bool busy = at.row0 + row < count;
 
     OwnRows<T, WIDTH> own_q = { { tiles }, row, {} }, own_dout = { { tiles + S::Own::SIZE }, row, {} };
-    own_q.tile.template load<S::THREADS>(queries, first_row + at.row0, 0, p.head_dim, p.vectors);
-    own_dout.tile.template load<S::THREADS>(dout_rows, first_row + at.row0, 0, p.head_dim, p.vectors);
+    own_q.tile.template load<S::THREADS, VECTORS>(queries, first_row + at.row0, 0, p.head_dim);
+    own_dout.tile.template load<S::THREADS, VECTORS>(dout_rows, first_row + at.row0, 0, p.head_dim);
     const float unit = p.scale * LOG2_E;
     float bound[2], mean[2] = { 0.f, 0.f };
 #pragma unroll
@@ -307,41 +331,49 @@ __device__ __forceinline__ void backward_queries(T* dq, float* delta, const T* _
     }
     float sum[DQ ? WIDTH / 8 : 1][4] = {};
     const auto load = [&](unsigned step) {
-        stage(step, 0).template load<S::THREADS>(key_rows, step * S::STEP, 0, p.head_dim, p.vectors);
-        stage(step, 1).template load<S::THREADS>(value_rows, step * S::STEP, 0, p.head_dim, p.vectors);
+        stage(step, 0).template load<S::THREADS, VECTORS>(key_rows, step * S::STEP, 0, p.head_dim);
+        stage(step, 1).template load<S::THREADS, VECTORS>(value_rows, step * S::STEP, 0, p.head_dim);
     };
-    walk<S::STEP>(keys, load, [&](unsigned step) {
+    // 16 keys from `first` of a step on, of which those from `left` of the step on are missing if it is the rest.
+    const auto use = [&](unsigned step, unsigned first, unsigned left, auto rest) {
+        float s[2][4], dp[2][4];
+        scores(s, own_q, stage(step, 0), first);
+        scores(dp, own_dout, stage(step, 1), first);
+#pragma unroll
+        for (unsigned j = 0; j < 2; j++) {
+#pragma unroll
+            for (unsigned e = 0; e < 4; e++) {
+                float prob = exp2_approx(fmaf(unit, s[j][e], -bound[e / 2]));
+                if constexpr (decltype(rest)::value) prob = first + j * 8 + t + e % 2 < left ? prob : 0.f;
+                if constexpr (DQ) s[j][e] = prob * (dp[j][e] - mean[e / 2]);
+                else mean[e / 2] += prob * dp[j][e];
+            }
+        }
+        if constexpr (DQ) {
+            uint32_t a[4];
+            as_operand<T>(a, s);
+            accumulate<T, WIDTH>(sum, a, stage(step, 0), first);
+        }
+    };
+    const auto fetch = [&] {
+        own_q.fetch();
+        own_dout.fetch();
+    };
+    const auto whole = [&](unsigned step) {
         if (!busy) return;
-        if (step == 0) {
-            own_q.fetch();
-            own_dout.fetch();
-        }
 #pragma unroll 1 // more is in the way of the registers
-        for (unsigned i = 0; i < S::STEP / 16; i++) {
-            float s[2][4], dp[2][4];
-            scores(s, own_q, stage(step, 0), i * 16);
-            scores(dp, own_dout, stage(step, 1), i * 16);
-#pragma unroll
-            for (unsigned j = 0; j < 2; j++) {
-#pragma unroll
-                for (unsigned e = 0; e < 4; e++) {
-                    const bool there = step * S::STEP + i * 16 + j * 8 + t + e % 2 < keys;
-                    const float prob = there ? exp2_approx(s[j][e] * unit - bound[e / 2]) : 0.f;
-                    if constexpr (DQ) s[j][e] = prob * (dp[j][e] - mean[e / 2]);
-                    else mean[e / 2] += prob * dp[j][e];
-                }
-            }
-            if constexpr (DQ) {
-                uint32_t a[4];
-                as_operand<T>(a, s);
-                accumulate<T, WIDTH>(sum, a, stage(step, 0), i * 16);
-            }
-        }
-    });
+        for (unsigned i = 0; i < S::STEP; i += 16) use(step, i, S::STEP, std::false_type());
+    };
+    const auto rest = [&](unsigned step, unsigned left) {
+        if (!busy) return;
+#pragma unroll 1
+        for (unsigned i = 0; i < left; i += 16) use(step, i, left, std::true_type());
+    };
+    walk<S::STEP>(keys, load, fetch, whole, rest);
     if (!busy) return;
     if constexpr (DQ) {
         const auto outputs = rows_of(dq, at.image, at.col, count, dq_stride);
-        store<T, WIDTH>(outputs, own_q.tile, at.row0, row, sum, p.scale, p.scale, p);
+        store<T, WIDTH, VECTORS>(outputs, own_q.tile, at.row0, row, sum, p.scale, p.scale, p);
     } else {
 #pragma unroll
         for (unsigned half = 0; half < 2; half++) {
@@ -353,7 +385,7 @@ __device__ __forceinline__ void backward_queries(T* dq, float* delta, const T* _
 }
 
 // dk and dv of the keys first_row.. (count of them; keys are counted with the prefix).
-template <class T, unsigned WIDTH>
+template <class T, unsigned WIDTH, bool VECTORS>
 __device__ __forceinline__ void backward_keys(T* dk, T* dv, const float* __restrict__ delta, const T* __restrict__ dout,
                                               const float* __restrict__ lse, const T* __restrict__ q,
                                               const T* __restrict__ k, const T* __restrict__ v,
@@ -376,13 +408,13 @@ __device__ __forceinline__ void backward_keys(T* dk, T* dv, const float* __restr
     const bool busy = at.row0 + row < count;
 
     OwnRows<T, WIDTH> own_k = { { tiles }, row, {} }, own_v = { { tiles + S::Own::SIZE }, row, {} };
-    own_k.tile.template load<S::THREADS>(key_rows, first_row + at.row0, 0, p.head_dim, p.vectors);
-    own_v.tile.template load<S::THREADS>(value_rows, first_row + at.row0, 0, p.head_dim, p.vectors);
+    own_k.tile.template load<S::THREADS, VECTORS>(key_rows, first_row + at.row0, 0, p.head_dim);
+    own_v.tile.template load<S::THREADS, VECTORS>(value_rows, first_row + at.row0, 0, p.head_dim);
     const float unit = p.scale * LOG2_E;
     float sum_k[WIDTH / 8][4] = {}, sum_v[WIDTH / 8][4] = {};
     const auto load = [&](unsigned step) {
-        stage(step, 0).template load<S::THREADS>(queries, step * S::STEP, 0, p.head_dim, p.vectors);
-        stage(step, 1).template load<S::THREADS>(dout_rows, step * S::STEP, 0, p.head_dim, p.vectors);
+        stage(step, 0).template load<S::THREADS, VECTORS>(queries, step * S::STEP, 0, p.head_dim);
+        stage(step, 1).template load<S::THREADS, VECTORS>(dout_rows, step * S::STEP, 0, p.head_dim);
         if (threadIdx.x < S::STEP) {
             const unsigned r = step * S::STEP + threadIdx.x;
             const size_t entry = at.vector(p, p.tq) + r;
@@ -391,39 +423,41 @@ __device__ __forceinline__ void backward_keys(T* dk, T* dv, const float* __restr
             to[S::STEP] = r < p.tq ? delta[entry] : 0.f;
         }
     };
-    walk<S::STEP>(p.tq, load, [&](unsigned step) {
+    // Rows of the other side that are not there have P = 0.
+    const auto use = [&](unsigned step, unsigned rows) {
         if (!busy) return;
-        if (step == 0) {
-            own_k.fetch();
-            own_v.fetch();
-        }
         const float* const bounds = vectors + step % 2 * 2 * S::STEP;
 #pragma unroll 1 // more is in the way of the registers
-        for (unsigned i = 0; i < S::STEP / 16; i++) {
+        for (unsigned i = 0; i < rows; i += 16) {
             float s[2][4], dp[2][4];
-            scores(s, own_k, stage(step, 0), i * 16);
-            scores(dp, own_v, stage(step, 1), i * 16);
+            scores(s, own_k, stage(step, 0), i);
+            scores(dp, own_v, stage(step, 1), i);
 #pragma unroll
             for (unsigned j = 0; j < 2; j++) {
-                const float2 bound = *reinterpret_cast<const float2*>(bounds + i * 16 + j * 8 + t);
-                const float2 mean = *reinterpret_cast<const float2*>(bounds + S::STEP + i * 16 + j * 8 + t);
+                const float2 bound = *reinterpret_cast<const float2*>(bounds + i + j * 8 + t);
+                const float2 mean = *reinterpret_cast<const float2*>(bounds + S::STEP + i + j * 8 + t);
 #pragma unroll
                 for (unsigned e = 0; e < 4; e++) {
-                    s[j][e] = exp2_approx(s[j][e] * unit - (e % 2 == 0 ? bound.x : bound.y));
+                    s[j][e] = exp2_approx(fmaf(unit, s[j][e], -(e % 2 == 0 ? bound.x : bound.y)));
                     dp[j][e] = s[j][e] * (dp[j][e] - (e % 2 == 0 ? mean.x : mean.y));
                 }
             }
             uint32_t a[4];
             as_operand<T>(a, s);
-            accumulate<T, WIDTH>(sum_v, a, stage(step, 1), i * 16);
+            accumulate<T, WIDTH>(sum_v, a, stage(step, 1), i);
             as_operand<T>(a, dp);
-            accumulate<T, WIDTH>(sum_k, a, stage(step, 0), i * 16);
+            accumulate<T, WIDTH>(sum_k, a, stage(step, 0), i);
         }
-    });
+    };
+    const auto fetch = [&] {
+        own_k.fetch();
+        own_v.fetch();
+    };
+    walk<S::STEP>(p.tq, load, fetch, [&](unsigned step) { use(step, S::STEP); }, use);
     if (!busy) return;
     const auto to_k = rows_of(dk, at.image, at.col, count, dkv_stride), to_v = rows_of(dv, at.image, at.col, count, dkv_stride);
-    store<T, WIDTH>(to_k, own_k.tile, at.row0, row, sum_k, p.scale, p.scale, p);
-    store<T, WIDTH>(to_v, own_v.tile, at.row0, row, sum_v, 1.f, 1.f, p);
+    store<T, WIDTH, VECTORS>(to_k, own_k.tile, at.row0, row, sum_k, p.scale, p.scale, p);
+    store<T, WIDTH, VECTORS>(to_v, own_v.tile, at.row0, row, sum_v, 1.f, 1.f, p);
 }
 
 // The f32 form. A block of 8 warps owns 8 rows; the other side comes in tiles of 32 rows, one per lane.
@@ -437,9 +471,8 @@ struct Exact {
                                                 const Rows<const float>& rows_b, unsigned row0, unsigned head_dim) {
         for (unsigned i = threadIdx.x; i < N * head_dim; i += THREADS) {
             const unsigned r = i / head_dim, d = i % head_dim;
-            const float *const ra = rows_a(row0 + r), *const rb = rows_b(row0 + r);
-            a[r * PITCH + d] = ra == nullptr ? 0.f : ra[d];
-            b[r * PITCH + d] = rb == nullptr ? 0.f : rb[d];
+            a[r * PITCH + d] = row0 + r < rows_a.end ? rows_a(row0 + r)[d] : 0.f;
+            b[r * PITCH + d] = row0 + r < rows_b.end ? rows_b(row0 + r)[d] : 0.f;
         }
     }
     static __device__ __forceinline__ float dot(const float* a, const float* b, unsigned head_dim) {
@@ -458,18 +491,19 @@ struct Exact {
             }
         }
     }
-    static __device__ __forceinline__ void store(float* row, const float (&sum)[SUMS], float factor, unsigned head_dim) {
+    static __device__ __forceinline__ void store(const Rows<float>& to, unsigned row, const float (&sum)[SUMS], float factor,
+                                                 unsigned head_dim) {
 #pragma unroll
         for (unsigned i = 0; i < SUMS; i++) {
             const unsigned d = i * WARP + threadIdx.x % WARP;
-            if (row != nullptr && d < head_dim) row[d] = sum[i] * factor;
+            if (row < to.end && d < head_dim) to(row)[d] = sum[i] * factor;
         }
     }
 };
 
 // The widths 32, 64 and 128 compute the same in f32.
 template <>
-__device__ __forceinline__ void forward<float, Exact::WIDTH>(float* out, float* __restrict__ lse, const float* __restrict__ q,
+__device__ __forceinline__ void forward<float, Exact::WIDTH, false>(float* out, float* __restrict__ lse, const float* __restrict__ q,
                                                              const float* __restrict__ k, const float* __restrict__ v,
                                                              const float* __restrict__ prefix_k,
                                                              const float* __restrict__ prefix_v, const Problem& p) {
@@ -497,7 +531,7 @@ __device__ __forceinline__ void forward<float, Exact::WIDTH>(float* out, float* 
         __syncthreads();
     }
     const unsigned row = at.row0 + warp;
-    Exact::store(rows_of(out, at.image, at.col, p.tq, c)(row), o, 1.f / sum, p.head_dim);
+    Exact::store(rows_of(out, at.image, at.col, p.tq, c), row, o, 1.f / sum, p.head_dim);
     if (lane == 0 && row < p.tq) lse[at.vector(p, p.tq) + row] = top + logf(sum);
 }
 
@@ -532,18 +566,18 @@ __device__ __forceinline__ void exact_backward_queries(float* dq, float* delta, 
         else mean += warp_sum(prob * dp);
         __syncthreads();
     }
-    if constexpr (DQ) Exact::store(rows_of(dq, at.image, at.col, count, dq_stride)(row), sum, p.scale, p.head_dim);
+    if constexpr (DQ) Exact::store(rows_of(dq, at.image, at.col, count, dq_stride), row, sum, p.scale, p.head_dim);
     else if (lane == 0 && row < count) delta[entry] = mean;
 }
 template <>
-__device__ __forceinline__ void backward_queries<float, Exact::WIDTH, false>(
+__device__ __forceinline__ void backward_queries<float, Exact::WIDTH, false, false>(
     float* dq, float* delta, const float* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ q,
     const float* __restrict__ k, const float* __restrict__ v, const float* __restrict__ prefix_k,
     const float* __restrict__ prefix_v, const Problem& p, unsigned first_row, unsigned count, unsigned dq_stride) {
     exact_backward_queries<false>(dq, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, first_row, count, dq_stride);
 }
 template <>
-__device__ __forceinline__ void backward_queries<float, Exact::WIDTH, true>(
+__device__ __forceinline__ void backward_queries<float, Exact::WIDTH, true, false>(
     float* dq, float* delta, const float* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ q,
     const float* __restrict__ k, const float* __restrict__ v, const float* __restrict__ prefix_k,
     const float* __restrict__ prefix_v, const Problem& p, unsigned first_row, unsigned count, unsigned dq_stride) {
@@ -551,7 +585,7 @@ __device__ __forceinline__ void backward_queries<float, Exact::WIDTH, true>(
 }
 
 template <>
-__device__ __forceinline__ void backward_keys<float, Exact::WIDTH>(
+__device__ __forceinline__ void backward_keys<float, Exact::WIDTH, false>(
     float* dk, float* dv, const float* __restrict__ delta, const float* __restrict__ dout, const float* __restrict__ lse,
     const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v, const float* __restrict__ prefix_k,
     const float* __restrict__ prefix_v, const Problem& p, unsigned first_row, unsigned count, unsigned dkv_stride) {
@@ -580,68 +614,80 @@ __device__ __forceinline__ void backward_keys<float, Exact::WIDTH>(
         __syncthreads();
     }
     const unsigned row = at.row0 + warp;
-    Exact::store(rows_of(dk, at.image, at.col, count, dkv_stride)(row), sum_k, p.scale, p.head_dim);
-    Exact::store(rows_of(dv, at.image, at.col, count, dkv_stride)(row), sum_v, 1.f, p.head_dim);
+    Exact::store(rows_of(dk, at.image, at.col, count, dkv_stride), row, sum_k, p.scale, p.head_dim);
+    Exact::store(rows_of(dv, at.image, at.col, count, dkv_stride), row, sum_v, 1.f, p.head_dim);
 }
 
 // Grid: for each image, head and group of rows a block of 256 threads; a group is 128 rows, in f32 8.
 // Shared memory of the 16-bit forms, with W = 32, 64, 128 the width and S = 64, 64, 32 the step:
 // 2 W (128 + 4 S) bytes forward, 2 W (256 + 4 S) + 16 S backward; none in f32.
 // `vectors`: head_dim, the strides and all addresses are multiples of 16 bytes.
-// Blocks per multiprocessor at the usual width. The code of ptxas for 9.0 wants more than the 128 registers
-// that two leave, and would spill.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#define USUAL_BLOCKS 1
-#else
-#define USUAL_BLOCKS 2
-#endif
+// FORWARD, BACKWARD: blocks per multiprocessor that registers must leave room for.
+// Calls pass with whether tiles can be moved by 16 bytes, known to the compiler. In f32 nothing is.
+template <class T, class Pass> __device__ __forceinline__ void by_alignment(unsigned vectors, const Pass& pass) {
+    if constexpr (sizeof(T) == 2) {
+        if (vectors != 0) return pass(std::true_type());
+    }
+    pass(std::false_type());
+}
 
-#define ATTENTION(name, T, WIDTH, BLOCKS) \
-    extern "C" __global__ void __launch_bounds__(256, BLOCKS) \
+#define ATTENTION(name, T, WIDTH, FORWARD, BACKWARD) \
+    extern "C" __global__ void __launch_bounds__(256, FORWARD) \
         attention_forward_##name( \
             T* out, float* __restrict__ lse, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, \
             const T* __restrict__ prefix_k, const T* __restrict__ prefix_v, unsigned heads, unsigned head_dim, unsigned tq, \
             unsigned tk, unsigned prefix, unsigned q_stride, unsigned kv_stride, float scale, unsigned vectors) { \
-        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale, vectors != 0 }; \
-        forward<T, WIDTH>(out, lse, q, k, v, prefix_k, prefix_v, p); \
+        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale }; \
+        by_alignment<T>(vectors, [&](auto aligned) { \
+            forward<T, WIDTH, decltype(aligned)::value>(out, lse, q, k, v, prefix_k, prefix_v, p); \
+        }); \
     } \
     EXPORT(attention_forward_##name) \
-    extern "C" __global__ void __launch_bounds__(256, 1) \
+    extern "C" __global__ void __launch_bounds__(256, BACKWARD) \
         attention_backward_delta_##name( \
             float* delta, const T* __restrict__ dout, const float* __restrict__ lse, const T* __restrict__ q, \
             const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ prefix_k, const T* __restrict__ prefix_v, \
             unsigned heads, unsigned head_dim, unsigned tq, unsigned tk, unsigned prefix, unsigned q_stride, \
             unsigned kv_stride, float scale, unsigned vectors) { \
-        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale, vectors != 0 }; \
-        backward_queries<T, WIDTH, false>(nullptr, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, 0, tq, 0); \
+        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale }; \
+        by_alignment<T>(vectors, [&](auto aligned) { \
+            backward_queries<T, WIDTH, false, decltype(aligned)::value>(nullptr, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, \
+                                                                        0, tq, 0); \
+        }); \
     } \
     EXPORT(attention_backward_delta_##name) \
-    extern "C" __global__ void __launch_bounds__(256, 1) \
+    extern "C" __global__ void __launch_bounds__(256, BACKWARD) \
         attention_backward_q_##name( \
             T* dq, float* delta, const T* __restrict__ dout, const float* __restrict__ lse, const T* __restrict__ q, \
             const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ prefix_k, const T* __restrict__ prefix_v, \
             unsigned heads, unsigned head_dim, unsigned tq, unsigned tk, unsigned prefix, unsigned q_stride, \
             unsigned kv_stride, float scale, unsigned first_row, unsigned count, unsigned dq_stride, unsigned vectors) { \
-        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale, vectors != 0 }; \
-        backward_queries<T, WIDTH, true>(dq, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, first_row, count, dq_stride); \
+        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale }; \
+        by_alignment<T>(vectors, [&](auto aligned) { \
+            backward_queries<T, WIDTH, true, decltype(aligned)::value>(dq, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, \
+                                                                       first_row, count, dq_stride); \
+        }); \
     } \
     EXPORT(attention_backward_q_##name) \
-    extern "C" __global__ void __launch_bounds__(256, 1) \
+    extern "C" __global__ void __launch_bounds__(256, BACKWARD) \
         attention_backward_kv_##name( \
             T* dk, T* dv, const float* __restrict__ delta, const T* __restrict__ dout, const float* __restrict__ lse, \
             const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ prefix_k, \
             const T* __restrict__ prefix_v, unsigned heads, unsigned head_dim, unsigned tq, unsigned tk, unsigned prefix, \
             unsigned q_stride, unsigned kv_stride, float scale, unsigned first_row, unsigned count, unsigned dkv_stride, \
             unsigned vectors) { \
-        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale, vectors != 0 }; \
-        backward_keys<T, WIDTH>(dk, dv, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, first_row, count, dkv_stride); \
+        const Problem p = { heads, head_dim, tq, tk, prefix, q_stride, kv_stride, scale }; \
+        by_alignment<T>(vectors, [&](auto aligned) { \
+            backward_keys<T, WIDTH, decltype(aligned)::value>(dk, dv, delta, dout, lse, q, k, v, prefix_k, prefix_v, p, \
+                                                              first_row, count, dkv_stride); \
+        }); \
     } \
     EXPORT(attention_backward_kv_##name)
 
-ATTENTION(narrow_bf16, bf16, 32, 2)
-ATTENTION(narrow_f16, f16, 32, 2)
-ATTENTION(bf16, bf16, 64, USUAL_BLOCKS)
-ATTENTION(f16, f16, 64, USUAL_BLOCKS)
-ATTENTION(wide_bf16, bf16, 128, 1)
-ATTENTION(wide_f16, f16, 128, 1)
-ATTENTION(f32, float, Exact::WIDTH, 1)
+ATTENTION(narrow_bf16, bf16, 32, 2, 2)
+ATTENTION(narrow_f16, f16, 32, 2, 2)
+ATTENTION(bf16, bf16, 64, 2, 1)
+ATTENTION(f16, f16, 64, 2, 1)
+ATTENTION(wide_bf16, bf16, 128, 1, 1)
+ATTENTION(wide_f16, f16, 128, 1, 1)
+ATTENTION(f32, float, Exact::WIDTH, 1, 1)

@@ -8,8 +8,9 @@
 // or copied beforehand. Inside, each product is out (rows, cols) = sum over `depth` of a b, and an
 // operand's tile keeps the orientation of memory; ldmatrix transposes on the way to the registers.
 //
-// 16-bit forms: one block per tile of 128x128 (8 warps of 64x32) or, for few rows, 64x64 (4 warps
-// of 32x32), 32 deep, through a pipeline of four stages of cp.async; mma.m16n8k16 with f32 sums.
+// 16-bit forms: one block of 4 warps per tile of 128x128 (warps of 64x64) or, for few rows, 64x64 (of
+// 32x32), 32 deep, through a pipeline of three stages of cp.async; mma.m16n8k16 with f32 sums. Two blocks of
+// large tiles fit on a multiprocessor with 100 KB of shared memory.
 // f32 form: tiles of 64x64, 16 deep, fused multiply-adds.
 //
 // The same bits: an element is summed over its whole depth in order, 16 (f32: 1) at a time, whatever
@@ -74,8 +75,9 @@ template <class T> __device__ __forceinline__ void write_four(T* to, const float
     }
 }
 
-// Writes the part of the block's sums that lies within (rows, cols), four neighbours per thread.
-template <class T, unsigned ROWS, unsigned COLS, unsigned THREADS>
+// Writes the part of the sums, of which the first is that of row0 and col0, that lies within (rows, cols), four neighbours per
+// thread.
+template <unsigned THREADS, class T, unsigned ROWS, unsigned COLS>
 __device__ __forceinline__ void finish(Sums<ROWS, COLS> sums, const Ending<T>& end, unsigned row0, unsigned col0,
                                        unsigned rows, unsigned cols) {
     const unsigned col = col0 + threadIdx.x % (COLS / 4) * 4;
@@ -118,43 +120,62 @@ struct Extents {
 // Blocks of BM x BN by warps of WM x WN. A: depth is contiguous (x, dy) or rows are (xᵀ); B: columns
 // are contiguous (w, dy) or depth is (wᵀ).
 template <class T, Inner A, Inner B, unsigned BM, unsigned BN, unsigned WM, unsigned WN> struct MmaProduct {
-    static constexpr unsigned DEPTH = 32, STAGES = 4, THREADS = BM / WM * (BN / WN) * WARP;
-    using TileA = std::conditional_t<A == Inner::Depth, Tile<T, BM, DEPTH>, Tile<T, DEPTH, BM>>;
-    using TileB = std::conditional_t<B == Inner::Depth, Tile<T, BN, DEPTH>, Tile<T, DEPTH, BN>>;
-    static constexpr unsigned STAGE = TileA::SIZE + TileB::SIZE;
-    static constexpr unsigned SMEM_BYTES = STAGES * STAGE * sizeof(T);
-    static_assert(BM * BN * sizeof(float) <= SMEM_BYTES); // the sums take the place of the pipeline
+    static constexpr unsigned DEPTH = 32, STAGES = 3, THREADS = BM / WM * (BN / WN) * WARP;
+    using StreamA = Stream<T, A, BM, DEPTH, THREADS>;
+    using StreamB = Stream<T, B, BN, DEPTH, THREADS>;
+    using TileA = typename StreamA::Into;
+    using TileB = typename StreamB::Into;
+    using Acc = float[WM / 16][WN / 8][4];
+    static constexpr unsigned STAGE = TileA::SIZE + TileB::SIZE, PIPELINE = STAGES * STAGE;
+    // The sums take the place of the pipeline, WM rows after WM rows.
+    static_assert(WM * BN * sizeof(float) <= PIPELINE * sizeof(T));
 
-    static __device__ __forceinline__ void run(Sums<BM, BN> sums, T* pipeline, const T* __restrict__ a,
-                                               const T* __restrict__ b, unsigned row0, unsigned col0, const Extents& e) {
-        const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-        const unsigned wm = warp / (BN / WN) * WM, wn = warp % (BN / WN) * WN;
-        const auto load = [&](unsigned step) {
-            const unsigned k = e.depth0 + step * DEPTH;
-            T* const stage = pipeline + step % STAGES * STAGE;
-            const TileA ta = { stage };
-            const TileB tb = { stage + TileA::SIZE };
+    // Fills stage after stage, by 16 bytes in the background: both operands are aligned.
+    struct Vectors {
+        StreamA a;
+        StreamB b;
+        int left; // depth that no copy has been asked for
+        __device__ __forceinline__ void operator()(T* stage) {
+            a.copy({ stage }, left);
+            b.copy({ stage + TileA::SIZE }, left);
+            left -= int(DEPTH);
+        }
+    };
+    // The same element by element, done on return.
+    struct Elements {
+        const T *a, *b;
+        unsigned row0, col0, k;
+        const Extents& e;
+        __device__ __forceinline__ void operator()(T* stage) {
             const Matrix<T> ma = { a, e.lda, A == Inner::Depth ? e.rows : e.depth_end };
             const Matrix<T> mb = { b, e.ldb, B == Inner::Depth ? e.cols : e.depth_end };
-            if constexpr (A == Inner::Depth) ta.template load<THREADS>(ma, row0, k, e.depth_end, e.vectors);
-            else ta.template load<THREADS>(ma, k, row0, e.rows, e.vectors);
-            if constexpr (B == Inner::Depth) tb.template load<THREADS>(mb, col0, k, e.depth_end, e.vectors);
-            else tb.template load<THREADS>(mb, k, col0, e.cols, e.vectors);
-        };
+            const TileA ta = { stage };
+            const TileB tb = { stage + TileA::SIZE };
+            if constexpr (A == Inner::Depth) ta.template load<THREADS, false>(ma, row0, k, e.depth_end);
+            else ta.template load<THREADS, false>(ma, k, row0, e.rows);
+            if constexpr (B == Inner::Depth) tb.template load<THREADS, false>(mb, col0, k, e.depth_end);
+            else tb.template load<THREADS, false>(mb, k, col0, e.cols);
+            k += DEPTH;
+        }
+    };
 
-        const unsigned steps = div_ceil(e.depth_end - e.depth0, DEPTH);
+    // acc += the product of `steps` stages, which `load` fills one after the other.
+    template <class Load> static __device__ __forceinline__ void sum_up(Acc& acc, T* pipeline, unsigned steps, Load load) {
+        const unsigned warp = threadIdx.x / WARP, wm = warp / (BN / WN) * WM, wn = warp % (BN / WN) * WN;
 #pragma unroll
         for (unsigned s = 0; s < STAGES - 1; s++) {
-            if (s < steps) load(s);
+            load(pipeline + s * STAGE);
             cp_async_commit();
         }
-        float acc[WM / 16][WN / 8][4] = {};
+        unsigned used = 0, filled = (STAGES - 1) * STAGE;
         for (unsigned step = 0; step < steps; step++) {
             cp_async_wait<STAGES - 2>();
             __syncthreads(); // this stage has landed, and no warp reads the one that is filled next
-            if (step + STAGES - 1 < steps) load(step + STAGES - 1);
+            load(pipeline + filled); // beyond the depth zeros, which nobody reads
             cp_async_commit();
-            T* const stage = pipeline + step % STAGES * STAGE;
+            T* const stage = pipeline + used;
+            filled = filled == PIPELINE - STAGE ? 0 : filled + STAGE;
+            used = used == PIPELINE - STAGE ? 0 : used + STAGE;
 #pragma unroll
             for (unsigned k = 0; k < DEPTH; k += 16) {
                 uint32_t fa[WM / 16][4], fb[WN / 16][4];
@@ -172,19 +193,42 @@ template <class T, Inner A, Inner B, unsigned BM, unsigned BN, unsigned WM, unsi
             }
         }
         cp_async_wait<0>();
-        __syncthreads(); // the pipeline is empty
+    }
+
+    // Calls done(sums, row) for each WM rows, from `row` of the tile on.
+    template <class Done>
+    static __device__ __forceinline__ void run(unsigned char* smem, const T* __restrict__ a, const T* __restrict__ b,
+                                               unsigned row0, unsigned col0, const Extents& e, const Done& done) {
+        const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, wn = warp % (BN / WN) * WN;
+        const unsigned depth = e.depth_end - e.depth0, steps = div_ceil(depth, DEPTH);
+        T* const pipeline = reinterpret_cast<T*>(smem);
+        Acc acc = {};
+        if (e.vectors) {
+            const StreamA stream_a(a, e.lda, row0, e.rows, e.depth0);
+            const StreamB stream_b(b, e.ldb, col0, e.cols, e.depth0);
+            sum_up(acc, pipeline, steps, Vectors{ stream_a, stream_b, int(depth) });
+        } else {
+            sum_up(acc, pipeline, steps, Elements{ a, b, row0, col0, e.depth0, e });
+        }
+        const Sums<WM, BN> sums = { reinterpret_cast<float*>(smem) };
+        for (unsigned row = 0; row < BM; row += WM) {
+            __syncthreads(); // nobody reads the pipeline, or the rows before, any more
+            if (warp / (BN / WN) * WM == row) {
 #pragma unroll
-        for (unsigned i = 0; i < WM / 16; i++) {
+                for (unsigned i = 0; i < WM / 16; i++) {
 #pragma unroll
-            for (unsigned j = 0; j < WN / 8; j++) {
+                    for (unsigned j = 0; j < WN / 8; j++) {
 #pragma unroll
-                for (unsigned half = 0; half < 2; half++) {
-                    float* const to = sums.at(wm + i * 16 + half * 8 + lane / 4, wn + j * 8 + lane % 4 * 2);
-                    *reinterpret_cast<float2*>(to) = make_float2(acc[i][j][half * 2], acc[i][j][half * 2 + 1]);
+                        for (unsigned half = 0; half < 2; half++) {
+                            float* const to = sums.at(i * 16 + half * 8 + lane / 4, wn + j * 8 + lane % 4 * 2);
+                            *reinterpret_cast<float2*>(to) = make_float2(acc[i][j][half * 2], acc[i][j][half * 2 + 1]);
+                        }
+                    }
                 }
             }
+            __syncthreads();
+            done(sums, row);
         }
-        __syncthreads();
     }
 };
 
@@ -209,10 +253,12 @@ template <Inner A, Inner B> struct FmaProduct {
         }
     }
 
-    static __device__ __forceinline__ void run(Sums<BM, BN> sums, float* tiles, const float* __restrict__ a,
-                                               const float* __restrict__ b, unsigned row0, unsigned col0, const Extents& e) {
-        float* const ta = tiles;
-        float* const tb = tiles + DEPTH * PITCH;
+    template <class Done>
+    static __device__ __forceinline__ void run(unsigned char* smem, const float* __restrict__ a, const float* __restrict__ b,
+                                               unsigned row0, unsigned col0, const Extents& e, const Done& done) {
+        float* const ta = reinterpret_cast<float*>(smem);
+        float* const tb = ta + DEPTH * PITCH;
+        const Sums<BM, BN> sums = { ta };
         const unsigned r = threadIdx.x / 16 * 4, c = threadIdx.x % 16 * 4;
         float acc[4][4] = {};
         for (unsigned k0 = e.depth0; k0 < e.depth_end; k0 += DEPTH) {
@@ -235,6 +281,7 @@ template <Inner A, Inner B> struct FmaProduct {
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) write_four(sums.at(r + i, c), acc[i], 4, true);
         __syncthreads();
+        done(sums, 0);
     }
 };
 
@@ -246,20 +293,20 @@ __device__ __forceinline__ void product(unsigned tile, const T* __restrict__ a, 
     DYN_SMEM(smem);
     const unsigned across = div_ceil(e.cols, BN);
     const unsigned row0 = tile / across * BM, col0 = tile % across * BN;
-    const Sums<BM, BN> sums = { reinterpret_cast<float*>(smem) };
-    Product::run(sums, reinterpret_cast<T*>(smem), a, b, row0, col0, e);
-    finish<Out, BM, BN, Product::THREADS>(sums, end, row0, col0, e.rows, e.cols);
+    Product::run(smem, a, b, row0, col0, e, [&](const auto& sums, unsigned row) {
+        finish<Product::THREADS>(sums, end, row0 + row, col0, e.rows, e.cols);
+    });
 }
 
-template <class T, Inner A, Inner B> using Large = MmaProduct<T, A, B, 128, 128, 64, 32>;
+template <class T, Inner A, Inner B> using Large = MmaProduct<T, A, B, 128, 128, 64, 64>;
 template <class T, Inner A, Inner B> using Small = MmaProduct<T, A, B, 64, 64, 32, 32>;
 template <class T, Inner A, Inner B> using Exact = FmaProduct<A, B>;
 
 // The three products of one form by one kind of tile.
 //
 // Grid: a block per tile; for the weight, of each slice of `depth` rows, slice after slice.
-// 16-bit: 256 threads and 65536 bytes of shared memory (tiles of 128x128), or with `_few_rows` 128 threads
-// and 32768 bytes (tiles of 64x64). f32: 256 threads, 16384 bytes (64x64).
+// 16-bit: 128 threads and 49152 bytes of shared memory (tiles of 128x128), or with `_few_rows` 24576 bytes
+// (tiles of 64x64). f32: 256 threads, 16384 bytes (64x64).
 // `vectors`: bit 0, operands may be loaded by 16 bytes; bit 1, the ending may move four elements at once.
 //
 // backward_input: with `pre`, the sums are multiplied by gelu'(pre). backward_weight: one slice adds to dw,
@@ -296,8 +343,8 @@ template <class T, Inner A, Inner B> using Exact = FmaProduct<A, B>;
     } \
     EXPORT(matmul_backward_weight_##form)
 
-MATMUL(bf16, bf16, Large, 128, 256, 2)
-MATMUL(f16, f16, Large, 128, 256, 2)
+MATMUL(bf16, bf16, Large, 128, 128, 2)
+MATMUL(f16, f16, Large, 128, 128, 2)
 MATMUL(few_rows_bf16, bf16, Small, 64, 128, 4)
 MATMUL(few_rows_f16, f16, Small, 64, 128, 4)
 MATMUL(f32, float, Exact, 64, 256, 2)

@@ -88,32 +88,36 @@ impl Mutation {
 /// Barriers and waits that are dropped, indices that are swapped, bounds that are moved, ties, factors and
 /// terms that are wrong, tails that are not handled.
 const MUTATIONS: &[Mutation] = &[
-    own("attention", "        __syncthreads();\n        use(i);", "        use(i);"),
+    own("attention", "        __syncthreads();\n        whole(i);", "        whole(i);"),
     own("attention", "        __syncthreads(); // the stage may be filled again\n", ""),
-    own("attention", "cp_async_wait<1>();", "cp_async_wait<2>();"),
+    own("attention", "        cp_async_wait<1>();\n", "        cp_async_wait<2>();\n"),
     own(
         "attention",
-        "        } else {\n            cp_async_wait<0>();",
-        "        } else {\n            cp_async_wait<1>();",
-    ),
-    own("attention", "    __syncwarp();\n    tile.store_warp", "    tile.store_warp"),
-    own(
-        "attention",
-        "const bool there = key0 + i * 16 + j * 8 + t + e % 2 < keys;",
-        "const bool there = true;",
+        "    cp_async_wait<1>();\n    __syncthreads();\n    begin",
+        "    __syncthreads();\n    begin",
     ),
     own(
         "attention",
-        "const bool there = step * S::STEP + i * 16 + j * 8 + t + e % 2 < keys;",
-        "const bool there = step * S::STEP + i * 16 + j * 8 + t + e % 2 + 1 < keys;",
+        "    cp_async_wait<0>();\n    __syncthreads();\n    rest",
+        "    __syncthreads();\n    rest",
     ),
+    own("attention", "    __syncwarp();\n    tile.template store_warp", "    tile.template store_warp"),
+    own("attention", "if (i + 1 == GROUPS && key >= keys)", "if (i + 1 == GROUPS && key > keys)"),
+    own(
+        "attention",
+        "prob = first + j * 8 + t + e % 2 < left",
+        "prob = first + j * 8 + t + e % 2 + 1 < left",
+    ),
+    own("attention", "if (left <= (MOST - 1) * 16)", "if (left <= MOST * 16)"),
+    own("attention", "fmaf(unit, s[i][j][e], shift[e / 2])", "fmaf(unit, s[i][j][e], shift[0])"),
+    own("attention", "if (vectors != 0) return pass", "if (vectors == 0) return pass"),
     own("attention", "            sum[half] *= shrink;\n", ""),
     own(
         "attention",
         "to[0] = r < p.tq ? lse[entry] * LOG2_E : CUDART_INF_F;",
         "to[0] = lse[entry] * LOG2_E;",
     ),
-    own("attention", "row < first ? prefix + size_t(row)", "row <= first ? prefix + size_t(row)"),
+    own("attention", "const bool before = row < first;", "const bool before = row <= first;"),
     own(
         "attention",
         "image = unit / p.heads, head = unit % p.heads",
@@ -121,8 +125,8 @@ const MUTATIONS: &[Mutation] = &[
     ),
     own(
         "attention",
-        "accumulate<T, WIDTH>(sum_v, a, stage(step, 1), i * 16);",
-        "accumulate<T, WIDTH>(sum_v, a, stage(step, 0), i * 16);",
+        "accumulate<T, WIDTH>(sum_v, a, stage(step, 1), i);",
+        "accumulate<T, WIDTH>(sum_v, a, stage(step, 0), i);",
     ),
     own(
         "attention",
@@ -223,7 +227,18 @@ const MUTATIONS: &[Mutation] = &[
         "            __syncthreads(); // this stage has landed, and no warp reads the one that is filled next\n",
         "",
     ),
-    own("matmul", "        __syncthreads(); // the pipeline is empty\n", ""),
+    own(
+        "matmul",
+        "            __syncthreads(); // nobody reads the pipeline, or the rows before, any more\n",
+        "",
+    ),
+    own(
+        "matmul",
+        "            __syncthreads();\n            done(sums, row);",
+        "            done(sums, row);",
+    ),
+    own("matmul", "if (warp / (BN / WN) * WM == row)", "if (warp / (BN / WN) * WM != row)"),
+    own("matmul", "filled = filled == PIPELINE - STAGE ?", "filled = filled == PIPELINE - 2 * STAGE ?"),
     own("matmul", "half * 8 + lane / 4, wn", "half * 8 + lane % 8, wn"),
     own("matmul", "outer0 + o < outer_end && k0 + k < k_end", "outer0 + o < outer_end"),
     own("matmul", "            __syncthreads();\n        }\n", "        }\n"),
@@ -320,10 +335,19 @@ const MUTATIONS: &[Mutation] = &[
     header("ptx_emu.h", "matmul", "TRANS ? l / 4 : l % 4 * 2", "l % 4 * 2"),
     header(
         "tile.cuh",
-        "matmul",
-        "const bool some = row != nullptr && col < col_end;",
-        "const bool some = row != nullptr;",
+        "attention",
+        "const bool some = row0 + r < rows.end && col < col_end;",
+        "const bool some = row0 + r < rows.end;",
     ),
+    header(
+        "tile.cuh",
+        "matmul",
+        "const bool some = row0 + r < rows.end && col < col_end;",
+        "const bool some = col < col_end;",
+    ),
+    header("tile.cuh", "matmul", "int(k) < left", "int(k) <= left"),
+    header("tile.cuh", "matmul", "min(outer0 + r, outer_end - 1)", "(outer0 + r)"),
+    header("tile.cuh", "matmul", "min(outer0 + col, outer_end - Into::CHUNK)", "(outer0 + col)"),
     header("tile.cuh", "matmul", "some && col + e < col_end", "some && col + e <= col_end"),
     header(
         "tile.cuh",
@@ -335,8 +359,8 @@ const MUTATIONS: &[Mutation] = &[
     header(
         "tile.cuh",
         "attention",
-        "if (row == nullptr || col >= cols) continue;",
-        "if (row == nullptr) continue;",
+        "if (row0 + r >= rows.end || col >= cols) continue;",
+        "if (row0 + r >= rows.end) continue;",
     ),
 ];
 

@@ -5,4 +5,5 @@
 mod bindings;
 #[path = "../emulation/mod.rs"]
 mod emulation;
+mod machine_code;
 mod resources;

@@ -1,21 +1,71 @@
-//! The resources of the compiled kernels, for both targets: registers, shared memory, no spills, no stack, tensor cores
-//! where the source uses them. No GPU is needed.
+//! The resources of the compiled kernels, for both targets: registers, shared memory, blocks per multiprocessor, no spills
+//! but outside of the main loops of products, tensor cores where the source uses them. No GPU is needed.
 //!
 //! The table of `docs/kernel_resources.md` is compared with the report of the compiler: always the names of the kernels,
 //! the numbers only with the version of nvcc that it was written with. `L2P_WRITE_REPORT=1` writes it again.
 
 use super::emulation;
+use super::machine_code::{self, MachineCode};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 const TARGETS: [&str; 2] = ["80", "90a"];
 
 /// Products of 16-bit matrices run on tensor cores; their f32 forms must not, which would round.
 const ON_TENSOR_CORES: [&str; 2] = ["matmul", "attention"];
+
+/// Shared memory that is asked for at the launch, as the headers of the kernels say it.
+fn shared_at_launch(kernel: &str) -> u32 {
+    if kernel.ends_with("_f32") {
+        return if kernel.starts_with("matmul_") && !kernel.contains("add_slices") { 16384 } else { 0 };
+    }
+    if kernel.starts_with("matmul_") {
+        return if kernel.contains("_few_rows_") { 24576 } else { 49152 };
+    }
+    if !kernel.starts_with("attention_") {
+        return 0;
+    }
+    let (width, step) = match kernel {
+        _ if kernel.contains("_narrow_") => (32, 64),
+        _ if kernel.contains("_wide_") => (128, 32),
+        _ => (64, 64),
+    };
+    let kept = if kernel.contains("_forward_") { 1 } else { 2 };
+    2 * width * (128 * kept + 4 * step) + if kept == 2 { 16 * step } else { 0 }
+}
+
+/// What a multiprocessor has.
+struct Multiprocessor {
+    capability: &'static str,
+    shared_bytes: u32,
+    threads: u32,
+    blocks: u32,
+}
+
+/// CUDA C++ Programming Guide 13.0, "Technical Specifications per Compute Capability". 8.6 and 8.9 run the code for 8.0;
+/// 12.0 runs what its driver makes of the PTX, for which the registers of 8.0 stand here.
+const MULTIPROCESSORS: [Multiprocessor; 5] = [
+    Multiprocessor { capability: "8.0", shared_bytes: 164 << 10, threads: 2048, blocks: 32 },
+    Multiprocessor { capability: "8.6", shared_bytes: 100 << 10, threads: 1536, blocks: 16 },
+    Multiprocessor { capability: "8.9", shared_bytes: 100 << 10, threads: 1536, blocks: 24 },
+    Multiprocessor { capability: "9.0", shared_bytes: 228 << 10, threads: 2048, blocks: 32 },
+    Multiprocessor { capability: "12.0", shared_bytes: 100 << 10, threads: 1536, blocks: 24 },
+];
+
+impl Multiprocessor {
+    /// Blocks that fit: registers are given to warps by 256, and each block takes 1 KiB of shared memory more.
+    fn fit(&self, threads: u32, registers: u32, shared_bytes: u32) -> u32 {
+        let warps = threads.div_ceil(32).max(1);
+        let by_registers = 65536 / (registers.max(1).next_multiple_of(8) * 32 * warps);
+        let by_shared = self.shared_bytes / (shared_bytes + 1024).next_multiple_of(128);
+        by_registers.min(by_shared).min(self.threads / (warps * 32)).min(self.blocks)
+    }
+}
 
 /// What ptxas says about a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -133,72 +183,116 @@ fn compile(nvcc: &Path, source: &Path, target: &str) -> (String, PathBuf) {
     (text, code)
 }
 
-/// The kernels of a compiled file that use tensor cores; `None` without cuobjdump and nvdisasm.
-fn with_tensor_cores(nvcc: &Path, code: &Path) -> Option<Vec<String>> {
-    let folder = nvcc.parent()?;
-    let path = std::env::join_paths([folder]).ok()?;
-    let output =
-        Command::new(folder.join("cuobjdump")).arg("-sass").arg(code).env("PATH", path).output().ok()?;
-    if !output.status.success() {
-        return None;
-    }
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let functions = text.split("Function : ").skip(1).filter(|function| function.contains("HMMA"));
-    Some(functions.map(|f| f.lines().next().expect("a name").trim().to_string()).collect())
+/// A kernel of both targets: what ptxas says, and what its code says if that could be read.
+#[derive(Default)]
+struct Compiled {
+    resources: [Resources; 2],
+    code: [Option<MachineCode>; 2],
 }
 
+impl Compiled {
+    /// What must hold of the code for one target.
+    fn failures(&self, name: &str, op: &str, i: usize) -> Vec<String> {
+        let Resources { stack_bytes, spilled_bytes, .. } = self.resources[i];
+        let target = TARGETS[i];
+        let Some(code) = &self.code[i] else { return vec![] };
+        let mut failures = Vec::new();
+        let in_loop = code.main_loop.map(|main| main.spills);
+        if in_loop != Some(0) && (spilled_bytes > 0 || stack_bytes > 0) {
+            failures.push(format!(
+                "{name} sm_{target}: {stack_bytes} bytes of stack, {spilled_bytes} spilled, in the main loop {in_loop:?}"
+            ));
+        }
+        let wanted = ON_TENSOR_CORES.contains(&op) && !name.ends_with("_f32");
+        if code.tensor_cores != wanted {
+            let verb = if wanted { "does not use" } else { "uses" };
+            failures.push(format!("{name} sm_{target} {verb} tensor cores"));
+        }
+        failures
+    }
+
+    /// The row of the table.
+    fn row(&self, name: &str) -> Option<String> {
+        let [Some(old), Some(new)] = &self.code else { return None };
+        let [r80, r90] = self.resources;
+        let shared = r80.smem_bytes.max(r90.smem_bytes) + shared_at_launch(name);
+        let fit = |m: &Multiprocessor| {
+            let registers = if m.capability == "9.0" { r90.registers } else { r80.registers };
+            m.fit(old.threads, registers, shared).to_string()
+        };
+        let blocks: Vec<String> = MULTIPROCESSORS.iter().map(fit).collect();
+        let widths: Vec<String> = new.widths.iter().map(usize::to_string).collect();
+        let main = match (old.main_loop, new.main_loop) {
+            (Some(old), Some(new)) => {
+                format!("{} | {} | {}", old.per_32(), new.per_32(), new.bytes_per_kflop())
+            }
+            _ => " | | ".into(),
+        };
+        let (blocks, widths) = (blocks.join(" "), widths.join(" "));
+        let Resources { registers: new, .. } = r90;
+        let (old, threads) = (r80.registers, old.threads);
+        Some(format!("| `{name}` | {threads} | {old} | {new} | {shared} | {blocks} | {widths} | {main} |"))
+    }
+}
+
+const HEAD: &str = "# What the compiled kernels take
+
+What ptxas and cuobjdump report for each kernel. No kernel spills but for a few bytes outside of the main loop of attention.
+Products of 16-bit matrices (attention, matmul, but for their f32 forms) run on tensor cores. Written by
+`L2P_WRITE_REPORT=1 cargo test --release --test kernels`, which also compares; not measured on a GPU.
+
+- *threads*: the largest block. *shared memory*: bytes of a block, with what is asked for at the launch.
+- *blocks*: how many fit on a multiprocessor of 8.0, 8.6, 8.9, 9.0 and 12.0 by registers, shared memory and threads. 8.6 and 8.9 run
+  the code for 8.0; for 12.0 the driver compiles, and the registers of 8.0 stand for its own.
+- *global*: bytes that loads and stores of global memory move per thread, on sm_90a. Narrow ones beside 16 are for unaligned rows.
+- *main loop*: instructions per 32 matrix instructions (`HMMA`, 4,096 operations each), copies and branches
+  counted, in the loop for aligned operands; and bytes that `LDSM` reads from shared memory per 1,000 operations.
+";
+
 #[test]
-fn no_spills_no_stack_and_tensor_cores_where_they_are_meant() {
+fn no_spills_in_main_loops_and_tensor_cores_where_they_are_meant() {
     let Some(nvcc) = option_env!("L2P_NVCC_USED").map(Path::new).filter(|path| path.is_file()) else {
         return eprintln!("skipped: this was built without nvcc");
     };
-    let (mut failures, mut rows, mut looked_at) = (Vec::new(), BTreeMap::new(), 0);
-    for source in emulation::files(&emulation::root().join("kernels"), "cu").expect("kernels") {
-        let op = source.file_stem().and_then(|s| s.to_str()).expect("a name").to_string();
-        for (i, target) in TARGETS.into_iter().enumerate() {
-            let (report, code) = compile(nvcc, &source, target);
-            let kernels = parse(&report);
-            if kernels.is_empty() {
-                failures.push(format!("{op}: no kernels for sm_{target}"));
-            }
-            for (name, r) in &kernels {
-                if r.spilled_bytes > 0 || r.stack_bytes > 0 {
-                    let Resources { stack_bytes, spilled_bytes, .. } = r;
-                    failures.push(format!(
-                        "{name} sm_{target}: {stack_bytes} bytes of stack, {spilled_bytes} spilled"
-                    ));
+    let sources = emulation::files(&emulation::root().join("kernels"), "cu").expect("kernels");
+    let (mut failures, mut kernels) = (Vec::new(), BTreeMap::<String, Compiled>::new());
+    let jobs = sources.iter().flat_map(|source| (0..TARGETS.len()).map(move |i| (source, i)));
+    let (jobs, done) = (Mutex::new(jobs.collect::<Vec<_>>()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((source, i)) = { jobs.lock().expect("the jobs").pop() } {
+                    let (report, code) = compile(nvcc, source, TARGETS[i]);
+                    let read = machine_code::read(nvcc, &code).unwrap_or_default();
+                    done.lock().expect("what is compiled").push((source, i, parse(&report), read));
                 }
-                rows.entry(name.clone()).or_insert([Resources::default(); 2])[i] = *r;
-            }
-            if !ON_TENSOR_CORES.contains(&op.as_str()) {
-                continue;
-            }
-            let Some(found) = with_tensor_cores(nvcc, &code) else { continue };
-            for name in kernels.keys() {
-                let wanted = !name.ends_with("_f32");
-                if found.contains(name) != wanted {
-                    let verb = if wanted { "does not use" } else { "uses" };
-                    failures.push(format!("{name} sm_{target} {verb} tensor cores"));
-                }
-                looked_at += 1;
-            }
+            });
+        }
+    });
+    for (source, i, found, mut code) in done.into_inner().expect("what is compiled") {
+        let op = source.file_stem().and_then(|s| s.to_str()).expect("a name");
+        if found.is_empty() {
+            failures.push(format!("{op}: no kernels for sm_{}", TARGETS[i]));
+        }
+        for (name, resources) in found {
+            let kernel = kernels.entry(name.clone()).or_default();
+            (kernel.resources[i], kernel.code[i]) = (resources, code.remove(&name));
+            failures.extend(kernel.failures(&name, op, i));
         }
     }
     let version = version(nvcc);
-    let rows: BTreeMap<String, String> = rows
-        .into_iter()
-        .map(|(name, [old, new])| {
-            let smem = old.smem_bytes.max(new.smem_bytes);
-            let row = format!("| `{name}` | {} | {} | {smem} |", old.registers, new.registers);
-            (name, row)
-        })
-        .collect();
+    let rows = kernels.iter().map(|(name, kernel)| Some((name.clone(), kernel.row(name)?)));
+    let Some(rows) = rows.collect::<Option<BTreeMap<String, String>>>() else {
+        return eprintln!(
+            "skipped: {} rows: cuobjdump and nvdisasm are not beside {}",
+            kernels.len(),
+            nvcc.display()
+        );
+    };
     let mut table = format!(
-        "# Registers and shared memory\n\nWhat ptxas reports for each kernel; no kernel spills or has a stack. \
-         Products of 16-bit matrices (attention,\nmatmul, but for their f32 forms) run on tensor cores. Written by \
-         `L2P_WRITE_REPORT=1 cargo test --release --test\nkernels`, which also compares; not measured on a GPU.\n\n\
-         Compiler: {version}\n\n\
-         | kernel | registers sm_80 | registers sm_90a | static shared memory, bytes |\n|---|---:|---:|---:|\n"
+        "{HEAD}\nCompiler: {version}\n\n\
+         | kernel | threads | registers sm_80 | sm_90a | shared memory | blocks | global | \
+         main loop: per 32, sm_80 | sm_90a | bytes per kFLOP |\n|---|---:|---:|---:|---:|---|---|---:|---:|---:|\n"
     );
     rows.values().for_each(|row| writeln!(table, "{row}").expect("a string"));
     let path = emulation::root().join("docs/kernel_resources.md");
@@ -208,7 +302,7 @@ fn no_spills_no_stack_and_tensor_cores_where_they_are_meant() {
     let kept = kept(&fs::read_to_string(&path).unwrap_or_default());
     if kept.0 != version {
         eprintln!(
-            "skipped: {} comparisons of registers: {} wrote the table, this is {version}",
+            "skipped: {} comparisons of numbers: {} wrote the table, this is {version}",
             rows.len(),
             kept.0
         );
@@ -216,9 +310,21 @@ fn no_spills_no_stack_and_tensor_cores_where_they_are_meant() {
     for difference in differences(&kept, &version, &rows) {
         failures.push(format!("docs/kernel_resources.md: {difference}; L2P_WRITE_REPORT=1 writes it again"));
     }
-    eprintln!("kernels: {} without spills, {looked_at} looked at for tensor cores", rows.len());
+    let loops =
+        kernels.values().filter(|k| k.code[0].as_ref().is_some_and(|c| c.main_loop.is_some())).count();
+    eprintln!("kernels: {}, {loops} with a main loop of products", rows.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(rows.len() > 20, "{} kernels", rows.len());
+    assert!(rows.len() > 20 && loops > 20, "{} kernels, {loops} loops", rows.len());
+}
+
+#[test]
+fn blocks_per_multiprocessor() {
+    let [old, small, .., hopper, _] = &MULTIPROCESSORS;
+    // 128 threads of 244 registers in granules of 256 per warp: two blocks take all of 65,536.
+    assert_eq!(hopper.fit(128, 244, 49152), 2);
+    // 48 KiB and one more each: two blocks in 100 KiB.
+    assert_eq!(small.fit(128, 100, 49152), 2);
+    assert_eq!((old.fit(256, 32, 0), small.fit(256, 32, 0)), (8, 6));
 }
 
 #[test]

@@ -68,9 +68,9 @@ impl Tiles {
                 Tiles { few_rows: false, count: count(64), threads: 256, smem_bytes: 16 << 10 }
             }
             _ if count(128) < ENOUGH_BLOCKS => {
-                Tiles { few_rows: true, count: count(64), threads: 128, smem_bytes: 32 << 10 }
+                Tiles { few_rows: true, count: count(64), threads: 128, smem_bytes: 24 << 10 }
             }
-            _ => Tiles { few_rows: false, count: count(128), threads: 256, smem_bytes: 64 << 10 },
+            _ => Tiles { few_rows: false, count: count(128), threads: 128, smem_bytes: 48 << 10 },
         }
     }
 
