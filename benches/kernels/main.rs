@@ -3,7 +3,7 @@
 //! A row gives the median and the 10th and 90th percentile of a launch within a replayed graph, by events on
 //! the compute stream; its rate; its share of what the machine reaches in the same run (a large product
 //! through cuBLASLt, a large copy); the same work by cuBLASLt, or a copy of as many bytes; its error against
-//! the same kernel in f32; and what the design predicted for an H200, so that a surprise is seen.
+//! the same kernel in f32; and what is predicted of it (`forecast.rs`), so that a surprise is seen.
 //!
 //! cuBLASLt is looked for when the benchmark runs (`L2P_CUBLASLT`: its file); without it those columns are empty.
 //! Without a GPU the rows are listed with their predictions.
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 fn measured(args: &Args) -> Result<u64> {
     let forms = run::forms(args)?;
     if args.list {
-        list(args, &forms);
+        list(args, &forms)?;
         return Ok(0);
     }
     match Gpu::open(0, embedded::image) {
@@ -45,14 +45,15 @@ fn measured(args: &Args) -> Result<u64> {
         }
         Err(why) => {
             println!("Nothing is measured without a GPU: {why}.");
-            list(args, &forms);
+            list(args, &forms)?;
             Ok(0)
         }
     }
 }
 
-fn list(args: &Args, forms: &[ElementType]) {
-    println!("Predicted for an H200:");
+fn list(args: &Args, forms: &[ElementType]) -> Result<()> {
+    let chip = args.chip("")?;
+    println!("Predicted for {}:", chip.name);
     for size in run::sizes(args) {
         println!("\nbatch {}", size.batch);
         println!(
@@ -62,7 +63,7 @@ fn list(args: &Args, forms: &[ElementType]) {
         let mut sums = vec![(0.0, 0.0); forms.len()];
         for row in run::wanted(args, &size) {
             for (i, &form) in run::forms_of(&row, forms).iter().enumerate() {
-                let (floor, predicted) = (row.floor_us(form), row.predicted_us(form));
+                let (floor, predicted) = (row.floor_us(form, chip), row.predicted_us(form, chip));
                 sums[i].0 += row.times as f64 * floor;
                 sums[i].1 += row.times as f64 * predicted.unwrap_or(0.0);
                 println!(
@@ -88,4 +89,5 @@ fn list(args: &Args, forms: &[ElementType]) {
             );
         }
     }
+    Ok(())
 }

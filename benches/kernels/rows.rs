@@ -1,6 +1,7 @@
 //! What is timed: the launches of a training step with their shapes, how often a step makes each, and how
 //! long each should take.
 
+use super::forecast::{self, Chip};
 use l2p_engine::Result;
 use l2p_engine::config::schema::{Augment, Data};
 use l2p_engine::data::{Normalize, Preprocess};
@@ -182,19 +183,6 @@ pub struct Row {
     adds: bool,
 }
 
-/// The H200 as it was measured through PyTorch: dense products in 16 bits, and copies, read and written.
-pub const PEAK_FLOPS: f64 = 790e12;
-pub const PEAK_BYTES: f64 = 4.3e12;
-const MULTIPROCESSORS: f64 = 132.0;
-/// What the portable kernels should reach of it (stage 1 of the design note): products with `mma.sync`;
-/// attention over 12 heads of 64 takes 110 us forward and 368 us backward at 128 images of 237 tokens.
-const PORTABLE_FLOPS: f64 = 380e12;
-const ATTENTION_FORWARD_FLOPS: f64 = 22.08e9 / 110e-6;
-const ATTENTION_BACKWARD_FLOPS: f64 = 55.2e9 / 368e-6;
-/// Share of the copy rate that a simple kernel reaches, and the least time of a launch within a graph.
-const MEMORY_SHARE: f64 = 0.85;
-const LAUNCH_US: f64 = 2.5;
-
 impl Row {
     /// The fewest bytes that must be moved: inputs once, outputs once, twice where they are added to.
     pub fn bytes(&self, form: ElementType) -> usize {
@@ -208,33 +196,23 @@ impl Row {
         self.ins.iter().chain(&self.outs).any(|s| s.of == Of::T)
     }
 
-    /// Microseconds at the H200's rates for products in 16 bits and for memory.
-    pub fn floor_us(&self, form: ElementType) -> f64 {
-        (self.flops as f64 / PEAK_FLOPS).max(self.bytes(form) as f64 / PEAK_BYTES) * 1e6
+    /// Microseconds at a chip's own rates for large products in 16 bits and for copies.
+    pub fn floor_us(&self, form: ElementType, chip: &Chip) -> f64 {
+        (self.flops as f64 / chip.product).max(self.bytes(form) as f64 / chip.copy) * 1e6
     }
 
-    /// Microseconds that the portable kernels should take on an H200; unknown for products in f32.
-    pub fn predicted_us(&self, form: ElementType) -> Option<f64> {
+    /// Microseconds that the portable kernels should take; unknown for products in f32.
+    pub fn predicted_us(&self, form: ElementType, chip: &Chip) -> Option<f64> {
         let rate = match self.bound {
             Bound::Memory => f64::INFINITY,
             _ if form == ElementType::F32 => return None,
-            Bound::AttentionForward => ATTENTION_FORWARD_FLOPS,
-            Bound::AttentionBackward => ATTENTION_BACKWARD_FLOPS,
-            Bound::Product(p) => PORTABLE_FLOPS * wave_fraction(p),
+            Bound::AttentionForward => chip.attention_forward_rate(),
+            Bound::AttentionBackward => chip.attention_backward_rate(),
+            Bound::Product(p) => chip.product_rate(p.m, if p.back { p.k } else { p.n }, p.back),
         };
-        let bytes = self.bytes(form) as f64 / (PEAK_BYTES * MEMORY_SHARE);
-        Some(((self.flops as f64 / rate).max(bytes) * 1e6).max(LAUNCH_US))
+        let bytes = self.bytes(form) as f64 / (chip.copy * forecast::MEMORY_SHARE);
+        Some(((self.flops as f64 / rate).max(bytes) * 1e6).max(forecast::LAUNCH_US))
     }
-}
-
-/// Useful share of the waves of tiles of 128 x 128, one per multiprocessor; half of it where tiles are few.
-fn wave_fraction(p: Product) -> f64 {
-    let columns = if p.back { p.k } else { p.n };
-    let side = if p.m.div_ceil(128) * columns.div_ceil(128) < 128 { 64 } else { 128 };
-    let tiles = (p.m.div_ceil(side) * columns.div_ceil(side)) as f64;
-    let waves = (tiles / MULTIPROCESSORS).ceil();
-    let whole = (p.m * columns) as f64 / (waves * MULTIPROCESSORS * (side * side) as f64);
-    if side == 64 { whole / 2.0 } else { whole }
 }
 
 fn slot(shape: impl Into<Shape>, of: Of, fill: Fill) -> Slot {

@@ -1,5 +1,7 @@
 //! The run: tensors, measurements, rivals, table and JSON.
 
+#[path = "forecast.rs"]
+pub mod forecast;
 #[path = "measure.rs"]
 mod measure;
 #[path = "rival.rs"]
@@ -7,6 +9,7 @@ mod rival;
 #[path = "rows.rs"]
 mod rows;
 
+use forecast::{CHIPS, Chip};
 use l2p_engine::device::{Device, ElementType, Gpu, StreamKind, probe};
 use l2p_engine::output::atomic;
 use l2p_engine::rng::{Rng, Stream};
@@ -40,6 +43,9 @@ pub struct Args {
     /// The rows and what is predicted of them; nothing runs.
     #[arg(long)]
     pub list: bool,
+    /// Whose predictions are shown: `h200`, `a100`, `rtx4090`, `rtx5090` [default: the GPU's own, or h200].
+    #[arg(long)]
+    pub chip: Option<String>,
     /// Also written as JSON, row by row.
     #[arg(long)]
     pub json: Option<PathBuf>,
@@ -56,6 +62,19 @@ const SAMPLE: usize = 1 << 20;
 const CACHES: usize = 3;
 const MOST_SETS: usize = 24;
 const MOST_BYTES: usize = 8 << 30;
+impl Args {
+    /// The chip that predictions are for, beside a GPU of this name.
+    pub fn chip(&self, gpu: &str) -> Result<&'static Chip> {
+        let Some(word) = &self.chip else {
+            return Ok(CHIPS.iter().find(|chip| gpu.starts_with(chip.name)).unwrap_or(&CHIPS[0]));
+        };
+        CHIPS.iter().find(|chip| chip.word == word).ok_or_else(|| {
+            let known: Vec<&str> = CHIPS.iter().map(|chip| chip.word).collect();
+            Error::failed(format!("--chip must be one of {}, found {word}", known.join(", ")))
+        })
+    }
+}
+
 /// How far a time may be from what was predicted before it is marked.
 const SURPRISE: f64 = 1.15;
 
@@ -97,6 +116,7 @@ struct Peaks {
 
 struct Bench<'a> {
     gpu: &'a Arc<Gpu>,
+    chip: &'static Chip,
     dev: Device,
     budget_ms: f64,
     smoke: bool,
@@ -118,8 +138,10 @@ pub fn run(args: &Args, forms: &[ElementType], gpu: &Arc<Gpu>) -> Result<Value> 
     let dev = Device::Cuda(gpu.clone());
     let room = if args.smoke { 1 << 16 } else { 1 << 30 };
     let room = || Tensor::zeros_on(&dev, [room], DType::U8);
+    let chip = args.chip(&found.name)?;
     let mut bench = Bench {
         gpu,
+        chip,
         dev: dev.clone(),
         budget_ms: if args.smoke { 0.0 } else { args.budget_ms },
         smoke: args.smoke,
@@ -137,7 +159,7 @@ pub fn run(args: &Args, forms: &[ElementType], gpu: &Arc<Gpu>) -> Result<Value> 
         "cublaslt": match &bench.lt { Ok(lt) => lt.path.clone(), Err(why) => why.clone() },
         "peaks": { "copy_bytes_per_s": peaks.copy_bytes_per_s, "flops_per_s":
             peaks.flops_per_s.iter().map(|(f, v)| (f.name().to_string(), json!(v))).collect::<serde_json::Map<_, _>>() },
-        "predictions_for": "NVIDIA H200, portable kernels",
+        "predictions_for": format!("{}, portable kernels", chip.name),
     });
     println!("{}, {} multiprocessors, L2 {} MiB", found.name, found.multiprocessors, found.l2_bytes >> 20);
     println!("copy: {:.0} GB/s read and written", peaks.copy_bytes_per_s / 1e9);
@@ -177,7 +199,7 @@ pub fn run(args: &Args, forms: &[ElementType], gpu: &Arc<Gpu>) -> Result<Value> 
                     Some(us) => {
                         for sum in sums.iter_mut().filter(|s| s.0 == form || !row.is_narrow()) {
                             sum.1 += row.times as f64 * us;
-                            sum.2 += row.times as f64 * row.predicted_us(form).unwrap_or(us);
+                            sum.2 += row.times as f64 * row.predicted_us(form, chip).unwrap_or(us);
                         }
                     }
                 }
@@ -474,7 +496,7 @@ impl Bench<'_> {
             Some(Err(e)) => (None, None, Some(e.to_string())),
             None => (None, None, None),
         };
-        let predicted = row.predicted_us(form);
+        let predicted = row.predicted_us(form, self.chip);
         let surprise = predicted.map(|p| times.median / p);
         let mark = match surprise {
             Some(r) if !(1.0 / SURPRISE..=SURPRISE).contains(&r) => "!",
@@ -506,7 +528,7 @@ impl Bench<'_> {
             "rival": name,
             "rival_us": rival_us, "rival_over_ours": rival_us.map(|us| us / times.median), "rival_says": why,
             "relative_error": error, "error_limit": error_limit(row, form), "ok": ok,
-            "floor_us": row.floor_us(form), "predicted_us": predicted, "measured_over_predicted": surprise,
+            "floor_us": row.floor_us(form, self.chip), "predicted_us": predicted, "measured_over_predicted": surprise,
         })
     }
 }

@@ -4,10 +4,22 @@ use super::print;
 use crate::device::{NO_GPU, embedded, nccl_version, probe};
 use crate::error::Result;
 use crate::ops::matmul::bf16::Arithmetic;
+use crate::self_check::Verdict;
 use clap::Args;
 
 #[derive(Debug, Args)]
 pub struct Devices {}
+
+/// What a check has found of its kernels.
+fn known(gpu: &probe::FoundGpu) -> String {
+    let Some(verdict) = Verdict::about(gpu) else {
+        return "not checked yet with this driver and program".into();
+    };
+    match verdict.failed().count() {
+        0 => format!("checked, {} kernels compute what they should", verdict.kernels()),
+        n => format!("checked, {n} kernels failed: l2p-engine check-device --device cuda:{}", gpu.index),
+    }
+}
 
 impl Devices {
     pub fn run(self) -> Result<()> {
@@ -19,9 +31,12 @@ impl Devices {
                     let (major, minor) = gpu.compute_capability;
                     let gib = gpu.memory_bytes as f64 / f64::from(1 << 30);
                     let name = &gpu.name;
-                    let usable = gpu.unusable().map_or(String::new(), |why| format!("; not usable: {why}"));
+                    let usable = match gpu.unusable() {
+                        Some(why) => format!("not usable: {why}"),
+                        None => known(gpu),
+                    };
                     print(&format!(
-                        "cuda:{}: {name}, {gib:.1} GiB, compute capability {major}.{minor}{usable}",
+                        "cuda:{}: {name}, {gib:.1} GiB, compute capability {major}.{minor}; {usable}",
                         gpu.index
                     ));
                 }

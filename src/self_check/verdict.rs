@@ -13,6 +13,9 @@ use std::path::PathBuf;
 /// Of the content of files; files of another version are passed over.
 const VERSION: u32 = 1;
 
+/// How the names of files begin.
+const FILES: &str = "device-";
+
 /// A 16-bit form is slow where it takes so many times as long as the f32 form of the same work, and [`GRACE_US`] more.
 /// Launches take some microseconds whatever they do, and measurements are disturbed.
 const SLOWER: f64 = 10.0;
@@ -57,7 +60,7 @@ impl Key {
     /// Where its verdict is kept; `None` without a cache folder.
     pub fn file(&self) -> Option<PathBuf> {
         let text = serde_json::to_string(self).ok()?;
-        let name = format!("device-{:08x}.json", crc32c::crc32c(text.as_bytes()));
+        let name = format!("{FILES}{:08x}.json", crc32c::crc32c(text.as_bytes()));
         Some(user_folder()?.join(name))
     }
 }
@@ -148,9 +151,14 @@ impl Verdict {
         self.rows.iter().filter(|row| row.failed.is_some())
     }
 
+    /// How many kernels have a row.
+    pub fn kernels(&self) -> usize {
+        self.rows.iter().filter(|row| row.op != STEP).count()
+    }
+
     /// In one sentence.
     pub fn sentence(&self) -> String {
-        let all = self.rows.iter().filter(|row| row.op != STEP).count();
+        let all = self.kernels();
         match self.failed().count() {
             0 => format!("all {all} kernels compute on {} what they should", self.key.gpu),
             n => format!("on {} {n} of {all} kernels failed the check: {}", self.key.gpu, self.names()),
@@ -179,6 +187,21 @@ impl Verdict {
         let text = std::fs::read_to_string(key.file()?).ok()?;
         let verdict: Verdict = serde_json::from_str(&text).ok()?;
         (verdict.version == VERSION && verdict.key == *key).then_some(verdict)
+    }
+
+    /// Of what is on file about a GPU, its driver and this build, for whatever shapes, the verdict with most failures, then most
+    /// kernels.
+    pub fn about(gpu: &probe::FoundGpu) -> Option<Verdict> {
+        let files = std::fs::read_dir(user_folder()?).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+        let verdict = |file: PathBuf| -> Option<Verdict> {
+            let name = file.file_name()?.to_str()?;
+            let is_one = name.starts_with(FILES) && name.ends_with(".json");
+            let verdict: Verdict =
+                serde_json::from_str(&std::fs::read_to_string(is_one.then_some(file)?).ok()?).ok()?;
+            let now = Key::new(gpu, verdict.key.shapes.clone(), verdict.key.quick);
+            (verdict.version == VERSION && verdict.key == now).then_some(verdict)
+        };
+        files.filter_map(verdict).max_by_key(|verdict| (verdict.failed().count(), verdict.rows.len()))
     }
 
     /// Keeps it. Without a cache folder it is made anew each time.

@@ -40,3 +40,24 @@ fn every_row_runs_at_tiny_shapes() {
     assert!(rows.iter().all(|r| r["us"].as_f64() > Some(0.0) && r["bytes"].as_u64() > Some(0)), "{rows:#?}");
     assert_eq!(report["steps"].as_array().map(Vec::len), Some(3), "a sum for each form");
 }
+
+/// Of every chip: known by its name, faster in large products than half of what cuBLASLt reaches there and slower than it.
+#[test]
+fn every_chip_has_predictions() {
+    for chip in &run::forecast::CHIPS {
+        let args = run::Args::parse_from(["kernels", "--chip", chip.word]);
+        assert_eq!(args.chip("any").expect("a chip"), chip);
+        let none = run::Args::parse_from(["kernels"]);
+        assert_eq!(none.chip(&format!("{} 80GB", chip.name)).expect("a chip"), chip);
+        for back in [false, true] {
+            let (large, few) = (chip.product_rate(30336, 3072, back), chip.product_rate(64, 768, back));
+            assert!(0.5 * chip.product < large && large < chip.product, "{}: {large:e}", chip.name);
+            assert!(few < 0.2 * large, "{}: a few rows do not fill it: {few:e}", chip.name);
+        }
+        let (forward, backward) = (chip.attention_forward_rate(), chip.attention_backward_rate());
+        assert!(backward < forward && forward < chip.product, "{}: {forward:e}, {backward:e}", chip.name);
+    }
+    let args = run::Args::parse_from(["kernels", "--chip", "h100"]);
+    let said = args.chip("any").expect_err("no such chip").to_string();
+    assert!(said.contains("h200, a100, rtx4090, rtx5090") && said.contains("h100"), "{said}");
+}

@@ -129,6 +129,12 @@ fn failed(verdict: &Value) -> Vec<(String, String, String)> {
 fn every_kernel_is_checked_once() {
     let Some(driver) = driver("sound kernels", &[]) else { return };
     let cache = tempfile::tempdir().expect("a folder");
+    let listed = || {
+        let mut command = on(&driver, cache.path());
+        command.arg("devices");
+        expect(command, 0)
+    };
+    assert!(listed().contains("not checked yet with this driver and program"), "{}", listed());
     let (verdict, code) = checked(check(&driver, cache.path(), &[]));
     assert_eq!((code, &verdict["new"], failed(&verdict)), (0, &Value::Bool(true), vec![]));
     let rows = verdict["kernels"].as_array().expect("rows");
@@ -144,13 +150,23 @@ fn every_kernel_is_checked_once() {
     let replayed = rows.iter().filter(|row| row["graphs"].as_u64() > Some(0)).count();
     assert!(replayed > names.len() / 2, "{replayed} of {} kernels were replayed", names.len());
 
-    // The second time it is read, also as a table; a damaged one is made anew.
+    assert!(listed().contains("kernels compute what they should"), "{}", listed());
+
+    // The second time it is read, also as a table; of another driver or damaged it is made anew.
     let said = expect(check(&driver, cache.path(), &[]), 0);
     assert!(said.contains("on file") && said.contains("matmul_forward") && said.contains("right"), "{said}");
     let file = PathBuf::from(verdict["file"].as_str().expect("a file"));
     let whole = fs::read(&file).expect("the verdict");
     fs::write(&file, &whole[..whole.len() / 2]).expect("a damaged file");
     assert_eq!(checked(check(&driver, cache.path(), &[])).0["new"], true);
+    let mut later = check(&driver, cache.path(), &[]);
+    later.env("L2P_EMU_DRIVER", "13020");
+    let (later, code) = checked(later);
+    assert_eq!(
+        (code, &later["new"], later["key"]["driver"].as_i64()),
+        (0, &Value::Bool(true), Some(13020)),
+        "{later}"
+    );
 }
 
 /// Of the kernels that nvcc lists, none is left out.
