@@ -173,6 +173,15 @@ Interpolation {
 } default Bilinear }
 
 words! {
+/// What the head starts from.
+HeadInit {
+    /// All zero, as in the official code.
+    Zero = "zero",
+    /// The kernel normal with deviation 0.02 and the bias zero, as timm's Vision Transformers and what is built on them.
+    Normal = "normal",
+} default Zero }
+
+words! {
 /// The range in which pixels enter the network.
 InputNorm {
     /// What the checkpoint was trained with, as far as its format tells.

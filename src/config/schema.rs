@@ -230,6 +230,8 @@ Model {
     blocks: usize = 0,
     /// The rows of the last layer that the head classifies.
     vit_classifier: Classifier = Classifier::Prompt,
+    /// What the head starts from; CODA-Prompt and S-Prompts draw it as their codes do, whatever this says.
+    head_init: HeadInit = HeadInit::Zero,
     /// Divide the classifier input by its l2 norm.
     norm_pre_logits: bool = false,
     /// Before each training step, the head's column of each class is divided by its l2 norm.

@@ -13,7 +13,7 @@ use super::regularizer::Regularizer;
 use super::report::{StepReport, StepStats};
 use super::setup::Setup;
 use super::workspace::{Needs, Workspace};
-use crate::config::schema::{ClipScope, TokenOrder};
+use crate::config::schema::{ClipScope, HeadInit, TokenOrder};
 use crate::device::{Device, range};
 use crate::error::{Error, Result};
 use crate::nn::adapter::{Adapter, Dropout};
@@ -31,6 +31,7 @@ use crate::ops::pool_tokens::{self, Pooling};
 use crate::ops::row_norm::{self, Normalization};
 use crate::ops::{gather, layer_norm, sum, tokens};
 use crate::prompts::{Heads, Place, PromptChoice, PromptMethod, Query, TokenRows};
+use crate::rng::{Rng, Stream};
 use crate::tensor::input::Input;
 use crate::tensor::plan::Plan;
 use crate::tensor::{DType, Tensor, View};
@@ -38,6 +39,9 @@ use std::ops::Range;
 
 /// The logit of a class that a head has never met: below those of the classes it knows, and finite, as losses must be.
 const UNKNOWN: f64 = -100.0;
+
+/// Of a head that starts from normal numbers. Source: timm, `vision_transformer.py`, `init_weights_vit_timm`.
+const HEAD_DEVIATION: f64 = 0.02;
 
 /// What a step needs to know of its task.
 #[derive(Debug, Clone)]
@@ -316,13 +320,20 @@ impl Model {
         Ok(self.ws.query.clone())
     }
 
-    /// Fills adapters, prompts, keys and general prompts as the configuration's initialisers say; the head stays
-    /// zero, as the official code has it, unless the prompt method draws it.
+    /// Fills adapters, prompts, keys, general prompts and the head as the configuration's initialisers say, unless the
+    /// prompt method draws the head itself.
     pub fn init_prompts(&mut self, seed: u64) -> Result<()> {
         for (l, block) in self.vit.blocks.iter().enumerate() {
             block.adapter.as_ref().map_or(Ok(()), |adapter| adapter.init(&mut self.params, l, seed))?;
         }
         self.cosine_head.as_ref().map_or(Ok(()), |head| head.init(&mut self.params, seed))?;
+        if self.setup.head_init == HeadInit::Normal {
+            // A stream of its own, beside those of prompts and of heads that their methods draw.
+            let mut rng = Rng::new(seed, Stream::Init, 8);
+            let n = self.params.spec(self.head.kernel).shape.len();
+            let values: Vec<f64> = (0..n).map(|_| HEAD_DEVIATION * rng.normal()).collect();
+            self.params.set(self.head.kernel, &values)?;
+        }
         self.prompts.init(&mut self.params, &self.head, seed)
     }
 

@@ -2,7 +2,7 @@
 
 use super::layout::TokenLayout;
 use super::regularizer::{self, Sizes};
-use crate::config::schema::{Classifier, ClipScope, Config, Method, Shortcuts, TokenOrder};
+use crate::config::schema::{Classifier, ClipScope, Config, HeadInit, Method, Shortcuts, TokenOrder};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::adapter::AdapterDims;
@@ -21,6 +21,7 @@ pub struct Setup {
     /// Width of the head.
     pub classes: usize,
     pub classifier: Classifier,
+    pub head_init: HeadInit,
     pub norm_pre_logits: bool,
     pub temperature: f64,
     pub token_order: TokenOrder,
@@ -71,6 +72,7 @@ impl Setup {
             dims,
             classes,
             classifier: config.model.vit_classifier,
+            head_init: config.model.head_init,
             norm_pre_logits: config.model.norm_pre_logits,
             temperature: config.model.temperature,
             token_order: config.model.token_order,

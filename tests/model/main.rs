@@ -5,6 +5,7 @@
 mod coda;
 mod frozen_rows;
 mod gradients;
+mod head;
 mod independence;
 mod naive;
 mod parts;
