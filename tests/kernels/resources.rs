@@ -12,12 +12,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 
 const TARGETS: [&str; 2] = ["80", "90a"];
 
 /// Products of 16-bit matrices run on tensor cores; their f32 forms must not, which would round.
 const ON_TENSOR_CORES: [&str; 2] = ["matmul", "attention"];
+
+/// Bytes that a kernel of products may spill outside of its main loop, stores and loads together.
+const MOST_SPILLED: u32 = 64;
 
 /// Shared memory that is asked for at the launch, as the headers of the kernels say it.
 fn shared_at_launch(kernel: &str) -> u32 {
@@ -195,17 +197,20 @@ impl Compiled {
     fn failures(&self, name: &str, op: &str, i: usize) -> Vec<String> {
         let Resources { stack_bytes, spilled_bytes, .. } = self.resources[i];
         let target = TARGETS[i];
-        let Some(code) = &self.code[i] else { return vec![] };
+        let has_products = ON_TENSOR_CORES.contains(&op) && !name.ends_with("_f32");
         let mut failures = Vec::new();
-        let in_loop = code.main_loop.map(|main| main.spills);
-        if in_loop != Some(0) && (spilled_bytes > 0 || stack_bytes > 0) {
+        // Where the code could not be read, kernels of products may spill, the others still not.
+        let in_loop = match &self.code[i] {
+            Some(code) => code.main_loop.map(|main| main.spills),
+            None => has_products.then_some(0),
+        };
+        if spilled_bytes.max(stack_bytes) > if in_loop == Some(0) { MOST_SPILLED } else { 0 } {
             failures.push(format!(
                 "{name} sm_{target}: {stack_bytes} bytes of stack, {spilled_bytes} spilled, in the main loop {in_loop:?}"
             ));
         }
-        let wanted = ON_TENSOR_CORES.contains(&op) && !name.ends_with("_f32");
-        if code.tensor_cores != wanted {
-            let verb = if wanted { "does not use" } else { "uses" };
+        if let Some(code) = self.code[i].as_ref().filter(|code| code.tensor_cores != has_products) {
+            let verb = if code.tensor_cores { "uses" } else { "does not use" };
             failures.push(format!("{name} sm_{target} {verb} tensor cores"));
         }
         failures
@@ -257,19 +262,12 @@ fn no_spills_in_main_loops_and_tensor_cores_where_they_are_meant() {
     let sources = emulation::files(&emulation::root().join("kernels"), "cu").expect("kernels");
     let (mut failures, mut kernels) = (Vec::new(), BTreeMap::<String, Compiled>::new());
     let jobs = sources.iter().flat_map(|source| (0..TARGETS.len()).map(move |i| (source, i)));
-    let (jobs, done) = (Mutex::new(jobs.collect::<Vec<_>>()), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some((source, i)) = { jobs.lock().expect("the jobs").pop() } {
-                    let (report, code) = compile(nvcc, source, TARGETS[i]);
-                    let read = machine_code::read(nvcc, &code).unwrap_or_default();
-                    done.lock().expect("what is compiled").push((source, i, parse(&report), read));
-                }
-            });
-        }
+    let jobs: Vec<(&PathBuf, usize)> = jobs.collect();
+    let compiled = emulation::in_parallel(&jobs, |&(source, i)| {
+        let (report, code) = compile(nvcc, source, TARGETS[i]);
+        (parse(&report), machine_code::read(nvcc, &code).unwrap_or_default())
     });
-    for (source, i, found, mut code) in done.into_inner().expect("what is compiled") {
+    for (&(source, i), (found, mut code)) in jobs.iter().zip(compiled) {
         let op = source.file_stem().and_then(|s| s.to_str()).expect("a name");
         if found.is_empty() {
             failures.push(format!("{op}: no kernels for sm_{}", TARGETS[i]));
@@ -281,14 +279,11 @@ fn no_spills_in_main_loops_and_tensor_cores_where_they_are_meant() {
         }
     }
     let version = version(nvcc);
-    let rows = kernels.iter().map(|(name, kernel)| Some((name.clone(), kernel.row(name)?)));
-    let Some(rows) = rows.collect::<Option<BTreeMap<String, String>>>() else {
-        return eprintln!(
-            "skipped: {} rows: cuobjdump and nvdisasm are not beside {}",
-            kernels.len(),
-            nvcc.display()
-        );
-    };
+    let rows = kernels.iter().map(|(name, kernel)| (name.clone(), kernel.row(name)));
+    let rows: BTreeMap<String, Option<String>> = rows.collect();
+    let is_read = rows.values().all(Option::is_some);
+    let rows: BTreeMap<String, String> =
+        rows.into_iter().map(|(name, row)| (name, row.unwrap_or_default())).collect();
     let mut table = format!(
         "{HEAD}\nCompiler: {version}\n\n\
          | kernel | threads | registers sm_80 | sm_90a | shared memory | blocks | global | \
@@ -296,25 +291,25 @@ fn no_spills_in_main_loops_and_tensor_cores_where_they_are_meant() {
     );
     rows.values().for_each(|row| writeln!(table, "{row}").expect("a string"));
     let path = emulation::root().join("docs/kernel_resources.md");
-    if std::env::var_os("L2P_WRITE_REPORT").is_some_and(|v| v == "1") {
+    if is_read && std::env::var_os("L2P_WRITE_REPORT").is_some_and(|v| v == "1") {
         fs::write(&path, &table).expect("the report");
     }
     let kept = kept(&fs::read_to_string(&path).unwrap_or_default());
-    if kept.0 != version {
-        eprintln!(
-            "skipped: {} comparisons of numbers: {} wrote the table, this is {version}",
-            rows.len(),
-            kept.0
-        );
+    // Names are compared always.
+    let by = if is_read { version.as_str() } else { "code that cannot be read" };
+    if kept.0 != by {
+        let (n, hint) =
+            (rows.len(), if is_read { "" } else { " (cuobjdump and nvdisasm are not beside nvcc)" });
+        eprintln!("skipped: {n} comparisons of numbers: {} wrote the table, this is {by}{hint}", kept.0);
     }
-    for difference in differences(&kept, &version, &rows) {
+    for difference in differences(&kept, by, &rows) {
         failures.push(format!("docs/kernel_resources.md: {difference}; L2P_WRITE_REPORT=1 writes it again"));
     }
     let loops =
         kernels.values().filter(|k| k.code[0].as_ref().is_some_and(|c| c.main_loop.is_some())).count();
     eprintln!("kernels: {}, {loops} with a main loop of products", rows.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(rows.len() > 20 && loops > 20, "{} kernels, {loops} loops", rows.len());
+    assert!(rows.len() > 20 && (loops > 20 || !is_read), "{} kernels, {loops} loops", rows.len());
 }
 
 #[test]
