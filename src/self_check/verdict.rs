@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::output::atomic;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Of the content of files; files of another version are passed over.
 const VERSION: u32 = 1;
@@ -184,24 +184,24 @@ impl Verdict {
 
     /// What was found for this key before, if that can still be read.
     pub fn on_file(key: &Key) -> Option<Verdict> {
-        let text = std::fs::read_to_string(key.file()?).ok()?;
-        let verdict: Verdict = serde_json::from_str(&text).ok()?;
-        (verdict.version == VERSION && verdict.key == *key).then_some(verdict)
+        read(&key.file()?).filter(|verdict| verdict.key == *key)
     }
 
     /// Of what is on file about a GPU, its driver and this build, for whatever shapes, the verdict with most failures, then most
     /// kernels.
     pub fn about(gpu: &probe::FoundGpu) -> Option<Verdict> {
         let files = std::fs::read_dir(user_folder()?).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-        let verdict = |file: PathBuf| -> Option<Verdict> {
-            let name = file.file_name()?.to_str()?;
-            let is_one = name.starts_with(FILES) && name.ends_with(".json");
-            let verdict: Verdict =
-                serde_json::from_str(&std::fs::read_to_string(is_one.then_some(file)?).ok()?).ok()?;
-            let now = Key::new(gpu, verdict.key.shapes.clone(), verdict.key.quick);
-            (verdict.version == VERSION && verdict.key == now).then_some(verdict)
+        let is_one = |file: &PathBuf| {
+            let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with(FILES) && name.ends_with(".json")
         };
-        files.filter_map(verdict).max_by_key(|verdict| (verdict.failed().count(), verdict.rows.len()))
+        let now = Key::new(gpu, None, false);
+        let holds = |verdict: &Verdict| {
+            let Key { shapes, quick, .. } = &verdict.key;
+            verdict.key == Key { shapes: shapes.clone(), quick: *quick, ..now.clone() }
+        };
+        let verdicts = files.filter(is_one).filter_map(|file| read(&file)).filter(holds);
+        verdicts.max_by_key(|verdict| (verdict.failed().count(), verdict.rows.len()))
     }
 
     /// Keeps it. Without a cache folder it is made anew each time.
@@ -216,6 +216,12 @@ impl Verdict {
         }
         atomic::write_json(&file, self)
     }
+}
+
+/// What a file holds, if it can still be read.
+fn read(file: &Path) -> Option<Verdict> {
+    let verdict: Verdict = serde_json::from_str(&std::fs::read_to_string(file).ok()?).ok()?;
+    (verdict.version == VERSION).then_some(verdict)
 }
 
 fn row_of<'a>(rows: &'a mut BTreeMap<String, Row>, kernel: &str, op: &str) -> &'a mut Row {
