@@ -216,14 +216,14 @@ pub fn tensors(params: &Params) -> Result<Vec<(String, HostTensor)>> {
 /// Kernels, class token and positions normal with deviation 0.02, scales one, the rest zero.
 pub fn draw(model: &mut Model, seed: u64) -> Result<()> {
     for (i, id) in model.params.ids().enumerate() {
-        let (name, n) = (model.params.spec(id).name.clone(), model.params.spec(id).shape.len());
+        let name = model.params.spec(id).name.clone();
         let mut rng = Rng::new(seed, Stream::Init, 1 << 32 | i as u64);
-        let values: Vec<f64> = match name.rsplit('/').next() {
-            Some("scale") => vec![1.0; n],
-            Some("bias") => vec![0.0; n],
-            _ => (0..n).map(|_| INIT * rng.normal()).collect(),
-        };
-        model.params.set(id, &values)?;
+        let word = name.rsplit('/').next().unwrap_or_default();
+        model.params.draw(id, || match word {
+            "scale" => 1.0,
+            "bias" => 0.0,
+            _ => INIT * rng.normal(),
+        })?;
     }
     Ok(())
 }

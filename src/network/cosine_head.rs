@@ -130,11 +130,9 @@ impl CosineHead {
     /// # Errors
     /// `Error::Failed` if the device fails.
     pub fn init(&self, p: &mut Params, seed: u64) -> Result<()> {
-        let (n, c) = (p.spec(self.kernel).shape.len(), p.spec(self.kernel).shape.dims()[1]);
-        let bound = 1.0 / (c as f64).sqrt();
+        let bound = 1.0 / (p.spec(self.kernel).shape.dims()[1] as f64).sqrt();
         let mut rng = Rng::new(seed, Stream::Adapters, u64::MAX);
-        let values: Vec<f64> = (0..n).map(|_| bound * (2.0 * rng.uniform_f64() - 1.0)).collect();
-        p.set(self.kernel, &values)?;
+        p.draw(self.kernel, || bound * (2.0 * rng.uniform_f64() - 1.0))?;
         p.set(self.sigma, &[1.0])
     }
 }

@@ -330,9 +330,7 @@ impl Model {
         if self.setup.head_init == HeadInit::Normal {
             // A stream of its own, beside those of prompts and of heads that their methods draw.
             let mut rng = Rng::new(seed, Stream::Init, 8);
-            let n = self.params.spec(self.head.kernel).shape.len();
-            let values: Vec<f64> = (0..n).map(|_| HEAD_DEVIATION * rng.normal()).collect();
-            self.params.set(self.head.kernel, &values)?;
+            self.params.draw(self.head.kernel, || HEAD_DEVIATION * rng.normal())?;
         }
         self.prompts.init(&mut self.params, &self.head, seed)
     }

@@ -204,14 +204,11 @@ impl Adapter {
     /// # Errors
     /// `Error::Failed` if the device fails.
     pub fn init(&self, p: &mut Params, layer: usize, seed: u64) -> Result<()> {
-        let spec = p.spec(self.down.kernel);
-        let (n, bound) = (spec.shape.len(), 1.0 / (spec.shape.dims()[0] as f64).sqrt());
+        let bound = 1.0 / (p.spec(self.down.kernel).shape.dims()[0] as f64).sqrt();
         let mut rng = Rng::new(seed, Stream::Adapters, layer as u64);
-        let values: Vec<f64> = (0..n).map(|_| bound * (2.0 * rng.uniform_f64() - 1.0)).collect();
-        p.set(self.down.kernel, &values)?;
+        p.draw(self.down.kernel, || bound * (2.0 * rng.uniform_f64() - 1.0))?;
         for id in [self.down.bias, self.up.kernel, self.up.bias] {
-            let zeros = vec![0.0; p.spec(id).shape.len()];
-            p.set(id, &zeros)?;
+            p.draw(id, || 0.0)?;
         }
         Ok(())
     }

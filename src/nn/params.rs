@@ -389,7 +389,16 @@ impl Params {
         target.copy_from(Tensor::from_f64(values, [values.len()], dtype).view())
     }
 
-    /// The same for f32 values, without a detour through f64.
+    /// Overwrites a parameter with what `next` returns, element by element.
+    ///
+    /// # Errors
+    /// `Error::Failed` if the device fails.
+    pub fn draw(&mut self, id: ParamId, mut next: impl FnMut() -> f64) -> Result<()> {
+        let values: Vec<f64> = (0..self.spec(id).shape.len()).map(|_| next()).collect();
+        self.set(id, &values)
+    }
+
+    /// [`Params::set`] for f32 values, without a detour through f64.
     pub fn set_f32(&mut self, id: ParamId, values: &[f32]) -> Result<()> {
         if self.dtype() == DType::F32 && self.spec(id).shape.len() == values.len() {
             return self.get_mut(id).write(values);

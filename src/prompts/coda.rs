@@ -373,9 +373,7 @@ impl Coda {
         for (stream, id) in [head.kernel, head.bias].into_iter().enumerate() {
             // Streams of their own, beside those of prompts, keys and general prompts.
             let mut rng = Rng::new(seed, Stream::Init, 3 + stream as u64);
-            let n = p.spec(id).shape.len();
-            let values: Vec<f64> = (0..n).map(|_| bound * (2.0 * f64::from(rng.uniform()) - 1.0)).collect();
-            p.set(id, &values)?;
+            p.draw(id, || bound * (2.0 * f64::from(rng.uniform()) - 1.0))?;
         }
         Ok(())
     }

@@ -529,9 +529,7 @@ impl PromptMethod {
 }
 
 fn fill(p: &mut Params, id: ParamId, how: Initializer, mut rng: Rng) -> Result<()> {
-    let n = p.spec(id).shape.len();
-    let values: Vec<f64> = (0..n).map(|_| draw(&mut rng, how)).collect();
-    p.set(id, &values)
+    p.draw(id, || draw(&mut rng, how))
 }
 
 fn draw(rng: &mut Rng, how: Initializer) -> f64 {

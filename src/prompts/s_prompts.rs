@@ -211,9 +211,7 @@ impl SPrompts {
         // Streams of their own, beside those of other prompts and heads.
         for (stream, id) in [self.stack.id, head.kernel, head.bias].into_iter().enumerate() {
             let mut rng = Rng::new(seed, Stream::Init, 5 + stream as u64);
-            let n = p.spec(id).shape.len();
-            let values: Vec<f64> = (0..n).map(|_| bound * (2.0 * f64::from(rng.uniform()) - 1.0)).collect();
-            p.set(id, &values)?;
+            p.draw(id, || bound * (2.0 * f64::from(rng.uniform()) - 1.0))?;
         }
         Ok(())
     }

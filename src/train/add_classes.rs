@@ -178,7 +178,7 @@ const IMAGES: usize = 800;
 const EPOCHS: usize = 10;
 
 /// Epochs over `images` new images in batches of `batch`: those of the run, or more until there are [`STEPS`], because
-/// new columns of the head start at zero, and old ones have grown.
+/// new columns of the head have learned nothing, and old ones have grown.
 fn epochs(of_run: usize, images: usize, batch: usize) -> usize {
     let each = (images / batch.max(1)).max(1);
     of_run.max(STEPS.div_ceil(each).min(EPOCHS.max(IMAGES / images.max(1))))
