@@ -15,8 +15,8 @@ pub struct Chip {
     pub multiprocessors: f64,
     /// Clocks per second under load.
     hz: f64,
-    /// Operations of `mma.sync` in 16 bits with f32 sums per clock and multiprocessor. 9.0: 0.62 of the 4,096 that `wgmma`
-    /// reaches (Luo et al. 2024, "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture", table of `mma`).
+    /// Operations of `mma.sync` in 16 bits with f32 sums per clock and multiprocessor. 9.0: about 0.62 of the 4,096 that
+    /// `wgmma` reaches (Luo et al. 2024, arXiv:2402.13499, on `mma`).
     mma: f64,
     /// Bytes per second of a large copy, read and written.
     pub copy: f64,
