@@ -430,8 +430,8 @@ Train {
     /// everything up to the first prompt once for query and prompted pass, prompts once per pool row),
     /// `limit_last_block` (only the rows the head reads), `limit_query_block` (only the class row), `strassen`
     /// (large products on the CPU with seven multiplications instead of eight; rounds in another way),
-    /// `packed_weights` (with `strassen`: frozen matrices of a training run are kept as these products read
-    /// them, too, for three and a half times their memory).
+    /// `packed_weights` (with `strassen`: frozen matrices of a training run are kept as products read
+    /// them, too, for three and a half times their memory, small ones for twice).
     shortcuts: Vec<String> = Shortcuts::all(),
     /// On a GPU: a step is captured once and then started as one (CUDA graph); the bits are the same.
     graph: bool = true,

@@ -136,8 +136,9 @@ impl Setup {
         let Shortcuts { strassen, packed_weights, .. } = self.shortcuts;
         match self.bf16_products {
             true => Some(PackedForm::Bf16),
-            false => (self.training && strassen && packed_weights && !plan.is_on_gpu())
-                .then_some(PackedForm::Strassen),
+            false => {
+                (self.training && strassen && packed_weights && !plan.is_on_gpu()).then_some(PackedForm::Own)
+            }
         }
     }
 

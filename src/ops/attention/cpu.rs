@@ -358,11 +358,10 @@ fn dscore_rows<T: Float>(
         }
         let mut mean = [T::ZERO; ABREAST];
         for (mean, (p, ds)) in mean.iter_mut().zip(p.chunks_exact(stride).zip(ds.chunks_exact(stride))) {
-            let (p, ds) = (&p[..keys], &ds[..keys]);
             *mean = lanes(
-                keys,
+                [&p[..keys], &ds[..keys]],
                 #[inline(always)]
-                |j| p[j] * ds[j],
+                |[p, ds]| p * ds,
             );
         }
         for (&mean, (p, ds)) in mean.iter().zip(p.chunks_exact(stride).zip(ds.chunks_exact_mut(stride))) {

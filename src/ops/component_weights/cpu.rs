@@ -22,9 +22,9 @@ fn inverse<T: Float>(squares: T) -> (T, bool) {
 #[inline(always)]
 fn inverse_of<T: Float>(k: &[T]) -> (T, bool) {
     inverse(lanes(
-        k.len(),
+        [k],
         #[inline(always)]
-        |j| k[j] * k[j],
+        |[k]| k * k,
     ))
 }
 
@@ -32,14 +32,14 @@ fn inverse_of<T: Float>(k: &[T]) -> (T, bool) {
 #[inline(always)]
 fn products<T: Float>(q: &[T], a: &[T], k: &[T]) -> (T, T) {
     let along = lanes(
-        q.len(),
+        [q, a, k],
         #[inline(always)]
-        |j| q[j] * a[j] * k[j],
+        |[q, a, k]| q * a * k,
     );
     let squares = lanes(
-        q.len(),
+        [q, a],
         #[inline(always)]
-        |j| q[j] * a[j] * (q[j] * a[j]),
+        |[q, a]| q * a * (q * a),
     );
     (along, squares)
 }
@@ -136,9 +136,9 @@ fn key_acc<T: Float>(dk: &mut [T], factors: &[T], of: &Inputs<T>) {
                     }
                     let (inv, moves) = inverse_of(k);
                     let along = lanes(
-                        c,
+                        [&*dunit, k],
                         #[inline(always)]
-                        |j| dunit[j] * k[j],
+                        |[dunit, k]| dunit * k,
                     );
                     let along = if moves { along * inv * inv * inv } else { T::ZERO };
                     for j in 0..c {

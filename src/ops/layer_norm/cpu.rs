@@ -17,9 +17,9 @@ pub fn forward<T: Float>(y: &mut [T], stats: &mut [T], x: &[T], scale: &[T], bia
                 let n = T::of(c as f64);
                 let mean = sum_lanes(x) / n;
                 let var = lanes(
-                    c,
+                    [x],
                     #[inline(always)]
-                    |j| (x[j] - mean) * (x[j] - mean),
+                    |[x]| (x - mean) * (x - mean),
                 ) / n;
                 let rstd = T::ONE / (var + T::of(eps)).sqrt();
                 // SAFETY: `stats` has two values per row of `y`, and each task takes its own rows.
@@ -68,14 +68,14 @@ pub fn backward_input_acc<T: Float>(dx: &mut [T], dy: &[T], x: &[T], stats: &[T]
                 let (mean, rstd) = (stats[2 * row], stats[2 * row + 1]);
                 let n = T::of(c as f64);
                 let mean_g = lanes(
-                    c,
+                    [dy, scale],
                     #[inline(always)]
-                    |j| dy[j] * scale[j],
+                    |[dy, scale]| dy * scale,
                 ) / n;
                 let mean_gx = lanes(
-                    c,
+                    [dy, scale, x],
                     #[inline(always)]
-                    |j| dy[j] * scale[j] * ((x[j] - mean) * rstd),
+                    |[dy, scale, x]| dy * scale * ((x - mean) * rstd),
                 ) / n;
                 for j in 0..c {
                     dx[j] += rstd * (dy[j] * scale[j] - mean_g - (x[j] - mean) * rstd * mean_gx);

@@ -1,13 +1,13 @@
 //! Fully connected layers on slices: a product and its ending, in one pass where the product is large.
 
+use super::packed_for_strassen;
 use crate::ops::float::{Float, Shared, for_rows, simd};
 use crate::ops::gelu::{self, GeluForm};
 use crate::ops::matmul::bf16::cpu as products;
 use crate::ops::matmul::cpu::{self as matmul, Strided, plain, transposed};
-use crate::ops::matmul::strassen::cpu::{self as strassen, Right, product};
-use crate::ops::matmul::strassen::{ProductDims, Start, suits};
+use crate::ops::matmul::strassen::ProductDims;
 use crate::ops::matmul::tile::Lanes;
-use crate::ops::matmul::{Layout, Write};
+use crate::ops::matmul::{Layout, Start, Write, direct, strassen};
 use half::bf16;
 
 /// W, and the same packed for the product at hand.
@@ -18,17 +18,54 @@ pub struct CpuKernel<'a, T> {
     pub packed: Option<&'a [T]>,
 }
 
-impl<'a, T> CpuKernel<'a, T> {
-    fn right(&self, matrix: Strided<*const T>) -> Right<'a, T> {
-        self.packed.map_or(Right::Matrix(matrix), Right::Packed)
-    }
+/// The right side of a product (k, n) at hand: W or its transpose.
+struct Right<'a, T> {
+    matrix: Strided<*const T>,
+    /// For [`strassen`] or, where the extents do not suit it, for [`direct`].
+    packed: Option<&'a [T]>,
+    k: usize,
+    n: usize,
+}
 
+impl<'a, T: Lanes> CpuKernel<'a, T> {
     fn forward(&self) -> Right<'a, T> {
-        self.right(plain(self.w, self.at))
+        Right { matrix: plain(self.w, self.at), packed: self.packed, k: self.at.rows, n: self.at.cols }
     }
 
     fn backward(&self) -> Right<'a, T> {
-        self.right(transposed(self.w, self.at))
+        Right { matrix: transposed(self.w, self.at), packed: self.packed, k: self.at.cols, n: self.at.rows }
+    }
+}
+
+impl<T: Lanes> Right<'_, T> {
+    /// Whether [`Right::product`] takes it for images of `rows` rows. It does not depend on the number of images.
+    fn is_ours(&self, rows: usize) -> bool {
+        strassen::suits(rows, self.k, self.n) || direct::suits(self.k, self.n)
+    }
+
+    /// y = start + x · this; `ending(first, rows)` is called for groups of rows once they are complete, on several threads.
+    ///
+    /// # Safety
+    /// The matrix lies within its allocation, and [`Right::is_ours`].
+    unsafe fn product(
+        &self,
+        y: &mut [T],
+        (x, rows): (&[T], usize),
+        start: Start<T>,
+        ending: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let &Right { matrix, packed, k, n } = self;
+        let seven = strassen::suits(rows, k, n);
+        let packed = packed.filter(|_| seven == packed_for_strassen(k, n));
+        let w = packed.map_or(matmul::Right::Matrix(matrix), matmul::Right::Packed);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if seven {
+                strassen::cpu::product(y, x, w, ProductDims { rows, k, n }, start, ending);
+            } else {
+                direct::cpu::product(y, x, w, (k, n), start, ending);
+            }
+        }
     }
 }
 
@@ -48,28 +85,28 @@ pub fn forward<T: Lanes>(
     ending: CpuEpilogue<T>,
 ) {
     let CpuKernel { w, at, .. } = kernel;
-    let e = ProductDims { rows, k: at.rows, n: at.cols };
-    if !suits(rows, e.k, e.n) {
-        let m = y.len() / e.n.max(1);
-        matmul::forward((y, Layout::dense(m, e.n)), (x, Layout::dense(m, e.k)), (w, at), Write::Set);
+    let (right, n) = (kernel.forward(), at.cols);
+    if !right.is_ours(rows) {
+        let m = y.len() / n.max(1);
+        matmul::forward((y, Layout::dense(m, n)), (x, Layout::dense(m, at.rows)), (w, at), Write::Set);
         return match ending {
             CpuEpilogue::Plain => add_bias(y, bias),
             CpuEpilogue::Residual(residual) => add_bias_residual(y, residual, bias),
             CpuEpilogue::Gelu { pre, form } => add_bias_gelu(y, pre, bias, form),
         };
     }
-    let w = kernel.forward();
+    let x = (x, rows);
     // SAFETY: `mod.rs` has checked the layouts.
     unsafe {
         match ending {
-            CpuEpilogue::Plain => product(y, x, w, e, Start::Bias(bias), |_, _| ()),
+            CpuEpilogue::Plain => right.product(y, x, Start::Bias(bias), |_, _| ()),
             CpuEpilogue::Residual(residual) => {
-                product(y, x, w, e, Start::Residual(bias, residual), |_, _| ())
+                right.product(y, x, Start::Residual(bias, residual), |_, _| ())
             }
             CpuEpilogue::Gelu { pre, form } => {
                 let pre = pre.map(|pre| Shared(pre.as_mut_ptr()));
-                product(y, x, w, e, Start::Bias(bias), |first, y| {
-                    let pre = pre.map(|pre| std::slice::from_raw_parts_mut(pre.at(first * e.n), y.len()));
+                right.product(y, x, Start::Bias(bias), |first, y| {
+                    let pre = pre.map(|pre| std::slice::from_raw_parts_mut(pre.at(first * n), y.len()));
                     simd(
                         #[inline(always)]
                         || gelu_in_place(y, pre, form),
@@ -83,19 +120,19 @@ pub fn forward<T: Lanes>(
 /// dx = dy Wᵀ, or dx +=. `rows`: how many rows of dx and dy make up an image.
 pub fn backward_input<T: Lanes>(dx: &mut [T], (dy, rows): (&[T], usize), kernel: CpuKernel<T>, write: Write) {
     let CpuKernel { w, at, .. } = kernel;
-    let e = ProductDims { rows, k: at.cols, n: at.rows };
-    if !suits(rows, e.k, e.n) {
-        let m = dx.len() / e.n.max(1);
+    let right = kernel.backward();
+    if !right.is_ours(rows) {
+        let m = dx.len() / at.rows.max(1);
         return matmul::backward_input(
-            (dx, Layout::dense(m, e.n)),
-            (dy, Layout::dense(m, e.k)),
+            (dx, Layout::dense(m, at.rows)),
+            (dy, Layout::dense(m, at.cols)),
             (w, at),
             write,
         );
     }
     let start = if write == Write::Add { Start::Own } else { Start::Zero };
     // SAFETY: `mod.rs` has checked the layouts.
-    unsafe { product(dx, dy, kernel.backward(), e, start, |_, _| ()) }
+    unsafe { right.product(dx, (dy, rows), start, |_, _| ()) }
 }
 
 /// dx = (dy Wᵀ) ∘ gelu'(pre).
@@ -106,15 +143,15 @@ pub fn backward_input_gelu<T: Lanes>(
     pre: &[T],
     form: GeluForm,
 ) {
-    let e = ProductDims { rows, k: kernel.at.cols, n: kernel.at.rows };
-    if !suits(rows, e.k, e.n) {
+    let right = kernel.backward();
+    if !right.is_ours(rows) {
         backward_input(dx, (dy, rows), kernel, Write::Set);
         return gelu::cpu::backward_in_place(dx, pre, form);
     }
     // SAFETY: `mod.rs` has checked the layouts.
     unsafe {
-        product(dx, dy, kernel.backward(), e, Start::Zero, |first, dx| {
-            let pre = &pre[first * e.n..][..dx.len()];
+        right.product(dx, (dy, rows), Start::Zero, |first, dx| {
+            let pre = &pre[first * right.n..][..dx.len()];
             simd(
                 #[inline(always)]
                 || gelu::cpu::times_slope(dx, pre, form),
@@ -123,12 +160,18 @@ pub fn backward_input_gelu<T: Lanes>(
     }
 }
 
-/// W for forward passes and for backward passes, as [`product`] reads it.
+/// W for forward passes and for backward passes, as [`Right::product`] reads it.
 pub fn pack<T: Lanes>(forward: &mut [T], backward: &mut [T], w: &[T], at: Layout) {
+    let (k, n) = (at.rows, at.cols);
     // SAFETY: `mod.rs` has checked the layout.
     unsafe {
-        strassen::pack(forward, plain(w, at), (at.rows, at.cols));
-        strassen::pack(backward, transposed(w, at), (at.cols, at.rows));
+        if packed_for_strassen(k, n) {
+            strassen::cpu::pack(forward, plain(w, at), (k, n));
+            strassen::cpu::pack(backward, transposed(w, at), (n, k));
+        } else {
+            direct::cpu::pack(forward, plain(w, at), (k, n));
+            direct::cpu::pack(backward, transposed(w, at), (n, k));
+        }
     }
 }
 

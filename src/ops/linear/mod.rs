@@ -8,7 +8,7 @@ use crate::ops::float::Float;
 use crate::ops::gelu;
 use crate::ops::matmul::bf16::Arithmetic;
 use crate::ops::matmul::bf16::cpu::{Bf16Matrix, Ending, Kept, product};
-use crate::ops::matmul::{self, Layout, Start, Write, strassen};
+use crate::ops::matmul::{self, Layout, Start, Write, direct, strassen};
 use crate::tensor::{DType, View, ViewMut, expect_shape};
 use std::ops::Range;
 
@@ -56,8 +56,8 @@ pub struct Packed<'a> {
 /// What a kernel is packed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackedForm {
-    /// [`strassen`], of the kernel's own type.
-    Strassen,
+    /// The kernel's own type, for [`strassen`] or [`direct`] as the extents have it.
+    Own,
     /// Products of bf16 ([`matmul::bf16`]), whatever the extents.
     Bf16,
 }
@@ -76,7 +76,7 @@ impl<'a> LinearWeights<'a> {
 
     fn on_cpu<T: Float>(&self, side: impl Fn(Packed<'a>) -> View<'a>) -> Result<cpu::CpuKernel<'a, T>> {
         let whole = self.columns == (0..self.bias.len());
-        let packed = self.packed.filter(|packed| whole && packed.form == PackedForm::Strassen);
+        let packed = self.packed.filter(|packed| whole && packed.form == PackedForm::Own);
         let packed = packed.map(|packed| side(packed).get::<T>("linear", "packed"));
         let w = self.kernel.get::<T>("linear", "kernel")?;
         Ok(cpu::CpuKernel { w, at: self.layout(), packed: packed.transpose()? })
@@ -256,14 +256,22 @@ pub fn backward_input_gelu(
     }
 }
 
+/// Whether both sides of a packed kernel (K, N) are for [`strassen`].
+fn packed_for_strassen(k: usize, n: usize) -> bool {
+    strassen::suits(2, k, n) && strassen::suits(2, n, k)
+}
+
 impl PackedForm {
     /// Elements of the sides of a [`Packed`] kernel (K, N): for forward and for backward passes. `None` where some
     /// products would not read them.
     pub fn lens(self, k: usize, n: usize) -> Option<[usize; 2]> {
         match self {
-            PackedForm::Strassen => {
-                let large = strassen::suits(2, k, n) && strassen::suits(2, n, k);
-                large.then(|| [strassen::packed_len(k, n); 2])
+            PackedForm::Own => {
+                if packed_for_strassen(k, n) {
+                    return Some([strassen::packed_len(k, n); 2]);
+                }
+                let ours = direct::suits(k, n) && direct::suits(n, k);
+                ours.then(|| [direct::packed_len(k, n); 2])
             }
             PackedForm::Bf16 => Some([(k, n), (n, k)].map(|(k, n)| matmul::bf16::packed_len(k, n))),
         }
@@ -291,7 +299,7 @@ pub fn pack(dev: &Device, form: PackedForm, forward: ViewMut, backward: ViewMut,
             cpu::bf16_pack(forward, backward, kernel.get::<f32>("linear", "kernel")?, at);
             Ok(())
         }
-        (Device::Cpu, PackedForm::Strassen) => float!("linear", "kernel", kernel.dtype(), T => {
+        (Device::Cpu, PackedForm::Own) => float!("linear", "kernel", kernel.dtype(), T => {
             let (forward, backward) = (forward.get::<T>("linear", "forward")?, backward.get::<T>("linear", "backward")?);
             cpu::pack(forward, backward, kernel.get::<T>("linear", "kernel")?, at);
             Ok(())

@@ -33,3 +33,26 @@ pub enum Write {
     Set,
     Add,
 }
+
+/// What y holds before the products are added.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a, T> {
+    Zero,
+    /// bias: (n)
+    Bias(&'a [T]),
+    /// bias: (n), residual: (B·R, n)
+    Residual(&'a [T], &'a [T]),
+    /// y itself.
+    Own,
+}
+
+impl<T> Start<'_, T> {
+    /// Panics unless bias and residual go with a y of `len` elements in rows of n.
+    pub(super) fn check(&self, n: usize, len: usize) {
+        match self {
+            Start::Zero | Start::Own => {}
+            Start::Bias(bias) => assert_eq!(bias.len(), n),
+            Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (n, len)),
+        }
+    }
+}

@@ -40,6 +40,14 @@ impl<T> SharedMatrix<T> {
     }
 }
 
+/// w: (k, n).
+#[derive(Clone, Copy)]
+pub enum Right<'a, T> {
+    Matrix(Strided<*const T>),
+    /// As the `pack` of the product leaves it, for the same k and n.
+    Packed(&'a [T]),
+}
+
 /// dst (m, n) = lhs (m, k) rhs (k, n), or dst += with `add`, times `scale`, on the calling thread or
 /// on all of them.
 ///

@@ -7,12 +7,12 @@ mod args;
 pub mod bf16;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub(crate) mod direct;
 pub(crate) mod library;
 pub(crate) mod strassen;
 pub(crate) mod tile;
 
-pub use args::{Layout, Write};
-pub use strassen::Start;
+pub use args::{Layout, Start, Write};
 
 use crate::device::{Device, range};
 use crate::error::{Error, Result};

@@ -8,9 +8,9 @@ use crate::ops::sum::cpu::lanes;
 #[inline(always)]
 fn inverse<T: Float>(x: &[T], form: Normalization) -> (T, T) {
     let squares = lanes(
-        x.len(),
+        [x],
         #[inline(always)]
-        |j| x[j] * x[j],
+        |[x]| x * x,
     );
     match form {
         Normalization::Rsqrt => {
@@ -72,9 +72,9 @@ pub fn backward_acc<T: Float>(dx: &mut [T], dy: &[T], x: &[T], c: usize, form: N
                 let along = T::of(2.0)
                     * slope
                     * lanes(
-                        c,
+                        [dy, x],
                         #[inline(always)]
-                        |j| dy[j] * x[j],
+                        |[dy, x]| dy * x,
                     );
                 for j in 0..c {
                     dx[j] += dy[j] * inv + x[j] * along;

@@ -3,23 +3,35 @@
 use crate::ops::float::{Float, rows_per_task, simd};
 use rayon::prelude::*;
 
-/// Σ_{j<n} f(j) in 16 interleaved partial sums, which the compiler keeps in vector registers.
+/// Σ_j f([x[j], …]) over slices of one length, in 16 interleaved partial sums, which the compiler keeps in vector registers: it
+/// does not where each index is checked, nor where the values are collected by a function that it leaves a call.
 #[inline(always)]
-pub fn lanes<T: Float>(n: usize, f: impl Fn(usize) -> T) -> T {
+pub fn lanes<T: Float, R: Float, const N: usize>(of: [&[T]; N], f: impl Fn([T; N]) -> R) -> R {
     const LANES: usize = 16;
-    let mut acc = [T::ZERO; LANES];
-    let whole = n / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, acc) in acc.iter_mut().enumerate() {
-            *acc += f(start + lane);
+    let n = of[0].len();
+    for i in 1..N {
+        assert!(of[i].len() == n);
+    }
+    let (mut acc, mut values) = ([R::ZERO; LANES], [T::ZERO; N]);
+    for chunk in 0..n / LANES {
+        for lane in 0..LANES {
+            for i in 0..N {
+                // SAFETY: below n, the length of every slice.
+                values[i] = unsafe { *of[i].as_ptr().add(chunk * LANES + lane) };
+            }
+            let so_far = acc[lane];
+            acc[lane] = so_far + f(values);
         }
     }
-    let mut total = T::ZERO;
-    for j in whole..n {
-        total += f(j);
+    let mut total = R::ZERO;
+    for j in n / LANES * LANES..n {
+        for i in 0..N {
+            values[i] = of[i][j];
+        }
+        total += f(values);
     }
-    for a in acc {
-        total += a;
+    for lane in 0..LANES {
+        total += acc[lane];
     }
     total
 }
@@ -28,9 +40,9 @@ pub fn lanes<T: Float>(n: usize, f: impl Fn(usize) -> T) -> T {
 #[inline(always)]
 pub fn sum_lanes<T: Float>(x: &[T]) -> T {
     lanes(
-        x.len(),
+        [x],
         #[inline(always)]
-        |j| x[j],
+        |[x]| x,
     )
 }
 
@@ -41,8 +53,11 @@ pub fn max_lanes<T: Float>(x: &[T]) -> T {
     let mut acc = [x[0]; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for chunk in whole {
-        for (a, &v) in acc.iter_mut().zip(chunk) {
-            *a = if v > *a { v } else { *a };
+        for lane in 0..LANES {
+            // Both are read before one is chosen: a choice in place became a masked store for each vector, which the next load
+            // waited for.
+            let (v, most) = (chunk[lane], acc[lane]);
+            acc[lane] = if v > most { v } else { most };
         }
     }
     let mut max = acc[0];
@@ -87,9 +102,9 @@ pub fn squares<T: Float>(x: &[T]) -> f64 {
                 #[inline(always)]
                 || {
                     lanes(
-                        x.len(),
+                        [x],
                         #[inline(always)]
-                        |j| x[j].to_f64() * x[j].to_f64(),
+                        |[x]| x.to_f64() * x.to_f64(),
                     )
                 },
             )

@@ -60,6 +60,10 @@ pub(super) fn medium() -> Vec<Case> {
         linear_residual((131, 1), 48, 192),
         linear_gelu((131, 1), 48, 193, GeluForm::Tanh),
         gelu_linear((131, 1), 192, 48, GeluForm::Tanh),
+        // On the CPU: panels and tiles without seven products for eight, rows with a rest, longer than one piece of the sum.
+        linear_residual((101, 1), 576, 96),
+        linear_gelu((131, 1), 96, 160, GeluForm::Erf),
+        gelu_linear((131, 1), 160, 96, GeluForm::Erf),
         gelu(131, 500, GeluForm::Erf),
         layer_norm(133, 192, Fill::Values),
         layer_norm(150, 768, Fill::Values),

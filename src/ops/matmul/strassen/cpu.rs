@@ -1,31 +1,16 @@
 //! The products on slices: packing, multiplying in registers, adding to y.
 
-use super::{
-    ABSENT, Blocks, CHAINS, COLUMNS, Chain, DEPTH, IS_FIRST, PRODUCTS, Pairs, Pieces, Product, ProductDims,
-    Start,
-};
+use super::{ABSENT, Blocks, CHAINS, COLUMNS, Chain, IS_FIRST, PRODUCTS, Pairs, Product, ProductDims};
 use super::{packed_len, suits};
 use crate::ops::float::{Shared, with_scratch};
-use crate::ops::matmul::cpu::{SharedMatrix, Strided};
-use crate::ops::matmul::tile::cpu::{lanes, load, multiply_once, prefetch, store};
-use crate::ops::matmul::tile::{FEW, Lanes, MANY, TileShape};
-use crate::tensor::memory::LINE;
+use crate::ops::matmul::Start;
+use crate::ops::matmul::cpu::{Right, SharedMatrix, Strided};
+use crate::ops::matmul::tile::cpu::{lanes, load, multiply, prefetch, store};
+use crate::ops::matmul::tile::{FEW, Lanes, MANY, Pieces, STRIDE, TILES, TileShape};
 use Blocks::{Difference, One, Sum};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Distance of packed rows of x. Not a power of two, so that the rows of a tile lie in different sets of
-/// the cache.
-const STRIDE: usize = DEPTH + 16;
-
-/// w: (k, n).
-#[derive(Clone, Copy)]
-pub enum Right<'a, T> {
-    Matrix(Strided<*const T>),
-    /// As [`pack`] leaves it, for the same k and n.
-    Packed(&'a [T]),
-}
 
 /// y = start + x w. x: (B·R, k), w: (k, n), y: (B·R, n), B images of R rows each. `ending(first, rows)`
 /// is called for groups of rows once they are complete, on several threads.
@@ -42,11 +27,7 @@ pub unsafe fn product<T: Lanes>(
 ) {
     let images = x.len() / (e.rows * e.k).max(1);
     assert!(suits(e.rows, e.k, e.n) && x.len() == images * e.rows * e.k && y.len() == images * e.rows * e.n);
-    match start {
-        Start::Zero | Start::Own => {}
-        Start::Bias(bias) => assert_eq!(bias.len(), e.n),
-        Start::Residual(bias, residual) => assert_eq!((bias.len(), residual.len()), (e.n, y.len())),
-    }
+    start.check(e.n, y.len());
     // SAFETY: the caller's promise.
     unsafe { run(y, x, w, e, start, ending, TileShape::of::<T>()) }
 }
@@ -115,10 +96,6 @@ unsafe fn pack_in<T: Lanes>(
         arch.dispatch(Panel { packed: to, w: w.get(), k, n, piece, panel: *panel });
     });
 }
-
-/// Tiles of one group of rows: their seven left sides stay in the second-level cache, and while they meet
-/// one panel another arrives.
-const TILES: usize = 4;
 
 /// Panels between the one that is multiplied and the one that is prefetched: a chain has up to two.
 const AHEAD: usize = 2;
@@ -231,7 +208,7 @@ impl<T: Lanes> PairGroup<'_, T> {
     fn run<S: Simd, const TILE: usize>(self, simd: S) {
         let PairGroup { job: &StrassenJob { y, x, packed, e, ref pieces }, pairs, left, start, .. } = self;
         let (k, n, width) = (e.k / 2, e.n / 2, 2 * lanes::<T, S>());
-        let nothing = vec![T::ZERO; k];
+        let (nothing, target) = (vec![T::ZERO; k], (y, start, n));
         for piece in pieces.iter() {
             let depth = piece.len();
             let opens = piece.start == 0 && !matches!(start, Start::Own);
@@ -247,38 +224,65 @@ impl<T: Lanes> PairGroup<'_, T> {
             }
             let panels = &packed[panels_at(n, &piece)..][..7 * depth * n];
             for panel in 0..n / width {
-                // By index: what an iterator asks of another is a call where the compiler pleases.
-                for c in 0..CHAINS.len() {
-                    let Chain { products, into } = &CHAINS[c];
-                    for tile in 0..pairs.len().div_ceil(TILE) {
-                        let pairs = &pairs[tile * TILE..pairs.len().min((tile + 1) * TILE)];
-                        let target = TileTarget { y, start, n: e.n, column: panel * width, pairs };
-                        let mut sums = [[T::splat(simd, T::ZERO); 2]; TILE];
-                        for step in 0..into.len() {
-                            let (p, into) = (products.start + step, into[step]);
-                            let left = &left[(p * TILES + tile) * TILE * STRIDE..][..TILE * STRIDE];
-                            let right = &panels[(7 * panel + p) * depth * width..][..depth * width];
-                            // This tile's part of the panel after the next.
-                            let ahead = AHEAD * right.len() + tile * right.len() / TILES;
-                            for place in 0..into.len() {
-                                let block = into[place].0;
-                                if IS_FIRST[p][block] {
-                                    target.prefetch(block, width);
-                                }
-                            }
-                            // SAFETY: `left` has TILE rows and `right` two vectors for each of their
-                            // columns; the pairs of a group belong to its thread.
-                            unsafe {
-                                let ahead = right.as_ptr().wrapping_add(ahead);
-                                let (left, right) = (left.as_ptr(), right.as_ptr());
-                                sums = multiply::<T, S, TILE>(simd, sums, left, right, ahead, depth);
-                                for place in 0..into.len() {
-                                    let (block, plus) = into[place];
-                                    target.put(simd, &sums, (block, plus, opens && IS_FIRST[p][block]));
-                                }
-                            }
-                        }
-                    }
+                let panel = PanelTurn { left: &*left, panels, panel, depth, width, opens };
+                chain::<T, S, TILE, 0>(simd, &panel, target, pairs);
+                chain::<T, S, TILE, 1>(simd, &panel, target, pairs);
+                chain::<T, S, TILE, 2>(simd, &panel, target, pairs);
+                chain::<T, S, TILE, 3>(simd, &panel, target, pairs);
+                chain::<T, S, TILE, 4>(simd, &panel, target, pairs);
+            }
+        }
+    }
+}
+
+/// What the chains of a panel share.
+struct PanelTurn<'a, T> {
+    left: &'a [T],
+    panels: &'a [T],
+    panel: usize,
+    depth: usize,
+    width: usize,
+    /// No piece of the sum comes before.
+    opens: bool,
+}
+
+/// One of [`CHAINS`] for all tiles of a group. Which blocks a product reaches, and how, is known when it is compiled: a branch for
+/// each costs 3 % of the whole product.
+#[inline(always)]
+fn chain<T: Lanes, S: Simd, const TILE: usize, const C: usize>(
+    simd: S,
+    turn: &PanelTurn<T>,
+    (y, start, n): (Shared<T>, Start<T>, usize),
+    pairs: &[[usize; 2]],
+) {
+    let &PanelTurn { left, panels, panel, depth, width, opens } = turn;
+    let Chain { products, into } = const { &CHAINS[C] };
+    for tile in 0..pairs.len().div_ceil(TILE) {
+        let pairs = &pairs[tile * TILE..pairs.len().min((tile + 1) * TILE)];
+        let target = TileTarget { y, start, n, column: panel * width, pairs };
+        let mut sums = [[T::splat(simd, T::ZERO); 2]; TILE];
+        // By index: what an iterator asks of another is a call where the compiler pleases.
+        for step in 0..into.len() {
+            let (p, into) = (products.start + step, into[step]);
+            let left = &left[(p * TILES + tile) * TILE * STRIDE..][..TILE * STRIDE];
+            let right = &panels[(7 * panel + p) * depth * width..][..depth * width];
+            // This tile's part of the panel after the next.
+            let ahead = AHEAD * right.len() + tile * right.len() / TILES;
+            for place in 0..into.len() {
+                let block = into[place].0;
+                if IS_FIRST[p][block] {
+                    target.prefetch(block, width);
+                }
+            }
+            // SAFETY: `left` has TILE rows and `right` two vectors for each of their columns; the pairs of a group belong to its
+            // thread.
+            unsafe {
+                let ahead = right.as_ptr().wrapping_add(ahead);
+                let (left, right) = (left.as_ptr(), right.as_ptr());
+                sums = multiply::<T, S, TILE>(simd, sums, left, right, ahead, depth);
+                for place in 0..into.len() {
+                    let (block, plus) = into[place];
+                    target.put(simd, &sums, (block, plus, opens && IS_FIRST[p][block]));
                 }
             }
         }
@@ -418,76 +422,12 @@ impl<T: Lanes> TileTarget<'_, T> {
     }
 }
 
-/// Adds TILE rows times two vectors of columns to `sums`; brings what lies at `next` near.
-///
-/// # Safety
-/// `left` has TILE rows of `depth`, STRIDE apart; `right` has `depth` rows of two vectors.
-#[inline(always)]
-unsafe fn multiply<T: Lanes, S: Simd, const TILE: usize>(
-    simd: S,
-    mut sums: [[T::V<S>; 2]; TILE],
-    mut left: *const T,
-    mut right: *const T,
-    mut next: *const T,
-    depth: usize,
-) -> [[T::V<S>; 2]; TILE] {
-    const UNROLL: usize = 8;
-    let width = 2 * lanes::<T, S>();
-    // SAFETY: the caller's promise: the pointers advance `depth` times.
-    unsafe {
-        for _ in 0..depth / UNROLL {
-            for _ in 0..UNROLL * width * size_of::<T>() / TILES / LINE {
-                prefetch(next);
-                next = next.wrapping_add(LINE / size_of::<T>());
-            }
-            for l in 0..UNROLL {
-                multiply_once(simd, &mut sums, left.add(l), STRIDE, right.add(l * width));
-            }
-            left = left.add(UNROLL);
-            right = right.add(UNROLL * width);
-        }
-        for l in 0..depth % UNROLL {
-            multiply_once(simd, &mut sums, left.add(l), STRIDE, right.add(l * width));
-        }
-    }
-    sums
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::float::Float;
     use crate::ops::matmul::Layout;
     use crate::ops::matmul::cpu::{plain, transposed};
-
-    /// Numbers in [-1, 1) without a pattern: a linear congruential generator.
-    fn random<T: Float>(n: usize, which: u64) -> Vec<T> {
-        let mut state = which;
-        let next = |_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            T::of((state >> 40) as f64 / f64::from(1 << 23) - 1.0)
-        };
-        (0..n).map(next).collect()
-    }
-
-    /// Σ_l x[i, l] w(l, j) for every element.
-    fn definition<T: Float>(x: &[T], w: impl Fn(usize, usize) -> T, e: ProductDims) -> Vec<f64> {
-        let row = |x: &[T]| -> Vec<f64> {
-            (0..e.n).map(|j| (0..e.k).map(|l| x[l].to_f64() * w(l, j).to_f64()).sum()).collect()
-        };
-        x.chunks_exact(e.k).flat_map(row).collect()
-    }
-
-    /// The largest difference, beside the largest value.
-    fn error<T: Float>(got: &[T], wanted: &[f64]) -> f64 {
-        assert_eq!(got.len(), wanted.len());
-        let largest = wanted.iter().fold(f64::MIN_POSITIVE, |m: f64, w| m.max(w.abs()));
-        got.iter()
-            .zip(wanted)
-            .map(|(g, w)| (g.to_f64() - w).abs())
-            .fold(0.0, |m: f64, e| if e <= m { m } else { e })
-            / largest
-    }
+    use crate::ops::matmul::tile::checks::{definition, error, random};
 
     /// Every start and both ways to read w, in tiles for few and for many registers; NaN where y is overwritten.
     fn check<T: Lanes>(images: usize, e: ProductDims, limit: f64) {
@@ -505,7 +445,7 @@ mod tests {
                     true => v[turned.offset + j * turned.stride + l],
                     false => w[at.offset + l * at.stride + j],
                 };
-                let sums = definition(&x, element, e);
+                let sums = definition(&x, element, (e.k, e.n));
                 let mut packed = vec![T::of(f64::NAN); packed_len(e.k, e.n)];
                 // SAFETY: the layouts lie within their matrices.
                 unsafe { pack(&mut packed, matrix, (e.k, e.n)) };

@@ -96,10 +96,6 @@ const IS_FIRST: [[bool; 4]; 7] = {
     first
 };
 
-/// The longest sum in one piece. Longer pieces would write y more rarely, but their seven left sides would
-/// not stay in the second-level cache.
-const DEPTH: usize = 512;
-
 /// Columns of half a matrix are a multiple of this: of two vectors of every machine.
 const COLUMNS: usize = 32;
 
@@ -118,18 +114,6 @@ pub fn packed_len(k: usize, n: usize) -> usize {
     7 * (k / 2) * (n / 2)
 }
 
-/// What y holds before the products are added.
-#[derive(Debug, Clone, Copy)]
-pub enum Start<'a, T> {
-    Zero,
-    /// bias: (n)
-    Bias(&'a [T]),
-    /// bias: (n), residual: (B·R, n)
-    Residual(&'a [T], &'a [T]),
-    /// y itself.
-    Own,
-}
-
 /// Images of `rows` rows each, and the extents of w.
 #[derive(Debug, Clone, Copy)]
 pub struct ProductDims {
@@ -140,23 +124,6 @@ pub struct ProductDims {
 
 /// In place of a pair's second row where there is none.
 const ABSENT: usize = usize::MAX;
-
-/// A sum of length k cut into pieces of `depth`, of which the last may be shorter. Depends on k only.
-struct Pieces {
-    k: usize,
-    depth: usize,
-}
-
-impl Pieces {
-    fn new(k: usize) -> Pieces {
-        Pieces { k, depth: k.div_ceil(k.div_ceil(DEPTH)) }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (k, depth) = (self.k, self.depth);
-        (0..k).step_by(depth).map(move |start| start..(start + depth).min(k))
-    }
-}
 
 /// The rows of all images, two by two.
 #[derive(Clone, Copy)]

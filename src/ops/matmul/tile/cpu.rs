@@ -1,6 +1,7 @@
 //! Vectors in memory and the innermost products.
 
-use super::{FEW, Lanes, MANY, TileShape};
+use super::{FEW, Lanes, MANY, STRIDE, TILES, TileShape};
+use crate::tensor::memory::LINE;
 use pulp::{Arch, Simd, WithSimd};
 use std::marker::PhantomData;
 
@@ -86,4 +87,39 @@ pub unsafe fn multiply_once<T: Lanes, S: Simd, const TILE: usize, const VECTORS:
             }
         }
     }
+}
+
+/// Adds TILE rows times two vectors of columns to `sums`; brings what lies at `next` near.
+///
+/// # Safety
+/// `left` has TILE rows of `depth`, STRIDE apart; `right` has `depth` rows of two vectors.
+#[inline(always)]
+pub unsafe fn multiply<T: Lanes, S: Simd, const TILE: usize>(
+    simd: S,
+    mut sums: [[T::V<S>; 2]; TILE],
+    mut left: *const T,
+    mut right: *const T,
+    mut next: *const T,
+    depth: usize,
+) -> [[T::V<S>; 2]; TILE] {
+    const UNROLL: usize = 8;
+    let width = 2 * lanes::<T, S>();
+    // SAFETY: the caller's promise: the pointers advance `depth` times.
+    unsafe {
+        for _ in 0..depth / UNROLL {
+            for _ in 0..UNROLL * width * size_of::<T>() / TILES / LINE {
+                prefetch(next);
+                next = next.wrapping_add(LINE / size_of::<T>());
+            }
+            for l in 0..UNROLL {
+                multiply_once(simd, &mut sums, left.add(l), STRIDE, right.add(l * width));
+            }
+            left = left.add(UNROLL);
+            right = right.add(UNROLL * width);
+        }
+        for l in 0..depth % UNROLL {
+            multiply_once(simd, &mut sums, left.add(l), STRIDE, right.add(l * width));
+        }
+    }
+    sums
 }
