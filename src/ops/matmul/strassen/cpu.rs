@@ -208,7 +208,7 @@ impl<T: Lanes> PairGroup<'_, T> {
     fn run<S: Simd, const TILE: usize>(self, simd: S) {
         let PairGroup { job: &StrassenJob { y, x, packed, e, ref pieces }, pairs, left, start, .. } = self;
         let (k, n, width) = (e.k / 2, e.n / 2, 2 * lanes::<T, S>());
-        let (nothing, target) = (vec![T::ZERO; k], (y, start, n));
+        let nothing = vec![T::ZERO; k];
         for piece in pieces.iter() {
             let depth = piece.len();
             let opens = piece.start == 0 && !matches!(start, Start::Own);
@@ -224,65 +224,38 @@ impl<T: Lanes> PairGroup<'_, T> {
             }
             let panels = &packed[panels_at(n, &piece)..][..7 * depth * n];
             for panel in 0..n / width {
-                let panel = PanelTurn { left: &*left, panels, panel, depth, width, opens };
-                chain::<T, S, TILE, 0>(simd, &panel, target, pairs);
-                chain::<T, S, TILE, 1>(simd, &panel, target, pairs);
-                chain::<T, S, TILE, 2>(simd, &panel, target, pairs);
-                chain::<T, S, TILE, 3>(simd, &panel, target, pairs);
-                chain::<T, S, TILE, 4>(simd, &panel, target, pairs);
-            }
-        }
-    }
-}
-
-/// What the chains of a panel share.
-struct PanelTurn<'a, T> {
-    left: &'a [T],
-    panels: &'a [T],
-    panel: usize,
-    depth: usize,
-    width: usize,
-    /// No piece of the sum comes before.
-    opens: bool,
-}
-
-/// One of [`CHAINS`] for all tiles of a group. Which blocks a product reaches, and how, is known when it is compiled: a branch for
-/// each costs 3 % of the whole product.
-#[inline(always)]
-fn chain<T: Lanes, S: Simd, const TILE: usize, const C: usize>(
-    simd: S,
-    turn: &PanelTurn<T>,
-    (y, start, n): (Shared<T>, Start<T>, usize),
-    pairs: &[[usize; 2]],
-) {
-    let &PanelTurn { left, panels, panel, depth, width, opens } = turn;
-    let Chain { products, into } = const { &CHAINS[C] };
-    for tile in 0..pairs.len().div_ceil(TILE) {
-        let pairs = &pairs[tile * TILE..pairs.len().min((tile + 1) * TILE)];
-        let target = TileTarget { y, start, n, column: panel * width, pairs };
-        let mut sums = [[T::splat(simd, T::ZERO); 2]; TILE];
-        // By index: what an iterator asks of another is a call where the compiler pleases.
-        for step in 0..into.len() {
-            let (p, into) = (products.start + step, into[step]);
-            let left = &left[(p * TILES + tile) * TILE * STRIDE..][..TILE * STRIDE];
-            let right = &panels[(7 * panel + p) * depth * width..][..depth * width];
-            // This tile's part of the panel after the next.
-            let ahead = AHEAD * right.len() + tile * right.len() / TILES;
-            for place in 0..into.len() {
-                let block = into[place].0;
-                if IS_FIRST[p][block] {
-                    target.prefetch(block, width);
-                }
-            }
-            // SAFETY: `left` has TILE rows and `right` two vectors for each of their columns; the pairs of a group belong to its
-            // thread.
-            unsafe {
-                let ahead = right.as_ptr().wrapping_add(ahead);
-                let (left, right) = (left.as_ptr(), right.as_ptr());
-                sums = multiply::<T, S, TILE>(simd, sums, left, right, ahead, depth);
-                for place in 0..into.len() {
-                    let (block, plus) = into[place];
-                    target.put(simd, &sums, (block, plus, opens && IS_FIRST[p][block]));
+                // By index: what an iterator asks of another is a call where the compiler pleases.
+                for c in 0..CHAINS.len() {
+                    let Chain { products, into } = &CHAINS[c];
+                    for tile in 0..pairs.len().div_ceil(TILE) {
+                        let pairs = &pairs[tile * TILE..pairs.len().min((tile + 1) * TILE)];
+                        let target = TileTarget { y, start, n: e.n, column: panel * width, pairs };
+                        let mut sums = [[T::splat(simd, T::ZERO); 2]; TILE];
+                        for step in 0..into.len() {
+                            let (p, into) = (products.start + step, into[step]);
+                            let left = &left[(p * TILES + tile) * TILE * STRIDE..][..TILE * STRIDE];
+                            let right = &panels[(7 * panel + p) * depth * width..][..depth * width];
+                            // This tile's part of the panel after the next.
+                            let ahead = AHEAD * right.len() + tile * right.len() / TILES;
+                            for place in 0..into.len() {
+                                let block = into[place].0;
+                                if IS_FIRST[p][block] {
+                                    target.prefetch(block, width);
+                                }
+                            }
+                            // SAFETY: `left` has TILE rows and `right` two vectors for each of their
+                            // columns; the pairs of a group belong to its thread.
+                            unsafe {
+                                let ahead = right.as_ptr().wrapping_add(ahead);
+                                let (left, right) = (left.as_ptr(), right.as_ptr());
+                                sums = multiply::<T, S, TILE>(simd, sums, left, right, ahead, depth);
+                                for place in 0..into.len() {
+                                    let (block, plus) = into[place];
+                                    target.put(simd, &sums, (block, plus, opens && IS_FIRST[p][block]));
+                                }
+                            }
+                        }
+                    }
                 }
             }
         }
