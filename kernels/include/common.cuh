@@ -54,6 +54,9 @@ template <> __device__ __forceinline__ float from_f32<float>(float x) { return x
 constexpr unsigned WARP = 32;
 constexpr uint32_t ALL_LANES = 0xffffffffu;
 
+// Which index of an operand is contiguous: the one that is summed over, or the other.
+enum class Inner { Depth, Outer };
+
 __host__ __device__ constexpr unsigned div_ceil(unsigned a, unsigned b) { return (a + b - 1) / b; }
 
 // 16 bytes of T, moved by one instruction. Addresses must be multiples of 16 bytes.

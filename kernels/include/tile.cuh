@@ -5,9 +5,6 @@
 #include "common.cuh"
 #include "ptx.cuh"
 
-// Which index of an operand is contiguous: the one that is summed over, or the other.
-enum class Inner { Depth, Outer };
-
 // Rows of a matrix in global memory, of which the first `end` are there.
 template <class T> struct Matrix {
     const T* data;

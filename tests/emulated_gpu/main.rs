@@ -6,6 +6,8 @@
 mod emulation;
 #[path = "../emulation/gpu.rs"]
 mod gpu;
+#[path = "../emulation/hopper.rs"]
+mod hopper;
 #[path = "../emulation/planted.rs"]
 mod planted;
 #[path = "../emulation/races.rs"]

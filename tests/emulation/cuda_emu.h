@@ -19,6 +19,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __constant__ const
+#define __grid_constant__
 
 // Collectives touch what other lanes posted. ThreadSanitizer must not take that for the kernel's own
 // access, and must not see it ordered either, so they are compiled without it. (A lambda inside of one
@@ -57,11 +58,16 @@ struct Site {
 // One 16-byte copy of cp.async that has not landed.
 struct Copy { void* to; const void* from; bool valid; };
 
-enum class Op { None, Shuffle, Vote, SyncWarp, LdMatrix, LdMatrixTrans, Mma, SyncThreads };
+enum class Op {
+    None, Shuffle, Vote, SyncWarp, LdMatrix, LdMatrixTrans, Mma, SyncThreads,
+    // Of hopper_emu.h.
+    Wgmma, WgmmaFence, WgmmaCommit, WgmmaWait, MaxRegisters, NamedBarrier, Mbarrier, ClusterSync,
+};
 
 struct Lane {
     uint3 thread;
     unsigned linear, warp, lane;
+    unsigned block; // in its cluster
     bool done;
     Op op; // what it waits for, with whom, where, and its arguments
     uint32_t mask;
@@ -154,10 +160,16 @@ struct Register { explicit Register(Kernel kernel); };
 const Kernel* find_kernel(const char* name);
 std::vector<std::string> kernel_names();
 
+// An argument as a kernel gets it: at an address that its type asks for.
+template <class A> A copy_of(const void* from) {
+    A value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
 template <auto F> struct Unpack;
 template <class... A, void (*F)(A...)> struct Unpack<F> {
     template <size_t... I> static void call_with(void** args, std::index_sequence<I...>) {
-        F(*static_cast<std::remove_reference_t<A>*>(args[I])...);
+        F(copy_of<std::remove_cv_t<A>>(args[I])...);
     }
     static void call(void** args) { call_with(args, std::index_sequence_for<A...>{}); }
     static std::vector<size_t> arg_sizes() { return { sizeof(A)... }; }
@@ -214,6 +226,7 @@ inline unsigned atomicOr(unsigned* p, unsigned v) { return emu::atomic(p, [=](un
 inline unsigned atomicExch(unsigned* p, unsigned v) { return emu::atomic(p, [=](unsigned) { return v; }); }
 inline unsigned atomicInc(unsigned* p, unsigned top) { return emu::atomic(p, [=](unsigned o) { return o >= top ? 0 : o + 1; }); }
 inline unsigned atomicCAS(unsigned* p, unsigned expected, unsigned v) { return emu::atomic(p, [=](unsigned o) { return o == expected ? v : o; }); }
+inline void __trap() { emu::fail("__trap"); }
 inline void __threadfence() { emu::preempt(); }
 inline void __threadfence_block() { emu::preempt(); }
 template <class T> inline T __ldg(const T* p) { return *p; }
@@ -273,6 +286,6 @@ template <class T> inline float2 unpack(uint32_t two) {
 }
 
 // Runs a kernel. `args` as for cuLaunchKernel; seed 0 runs blocks and threads in order, any other one in
-// an order of its own. 0, or a driver error code with the sentence in `emu_message`.
-extern "C" __attribute__((visibility("default"))) int emu_launch(const char* name, emu::Dim grid, emu::Dim block, unsigned smem_bytes, void** args, uint64_t seed);
+// an order of its own. The blocks of a cluster run side by side. 0, or a driver error code with the sentence in `emu_message`.
+extern "C" __attribute__((visibility("default"))) int emu_launch(const char* name, emu::Dim grid, emu::Dim block, emu::Dim cluster, unsigned smem_bytes, void** args, uint64_t seed);
 extern "C" __attribute__((visibility("default"))) const char* emu_message();

@@ -6,13 +6,14 @@
 //   L2P_EMU_SEED     order of streams, blocks and threads; 0 is as submitted (0)
 //   L2P_EMU_RECORD   folder for a copy of every launch (record.cpp)
 //   L2P_EMU_DRIVER   the version of CUDA that it knows (13000)
-//   L2P_EMU_CAPABILITY  compute capability, 80 for 8.0 (80)
+//   L2P_EMU_CAPABILITY  compute capability, 80 for 8.0 (80); of several devices one each, with commas
 //   L2P_EMU_FAULT    what fails, a word or several with commas: load (an image), late-load (an image after the
 //                    first launch), capture, end-capture, instantiate (a graph), replay (a graph leaves out one of
 //                    its nodes), unrecorded (to wait for an event that was never recorded, which drivers pass over)
 #include "cuda_emu.h"
 #include "queue.h"
 #include "record.h"
+#include "tensor_map.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -28,7 +29,6 @@ using namespace emu;
 
 namespace {
 constexpr size_t DEFAULT_SMEM = 48 * 1024; // more must be asked for with cuFuncSetAttribute
-constexpr size_t OPTIN_SMEM = 163 * 1024;  // of compute capability 8.0
 constexpr int MULTIPROCESSORS = 4;         // few, so that grids are longer than the device
 
 struct Pinned {
@@ -42,9 +42,11 @@ struct Device {
 };
 struct Function {
     const Kernel* kernel;
+    int device;
     size_t smem_limit = DEFAULT_SMEM;
 };
 struct Module {
+    int device;
     std::map<std::string, Function> functions;
 };
 
@@ -67,6 +69,15 @@ bool fault(const char* word) {
     return all.find(std::string(",") + word + ",") != std::string::npos;
 }
 std::atomic<bool> launched;
+
+// 80 for 8.0.
+int capability(int device) {
+    const char* text = getenv("L2P_EMU_CAPABILITY");
+    for (int i = 0; i < device && text && strchr(text, ','); i++) text = strchr(text, ',') + 1;
+    return text && *text ? atoi(text) : 80;
+}
+// What a block may ask for (CUDA C++ Programming Guide 13.0, "Technical Specifications per Compute Capability").
+size_t optin_smem(int device) { return size_t(capability(device) == 90 ? 227 : 163) * 1024; }
 
 bool valid(int device) { return device >= 0 && size_t(device) < devices.size(); }
 
@@ -217,17 +228,20 @@ int release(void* p) {
 
 // ---- Launch ----
 
-int launch(Function* f, Dim grid, Dim block, unsigned smem_bytes, void* stream, void** args, void** extra) {
+int launch(Function* f, Dim grid, Dim block, Dim cluster, unsigned smem_bytes, void* stream, void** args, void** extra) {
     WITH_STREAM(c, s, stream);
     if (!f || extra || smem_bytes > f->smem_limit) return CUDA_INVALID_VALUE;
     std::vector<std::vector<char>> values;
     for (size_t i = 0; i < f->kernel->arg_sizes.size(); i++) {
         const char* const arg = static_cast<const char*>(args[i]);
         values.emplace_back(arg, arg + f->kernel->arg_sizes[i]);
-        void* pointer = nullptr;
-        if (values.back().size() == sizeof pointer) memcpy(&pointer, arg, sizeof pointer);
-        Place place;
-        if (in_arena(pointer) && find_allocation(pointer, &place) && !peer_allowed(c, place.device)) return CUDA_ILLEGAL_ADDRESS;
+        // Also the address within a tensor map.
+        for (size_t at = 0; at + sizeof(void*) <= values.back().size(); at += sizeof(void*)) {
+            void* pointer = nullptr;
+            memcpy(&pointer, arg + at, sizeof pointer);
+            Place place;
+            if (in_arena(pointer) && find_allocation(pointer, &place) && !peer_allowed(c, place.device)) return CUDA_ILLEGAL_ADDRESS;
+        }
     }
     launched = true;
     // Registered names live as long as the library.
@@ -235,15 +249,15 @@ int launch(Function* f, Dim grid, Dim block, unsigned smem_bytes, void* stream, 
     return submit(s, [=]() mutable {
         std::vector<void*> pointers;
         for (auto& v : values) pointers.push_back(v.data());
-        record_launch({ name, grid, block, smem_bytes, values });
+        if (cluster.x * cluster.y * cluster.z == 1) record_launch({ name, grid, block, smem_bytes, values }); // others are not replayed
         uint64_t devices = uint64_t(1) << c->device;
         for (const int peer : c->peers) devices |= uint64_t(1) << peer;
         reach(devices);
-        return emu_launch(name, grid, block, smem_bytes, pointers.data(), draw_seed());
+        return emu_launch(name, grid, block, cluster, smem_bytes, pointers.data(), draw_seed());
     });
 }
 
-int device_attribute(int which) {
+int device_attribute(int which, int device) {
     switch (which) {
         case 1: return 1024;             // MAX_THREADS_PER_BLOCK
         case 2: case 3: return 1024;     // MAX_BLOCK_DIM_X, _Y
@@ -263,12 +277,12 @@ int device_attribute(int which) {
         case 39: return 2048;            // MAX_THREADS_PER_MULTIPROCESSOR
         case 40: return 2;               // ASYNC_ENGINE_COUNT
         case 41: return 1;               // UNIFIED_ADDRESSING
-        case 75: return int(environment("L2P_EMU_CAPABILITY", 80) / 10); // COMPUTE_CAPABILITY_MAJOR
-        case 76: return int(environment("L2P_EMU_CAPABILITY", 80) % 10); // COMPUTE_CAPABILITY_MINOR
+        case 75: return capability(device) / 10; // COMPUTE_CAPABILITY_MAJOR
+        case 76: return capability(device) % 10; // COMPUTE_CAPABILITY_MINOR
         case 78: return 1;               // STREAM_PRIORITIES_SUPPORTED
-        case 81: return OPTIN_SMEM + 1024; // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        case 81: return int(optin_smem(device)) + 1024; // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
         case 82: return 65536;           // MAX_REGISTERS_PER_MULTIPROCESSOR
-        case 97: return OPTIN_SMEM;      // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        case 97: return int(optin_smem(device));      // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         case 106: return 32;             // MAX_BLOCKS_PER_MULTIPROCESSOR
         case 115: return 1;              // MEMORY_POOLS_SUPPORTED
         default: return 0;
@@ -317,6 +331,7 @@ constexpr Error ERRORS[] = {
     { CUDA_CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream" },
     { CUDA_CAPTURE_IMPLICIT, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", "operation would make the legacy stream depend on a capturing blocking stream" },
     { CUDA_CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream" },
+    { CUDA_INVALID_CLUSTER_SIZE, "CUDA_ERROR_INVALID_CLUSTER_SIZE", "cluster misconfiguration" },
     { CUDA_CAPTURE_WRONG_THREAD, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a thread-local capture sequence from another thread" },
 };
 const Error* find_error(int code) {
@@ -405,7 +420,7 @@ API cuDeviceTotalMem_v2(size_t* bytes, int device) {
     return CUDA_SUCCESS;
 }
 API cuDeviceGetAttribute(int* value, int which, int device) {
-    *value = device_attribute(which);
+    *value = device_attribute(which, device);
     return valid(device) ? CUDA_SUCCESS : CUDA_INVALID_DEVICE;
 }
 API cuDeviceCanAccessPeer(int* can, int device, int peer) {
@@ -482,7 +497,7 @@ API cuModuleLoadData(Module** module, const void* image) {
     TRY(check_no_capture());
     if (!image) return CUDA_INVALID_VALUE;
     if (fault("load") || (launched && fault("late-load"))) return CUDA_INVALID_PTX;
-    *module = new Module;
+    *module = new Module{ c->device, {} };
     return c->error;
 }
 API cuModuleLoadDataEx(Module** module, const void* image, unsigned, int*, void**) { return cuModuleLoadData(module, image); }
@@ -492,7 +507,7 @@ API cuModuleGetFunction(Function** function, Module* module, const char* name) {
     const std::lock_guard<std::mutex> lock(driver);
     const Kernel* const kernel = find_kernel(name);
     if (!kernel) return CUDA_NOT_FOUND;
-    *function = &module->functions.try_emplace(name, Function{ kernel }).first->second;
+    *function = &module->functions.try_emplace(name, Function{ kernel, module->device }).first->second;
     return CUDA_SUCCESS;
 }
 API cuFuncGetAttribute(int* value, int which, Function* f) {
@@ -508,24 +523,66 @@ API cuFuncGetAttribute(int* value, int which, Function* f) {
 API cuFuncSetAttribute(Function* f, int which, int value) {
     const std::lock_guard<std::mutex> lock(driver);
     if (which != 8) return CUDA_SUCCESS;
-    if (value < 0 || size_t(value) > OPTIN_SMEM) return CUDA_INVALID_VALUE;
+    if (value < 0 || size_t(value) > optin_smem(f->device)) return CUDA_INVALID_VALUE;
     f->smem_limit = std::max(DEFAULT_SMEM, size_t(value));
     return CUDA_SUCCESS;
 }
 API cuFuncSetCacheConfig(Function*, int) { return CUDA_SUCCESS; }
-API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function*, int threads, size_t smem_bytes) {
-    const size_t by_smem = smem_bytes > 0 ? OPTIN_SMEM / smem_bytes : 32;
+API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* f, int threads, size_t smem_bytes) {
+    const size_t by_smem = smem_bytes > 0 ? optin_smem(f->device) / smem_bytes : 32;
     return *blocks = int(std::min(by_smem, size_t(2048 / std::max(threads, 32)))), CUDA_SUCCESS;
 }
 API cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned smem_bytes, void* stream, void** args, void** extra) {
-    return launch(f, { gx, gy, gz }, { bx, by, bz }, smem_bytes, stream, args, extra);
+    return launch(f, { gx, gy, gz }, { bx, by, bz }, { 1, 1, 1 }, smem_bytes, stream, args, extra);
 }
-struct LaunchConfig { Dim grid, block; unsigned smem_bytes; void* stream; const void* attributes; unsigned n_attributes; };
-// Attributes that change what a kernel may do (clusters, cooperation) are not emulated.
+struct LaunchAttribute { int id, padding; unsigned value[16]; };
+struct LaunchConfig { Dim grid, block; unsigned smem_bytes; void* stream; const LaunchAttribute* attributes; unsigned n_attributes; };
+// Of the attributes that change what a kernel may do only the extents of a cluster are emulated.
 API cuLaunchKernelEx(const LaunchConfig* l, Function* f, void** args, void** extra) {
-    if (l->n_attributes > 0) return CUDA_NOT_SUPPORTED;
-    return launch(f, l->grid, l->block, l->smem_bytes, l->stream, args, extra);
+    Dim cluster = { 1, 1, 1 };
+    for (unsigned i = 0; i < l->n_attributes; i++) {
+        const LaunchAttribute& a = l->attributes[i];
+        if (a.id != 4) return CUDA_NOT_SUPPORTED; // CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        cluster = { a.value[0], a.value[1], a.value[2] };
+        if (capability(f->device) < 90 || cluster.x == 0 || cluster.y == 0 || cluster.z == 0) return CUDA_INVALID_VALUE;
+        if (cluster.x * cluster.y * cluster.z > 8) return CUDA_INVALID_CLUSTER_SIZE; // more than every device of 9.0 has
+        if (l->grid.x % cluster.x != 0 || l->grid.y % cluster.y != 0 || l->grid.z % cluster.z != 0) return CUDA_INVALID_VALUE;
+    }
+    return launch(f, l->grid, l->block, cluster, l->smem_bytes, l->stream, args, extra);
 }
+
+// ---- Tensor maps ----
+
+// As the driver's documentation limits them; interleaved layouts and steps of elements are not emulated.
+API cuTensorMapEncodeTiled(void* to, int type, unsigned rank, void* base, const uint64_t* sizes, const uint64_t* strides, const unsigned* box, const unsigned* steps, int interleave, int swizzle, int, int fill) {
+    constexpr unsigned BYTES[] = { 1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4 };
+    if (reinterpret_cast<uintptr_t>(to) % 64 != 0 || type < 0 || type > 12 || rank < 1 || rank > 5) return CUDA_INVALID_VALUE;
+    if (reinterpret_cast<uintptr_t>(base) % 16 != 0 || swizzle < 0 || swizzle > 3 || fill < 0 || fill > 1) return CUDA_INVALID_VALUE;
+    if (interleave != 0) return CUDA_NOT_SUPPORTED;
+    TensorMap map = {};
+    map.magic = TensorMap::MAGIC;
+    map.base = reinterpret_cast<uint64_t>(base);
+    map.rank = uint8_t(rank), map.element_bytes = uint8_t(BYTES[type]);
+    map.swizzle = uint8_t(swizzle), map.fills_nan = uint8_t(fill);
+    map.is_float = type >= 6;
+    if (map.fills_nan && !map.is_float) return CUDA_INVALID_VALUE;
+    for (unsigned d = 0; d < rank; d++) {
+        if (sizes[d] == 0 || sizes[d] > uint64_t(1) << 32 || box[d] == 0 || box[d] > 256 || steps[d] == 0 || steps[d] > 8) return CUDA_INVALID_VALUE;
+        if (d > 0 && (strides[d - 1] % 16 != 0 || strides[d - 1] >= uint64_t(1) << 40 || strides[d - 1] < (d > 1 ? strides[d - 2] : sizes[0] * map.element_bytes))) return CUDA_INVALID_VALUE;
+        if (steps[d] != 1) return CUDA_NOT_SUPPORTED;
+        if (d == 4) map.size_less_one_of_4 = uint32_t(sizes[4] - 1);
+        else map.sizes_less_one[d / 2] |= (sizes[d] - 1) << d % 2 * 32;
+        if (d > 0) map.strides[d - 1] = strides[d - 1];
+        map.box[d] = uint16_t(box[d]), map.steps[d] = 1;
+    }
+    const unsigned row = box[0] * map.element_bytes;
+    if (row % 16 != 0 || (swizzle != 0 && row > 16u << swizzle)) return CUDA_INVALID_VALUE;
+    map.check = map.sum();
+    memset(to, 0, 128);
+    memcpy(to, &map, sizeof map);
+    return CUDA_SUCCESS;
+}
+
 API cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
     WITH_STREAM(c, s, stream);
     return submit(s, [=] { return function(data), CUDA_SUCCESS; });

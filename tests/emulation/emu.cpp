@@ -1,9 +1,10 @@
-// The scheduler. A block's threads are fibers on one thread of the host; blocks run one after the other.
+// The scheduler. Threads are fibers on one thread of the host; blocks run one after the other, those of a cluster side by side.
 // Seed 0 takes blocks and threads in order, any other seed draws both, and whether warps keep together or run
 // far apart.
 #include "emu.h"
 
 #include "ptx_emu.h"
+#include "scheduler.h"
 
 #include <dlfcn.h>
 #include <setjmp.h>
@@ -31,7 +32,8 @@ bool print_errors = true;
 
 namespace {
 
-constexpr unsigned MAX_THREADS = 1024, MAX_WARPS = 32;
+constexpr unsigned MAX_THREADS = 1024, MAX_WARPS = 32; // of a block, and of a cluster
+constexpr unsigned MAX_BLOCKS = 8;                      // of a cluster
 constexpr size_t STACK_BYTES = 128 * 1024, PAGE = 4096;
 // Stacks begin at different offsets, or their ends would share a few sets of the host's cache.
 size_t stack_offset(unsigned t) { return t % 128 * 320; }
@@ -83,11 +85,22 @@ void switch_context(Context* save, Context* load) { swapcontext(save, load); }
 
 // ---- The running launch ----
 
-std::vector<Lane> lane_store(MAX_THREADS);
-Context contexts[MAX_THREADS], main_context;
-Warp warps[MAX_WARPS];
-uint32_t at_barrier[MAX_WARPS];
-unsigned waiting, live, n_threads, n_warps;
+std::vector<Lane> lane_store(MAX_THREADS); // of all blocks of a cluster
+Context context_store[MAX_THREADS], main_context;
+struct Block {
+    Dim index;
+    Warp warps[MAX_WARPS];
+    uint32_t at_barrier[MAX_WARPS];
+    unsigned waiting, live;
+    unsigned char *smem, *static_area;
+};
+Block blocks[MAX_BLOCKS];
+unsigned n_blocks, n_threads, n_warps; // of the running cluster, of each of its blocks
+// Of the block of the current thread.
+Block* block;
+Context* contexts;
+Warp* warps;
+uint32_t* at_barrier;
 bool random_order, warp_by_warp; // the second: a warp goes on for as long as it can, far ahead of the others
 uint64_t random_state;
 const Kernel* kernel;
@@ -121,7 +134,9 @@ void tsan_switch(void* fiber) { __tsan_switch_to_fiber(fiber, __tsan_switch_to_f
 #define RELEASE(x) __tsan_release(&(x))
 #define ACQUIRE(x) __tsan_acquire(&(x))
 #define UNDER_TSAN(...) __VA_ARGS__
+constexpr unsigned MAX_BLOCKS_HERE = 1; // clusters are not replayed
 #else
+constexpr unsigned MAX_BLOCKS_HERE = MAX_BLOCKS;
 #define RELEASE(x)
 #define ACQUIRE(x)
 #define UNDER_TSAN(...)
@@ -133,8 +148,22 @@ uint64_t draw() { // xorshift64
     return random_state ^= random_state << 17;
 }
 
-// The thread that goes on, or null when all wait.
-Lane* pick() {
+// The block whose thread runs.
+void enter(unsigned rank) {
+    block = &blocks[rank];
+    block_index = block->index;
+    warps = block->warps, at_barrier = block->at_barrier;
+    smem = block->smem, static_area = block->static_area;
+    lanes = lane_store.data() + rank * n_threads;
+    contexts = context_store + rank * n_threads;
+    enter_block(rank);
+}
+unsigned current_rank() { return unsigned(block - blocks); }
+
+// The thread of a block that goes on, or null when all wait.
+Lane* pick_in(unsigned rank) {
+    const Warp* const warps = blocks[rank].warps;
+    Lane* const lanes = lane_store.data() + rank * n_threads;
     if (random_order) {
         // From a warp and a lane that are drawn, the next ones that can.
         const uint64_t drawn = draw();
@@ -157,13 +186,27 @@ Lane* pick() {
     return nullptr;
 }
 
+// The same of the cluster. Its blocks take turns.
+Lane* pick() {
+    const unsigned first = n_blocks > 1 && random_order && (draw() >> 40) % 4 == 0 ? unsigned(draw() >> 32) % n_blocks : current_rank();
+    for (unsigned i = 0; i < n_blocks; i++) {
+        Lane* const found = pick_in((first + i) % n_blocks);
+        if (found) return found;
+    }
+    return nullptr;
+}
+
 void go_to(Lane* next) {
     Lane* const me = current;
     if (next == me) return;
+    Context* const mine = &contexts[me->linear];
+    if (next->block != me->block) enter(next->block);
     current = next;
     UNDER_TSAN(tsan_switch(fibers[next->linear]);)
-    switch_context(&contexts[me->linear], &contexts[next->linear]);
+    switch_context(mine, &contexts[next->linear]);
 }
+
+} // namespace
 
 const char* name_of(Op op) {
     switch (op) {
@@ -174,33 +217,46 @@ const char* name_of(Op op) {
         case Op::LdMatrixTrans: return "ldmatrix_x4_trans";
         case Op::Mma: return "mma_16816";
         case Op::SyncThreads: return "__syncthreads";
+        case Op::Wgmma: return "wgmma";
+        case Op::WgmmaFence: return "wgmma_fence";
+        case Op::WgmmaCommit: return "wgmma_commit";
+        case Op::WgmmaWait: return "wgmma_wait";
+        case Op::MaxRegisters: return "set_max_registers";
+        case Op::NamedBarrier: return "named_barrier_sync";
+        case Op::Mbarrier: return "mbarrier_wait";
+        case Op::ClusterSync: return "cluster_sync";
         default: return "nothing";
     }
 }
 
+namespace {
+
 [[noreturn]] void deadlock() {
     std::string text;
     const Lane* before = nullptr;
-    for (unsigned t = 0; t < n_threads; t++) {
-        const Lane& l = lanes[t];
-        if (l.done || (before && l.warp == before->warp && !(l.site != before->site))) continue;
+    for (unsigned t = 0; t < n_blocks * n_threads; t++) {
+        const Lane& l = lane_store[t];
+        if (l.done || (before && l.block == before->block && l.warp == before->warp && !(l.site != before->site))) continue;
         before = &l;
         char line[400];
+        if (n_blocks > 1) text += "\n  block " + std::to_string(l.block) + " of the cluster";
         snprintf(line, sizeof line, "\n  warp %u lane %u waits in %s, %s:%d", l.warp, l.lane, name_of(l.op), l.site.file, l.site.line);
-        text += line;
+        text += line + describe_wait(l);
     }
     fail("deadlock: no thread can go on%s", text.c_str());
 }
 
 void block_current() {
-    Lane* const next = pick();
+    Lane* next = pick();
+    // What is under way lands at the latest when all threads wait.
+    while (!next && land_one()) next = pick();
     if (!next) deadlock();
     go_to(next);
 }
 
 // All that are at the barrier go on.
 void open_barrier() {
-    waiting = 0;
+    block->waiting = 0;
     for (unsigned w = 0; w < n_warps; w++) {
         warps[w].runnable |= at_barrier[w];
         at_barrier[w] = 0;
@@ -211,16 +267,19 @@ void fiber_main() {
     kernel->call(kernel_args);
     Lane* const me = current;
     if (!me->groups.empty() || !me->copies.empty()) fail("the thread ends while its cp.async copies are under way");
+    end_of_thread();
     me->done = true;
-    live--;
+    block->live--;
     warps[me->warp].live &= ~(1u << me->lane);
     warps[me->warp].runnable &= ~(1u << me->lane);
     RELEASE(order_ended);
-    if (waiting > 0 && waiting == live) { // exited threads are not waited for
+    if (block->waiting > 0 && block->waiting == block->live) { // exited threads are not waited for
         UNDER_TSAN(order->barriers++;)
         open_barrier();
     }
-    if (live == 0) {
+    if (block->live == 0) end_of_block();
+    leave_cluster();
+    if (living() == 0) {
         UNDER_TSAN(tsan_switch(main_fiber);)
         switch_context(&contexts[me->linear], &main_context);
     } else {
@@ -247,8 +306,8 @@ void prepare_memory() {
         for (unsigned t = 0; t < MAX_THREADS && fibers[t]; t++) __tsan_destroy_fiber(fibers[t]);
         delete order;
         munmap(stacks, STACK_BYTES * MAX_THREADS);
-        munmap(smem, DYNAMIC_BYTES + SMEM_GUARD);
-        munmap(static_area, STATIC_BYTES + SMEM_GUARD);
+        munmap(blocks[0].smem, DYNAMIC_BYTES + SMEM_GUARD);
+        munmap(blocks[0].static_area, STATIC_BYTES + SMEM_GUARD);
         stacks = nullptr;
     }
 #endif
@@ -256,8 +315,10 @@ void prepare_memory() {
     stacks = map(STACK_BYTES * MAX_THREADS);
     for (unsigned t = 0; t < MAX_THREADS; t++) mprotect(stacks + t * STACK_BYTES, PAGE, PROT_NONE);
     // mmap gives whole pages, hence the 1024 bytes that DYN_SMEM promises.
-    smem = reinterpret_cast<unsigned char*>(map(DYNAMIC_BYTES + SMEM_GUARD));
-    static_area = reinterpret_cast<unsigned char*>(map(STATIC_BYTES + SMEM_GUARD));
+    for (unsigned b = 0; b < MAX_BLOCKS_HERE; b++) {
+        blocks[b].smem = reinterpret_cast<unsigned char*>(map(DYNAMIC_BYTES + SMEM_GUARD));
+        blocks[b].static_area = reinterpret_cast<unsigned char*>(map(STATIC_BYTES + SMEM_GUARD));
+    }
 #ifdef EMU_TSAN
     order = new Order{};
     for (unsigned t = 0; t < MAX_THREADS; t++) fibers[t] = t < n_threads ? __tsan_create_fiber(0) : nullptr;
@@ -279,37 +340,48 @@ void expect_poison(const unsigned char* from, size_t bytes, const char* what) {
     }
 }
 
-void run_block(Dim index) {
+// The cluster of which `first` is the first block.
+void run_cluster(Dim first, Dim cluster) {
     prepare_memory();
-    block_index = index;
-    live = n_threads;
-    waiting = 0;
     current = nullptr;
-    poison(smem, dynamic_bytes + SMEM_GUARD);
-    poison(static_area, STATIC_BYTES + SMEM_GUARD);
-    for (unsigned w = 0; w < n_warps; w++) {
-        const unsigned n = n_threads - w * 32;
-        const uint32_t all = n >= 32 ? ~0u : (1u << n) - 1;
-        warps[w] = { all, 0, all };
-        at_barrier[w] = 0;
+    for (unsigned b = 0; b < n_blocks; b++) {
+        const Dim in = { b % cluster.x, b / cluster.x % cluster.y, b / cluster.x / cluster.y };
+        blocks[b].index = { first.x + in.x, first.y + in.y, first.z + in.z };
+        blocks[b].live = n_threads;
+        blocks[b].waiting = 0;
+        poison(blocks[b].smem, dynamic_bytes + SMEM_GUARD);
+        poison(blocks[b].static_area, STATIC_BYTES + SMEM_GUARD);
+        for (unsigned w = 0; w < n_warps; w++) {
+            const unsigned n = n_threads - w * 32;
+            const uint32_t all = n >= 32 ? ~0u : (1u << n) - 1;
+            blocks[b].warps[w] = { all, 0, all };
+            blocks[b].at_barrier[w] = 0;
+        }
+        for (unsigned t = 0; t < n_threads; t++) {
+            const unsigned in_cluster = b * n_threads + t;
+            Lane& l = lane_store[in_cluster];
+            l.thread = { t % block_dim.x, t / block_dim.x % block_dim.y, t / (block_dim.x * block_dim.y) };
+            l.linear = t, l.warp = t / 32, l.lane = t % 32, l.block = b;
+            l.done = false;
+            l.op = Op::None;
+            l.copies.clear();
+            l.groups.clear();
+            make_context(&context_store[in_cluster], stacks + in_cluster * STACK_BYTES, STACK_BYTES - stack_offset(in_cluster), fiber_main);
+        }
+        begin_of_block(b, n_blocks, n_threads, blocks[b].smem, dynamic_bytes, random_order ? random_state : 0);
     }
-    for (unsigned t = 0; t < n_threads; t++) {
-        Lane& l = lanes[t];
-        l.thread = { t % block_dim.x, t / block_dim.x % block_dim.y, t / (block_dim.x * block_dim.y) };
-        l.linear = t, l.warp = t / 32, l.lane = t % 32;
-        l.done = false;
-        l.op = Op::None;
-        l.copies.clear();
-        l.groups.clear();
-        make_context(&contexts[t], stacks + t * STACK_BYTES, STACK_BYTES - stack_offset(t), fiber_main);
-    }
+    enter(0);
     current = pick();
+    if (current->block != 0) enter(current->block);
     UNDER_TSAN(tsan_switch(fibers[current->linear]);)
     switch_context(&main_context, &contexts[current->linear]);
     current = nullptr;
-    expect_poison(smem + dynamic_bytes, SMEM_GUARD, "dynamic shared memory");
-    for (const StaticArray& a : static_arrays) {
-        expect_poison(static_area + a.offset + a.bytes, SMEM_GUARD, "array in static shared memory");
+    for (unsigned b = 0; b < n_blocks; b++) {
+        enter(b);
+        expect_poison(smem + dynamic_bytes, SMEM_GUARD, "dynamic shared memory");
+        for (const StaticArray& a : static_arrays) {
+            expect_poison(static_area + a.offset + a.bytes, SMEM_GUARD, "array in static shared memory");
+        }
     }
 }
 
@@ -427,6 +499,7 @@ void fail(const char* format, ...) {
 
 void preempt() {
     if (!random_order) return;
+    land_some();
     Lane* const next = pick();
     if (next) go_to(next);
 }
@@ -470,7 +543,7 @@ void sync_warp(uint32_t mask, Site site) {
 }
 
 void sync_threads(Site site) {
-    for (unsigned w = 0; waiting > 0 && w < n_warps; w++) {
+    for (unsigned w = 0; block->waiting > 0 && w < n_warps; w++) {
         if (at_barrier[w] == 0) continue;
         const Lane& other = lanes[w * 32 + unsigned(__builtin_ctz(at_barrier[w]))];
         if (other.site != site) {
@@ -482,7 +555,7 @@ void sync_threads(Site site) {
     current->op = Op::SyncThreads, current->site = site;
     UNDER_TSAN(const unsigned turn = order->barriers % 2;)
     RELEASE(order->barrier[turn]);
-    if (++waiting == live) {
+    if (++block->waiting == block->live) {
         UNDER_TSAN(order->barriers++;)
         open_barrier();
         preempt();
@@ -492,6 +565,26 @@ void sync_threads(Site site) {
         block_current();
     }
     ACQUIRE(order->barrier[turn]);
+}
+
+void sleep_in(Op op, const void* post, Site site) {
+    current->op = op, current->post = post, current->site = site;
+    warps[current->warp].runnable &= ~(1u << current->lane);
+    block_current();
+}
+void wake(const Lane& lane) { blocks[lane.block].warps[lane.warp].runnable |= 1u << lane.lane; }
+unsigned living() {
+    unsigned all = 0;
+    for (unsigned b = 0; b < n_blocks; b++) all += blocks[b].live;
+    return all;
+}
+void order_release(void* at) {
+    (void)at;
+    UNDER_TSAN(__tsan_release(at);)
+}
+void order_acquire(void* at) {
+    (void)at;
+    UNDER_TSAN(__tsan_acquire(at);)
 }
 
 void begin_copy(const Copy& copy) { current->copies.push_back(copy); }
@@ -536,7 +629,10 @@ void check_access(const void* p, size_t bytes, bool write, void* code_address) {
         if (is_allocated(p, bytes)) return;
         beside = "at";
     } else if (size_t(at - smem) < DYNAMIC_BYTES + SMEM_GUARD) {
-        if (at + bytes <= smem + dynamic_bytes) return;
+        if (at + bytes <= smem + dynamic_bytes) {
+            if (write) ordinary_store(size_t(at - smem), bytes);
+            return;
+        }
         beside = "behind its dynamic shared memory";
     } else if (size_t(at - static_area) < STATIC_BYTES + SMEM_GUARD) {
         const size_t offset = size_t(at - static_area);
@@ -582,19 +678,20 @@ using namespace emu;
 
 extern "C" const char* emu_message() { return message.c_str(); }
 
-extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_bytes, void** args, uint64_t seed) {
+extern "C" int emu_launch(const char* name, Dim grid, Dim block_size, Dim cluster, unsigned smem_bytes, void** args, uint64_t seed) {
     static std::mutex one_at_a_time;
     const std::lock_guard<std::mutex> lock(one_at_a_time);
-    const size_t threads = size_t(block.x) * block.y * block.z;
-    const size_t blocks = size_t(grid.x) * grid.y * grid.z;
+    const size_t threads = size_t(block_size.x) * block_size.y * block_size.z;
+    const size_t all_blocks = size_t(grid.x) * grid.y * grid.z;
     kernel = find_kernel(name);
     if (!kernel) return refuse(CUDA_NOT_FOUND, std::string("no kernel is called ") + name);
-    if (threads == 0 || threads > MAX_THREADS || block.z > 64) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": a block has 1 to 1024 threads");
-    if (blocks == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": a grid has 1 to 2^31 - 1, 65535, 65535 blocks");
+    if (threads == 0 || threads > MAX_THREADS || block_size.z > 64) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": a block has 1 to 1024 threads");
+    if (all_blocks == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": a grid has 1 to 2^31 - 1, 65535, 65535 blocks");
+    n_blocks = cluster.x * cluster.y * cluster.z;
+    if (n_blocks > MAX_BLOCKS_HERE || n_blocks * threads > MAX_THREADS) return refuse(CUDA_NOT_SUPPORTED, std::string(name) + ": a cluster of more than 1024 threads is not emulated");
     if (smem_bytes > DYNAMIC_BYTES) return refuse(CUDA_INVALID_VALUE, std::string(name) + ": more than 227 KiB of shared memory");
-    lanes = lane_store.data();
     kernel_args = args;
-    grid_dim = grid, block_dim = block;
+    grid_dim = grid, block_dim = block_size;
     n_threads = unsigned(threads), n_warps = unsigned(threads + 31) / 32;
     dynamic_bytes = smem_bytes;
     static_arrays.clear();
@@ -602,10 +699,12 @@ extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_b
     random_order = seed != 0;
     random_state = (seed + 1) * 0x9E3779B97F4A7C15ull | 1;
     warp_by_warp = (draw() >> 40 & 1) != 0;
-    std::vector<unsigned> sequence(blocks);
-    for (size_t i = 0; i < blocks; i++) sequence[i] = unsigned(i);
+    const Dim clusters = { grid.x / cluster.x, grid.y / cluster.y, grid.z / cluster.z };
+    const size_t all = all_blocks / n_blocks;
+    std::vector<unsigned> sequence(all);
+    for (size_t i = 0; i < all; i++) sequence[i] = unsigned(i);
     if (random_order) {
-        for (size_t i = blocks - 1; i > 0; i--) std::swap(sequence[i], sequence[draw() % (i + 1)]);
+        for (size_t i = all - 1; i > 0; i--) std::swap(sequence[i], sequence[draw() % (i + 1)]);
     }
     UNDER_TSAN(main_fiber = __tsan_get_current_fiber();)
     catch_faults();
@@ -614,7 +713,10 @@ extern "C" int emu_launch(const char* name, Dim grid, Dim block, unsigned smem_b
     if (sigsetjmp(escape, 1) == 0) {
         inside = 1;
         UNDER_TSAN(leave_out_the_middle(sequence);)
-        for (const unsigned i : sequence) run_block({ i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y });
+        for (const unsigned i : sequence) {
+            const Dim at = { i % clusters.x, i / clusters.x % clusters.y, i / clusters.x / clusters.y };
+            run_cluster({ at.x * cluster.x, at.y * cluster.y, at.z * cluster.z }, cluster);
+        }
         current = nullptr;
         const std::string spoilt = spoilt_guard();
         if (!spoilt.empty()) {

@@ -31,6 +31,7 @@ enum {
     CUDA_CAPTURE_IMPLICIT = 906,
     CUDA_CAPTURED_EVENT = 907,
     CUDA_CAPTURE_WRONG_THREAD = 908,
+    CUDA_INVALID_CLUSTER_SIZE = 912,
 };
 
 // Whether a failed launch says so on stderr, and not only in `emu_message`.

@@ -51,7 +51,10 @@ pub fn open(seed: u64) -> Option<Gpu> {
     }
     let planted = super::emulation::root().join("tests/emulation/planted");
     // SAFETY: read by the driver, which starts below; the other tests of this program wait for the lock above.
-    unsafe { std::env::set_var("L2P_EMU_DEVICES", "2") };
+    unsafe {
+        std::env::set_var("L2P_EMU_DEVICES", "2");
+        std::env::set_var("L2P_EMU_CAPABILITY", "90,80");
+    }
     super::emulation::install_from(|| super::emulation::library_of(&planted)).expect("the planted kernels");
     super::emulation::set_seed(seed);
     // SAFETY: the library is there; handles are used as the driver gives them out.
@@ -120,10 +123,23 @@ impl Gpu {
     }
 
     pub fn launch(&self, name: &str, blocks: u32, threads: u32, smem: u32, stream: usize, args: &[Arg]) {
-        let name = CString::new(name).expect("a name");
         let mut values = args.to_vec();
         let mut pointers: Vec<*mut c_void> =
             values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
+        self.launch_at(name, blocks, threads, smem, stream, &mut pointers);
+    }
+
+    /// The same with arguments of any size, by their addresses.
+    pub fn launch_at(
+        &self,
+        name: &str,
+        blocks: u32,
+        threads: u32,
+        smem: u32,
+        stream: usize,
+        pointers: &mut [*mut c_void],
+    ) {
+        let name = CString::new(name).expect("a name");
         // SAFETY: the planted kernels break the rules on purpose, which the emulation survives.
         unsafe {
             let function = result::module::get_function(self.module, name).expect("a kernel");
@@ -133,9 +149,44 @@ impl Gpu {
                 (threads, 1, 1),
                 smem,
                 self.streams[stream],
-                &mut pointers,
+                pointers,
             )
             .expect("a launch");
+        }
+    }
+
+    /// The same in clusters of blocks, on the first stream.
+    pub fn launch_clusters(
+        &self,
+        name: &str,
+        (blocks, cluster): (u32, u32),
+        threads: u32,
+        smem: u32,
+        pointers: &mut [*mut c_void],
+    ) -> sys::CUresult {
+        let name = CString::new(name).expect("a name");
+        let extents = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: cluster, y: 1, z: 1 };
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { clusterDim: extents },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: smem,
+            hStream: self.streams[0],
+            attrs: &raw mut attribute,
+            numAttrs: 1,
+        };
+        // SAFETY: as above; the attribute lives until the call returns.
+        unsafe {
+            let function = result::module::get_function(self.module, name).expect("a kernel");
+            sys::cuLaunchKernelEx(&raw const config, function, pointers.as_mut_ptr(), std::ptr::null_mut())
         }
     }
 

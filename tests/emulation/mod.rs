@@ -104,7 +104,7 @@ pub fn replay_of(kernels: &Path) -> Result<PathBuf, String> {
     let headers = hash_of_headers(kernels)?;
     let of =
         |name: &str| Job { source: own.join(name), flags: common.clone(), kernels: kernels.into(), headers };
-    let mut jobs = [REPLAY, "emu.cpp", "memory.cpp", "record.cpp"].map(of).to_vec();
+    let mut jobs = [REPLAY, "emu.cpp", "hopper_emu.cpp", "memory.cpp", "record.cpp"].map(of).to_vec();
     for source in files(kernels, "cu")? {
         let kernel = ["-xc++", "-ffp-contract=off", "-Wno-unknown-pragmas", "-fsanitize=thread"];
         let flags = [&common[..], &kernel].concat();

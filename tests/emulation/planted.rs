@@ -170,9 +170,26 @@ fn memory_of_another_device_is_out_of_reach() {
     }
 }
 
+/// What mbarriers and named barriers order.
+#[test]
+fn values_are_handed_over() {
+    for seed in SEEDS {
+        let Some(mut gpu) = gpu::open(seed) else { return };
+        let y = gpu.alloc(384);
+        gpu.launch("hand_over", 1, 96, 64, 0, &[y.into(), 5u32.into()]);
+        assert_eq!(gpu.download::<f32>(y, 96), [5.0; 96], "seed {seed}");
+    }
+}
+
 #[test]
 fn silent_bugs_show_in_what_is_written() {
-    for name in ["uninitialized", "copy_not_waited_for", "missing_barrier", "missing_second_barrier"] {
+    for name in [
+        "uninitialized",
+        "copy_not_waited_for",
+        "missing_barrier",
+        "missing_second_barrier",
+        "missing_mbarrier_wait",
+    ] {
         let mut found = 0;
         for seed in SEEDS {
             let Some(outcome) = run_broken(&format!("silent_{name}"), seed) else { return };
@@ -191,10 +208,12 @@ fn launches_are_recorded() {
     gpu.launch("reduce_rows", 3, 128, 0, 0, &[sum.into(), most.into(), x.into(), 100u32.into()]);
     let tickets = gpu.upload(&[0u32, 0]);
     gpu.launch("count_threads", 3, 50, 0, 0, &[sum.into(), tickets.into()]);
-    for name in ["missing_barrier", "missing_second_barrier"] {
+    for name in ["missing_barrier", "missing_second_barrier", "missing_mbarrier_wait"] {
         let y = gpu.alloc(384);
-        gpu.launch(&format!("broken_silent_{name}"), 1, 96, 0, 0, &[y.into(), 5u32.into()]);
+        gpu.launch(&format!("broken_silent_{name}"), 1, 96, 256, 0, &[y.into(), 5u32.into()]);
     }
+    let y = gpu.alloc(384);
+    gpu.launch("hand_over", 1, 96, 64, 0, &[y.into(), 5u32.into()]);
     gpu.synchronize().expect("no error");
 }
 
@@ -213,7 +232,7 @@ fn races_are_reported() {
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
     let kernels = emulation::root().join("tests/emulation/planted");
     let found = races::replay(&kernels, folder.path()).expect("a replay");
-    assert_eq!(found.launches, 4);
+    assert_eq!(found.launches, 6);
     assert!(found.never.iter().any(|name| name == "twice_plus"), "{:?}", found.never);
     let source = std::fs::read_to_string(kernels.join("broken.cu")).expect("the planted kernels");
     let line = |text: &str| source.lines().position(|l| l.contains(text)).expect("a line") + 1;
@@ -228,6 +247,11 @@ fn races_are_reported() {
             "broken_silent_missing_second_barrier",
             "if (threadIdx.x == 0) s[0] = float(i);",
             "if (i == n) y[threadIdx.x] = s[0];",
+        ),
+        (
+            "broken_silent_missing_mbarrier_wait",
+            "s[threadIdx.x] = float(n) * 1.f;",
+            "y[threadIdx.x] = s[95 - threadIdx.x] * 1.f;",
         ),
     ];
     assert_eq!(found.reports.len(), races.len(), "{}", found.reports.join("\n"));

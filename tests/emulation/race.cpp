@@ -23,7 +23,7 @@ int main(int n, char** files) {
         std::vector<void*> args;
         for (auto& arg : launch.args) args.push_back(arg.data());
         fprintf(stderr, "launch %s\n", launch.kernel.c_str());
-        const int error = emu_launch(launch.kernel.c_str(), launch.grid, launch.block, launch.smem_bytes, args.data(), 0);
+        const int error = emu_launch(launch.kernel.c_str(), launch.grid, launch.block, { 1, 1, 1 }, launch.smem_bytes, args.data(), 0);
         if (error != 0) {
             fprintf(stderr, "%s\n", emu_message());
             return 1;

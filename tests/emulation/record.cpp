@@ -35,11 +35,13 @@ struct File {
 std::map<char*, Place> allocations_of(const Launch& launch) {
     std::map<char*, Place> found;
     for (const auto& arg : launch.args) {
-        void* pointer = nullptr;
-        Place place;
-        if (arg.size() != sizeof pointer) continue;
-        memcpy(&pointer, arg.data(), sizeof pointer);
-        if (in_arena(pointer) && find_allocation(pointer, &place)) found[place.start] = place;
+        // Also the address within a tensor map.
+        for (size_t at = 0; at + sizeof(void*) <= arg.size(); at += sizeof(void*)) {
+            void* pointer = nullptr;
+            Place place;
+            memcpy(&pointer, arg.data() + at, sizeof pointer);
+            if (in_arena(pointer) && find_allocation(pointer, &place)) found[place.start] = place;
+        }
     }
     return found;
 }

@@ -1,6 +1,7 @@
 // Kernels with one bug each, which the emulation must find. All take y[n] and n, and run as 2 blocks of 96
 // threads with 256 bytes of dynamic shared memory.
 #include "include/common.cuh"
+#include "include/hopper.cuh"
 #include "include/ptx.cuh"
 
 #define BROKEN(name) \
@@ -117,4 +118,15 @@ BROKEN(silent_missing_second_barrier) {
         if (i == n) y[threadIdx.x] = s[0];
         // A barrier is missing: thread 0 overwrites what others have not read.
     }
+}
+BROKEN(silent_missing_mbarrier_wait) {
+    DYN_SMEM(raw);
+    SMEM(float, s, 96);
+    uint64_t* const barrier = reinterpret_cast<uint64_t*>(raw);
+    if (threadIdx.x == 0) mbarrier_init(barrier, 96);
+    __syncthreads();
+    s[threadIdx.x] = float(n) * 1.f;
+    mbarrier_arrive(barrier);
+    // A wait is missing.
+    y[threadIdx.x] = s[95 - threadIdx.x] * 1.f;
 }

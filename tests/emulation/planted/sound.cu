@@ -1,5 +1,6 @@
 // Kernels that are right: what the headers of kernels/include promise, and simple work for streams.
 #include "include/common.cuh"
+#include "include/hopper.cuh"
 #include "include/philox.cuh"
 #include "include/ptx.cuh"
 
@@ -78,3 +79,23 @@ extern "C" __global__ void count_threads(unsigned* __restrict__ n, unsigned* __r
     if (threadIdx.x == 0 && last[0] != 0) *n = atomicAdd(&tickets[1], 0u);
 }
 EXPORT(count_threads)
+
+// y[i] = n, handed from thread to thread through shared memory behind an mbarrier and then a named barrier. One block of 96.
+extern "C" __global__ void hand_over(float* __restrict__ y, unsigned n) {
+    DYN_SMEM(raw);
+    SMEM(float, s, 96);
+    SMEM(float, t, 96);
+    uint64_t* const barrier = reinterpret_cast<uint64_t*>(raw);
+    if (threadIdx.x == 0) mbarrier_init(barrier, 96);
+    __syncthreads();
+    for (unsigned i = 0; i < 3; i++) {
+        s[threadIdx.x] = float(n + i);
+        mbarrier_arrive(barrier);
+        mbarrier_wait(barrier, i % 2);
+        t[threadIdx.x] = s[95 - threadIdx.x];
+        named_barrier_sync(1, 96);
+        y[threadIdx.x] = t[(threadIdx.x + 40) % 96] - float(i);
+        named_barrier_sync(2, 96);
+    }
+}
+EXPORT(hand_over)
