@@ -2,6 +2,7 @@
 //! the arguments stand in three places, the `.cu` file, the [`Kernel`] and the launch; a test compares the
 //! first two, [`Gpu::launch`](super::Gpu::launch) the last two.
 
+use super::TensorMap;
 use crate::error::{Error, Result};
 
 /// The type `T` of activations and matrices that a kernel was compiled for: the end of its name.
@@ -29,7 +30,7 @@ pub struct Kernel {
     pub op: &'static str,
     /// `<op>_<pass>`; a [`ElementType`] follows.
     pub name: &'static str,
-    /// Name and type of each argument, in order: `*T`, `*f32`, `*u32`, `*u8`, `u32`, `u64`, `f32`.
+    /// Name and type of each argument, in order: `*T`, `*f32`, `*u32`, `*u8`, `u32`, `u64`, `f32`, `map`.
     pub parameters: &'static [(&'static str, &'static str)],
 }
 
@@ -114,6 +115,7 @@ pub enum Cell {
     U32(u32),
     U64(u64),
     F32(f32),
+    Map(TensorMap),
     /// An extent beyond 32 bits.
     TooLarge(usize),
     /// A tensor that is not on a GPU.

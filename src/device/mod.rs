@@ -8,8 +8,8 @@ pub mod published_gpus;
 pub mod range;
 
 pub use cuda::{
-    Event, Gpu, GpuMemory, Graph, NcclComm, NcclId, Pinned, ScratchBuffer, StreamKind, Watch, nccl_version,
-    probe,
+    Event, Gpu, GpuMemory, Graph, MappedMatrix, NcclComm, NcclId, Pinned, ScratchBuffer, StreamKind,
+    TensorMap, Watch, nccl_version, probe,
 };
 pub use host::available_memory;
 pub use kernel::{Arg, Argument, Cell, ElementType, Grid, Kernel};

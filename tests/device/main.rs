@@ -10,6 +10,7 @@ mod edges;
 mod emulation;
 #[path = "races.rs"]
 mod every_kernel;
+mod hopper;
 mod model;
 mod mutations;
 #[path = "../emulation/races.rs"]
@@ -27,7 +28,7 @@ use l2p_engine::testing::cases::{self, Case, Data, On};
 use l2p_engine::testing::close;
 use l2p_engine::testing::parity::{TIMES, limit};
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 const SEED: u64 = 20_261;
 
@@ -133,17 +134,30 @@ fn thorough(what: &str) -> bool {
 
 /// The device of the tests, or `None` where there is no host compiler to make one.
 fn device() -> Option<Arc<Gpu>> {
+    numbered_device(0)
+}
+
+/// The same of several: of the emulated ones the first has compute capability 8.0, the second 9.0.
+fn numbered_device(index: usize) -> Option<Arc<Gpu>> {
+    static DEVICES: Once = Once::new();
     let real = real();
     if !real && let Err(why) = emulation::compiler() {
         let _ = writeln!(std::io::stderr(), "skipped: 1 test of kernels: {why}");
         return None;
     }
+    DEVICES.call_once(|| {
+        // SAFETY: read by the driver, which nothing has called before; every test comes through here first.
+        unsafe {
+            std::env::set_var("L2P_EMU_DEVICES", "2");
+            std::env::set_var("L2P_EMU_CAPABILITY", "80,90");
+        }
+    });
     emulation::install().expect("the kernels compile for the host");
     let gpu = if real {
-        Gpu::open(0, l2p_engine::device::embedded::image)
+        Gpu::open(index, l2p_engine::device::embedded::image)
     } else {
         // The emulated driver finds kernels by name and does not look at images.
-        Gpu::open(0, |_| Some(&[0u8; 64]))
+        Gpu::open(index, |_| Some(&[0u8; 64]))
     };
     Some(gpu.expect("a device"))
 }

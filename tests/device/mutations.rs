@@ -10,7 +10,8 @@ use std::time::Duration;
 
 /// A piece of text that occurs once in a file, and what stands there instead.
 struct Mutation {
-    /// In `kernels/`, or `ptx_emu.h` of the emulation, which stands for the PTX of `ptx.cuh`.
+    /// In `kernels/`, or `ptx_emu.h` and `hopper_emu.h` of the emulation, which stand for the PTX of `ptx.cuh` and
+    /// `hopper.cuh`.
     file: &'static str,
     /// The kernel file that is compiled with it.
     op: &'static str,
@@ -43,10 +44,9 @@ impl Mutation {
         fs::create_dir_all(folder.join("include")).map_err(|e| format!("{}: {e}", folder.display()))?;
         let kernels = emulation::root().join("kernels");
         let mut files = vec![(kernels.join(format!("{}.cu", self.op)), format!("{}.cu", self.op))];
-        for path in emulation::files(&kernels.join("include"), "cuh")?
-            .into_iter()
-            .chain([emulation::root().join("tests/emulation/ptx_emu.h")])
-        {
+        for path in emulation::files(&kernels.join("include"), "cuh")?.into_iter().chain(
+            ["ptx_emu.h", "hopper_emu.h"].map(|name| emulation::root().join("tests/emulation").join(name)),
+        ) {
             let name = path.file_name().expect("a name").to_string_lossy().into_owned();
             files.push((path, format!("include/{name}")));
         }
@@ -242,11 +242,72 @@ const MUTATIONS: &[Mutation] = &[
     own("matmul", "half * 8 + lane / 4, wn", "half * 8 + lane % 8, wn"),
     own("matmul", "outer0 + o < outer_end && k0 + k < k_end", "outer0 + o < outer_end"),
     own("matmul", "            __syncthreads();\n        }\n", "        }\n"),
-    own("matmul", "const unsigned count = min(4u, cols - col);", "const unsigned count = 4;"),
+    header(
+        "epilogue.cuh",
+        "matmul",
+        "const unsigned count = min(4u, cols - col);",
+        "const unsigned count = 4;",
+    ),
+    header("epilogue.cuh", "matmul", "v[e] += bias[e];", "v[e] += bias[0];"),
+    header("epilogue.cuh", "matmul_hopper", "r < ROWS && row0 + r < rows;", "r < ROWS;"),
+    header("hopper_emu.h", "matmul_hopper", "emu::wgmma_wait(N, ", "emu::wgmma_wait(N + 1, "),
+    header(
+        "hopper_emu.h",
+        "matmul_hopper",
+        "emu::mbarrier_wait(barrier, parity, ",
+        "emu::mbarrier_wait(barrier, parity ^ 1, ",
+    ),
     own("matmul", "for (unsigned s = 0; s < slices; s++)", "for (unsigned s = 1; s < slices; s++)"),
     own("matmul", "min(m, (slice + 1) * depth)", "min(m, slice * depth + 1)"),
     own("matmul", "min(n, (slice + 1) * depth)", "min(n, slice * depth + 1)"),
     own("matmul", "add != 0 ? *to + sum : sum", "*to + sum"),
+    own("matmul_hopper", "mbarrier_arrive_expect_tx(done, STAGE)", "mbarrier_arrive(done)"),
+    own(
+        "matmul_hopper",
+        "mbarrier_arrive_expect_tx(done, STAGE)",
+        "mbarrier_arrive_expect_tx(done, A_BYTES)",
+    ),
+    own("matmul_hopper", "                mbarrier_wait(empty() + at.stage, at.parity ^ 1);\n", ""),
+    own("matmul_hopper", "at.parity ^ 1", "at.parity"),
+    own("matmul_hopper", "                mbarrier_wait(full() + at.stage, at.parity);\n", ""),
+    own("matmul_hopper", "if (stage == STAGES) stage = 0, parity ^= 1;", "if (stage == STAGES) stage = 0;"),
+    own("matmul_hopper", "        wgmma_fence();\n", ""),
+    own("matmul_hopper", "        wgmma_commit();\n", ""),
+    own("matmul_hopper", "wgmma_wait<1>();", "wgmma_wait<2>();"),
+    own("matmul_hopper", "            wgmma_wait<0>();\n", ""),
+    own(
+        "matmul_hopper",
+        "if (step > 0 && lane == 0) mbarrier_arrive(empty() + used);",
+        "if (step > 0 && lane == 0) mbarrier_arrive(empty() + at.stage);",
+    ),
+    own("matmul_hopper", "if (step > 0 && lane == 0)", "if (step > 0 && thread == 0)"),
+    own("matmul_hopper", "            if (lane == 0) mbarrier_arrive(empty() + used);\n", ""),
+    own("matmul_hopper", "EIGHT = 8 * ROW,", "EIGHT = 4 * ROW,"),
+    own("matmul_hopper", "? DEPTH * ROW : 16;", "? 8 * ROW : 16;"),
+    own("matmul_hopper", "? 2 * EIGHT : 32;", "? EIGHT : 32;"),
+    own("matmul_hopper", "accumulate || k > 0", "true"),
+    own(
+        "matmul_hopper",
+        "multiply(acc, stage(at.stage), consumer, step > 0)",
+        "multiply(acc, stage(at.stage), 0, step > 0)",
+    ),
+    own("matmul_hopper", "col0 + int(c * COLS), k)", "col0, k)"),
+    own("matmul_hopper", "                named_barrier_sync(1 + consumer, GROUP);\n", ""),
+    own(
+        "matmul_hopper",
+        "                named_barrier_sync(1 + consumer, GROUP); // the sums may be overwritten\n",
+        "",
+    ),
+    own("matmul_hopper", "named_barrier_sync(1 + consumer, GROUP);\n", "named_barrier_sync(1, GROUP);\n"),
+    own("matmul_hopper", "            fence_mbarrier_init();\n", ""),
+    own("matmul_hopper", "        __syncthreads();\n", ""),
+    own(
+        "matmul_hopper",
+        "for (unsigned tile = blockIdx.x; tile < tiles(); tile += gridDim.x) {\n            float",
+        "for (unsigned tile = blockIdx.x; tile < tiles(); tile += gridDim.x + 1) {\n            float",
+    ),
+    own("matmul_hopper", "nullptr, residual, pre, lddx", "nullptr, residual, nullptr, lddx"),
+    own("matmul_hopper", "FEW_REGISTERS = 40", "FEW_REGISTERS = 48"),
     own("optimizer", "rest2 * d * d", "rest2 * d"),
     own("optimizer", "lr * update + lr * decay", "lr * update + decay"),
     own("optimizer", "nesterov ? d + momentum * speed.at[i] : speed.at[i]", "speed.at[i]"),
@@ -389,6 +450,14 @@ fn cases_of_an_op() {
         eprintln!("caught: no end after four minutes");
         std::process::exit(1);
     });
+    if op == "matmul_hopper" {
+        let gpu = super::hopper::device().expect("an emulated device");
+        if let Some(failure) = super::hopper::first_failure(&gpu, &MANY_ORDERS) {
+            eprintln!("caught: {failure}");
+            std::process::exit(1);
+        }
+        return;
+    }
     let dev = Device::Cuda(gpu.clone());
     let mine = |case: &cases::Case| case.op == op || cases_run(&op).contains(&case.op);
     let size = |case: &cases::Case| case.inputs.iter().map(|a| a.shape.len()).sum::<usize>();
@@ -439,7 +508,10 @@ fn deep_every_mutation_is_caught() {
     };
     // What stands for the PTX of ptx.cuh is broken in its place: no host compiler sees that.
     let headers = stems(kernels.join("include"), "cuh").into_iter();
-    let headers = headers.map(|name| if name == "ptx.cuh" { "ptx_emu.h".into() } else { name });
+    let headers = headers.map(|name| match name.strip_suffix(".cuh") {
+        Some(stem @ ("ptx" | "hopper")) => format!("{stem}_emu.h"),
+        _ => name,
+    });
     let sources = stems(kernels, "cu");
     for name in sources.iter().cloned().chain(headers) {
         let of =

@@ -1,7 +1,7 @@
 //! Every kernel under ThreadSanitizer: launches of the cases, recorded and replayed.
 
 use super::common::lanes::deep;
-use super::{DType, On, SEED, cases, device, edges, emulation, races, tensors};
+use super::{DType, On, SEED, cases, device, edges, emulation, hopper, races, tensors};
 use l2p_engine::device::Device;
 use std::process::Command;
 
@@ -31,6 +31,8 @@ fn launches_are_recorded() {
     }
     edges::all(&dev);
     tensors::rounding(&dev);
+    let gpu = hopper::device().expect("an emulated device");
+    assert_eq!(hopper::first_failure(&gpu, &[(0, 64), (0, 67)]), None);
 }
 
 #[test]

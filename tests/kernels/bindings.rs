@@ -1,4 +1,5 @@
-//! Every kernel of `kernels/<op>.cu` has the arguments that `src/ops/<op>/cuda.rs` declares. The driver takes them by
+//! Every kernel of `kernels/<op>.cu` has the arguments that `src/ops/<op>/cuda.rs` declares, and of `kernels/<op>_hopper.cu` those
+//! of `src/ops/<op>/hopper.rs`. The driver takes them by
 //! position and size, and does not find a difference.
 
 use super::emulation::{self, Compiler};
@@ -29,6 +30,7 @@ fn parameter(text: &str) -> (String, String) {
         "unsigned" | "unsigned int" | "uint32_t" => "u32",
         "uint64_t" | "size_t" => "u64",
         "unsigned char" | "uint8_t" => "u8",
+        "CUtensorMap" => "map",
         other => other,
     }
     .to_string();
@@ -123,9 +125,12 @@ fn arguments_are_those_of_the_bindings() {
     for source in emulation::files(&emulation::root().join("kernels"), "cu").expect("kernels") {
         let op = source.file_stem().and_then(|s| s.to_str()).expect("a name");
         let exported = exported(&expanded(&compiler, &source));
-        let binding = emulation::root().join(format!("src/ops/{op}/cuda.rs"));
-        let Ok(text) = std::fs::read_to_string(&binding) else {
-            all.push(format!("{op}.cu has no src/ops/{op}/cuda.rs"));
+        let binding = match op.strip_suffix("_hopper") {
+            Some(op) => format!("src/ops/{op}/hopper.rs"),
+            None => format!("src/ops/{op}/cuda.rs"),
+        };
+        let Ok(text) = std::fs::read_to_string(emulation::root().join(&binding)) else {
+            all.push(format!("{op}.cu has no {binding}"));
             continue;
         };
         kernels += exported.len();

@@ -8,32 +8,48 @@ use std::process::Command;
 const LDSM_BYTES: usize = 512;
 const MMA_FLOP: usize = 2 * 16 * 8 * 16;
 
+/// Operations of a matrix instruction and bytes of shared memory that it reads by itself: `HMMA.16816.F32` none, what `LDSM`
+/// loads; `HGMMA.64x192x16.F32.BF16` both operands, (64 + 192) x 16 numbers of 16 bits, once for four warps.
+fn product(name: &str) -> Option<(usize, usize)> {
+    if name.starts_with("HMMA.") {
+        return Some((MMA_FLOP, 0));
+    }
+    let extents = name.strip_prefix("HGMMA.")?.split('.').next()?;
+    let mut extents = extents.split('x').map(|n| n.parse::<usize>().ok());
+    let (m, n, k) = (extents.next()??, extents.next()??, extents.next()??);
+    Some((2 * m * n * k, (m + n) * k * 2))
+}
+
 /// The loop in which a kernel spends its time: the one with the fewest instructions per matrix instruction, which leaves
 /// the loop for unaligned operands aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MainLoop {
     pub instructions: usize,
     pub products: usize,
-    pub shared_loads: usize,
+    /// Their operations, and the bytes of shared memory that their operands are read from.
+    pub flop: usize,
+    pub shared_bytes: usize,
     /// Spilled registers that are stored or loaded.
     pub spills: usize,
 }
 
 impl MainLoop {
-    /// Instructions per 32 matrix instructions, rounded up.
-    pub fn per_32(&self) -> usize {
-        (self.instructions * 32).div_ceil(self.products)
+    /// Instructions per `products` matrix instructions, rounded up.
+    pub fn per(&self, products: usize) -> usize {
+        (self.instructions * products).div_ceil(self.products)
     }
 
     /// Bytes of operands read from shared memory per 1,000 operations.
     pub fn bytes_per_kflop(&self) -> usize {
-        (1000 * self.shared_loads * LDSM_BYTES).div_ceil(self.products * MMA_FLOP)
+        (1000 * self.shared_bytes).div_ceil(self.flop)
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MachineCode {
     pub tensor_cores: bool,
+    /// Whether they are used by warpgroups, `HGMMA`.
+    pub warpgroups: bool,
     pub main_loop: Option<MainLoop>,
     /// Bytes that accesses of global memory move per thread.
     pub widths: BTreeSet<usize>,
@@ -88,18 +104,21 @@ fn of_function(text: &str) -> MachineCode {
                 .filter(|(_, text)| words.contains(&word(text).split('.').next().unwrap_or("")))
                 .count()
         };
-        let products = count(&["HMMA"]);
-        if products == 0 {
+        let all: Vec<(usize, usize)> = body.iter().filter_map(|(_, text)| product(word(text))).collect();
+        if all.is_empty() {
             continue;
         }
-        let (instructions, shared_loads, spills) = (body.len(), count(&["LDSM"]), count(&["LDL", "STL"]));
-        let found = MainLoop { instructions, products, shared_loads, spills };
+        let (products, flop) = (all.len(), all.iter().map(|(flop, _)| flop).sum());
+        let shared_bytes = count(&["LDSM"]) * LDSM_BYTES + all.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        let (instructions, spills) = (body.len(), count(&["LDL", "STL"]));
+        let found = MainLoop { instructions, products, flop, shared_bytes, spills };
         if main_loop.is_none_or(|old| instructions * old.products < old.instructions * products) {
             main_loop = Some(found);
         }
     }
     MachineCode {
-        tensor_cores: code.iter().any(|(_, text)| word(text).starts_with("HMMA")),
+        tensor_cores: code.iter().any(|(_, text)| product(word(text)).is_some()),
+        warpgroups: code.iter().any(|(_, text)| word(text).starts_with("HGMMA")),
         main_loop,
         widths: code.iter().filter_map(|(_, text)| width(word(text))).collect(),
         threads: 0,
@@ -162,8 +181,14 @@ fn loops_and_accesses_are_found() {
     assert_eq!(code.widths, BTreeSet::from([2, 4, 16]));
     // The outer loop has 7 instructions for two products, the inner one 4 for one.
     let main = code.main_loop.expect("a loop");
-    assert_eq!(main, MainLoop { instructions: 7, products: 2, shared_loads: 1, spills: 1 });
-    assert_eq!((main.per_32(), main.bytes_per_kflop()), (112, 63));
+    assert_eq!(main, MainLoop { instructions: 7, products: 2, flop: 8192, shared_bytes: 512, spills: 1 });
+    assert_eq!((main.per(32), main.bytes_per_kflop(), code.warpgroups), (112, 63, false));
+    let text = "/*0000*/ HGMMA.64x192x16.F32.BF16 R24, gdesc[UR16].tnspB, R24, UP0 ; /* 0x0 */
+                /*0010*/ @P1 BRA 0x0 ; /* 0x0 */";
+    let code = of_function(text);
+    let main = code.main_loop.expect("a loop");
+    assert_eq!((main.flop, main.shared_bytes), (2 * 64 * 192 * 16, 256 * 32));
+    assert_eq!((main.per(1), main.bytes_per_kflop(), code.warpgroups), (2, 21, true));
     assert_eq!(of_function("/*0000*/ EXIT ;").main_loop, None);
 }
 

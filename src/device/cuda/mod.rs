@@ -11,10 +11,12 @@ mod memory;
 mod nccl;
 pub mod probe;
 mod stream;
+mod tensor_map;
 
 pub use memory::{GpuMemory, Pinned, ScratchBuffer};
 pub use nccl::{NcclComm, NcclId, Watch, nccl_version};
 pub use stream::{Event, Graph};
+pub use tensor_map::{MappedMatrix, TensorMap};
 
 use self::driver_error::describe;
 use super::kernel::{Arg, Cell, ElementType, Grid, Kernel};
@@ -83,6 +85,10 @@ pub struct Gpu {
     label: String,
     context: Handle<sys::CUcontext>,
     device: sys::CUdevice,
+    compute_capability: (i32, i32),
+    multiprocessors: usize,
+    /// Whether the kernels of 9.0 are used.
+    hopper: AtomicBool,
     streams: [Handle<sys::CUstream>; STREAMS],
     images: KernelImages,
     modules: Mutex<HashMap<&'static str, Handle<sys::CUmodule>>>,
@@ -146,6 +152,9 @@ impl Gpu {
             label: found.name.clone(),
             context,
             device,
+            compute_capability: found.compute_capability,
+            multiprocessors: found.multiprocessors,
+            hopper: AtomicBool::new(false),
             streams: [stream()?, stream()?, stream()?],
             images,
             modules: Mutex::default(),
@@ -212,6 +221,33 @@ impl Gpu {
     pub fn raw_stream(&self, stream: StreamKind) -> Result<*mut c_void> {
         self.bind()?;
         Ok(self.stream(stream).cast())
+    }
+
+    /// How many blocks of a large kernel run at a time.
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    /// Whether the kernels for compute capability 9.0 are used where they fit, instead of the portable ones. They are not until
+    /// this is called.
+    ///
+    /// # Errors
+    /// `Error::Failed` on a GPU of another compute capability, whose code the kernels are not.
+    pub fn use_hopper(&self, on: bool) -> Result<()> {
+        if on && self.compute_capability != (9, 0) {
+            let (major, minor) = self.compute_capability;
+            return Err(Error::failed(format!(
+                "{} has compute capability {major}.{minor}, the Hopper kernels are for 9.0",
+                self.name()
+            )));
+        }
+        self.hopper.store(on, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What [`Gpu::use_hopper`] was told.
+    pub fn uses_hopper(&self) -> bool {
+        self.hopper.load(Ordering::Relaxed)
     }
 
     /// Loads the kernels of `ops`. Loading one later may wait for all work on the device, and never returns where
@@ -331,9 +367,10 @@ impl Gpu {
         for arg in args {
             // The driver reads as many bytes as the argument has, from the front.
             cells.push(match arg.cell {
-                Cell::Pointer(p) | Cell::U64(p) => p,
-                Cell::U32(n) => u64::from_le_bytes(pair(n.to_le_bytes())),
-                Cell::F32(x) => u64::from_le_bytes(pair(x.to_le_bytes())),
+                Cell::Pointer(p) | Cell::U64(p) => ArgBytes::of(p),
+                Cell::U32(n) => ArgBytes::of(u64::from_le_bytes(pair(n.to_le_bytes()))),
+                Cell::F32(x) => ArgBytes::of(u64::from_le_bytes(pair(x.to_le_bytes()))),
+                Cell::Map(map) => ArgBytes(map.0),
                 Cell::TooLarge(n) => return Err(refused(arg, "below 2^32", n.to_string())),
                 Cell::HostMemory => return Err(refused(arg, "in GPU memory", "host memory".into())),
             });
@@ -421,6 +458,18 @@ impl Gpu {
             arena.bytes = grown;
         }
         Ok(ScratchBuffer { address: arena.pieces.last().copied().unwrap_or(0), len })
+    }
+}
+
+/// Room for any argument, aligned as tensor maps are.
+#[repr(C, align(128))]
+struct ArgBytes([u64; 16]);
+
+impl ArgBytes {
+    fn of(word: u64) -> ArgBytes {
+        let mut bytes = [0; 16];
+        bytes[0] = word;
+        ArgBytes(bytes)
     }
 }
 

@@ -1,6 +1,7 @@
-//! Launches of `kernels/matmul.cu`.
+//! Launches of `kernels/matmul.cu` and `kernels/matmul_hopper.cu`.
 
 use super::args::{Layout, Write};
+use super::hopper;
 use crate::device::{Argument, Cell, ElementType, Gpu, Grid, Kernel, ScratchBuffer, args, kernel};
 use crate::error::Result;
 use crate::ops::gelu;
@@ -127,6 +128,25 @@ pub fn forward(
     ends.extend(residual);
     ends.extend(pre.as_ref().map(|pre| (pre.as_view(), y_at)));
     let vectors = vectors([(x, x_at), (w, w_at)], &ends);
+    if let Some(product) = hopper::forward(gpu, form, &(x, x_at), &(w, w_at))? {
+        let args = args![
+            y,
+            pre,
+            x = product.a,
+            w = product.b,
+            bias,
+            residual = residual.map(|r| r.0),
+            m = y_at.rows,
+            k = x_at.cols,
+            n = y_at.cols,
+            ldy = y_at.stride,
+            ld_residual = residual.map_or(0, |r| r.1.stride),
+            gelu = gelu_word(gelu),
+            vectors = vectors >> 1,
+        ];
+        // SAFETY: mod.rs and linear have checked that all matrices lie within their tensors; the maps are of x and w.
+        return unsafe { gpu.launch(product.kernel, form, product.grid, &args) };
+    }
     let tiles = Tiles::of(form, y_at.rows, y_at.cols);
     let kernel = if tiles.few_rows { &FORWARD_FEW_ROWS } else { &FORWARD };
     let args = args![
@@ -169,6 +189,24 @@ pub fn backward_input(
     let mut ends = vec![(dx.as_view(), dx_at)];
     ends.extend(pre.map(|pre| (pre, dx_at)));
     let vectors = vectors([(dy, dy_at), (w, w_at)], &ends);
+    if let Some(product) = hopper::backward_input(gpu, form, &(dy, dy_at), &(w, w_at))? {
+        let args = args![
+            dx,
+            dy = product.a,
+            w = product.b,
+            residual = (write == Write::Add).then(|| dx.as_view()),
+            pre,
+            m = dx_at.rows,
+            k = dx_at.cols,
+            n = dy_at.cols,
+            lddx = dx_at.stride,
+            ld_residual = dx_at.stride,
+            gelu = gelu_word(gelu),
+            vectors = vectors >> 1,
+        ];
+        // SAFETY: mod.rs and linear have checked that all matrices lie within their tensors; the maps are of dy and w.
+        return unsafe { gpu.launch(product.kernel, form, product.grid, &args) };
+    }
     let tiles = Tiles::of(form, dx_at.rows, dx_at.cols);
     let kernel = if tiles.few_rows { &BACKWARD_INPUT_FEW_ROWS } else { &BACKWARD_INPUT };
     let args = args![

@@ -88,6 +88,26 @@ pub(super) fn other_kernels() -> Vec<Case> {
     ]
 }
 
+/// Products that the kernels for compute capability 9.0 take, of 16-bit numbers: each width of tile, more depth than two rounds of
+/// the ring, tails in rows, columns and depth, several tiles for a block of a device with four multiprocessors, every ending.
+pub(super) fn hopper() -> Vec<Case> {
+    vec![
+        matmul(20, 64, 8),
+        matmul(1, 24, 200),
+        matmul(300, 72, 248),
+        matmul(300, 856, 264),
+        matmul(130, 840, 40),
+        matmul(270, 264, 840),
+        matmul_in_vectors(140, 77, 203),
+        matmul_in_columns(5, 6, 4),
+        linear_residual((131, 1), 200, 72),
+        linear_gelu((131, 1), 72, 200, GeluForm::Tanh),
+        linear_gelu((3, 1), 40, 136, GeluForm::Erf),
+        gelu_linear((131, 1), 200, 72, GeluForm::Tanh),
+        gelu_linear((5, 1), 136, 24, GeluForm::Erf),
+    ]
+}
+
 /// By images, with an odd number of rows, sums in pieces, several groups of rows.
 pub(super) fn wide() -> Vec<Case> {
     vec![
@@ -168,12 +188,25 @@ fn matmul(m: usize, k: usize, n: usize) -> Case {
 
 /// The same added to y, with x and w in the middle columns of wider matrices.
 fn matmul_in_columns(m: usize, k: usize, n: usize) -> Case {
-    let x_at = Layout::dense(m, k + 3).columns(1, k);
-    let w_at = Layout::dense(k, n + 5).columns(2, n);
+    matmul_between(m, (1, k, 2), (2, n, 3))
+}
+
+/// The same with columns that begin at multiples of 8 and rows that are multiples of 8 apart, k and n left as they are.
+fn matmul_in_vectors(m: usize, k: usize, n: usize) -> Case {
+    let behind = |n: usize| 16 - n % 8;
+    matmul_between(m, (8, k, behind(k)), (16, n, behind(n)))
+}
+
+/// y += x w with columns of x and w before and behind those in use.
+fn matmul_between(m: usize, x_columns: (usize, usize, usize), w_columns: (usize, usize, usize)) -> Case {
+    let ((x_before, k, x_behind), (w_before, n, w_behind)) = (x_columns, w_columns);
+    let (x_stride, w_stride) = (x_before + k + x_behind, w_before + n + w_behind);
+    let x_at = Layout::dense(m, x_stride).columns(x_before, k);
+    let w_at = Layout::dense(k, w_stride).columns(w_before, n);
     let y_at = Layout::dense(m, n);
-    Case::new("matmul", format!("{m}x{k}x{n} in columns, added"), m)
-        .input("x", [m, k + 3], Fill::Values, Scope::Each)
-        .input("w", [k, n + 5], Fill::Values, Scope::All)
+    Case::new("matmul", format!("{m}x{k}x{n} in columns {x_before} and {w_before}, added"), m)
+        .input("x", [m, x_stride], Fill::Values, Scope::Each)
+        .input("w", [k, w_stride], Fill::Values, Scope::All)
         .output("y", [m, n], Scope::Each, Role::Result)
         .adding()
         .keep(&["w"], ArgType::Weight)
@@ -187,14 +220,16 @@ fn matmul_in_columns(m: usize, k: usize, n: usize) -> Case {
             matmul::backward_weight_acc(dev, (dw, w_at), (x[0], x_at), (up[0], y_at))
         })
         .plain(plain!(|x, up| {
-            let (own, w) = (columns(&x[0], k + 3, 1, k), columns(&x[1], n + 5, 2, n));
+            let own = columns(&x[0], x_stride, x_before, k);
+            let w = columns(&x[1], w_stride, w_before, n);
             let dx = naive::matmul(&up[0], &naive::transpose(&w, k, n), m, n, k);
             let dw = naive::matmul(&naive::transpose(&own, m, k), &up[0], k, m, n);
-            (vec![naive::matmul(&own, &w, m, k, n)], vec![between(&dx, k, 1, 2), between(&dw, n, 2, 3)])
+            let grads = vec![between(&dx, k, x_before, x_behind), between(&dw, n, w_before, w_behind)];
+            (vec![naive::matmul(&own, &w, m, k, n)], grads)
         }))
         .flops(2 * m * k * n, 4 * m * k * n)
         .exact()
-        .batched(move |m| matmul_in_columns(m, k, n))
+        .batched(move |m| matmul_between(m, x_columns, w_columns))
 }
 
 /// `cols` columns of rows of `stride` values, from `start` on.

@@ -37,6 +37,11 @@ pub fn other_kernels() -> Vec<Case> {
     dense::other_kernels()
 }
 
+/// Products for the kernels of compute capability 9.0.
+pub fn hopper() -> Vec<Case> {
+    dense::hopper()
+}
+
 /// Layers wide enough for the products that take two rows of an image together; only the CPU has them.
 pub fn wide() -> Vec<Case> {
     dense::wide()

@@ -1,0 +1,136 @@
+//! The kernels for compute capability 9.0 beside the CPU and the portable ones.
+
+use super::common::lanes::deep;
+use super::{
+    DType, Device, FEW_RUNS, Found, On, RUNS, SEED, batches, cases, emulation, numbered_device, real,
+};
+use half::{bf16, f16};
+use l2p_engine::device::Gpu;
+use l2p_engine::ops::matmul::{self, Layout, Write};
+use l2p_engine::tensor::Tensor;
+use std::sync::Arc;
+
+/// A device of compute capability 9.0 with its kernels on, or `None`, said on the way.
+pub fn device() -> Option<Arc<Gpu>> {
+    // The emulated one has four multiprocessors, so that blocks do several tiles.
+    let gpu = numbered_device(usize::from(!real()))?;
+    match gpu.use_hopper(true) {
+        Ok(()) => Some(gpu),
+        Err(why) if real() => {
+            eprintln!("skipped: 1 test of Hopper kernels: {why}");
+            None
+        }
+        Err(why) => panic!("{why}"),
+    }
+}
+
+/// The cases, small ones first, until something is wrong.
+pub fn first_failure(gpu: &Arc<Gpu>, runs: &[(u64, usize)]) -> Option<String> {
+    let mut cases = cases::hopper();
+    cases.sort_by_key(|case| case.inputs.iter().map(|a| a.shape.len()).sum::<usize>());
+    for case in &cases {
+        for dtype in [DType::BF16, DType::F16] {
+            let mut found = Found::default();
+            found.check(case, gpu, dtype, runs);
+            if !found.failures.is_empty() {
+                return found.failures.into_iter().next();
+            }
+        }
+    }
+    None
+}
+
+/// The names of all kernels of `matmul_hopper.cu`.
+fn kernels() -> Vec<String> {
+    let mut names = Vec::new();
+    for pass in ["backward_input", "forward"] {
+        for cols in [128, 192, 256] {
+            names.extend(["bf16", "f16"].map(|form| format!("matmul_hopper_{pass}_n{cols}_{form}")));
+        }
+    }
+    names
+}
+
+#[test]
+fn hopper_kernels_agree_with_the_cpu() {
+    let Some(gpu) = device() else { return };
+    drop(gpu.take_launched());
+    let runs = if deep("Hopper kernels under four schedules") { &RUNS[..] } else { &FEW_RUNS[..] };
+    assert_eq!(first_failure(&gpu, runs), None);
+    let launched = gpu.take_launched();
+    // The widest tile is chosen by the number of multiprocessors.
+    let missing: Vec<String> = kernels().into_iter().filter(|name| !launched.contains(name)).collect();
+    assert!(missing.is_empty() || real(), "not launched: {missing:?}");
+    // Columns that begin at odd places have no tensor map.
+    assert!(launched.iter().any(|name| name.starts_with("matmul_forward_few_rows")), "{launched:?}");
+}
+
+#[test]
+fn rows_of_hopper_kernels_do_not_depend_on_the_batch() {
+    let Some(gpu) = device() else { return };
+    let on = On { dev: Device::Cuda(gpu), band: 64 };
+    emulation::set_seed(1);
+    let mut compared = 0;
+    for case in cases::hopper().iter().filter(|case| case.inputs[0].shape.len() < 30_000) {
+        for dtype in [DType::BF16, DType::F16] {
+            compared += batches::compare(&on, case, &case.data(SEED, dtype));
+        }
+    }
+    assert!(compared > 50, "{compared} arrays compared");
+}
+
+/// Whole numbers whose sums are exact in f32, whatever the order: the Hopper kernels, the portable ones and the rounded sums
+/// have the same bits.
+#[test]
+fn whole_numbers_are_multiplied_exactly() {
+    let Some(gpu) = device() else { return };
+    emulation::set_seed(3);
+    let (m, k, n) = (150, 328, 264);
+    let numbers =
+        |len: usize, step: usize| (0..len).map(|i| (i * step % 11) as f64 - 5.0).collect::<Vec<_>>();
+    let (x, w) = (numbers(m * k, 7), numbers(k * n, 3));
+    let sum = |i: usize| (0..k).map(|d| x[i / n * k + d] * w[d * n + i % n]).sum::<f64>();
+    let sums: Vec<f64> = (0..m * n).map(sum).collect();
+    for dtype in [DType::BF16, DType::F16] {
+        let round = |v: &f64| match dtype {
+            DType::BF16 => bf16::from_f64(*v).to_f64(),
+            _ => f16::from_f64(*v).to_f64(),
+        };
+        let wanted: Vec<f64> = sums.iter().map(round).collect();
+        let dev = Device::Cuda(gpu.clone());
+        let put = |values: &[f64], rows, cols| {
+            Tensor::from_f64(values, [rows, cols], dtype).to(&dev).expect("an upload")
+        };
+        // w (K, N), and its transposed form, from which backward_input makes the same product.
+        let transposed: Vec<f64> = (0..n * k).map(|i| w[i % k * n + i / k]).collect();
+        let (x, w, wt) = (put(&x, m, k), put(&w, k, n), put(&transposed, n, k));
+        let run = |hopper: bool| {
+            gpu.use_hopper(hopper).expect("a device of 9.0");
+            let nan = vec![f64::NAN; m * n];
+            let (mut y, mut dx) = (put(&nan, m, n), put(&nan, m, n));
+            let (y_at, x_at) = (Layout::dense(m, n), Layout::dense(m, k));
+            let w_side = (w.view(), Layout::dense(k, n));
+            matmul::forward(&dev, (y.view_mut(), y_at), (x.view(), x_at), w_side, Write::Set).expect("y");
+            let wt_side = (wt.view(), Layout::dense(n, k));
+            let to = (dx.view_mut(), y_at);
+            matmul::backward_input(&dev, to, (x.view(), x_at), wt_side, Write::Set).expect("dx");
+            [y, dx].map(|t| t.view().read_f64().expect("a download"))
+        };
+        let [portable, hopper] = [run(false), run(true)];
+        for got in portable.iter().chain(&hopper) {
+            let wrong = got.iter().zip(&wanted).filter(|(a, b)| a != b).count();
+            assert_eq!(wrong, 0, "{dtype:?}: {wrong} of {} differ", wanted.len());
+        }
+    }
+}
+
+#[test]
+fn other_devices_refuse_hopper_kernels() {
+    if real() {
+        return eprintln!("skipped: 1 test of a device of 8.0");
+    }
+    let Some(gpu) = numbered_device(0) else { return };
+    let error = gpu.use_hopper(true).expect_err("a device of 8.0").to_string();
+    assert!(error.contains("cuda:0 has compute capability 8.0, the Hopper kernels are for 9.0"), "{error}");
+    assert!(!gpu.uses_hopper());
+}
