@@ -233,7 +233,6 @@ struct In {
 
 // ---- Ordinary stores that the asynchronous units do not see ----
 
-
 void expect_visible(size_t offset, size_t bytes, const char* what, const Site& site) {
     for (size_t i = offset / 4; i < (offset + bytes + 3) / 4; i++) {
         if (here->hidden[i] == 0) continue;
@@ -246,7 +245,6 @@ void expect_visible(size_t offset, size_t bytes, const char* what, const Site& s
 
 // What stands in shared memory in the place of one.
 constexpr uint64_t COOKIE = 0xffb0a221e5ffb0a2;
-
 
 size_t offset_of(const void* p, size_t bytes, const char* what, const Site& site) {
     const size_t offset = size_t(static_cast<const unsigned char*>(p) - smem);
@@ -278,9 +276,7 @@ void add_bytes(uint64_t* barrier, Mbarrier& m, int64_t bytes, const Site& site) 
     }
 }
 
-
 // ---- Tensor maps ----
-
 
 TensorMap decode(const CUtensorMap* map, const Site& site) {
     TensorMap m;
@@ -289,7 +285,6 @@ TensorMap decode(const CUtensorMap* map, const Site& site) {
     if (m.magic != TensorMap::MAGIC || m.check != m.sum()) fail("no tensor map (%s)", at(site).c_str());
     return m;
 }
-
 
 Box box_of(const CUtensorMap* map, const void* place, unsigned rank, const int* first, const char* what, const Site& site) {
     Box box = { decode(map, site), {}, static_cast<unsigned char*>(const_cast<void*>(place)), site };
@@ -300,8 +295,6 @@ Box box_of(const CUtensorMap* map, const void* place, unsigned rank, const int* 
     if ((FIRST_ADDRESS + box.offset()) % wanted != 0) fail("%s at a shared address that is no multiple of %u bytes (%s)", what, wanted, at(site).c_str());
     return box;
 }
-
-
 
 void land(size_t i) {
     const Load load = here->loads[i];
@@ -337,11 +330,6 @@ void write_store(Store& store) {
 }
 
 // ---- Products of warpgroups ----
-
-
-
-
-
 
 WarpState& mine() { return here->warps[current->warp]; }
 
@@ -592,6 +580,9 @@ void expect_unused(const Box& box) {
     }
 }
 
+// The registers of a multiprocessor in shares of 8 per thread.
+unsigned registers_at_start() { return std::min(248u, REGISTERS / (n_warps * 32) / 8 * 8); }
+
 unsigned total_registers() {
     unsigned sum = 0;
     for (const WarpState& w : here->warps) sum += w.registers;
@@ -621,8 +612,7 @@ void begin_of_block(unsigned rank, unsigned blocks, unsigned threads, unsigned c
     units.smem = memory;
     units.hidden.assign((bytes + 3) / 4 + 4, 0);
     units.warps.assign(n_warps, {});
-    // The registers of a multiprocessor in shares of 8 per thread.
-    for (WarpState& w : units.warps) w.registers = std::min(248u, REGISTERS / (n_warps * 32) / 8 * 8);
+    for (WarpState& w : units.warps) w.registers = registers_at_start();
     units.warpgroups.assign((n_warps + WARPS_OF_GROUP - 1) / WARPS_OF_GROUP, {});
 }
 
@@ -685,6 +675,7 @@ void ordinary_store(size_t offset, size_t bytes) {
 
 std::string describe_wait(const Lane& lane) {
     if (lane.op != Op::Mbarrier) return "";
+    const In its_block(lane.block);
     const auto found = here->mbarriers.find(lane.post);
     if (found == here->mbarriers.end()) return "";
     const Mbarrier& m = found->second;
@@ -784,7 +775,7 @@ void max_registers(unsigned registers, bool more, Site site) {
         step(Op::MaxRegisters, site, registers, more);
         WarpState& warp = mine();
         if (more ? registers < warp.registers : registers > warp.registers) fail("set_max_registers_%s to %u from %u (%s)", more ? "inc" : "dec", registers, warp.registers, at(site).c_str());
-        const unsigned all = std::min(248u, REGISTERS / (n_warps * 32) / 8 * 8) * n_warps;
+        const unsigned all = registers_at_start() * n_warps;
         while (total_registers() - warp.registers + registers > all) {
             here->short_of_registers.push_back(current);
             sleep_in(Op::MaxRegisters, nullptr, site);
