@@ -2,7 +2,7 @@
 //! the arguments stand in three places, the `.cu` file, the [`Kernel`] and the launch; a test compares the
 //! first two, [`Gpu::launch`](super::Gpu::launch) the last two.
 
-use super::TensorMap;
+use super::tensor_map::TensorMap;
 use crate::error::{Error, Result};
 
 /// The type `T` of activations and matrices that a kernel was compiled for: the end of its name.
@@ -158,6 +158,12 @@ impl Argument for u64 {
 impl Argument for f32 {
     fn argument(&self) -> (&'static str, Cell) {
         ("f32", Cell::F32(*self))
+    }
+}
+
+impl Argument for TensorMap {
+    fn argument(&self) -> (&'static str, Cell) {
+        ("map", Cell::Map(*self))
     }
 }
 

@@ -6,15 +6,17 @@ mod host;
 mod kernel;
 pub mod published_gpus;
 pub mod range;
+mod tensor_map;
 
 pub use cuda::{
-    Event, Gpu, GpuMemory, Graph, MappedMatrix, NcclComm, NcclId, Pinned, ScratchBuffer, StreamKind,
-    TensorMap, Watch, nccl_version, probe,
+    Event, Gpu, GpuMemory, Graph, NcclComm, NcclId, Pinned, ScratchBuffer, StreamKind, Watch, nccl_version,
+    probe,
 };
 pub use host::available_memory;
 pub use kernel::{Arg, Argument, Cell, ElementType, Grid, Kernel};
 pub(crate) use kernel::{args, kernel, vectors};
 pub use range::range;
+pub use tensor_map::{MappedMatrix, TensorMap};
 
 use crate::error::{Error, Result};
 use std::sync::Arc;

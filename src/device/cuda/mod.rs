@@ -16,7 +16,6 @@ mod tensor_map;
 pub use memory::{GpuMemory, Pinned, ScratchBuffer};
 pub use nccl::{NcclComm, NcclId, Watch, nccl_version};
 pub use stream::{Event, Graph};
-pub use tensor_map::{MappedMatrix, TensorMap};
 
 use self::driver_error::describe;
 use super::kernel::{Arg, Cell, ElementType, Grid, Kernel};

@@ -79,7 +79,7 @@ fn product(
     let (Some(a), Some(b)) = (mapped(&a.0, a.1), mapped(&b.0, b.1)) else { return Ok(None) };
     let i = best_tile(gpu.multiprocessors(), rows, cols);
     let tiles = rows.div_ceil(TILE_ROWS) * cols.div_ceil(TILE_COLS[i]);
-    let map = |matrix, rows| TensorMap::new(gpu, form, matrix, rows);
+    let map = |matrix, rows| gpu.tensor_map(form, matrix, rows);
     Ok(Some(Product {
         kernel: &kernels[i],
         grid: Grid::new(tiles.min(gpu.multiprocessors()), 384).smem(smem_bytes(TILE_COLS[i])),
