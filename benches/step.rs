@@ -6,13 +6,16 @@
 //! `--ranks N` (threads of the CPU) or `--device cuda:0,1,…` time one rank, then all, each on a batch of its own, and the
 //! sum of gradients by itself.
 //!
+//! `--kernels hopper` takes the Hopper kernels of a GPU of compute capability 9.0 without checking them.
+//!
 //! `benches/peer/step.py` does the same work in PyTorch, from images that are ready. Both take `--gelu tanh|erf`, and without
 //! it the erf form, which is timm's.
 
 use clap::{Parser, ValueEnum};
-use l2p_engine::Result;
 use l2p_engine::comm::{self, Launch};
-use l2p_engine::config::schema::{Augment, Classifier, CodaPrompt, Config, Data, Method as Name, Precision};
+use l2p_engine::config::schema::{
+    Augment, Classifier, CodaPrompt, Config, Data, Kernels, Method as Name, Precision,
+};
 use l2p_engine::data::{Normalize, Preprocess, image_set};
 use l2p_engine::device::range::{RangeTime, record, recorded};
 use l2p_engine::device::{Device, StreamKind};
@@ -26,6 +29,7 @@ use l2p_engine::ops::preprocess::Resident;
 use l2p_engine::rng::{Rng, Stream};
 use l2p_engine::tensor::plan::Plan;
 use l2p_engine::tensor::{DType, Tensor};
+use l2p_engine::{Error, Result};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -53,6 +57,13 @@ enum Width {
     F32,
     Bf16,
     F16,
+}
+
+/// Kernels of a GPU, as `train.kernels` has them.
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Generation {
+    Portable,
+    Hopper,
 }
 
 /// Forms of GELU.
@@ -85,6 +96,9 @@ struct Args {
     /// Form of GELU: checkpoints of PyTorch and timm have `erf`, those of JAX `tanh`.
     #[arg(long, value_enum, default_value = "erf")]
     gelu: Gelu,
+    /// The kernels of a GPU.
+    #[arg(long, value_enum, default_value = "portable")]
+    kernels: Generation,
     /// Whether a GPU gets the step as one launch.
     #[arg(long, value_enum, default_value = "on")]
     graph: Switch,
@@ -194,6 +208,10 @@ fn config(args: &Args) -> Config {
     }
     config.train.shortcuts.retain(|word| !args.without.contains(word));
     config.train.graph = args.graph == Switch::On;
+    config.train.kernels = match args.kernels {
+        Generation::Portable => Kernels::Portable,
+        Generation::Hopper => Kernels::Hopper,
+    };
     config.precision = match args.precision {
         Width::F32 => Precision::F32,
         Width::Bf16 => Precision::Bf16,
@@ -365,6 +383,13 @@ fn run(args: &Args) -> Result<()> {
     if args.ranks > 1 {
         devices.resize(args.ranks, devices[0].clone());
     }
+    if args.kernels == Generation::Hopper {
+        for dev in &devices {
+            let on_cpu =
+                || Error::config("--kernels hopper: wanted a GPU of compute capability 9.0, found the CPU");
+            dev.gpu().ok_or_else(on_cpu)?.use_hopper(true)?;
+        }
+    }
     let launch = Launch::from_env(|name| std::env::var(name).ok())?;
     let one = measure(args, &devices[0], &Ranks::alone(args.batch))?;
     let size = launch.processes * devices.len();
@@ -392,6 +417,7 @@ fn run(args: &Args) -> Result<()> {
         let mut report = json!({
             "engine": "l2p-engine", "version": env!("CARGO_PKG_VERSION"), "device": format!("{dev:?}"),
             "precision": format!("{:?}", args.precision).to_lowercase(), "graph": config.train.graph,
+            "kernels": dev.gpu().map(|_| config.train.kernels.word()),
             "gelu": format!("{:?}", args.gelu).to_lowercase(),
             "model": format!("{:?}", args.model), "image_size": dims(args).image_size, "batch": args.batch, "pool": args.pool,
             "length": args.length, "top_k": args.top_k, "dualprompt": args.dualprompt, "coda": args.coda,
@@ -426,11 +452,12 @@ fn run(args: &Args) -> Result<()> {
     }
     let mib = |bytes: usize| bytes as f64 / (1024.0 * 1024.0);
     println!(
-        "{} step {:?} batch {} on {} in {:?}, GELU in its {:?} form",
+        "{} step {:?} batch {} on {}{} in {:?}, GELU in its {:?} form",
         if args.coda { "coda_prompt" } else { "l2p" },
         args.model,
         args.batch,
         dev.name(),
+        dev.gpu().map_or(String::new(), |_| format!(" with {} kernels", config.train.kernels)),
         args.precision,
         args.gelu
     );

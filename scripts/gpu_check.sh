@@ -197,6 +197,25 @@ train() {
     exit $code
 }
 
+# Hopper kernels, which no run takes unasked: their tests, the check that a run makes of them, and whole steps with both
+# generations. The rows of both are in `kernels`.
+hopper() {
+    local code=0
+    "$bins/l2p-engine" devices | grep 'cuda:0' | grep -q 'compute capability 9.0' || {
+        echo 'not for this GPU: Hopper kernels are for compute capability 9.0'
+        exit 0
+    }
+    try "$bins/device" hopper --nocapture
+    try "$bins/l2p-engine" check-device --kernels hopper --again
+    [ -z "$tiny" ] || { one hopper_bf16_2 --model micro --batch 1 --steps 1 --precision bf16 --kernels hopper && exit $code; }
+    local kernels
+    for kernels in portable hopper; do
+        one "${kernels}_bf16_128" --batch 128 --steps 50 --precision bf16 --kernels "$kernels"
+        one "${kernels}_bf16_16" --batch 16 --steps 50 --precision bf16 --kernels "$kernels"
+    done
+    exit $code
+}
+
 kernels() {
     local size=()
     [ -z "$tiny" ] || size=(--smoke)
@@ -272,13 +291,13 @@ profile() {
     exit $code
 }
 
-export -f try have facts gradients memcheck racecheck nccl train kernels one peer steps peers compiled limited attention profile
+export -f try have facts gradients memcheck racecheck nccl train hopper kernels one peer steps peers compiled limited attention profile
 export bins work python3 tiny
 
 section facts 40
 
 # Correctness. What needs no GPU runs beside what does.
-reserve=230
+reserve=260
 section gradients 120 &
 gradients=$!
 section golden 120 "$bins/golden" &
@@ -295,8 +314,10 @@ section nccl 60
 section train 90
 
 # Measurements.
-reserve=150
+reserve=185
 section kernels 120
+reserve=150
+section hopper 75
 reserve=90
 section steps 75
 reserve=10

@@ -156,16 +156,20 @@ def kernels_text(kernels):
     largest = max((row["batch"] for row in rows), default=0)
     for row in sorted((r for r in rows if "us" in r and r["batch"] == largest and r["form"] == "bf16"), key=cost, reverse=True)[:16]:
         share = row["share_of_peak"]
-        name = f"{row['stage']} {row['shape']} x{row['times_per_step']}"
+        mark = "" if row["kernels"] == "portable" else f" {row['kernels']}"
+        name = f"{row['stage']} {row['shape']} x{row['times_per_step']}{mark}"
         lines.append(
             f"{name:<46} {cost(row) / 1e3:>7.2f} {row['us']:>8.1f} {number(share and 100 * share, 0):>6} "
             f"{number(row['rival_over_ours'], 2):>6} {number(row['predicted_us']):>9} {number(row['measured_over_predicted'], 2):>6}"
         )
     for step in kernels["steps"]:
-        lines.append(f"kernels of a step, batch {step['batch']} {step['form']}: {step['ms']:.2f} ms, predicted {step['predicted_ms']:.2f}")
+        lines.append(
+            f"{step['kernels']} kernels of a step, batch {step['batch']} {step['form']}: {step['ms']:.2f} ms, "
+            f"predicted {number(step['predicted_ms'], 2)}"
+        )
     for row in rows:
         if not row.get("ok"):
-            lines.append(f"WRONG: {row['stage']} {row['shape']} {row['form']}: {row.get('error', row.get('relative_error'))}")
+            lines.append(f"WRONG: {row['stage']} {row['shape']} {row['form']} {row['kernels']}: {row.get('error', row.get('relative_error'))}")
     return "\n".join(lines)
 
 

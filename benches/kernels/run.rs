@@ -10,6 +10,7 @@ mod rival;
 mod rows;
 
 use forecast::{CHIPS, Chip};
+use l2p_engine::config::schema::Kernels;
 use l2p_engine::device::{Device, ElementType, Gpu, StreamKind, probe};
 use l2p_engine::output::atomic;
 use l2p_engine::rng::{Rng, Stream};
@@ -107,6 +108,12 @@ pub fn forms_of(row: &Row, forms: &[ElementType]) -> Vec<ElementType> {
     if row.is_narrow() { forms.to_vec() } else { vec![ElementType::F32] }
 }
 
+/// The kernels that a row is timed with in this form. Hopper kernels do products of 16 bits, on a GPU that has them.
+fn generations(row: &Row, form: ElementType, gpu: &Gpu) -> Vec<Kernels> {
+    let hopper = gpu.has_hopper() && form != ElementType::F32 && matches!(row.bound, Bound::Product(_));
+    if hopper { vec![Kernels::Portable, Kernels::Hopper] } else { vec![Kernels::Portable] }
+}
+
 /// What a large product and a large copy reach on this machine.
 struct Peaks {
     copy_bytes_per_s: f64,
@@ -181,43 +188,63 @@ pub fn run(args: &Args, forms: &[ElementType], gpu: &Arc<Gpu>) -> Result<Value> 
     for size in sizes(args) {
         println!("\nbatch {}", size.batch);
         println!("{}", header());
-        let mut sums: Vec<(ElementType, f64, f64)> = forms.iter().map(|&f| (f, 0.0, 0.0)).collect();
+        let mut sums: Vec<Sum> = Vec::new();
+        for &form in forms {
+            let hopper = gpu.has_hopper() && form != ElementType::F32;
+            let each = [Kernels::Portable].into_iter().chain(hopper.then_some(Kernels::Hopper));
+            sums.extend(each.map(|kernels| Sum { form, kernels, us: 0.0, predicted: 0.0 }));
+        }
         let mut complete = args.only.is_none();
         for row in wanted(args, &size) {
             let exact = if row.is_narrow() { Some(bench.once(&row, ElementType::F32)) } else { None };
             for form in forms_of(&row, forms) {
-                let line = bench.row(&row, form, exact.as_ref(), &peaks);
-                let line = line.unwrap_or_else(|e| {
-                    println!("{:<24} {:<28} {:>5}  FAILED: {e}", row.stage, row.shape, form.name());
-                    let (stage, shape, form) = (row.stage, &row.shape, form.name());
-                    json!({ "stage": stage, "shape": shape, "form": form, "batch": row.batch, "error": e.to_string(),
-                        "ok": false })
-                });
-                failures += usize::from(line["ok"] != json!(true));
-                match line["us"].as_f64() {
-                    None => complete = false,
-                    Some(us) => {
-                        for sum in sums.iter_mut().filter(|s| s.0 == form || !row.is_narrow()) {
-                            sum.1 += row.times as f64 * us;
-                            sum.2 += row.times as f64 * row.predicted_us(form, chip).unwrap_or(us);
+                let timed = generations(&row, form, gpu);
+                for &kernels in &timed {
+                    let line = bench.row(&row, form, kernels, exact.as_ref(), &peaks);
+                    let line = line.unwrap_or_else(|e| {
+                        let (stage, shape, form, kernels) =
+                            (row.stage, &row.shape, form.name(), kernels.word());
+                        println!("{stage:<24} {shape:<28} {form:>5} {kernels:>8}  FAILED: {e}");
+                        json!({ "stage": stage, "shape": shape, "form": form, "kernels": kernels,
+                            "batch": row.batch, "error": e.to_string(), "ok": false })
+                    });
+                    failures += usize::from(line["ok"] != json!(true));
+                    match line["us"].as_f64() {
+                        None => complete = false,
+                        Some(us) => {
+                            let part = |s: &&mut Sum| {
+                                (s.form == form || !row.is_narrow())
+                                    && (s.kernels == kernels || !timed.contains(&s.kernels))
+                            };
+                            for sum in sums.iter_mut().filter(part) {
+                                sum.us += row.times as f64 * us;
+                                sum.predicted +=
+                                    row.times as f64 * row.predicted_us(form, chip).unwrap_or(us);
+                            }
                         }
                     }
+                    all.push(line);
+                    save(args.json.as_deref(), &whole(&all, &steps, failures))?;
                 }
-                all.push(line);
-                save(args.json.as_deref(), &whole(&all, &steps, failures))?;
             }
         }
-        for (form, us, predicted) in sums.into_iter().filter(|_| complete) {
+        for Sum { form, kernels, us, predicted } in sums.into_iter().filter(|_| complete) {
             let rate = |us: f64| size.batch as f64 / us * 1e6;
+            // Predictions are for portable kernels.
+            let predicted = (kernels == Kernels::Portable).then_some(predicted);
+            let words = predicted.map_or(String::new(), |us| {
+                format!("; predicted {:.2} ms = {:.0} images/s", us / 1e3, rate(us))
+            });
             println!(
-                "kernels of a step in {}: {:.2} ms = {:.0} images/s; predicted {:.2} ms = {:.0} images/s",
+                "{kernels} kernels of a step in {}: {:.2} ms = {:.0} images/s{words}",
                 form.name(),
                 us / 1e3,
-                rate(us),
-                predicted / 1e3,
-                rate(predicted)
+                rate(us)
             );
-            steps.push(json!({ "batch": size.batch, "form": form.name(), "ms": us / 1e3, "predicted_ms": predicted / 1e3 }));
+            steps.push(
+                json!({ "batch": size.batch, "form": form.name(), "kernels": kernels.word(), "ms": us / 1e3,
+                "predicted_ms": predicted.map(|us| us / 1e3) }),
+            );
         }
     }
     let json = whole(&all, &steps, failures);
@@ -231,10 +258,11 @@ fn save(path: Option<&Path>, json: &Value) -> Result<()> {
 
 fn header() -> String {
     format!(
-        "{:<24} {:<28} {:>5} {:>9} {:>19} {:>8} {:>7} {:>6} {:>6} {:>8} {:>9} {:>6}",
+        "{:<24} {:<28} {:>5} {:>8} {:>9} {:>19} {:>8} {:>7} {:>6} {:>6} {:>8} {:>9} {:>6}",
         "stage",
         "shape",
         "form",
+        "kernels",
         "us",
         "p10 to p90",
         "TFLOP/s",
@@ -266,6 +294,14 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
     let (difference, size) = (of(&|(a, b)| (a - b) * (a - b)), of(&|(_, b)| b * b));
     let distance = if size == 0.0 { difference } else { difference / size };
     if a.len() == b.len() && distance.is_finite() { distance } else { f64::INFINITY }
+}
+
+/// The kernels of a step together, in microseconds.
+struct Sum {
+    form: ElementType,
+    kernels: Kernels,
+    us: f64,
+    predicted: f64,
 }
 
 /// Something else that does the work of a row.
@@ -392,10 +428,30 @@ impl Bench<'_> {
         &mut self,
         row: &Row,
         form: ElementType,
+        kernels: Kernels,
         exact: Option<&Result<Vec<Vec<f64>>>>,
         peaks: &Peaks,
     ) -> Result<Value> {
+        self.gpu.use_hopper(kernels == Kernels::Hopper)?;
+        let line = self.row_now(row, form, kernels, exact, peaks);
+        self.gpu.use_hopper(false)?;
+        line
+    }
+
+    fn row_now(
+        &mut self,
+        row: &Row,
+        form: ElementType,
+        kernels: Kernels,
+        exact: Option<&Result<Vec<Vec<f64>>>>,
+        peaks: &Peaks,
+    ) -> Result<Value> {
+        self.gpu.take_launched();
         let got = self.once(row, form)?;
+        let launched = self.gpu.take_launched();
+        if kernels == Kernels::Hopper && !launched.iter().any(|name| name.starts_with("matmul_hopper")) {
+            return Err(Error::failed(format!("wanted a Hopper kernel, launched {}", launched.join(", "))));
+        }
         let worst = |of: &[Vec<f64>]| of.iter().zip(&got).map(|(e, g)| distance(g, e)).fold(0.0, f64::max);
         // Where there is no form in 16 bits, that everything was written and is a number.
         let error = match exact {
@@ -422,7 +478,7 @@ impl Bench<'_> {
             _ => None,
         };
         drop(tensors);
-        Ok(self.line(row, form, times, rival, (error, ok), peaks))
+        Ok(self.line(row, (form, kernels), times, rival, (error, ok), peaks))
     }
 
     /// The same product by cuBLASLt, if it is there and gives what ours gives; where it has no such ending, the plain
@@ -478,7 +534,7 @@ impl Bench<'_> {
     fn line(
         &self,
         row: &Row,
-        form: ElementType,
+        (form, kernels): (ElementType, Kernels),
         times: Times,
         rival: Option<Result<Rival>>,
         (error, ok): (f64, bool),
@@ -496,7 +552,8 @@ impl Bench<'_> {
             Some(Err(e)) => (None, None, Some(e.to_string())),
             None => (None, None, None),
         };
-        let predicted = row.predicted_us(form, self.chip);
+        // Of portable kernels.
+        let predicted = (kernels == Kernels::Portable).then(|| row.predicted_us(form, self.chip)).flatten();
         let surprise = predicted.map(|p| times.median / p);
         let mark = match surprise {
             Some(r) if !(1.0 / SURPRISE..=SURPRISE).contains(&r) => "!",
@@ -505,10 +562,11 @@ impl Bench<'_> {
         let or_dash = |v: Option<f64>, digits: usize| v.map_or("-".into(), |v| format!("{v:.digits$}"));
         let of = |v: f64, scale: f64, digits| or_dash((v > 0.0).then_some(v / scale), digits);
         println!(
-            "{:<24} {:<28} {:>5} {:>9.1} {:>19} {:>8} {:>7} {:>6} {:>6} {:>8} {:>9} {:>6}{mark}{}",
+            "{:<24} {:<28} {:>5} {:>8} {:>9.1} {:>19} {:>8} {:>7} {:>6} {:>6} {:>8} {:>9} {:>6}{mark}{}",
             row.stage,
             row.shape,
             form.name(),
+            kernels.word(),
             times.median,
             format!("{:.1} to {:.1}", times.p10, times.p90),
             of(flops_per_s, 1e12, 0),
@@ -522,7 +580,7 @@ impl Bench<'_> {
         );
         json!({
             "stage": row.stage, "op": row.op, "shape": row.shape, "batch": row.batch, "form": form.name(),
-            "times_per_step": row.times, "us": times.median, "p10_us": times.p10, "p90_us": times.p90,
+            "kernels": kernels.word(), "times_per_step": row.times, "us": times.median, "p10_us": times.p10, "p90_us": times.p90,
             "replays": times.replays, "launches_per_replay": times.launches, "flops": row.flops, "bytes": bytes,
             "flops_per_s": flops_per_s, "bytes_per_s": bytes_per_s, "share_of_peak": share,
             "rival": name,

@@ -2,11 +2,13 @@
 
 use super::print;
 use crate::config;
+use crate::config::schema::Kernels;
 use crate::device::{NO_GPU, embedded, probe};
 use crate::error::{Error, Result};
 use crate::output::table::{self, Style};
 use crate::self_check::{self, Check, Key, Stage, StepShapes, Verdict};
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +23,9 @@ pub struct CheckDevice {
     /// Set one configuration key, such as `--set prompt_pool.length=5`. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// `portable` kernels alone, or `hopper` kernels as well; by default what the configuration says in `train.kernels`.
+    #[arg(long, value_name = "WORD", value_parser = PossibleValuesParser::new(Kernels::WORDS))]
+    kernels: Option<String>,
     /// Check even if a verdict is on file.
     #[arg(long)]
     again: bool,
@@ -54,7 +59,9 @@ impl CheckDevice {
             let shapes: Option<StepShapes> =
                 serde_json::from_str(shapes).map_err(|e| Error::config(format!("--shapes: {e}")))?;
             let skip: Vec<usize> = self.skip.iter().filter_map(|word| word.parse().ok()).collect();
-            return self_check::child(index, shapes.as_ref(), self.quick, self.repeat, first, &skip);
+            let hopper = self.kernels.as_deref() == Some(Kernels::Hopper.word());
+            let kernels = if hopper { Kernels::Hopper } else { Kernels::Portable };
+            return self_check::child(index, shapes.as_ref(), self.quick, kernels, self.repeat, first, &skip);
         }
         if self.timeout == 0 || self.repeat == 0 {
             return Err(Error::config("--timeout and --repeat: wanted at least 1, found 0"));
@@ -73,11 +80,21 @@ impl CheckDevice {
         if embedded::TOOLKIT.is_none() {
             return Err(failed("this program holds no CUDA kernels: there was no nvcc when it was built"));
         }
-        let loaded = config::load_with_notes(self.config.as_deref(), &self.set, None, None, None)?;
+        let given = self.kernels.iter().map(|word| format!("train.kernels={word}"));
+        let set: Vec<String> = self.set.iter().cloned().chain(given).collect();
+        let loaded = config::load_with_notes(self.config.as_deref(), &set, None, None, None)?;
+        let kernels = loaded.config.train.kernels;
+        let (major, minor) = found.compute_capability;
+        if kernels == Kernels::Hopper && (major, minor) != (9, 0) {
+            return Err(failed(&format!(
+                "{} has compute capability {major}.{minor}, the Hopper kernels are for 9.0; use --kernels portable",
+                found.name
+            )));
+        }
         let shapes = self_check::shapes(&loaded.config);
-        let key = Key::new(found, shapes.clone(), self.quick);
+        let key = Key::new(found, shapes.clone(), self.quick, kernels);
         let (quick, repeats, timeout) = (self.quick, self.repeat, Duration::from_secs(self.timeout));
-        let check = Check { index, shapes, quick, repeats, timeout };
+        let check = Check { index, shapes, quick, kernels, repeats, timeout };
         let (verdict, is_new) = check.verdict(key, self.again, || ())?;
         let sentence = verdict.sentence();
         if self.json {
@@ -96,8 +113,8 @@ impl CheckDevice {
         match verdict.failed().count() {
             0 => Ok(()),
             n => Err(Error::failed(format!(
-                "{}: {n} kernels failed the check; runs that need them go on without graphs, in f32 or on the CPU, or are \
-                 refused",
+                "{}: {n} kernels failed the check; runs that need them go on with portable kernels, without graphs, in f32 \
+                 or on the CPU, or are refused",
                 self.device
             ))),
         }

@@ -1,5 +1,6 @@
 //! What several commands share: where the configuration comes from, the device, standard output.
 
+use crate::config::schema::Kernels;
 use crate::config::{Config, LoadedConfig};
 use crate::device::{Choice, Device};
 use crate::error::Result;
@@ -59,6 +60,25 @@ pub fn checked(choice: Choice, config: &mut Config) -> Result<Choice> {
     Ok(choices.remove(0))
 }
 
+/// The same for a finished run that answers: a GPU of another compute capability takes portable kernels in place of the run's
+/// Hopper kernels, with a note.
+pub fn checked_to_answer(choice: Choice, config: &mut Config) -> Result<Choice> {
+    let mut here = config.clone();
+    if config.train.kernels == Kernels::Hopper
+        && let Some(gpu) = choice.device.gpu().filter(|gpu| !gpu.has_hopper())
+    {
+        output::say(&format!(
+            "note: the run has train.kernels = \"hopper\"; {} has no such kernels, and portable ones answer, which may round \
+             in another way",
+            gpu.name()
+        ));
+        here.train.kernels = Kernels::Portable;
+    }
+    let choice = checked(choice, &mut here)?;
+    config.precision = here.precision;
+    Ok(choice)
+}
+
 /// The same for several devices; see [`self_check::checked`].
 pub fn all_checked(choices: &mut Vec<Choice>, config: &mut Config) -> Result<()> {
     let checked = self_check::checked(std::mem::take(choices), config)?;
@@ -67,15 +87,28 @@ pub fn all_checked(choices: &mut Vec<Choice>, config: &mut Config) -> Result<()>
     Ok(())
 }
 
-/// The device that `--device` names, for the run or exported run in `workdir`.
+/// The device that `--device` names, for more learning of the run or exported run in `workdir`.
 pub fn device_of_run(word: &str, workdir: &Path) -> Result<Choice> {
+    of_run(word, workdir, checked)
+}
+
+/// The same for its answers.
+pub fn device_to_answer(word: &str, workdir: &Path) -> Result<Choice> {
+    of_run(word, workdir, checked_to_answer)
+}
+
+fn of_run(
+    word: &str,
+    workdir: &Path,
+    check: impl Fn(Choice, &mut Config) -> Result<Choice>,
+) -> Result<Choice> {
     let choice = device(word)?;
     if choice.device.gpu().is_none() {
         return Ok(choice);
     }
     let mut config =
         if workdir.is_file() { SavedRun::read(workdir)?.config } else { SavedRun::config(workdir)? };
-    checked(choice, &mut config)
+    check(choice, &mut config)
 }
 
 /// Prints a line to standard output. Ends the program if that fails.

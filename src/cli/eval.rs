@@ -47,7 +47,7 @@ impl Eval {
         let choice = super::device(&self.device)?;
         let mut saved = SavedRun::read(&self.workdir)?;
         saved.locate_backbone(self.init_checkpoint.as_deref())?;
-        let choice = super::checked(choice, &mut saved.config)?;
+        let choice = super::checked_to_answer(choice, &mut saved.config)?;
         let mut config = saved.config.clone();
         let hash = config.identity().config_hash();
         if let Some(dir) = self.data_dir {

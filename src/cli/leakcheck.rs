@@ -39,7 +39,7 @@ impl LeakCheck {
         let choice = super::device(&self.device)?;
         let mut saved = SavedRun::read(&self.workdir)?;
         saved.locate_backbone(self.init_checkpoint.as_deref())?;
-        let choice = super::checked(choice, &mut saved.config)?;
+        let choice = super::checked_to_answer(choice, &mut saved.config)?;
         let mut config = saved.config.clone();
         if let Some(dir) = self.data_dir {
             config.data.dir = dir;

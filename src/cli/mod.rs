@@ -20,7 +20,9 @@ mod shell;
 mod train;
 
 use clap::{CommandFactory, Parser, Subcommand};
-pub(crate) use common::{ConfigArgs, all_checked, checked, device, device_of_run, print};
+pub(crate) use common::{
+    ConfigArgs, all_checked, checked, checked_to_answer, device, device_of_run, device_to_answer, print,
+};
 
 /// Learning to Prompt for continual learning.
 #[derive(Debug, Parser)]

@@ -42,7 +42,7 @@ impl Predict {
         let choice = super::device(&self.device)?;
         let mut saved = SavedRun::read(&self.workdir)?;
         saved.locate_backbone(self.init_checkpoint.as_deref())?;
-        let choice = super::checked(choice, &mut saved.config)?;
+        let choice = super::checked_to_answer(choice, &mut saved.config)?;
         let (mut files, mut failed) = (Vec::new(), 0);
         for given in self.given()? {
             let found = if given.is_dir() { images_in(&given) } else { Ok(vec![given]) };

@@ -70,7 +70,7 @@ impl Serve {
         };
         let options = Options {
             token: self.token_file.as_deref().map(token).transpose()?,
-            choice: super::device_of_run(&self.device, &self.workdir)?,
+            choice: super::device_to_answer(&self.device, &self.workdir)?,
             workdir: self.workdir.clone(),
             listen: self.listen,
             versions: self.versions,

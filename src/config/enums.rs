@@ -305,6 +305,15 @@ ClipScope {
 } default Trainable }
 
 words! {
+/// The kernels of a GPU.
+Kernels {
+    /// Those that every GPU of compute capability 8.0 or newer runs.
+    Portable = "portable",
+    /// For compute capability 9.0: products of 16-bit matrices by tensor copies and wgmma; everything else as `portable`.
+    Hopper = "hopper",
+} default Portable }
+
+words! {
 /// Element type of activations and of the weights of matrix products. Statistics, prompts, head, losses,
 /// gradients of parameters and the optimizer are f32 (or f64) in any case.
 Precision {

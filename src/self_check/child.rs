@@ -8,7 +8,9 @@ use super::found::{Failure, Found, Stage};
 use super::op::Bench;
 use super::step;
 use super::verdict::{Key, Verdict};
+use super::widths;
 use super::works::{StepShapes, Work, works};
+use crate::config::schema::Kernels;
 use crate::device::{Gpu, embedded};
 use crate::error::{Error, Result};
 use crate::output;
@@ -55,6 +57,8 @@ pub struct Check {
     pub shapes: Option<StepShapes>,
     /// Without the kernels that only large shapes take.
     pub quick: bool,
+    /// Portable kernels alone, or Hopper kernels as well.
+    pub kernels: Kernels,
     /// How often each pass is repeated, at most.
     pub repeats: usize,
     /// How long a piece of work may take.
@@ -86,14 +90,14 @@ impl Check {
 
     /// Checks everything.
     fn run(&self, key: Key) -> Result<Verdict> {
-        let (works, begun) = (works(self.shapes.as_ref(), self.quick), Instant::now());
+        let (works, begun) = (works(self.shapes.as_ref(), self.quick, self.kernels), Instant::now());
         let mut found: Vec<Option<Found>> = works.iter().map(|_| None).collect();
         let (mut first, mut failed_starts) = (0, 0);
         // What hung in one case of an op would hang in the next.
-        let mut hung: BTreeSet<(&str, &str)> = BTreeSet::new();
+        let mut hung: BTreeSet<String> = BTreeSet::new();
         while first < works.len() {
             let skip =
-                (first..works.len()).filter(|&i| hung.contains(&(works[i].op(), works[i].form().name())));
+                (first..works.len()).filter(|&i| found[i].is_none() && hung.contains(&works[i].family()));
             let mut process = Process::start(self, first, &skip.collect::<Vec<_>>())?;
             let end = process.listen(self.timeout, |at, result| found[at] = Some(result))?;
             match end {
@@ -114,7 +118,7 @@ impl Check {
                     found[at] =
                         Some(Found { passes: Vec::new(), failure: Some(Failure { stage, kernels, text }) });
                     if stage == Stage::Hang {
-                        hung.insert((works[at].op(), works[at].form().name()));
+                        hung.insert(works[at].family());
                     }
                     first = at + 1;
                     failed_starts = 0;
@@ -154,7 +158,7 @@ impl Process {
         let mut command = Command::new(program);
         command.args(["check-device", "--child", &first.to_string(), "--skip", &skip.join(",")]);
         command.args(["--device", &format!("cuda:{}", check.index), "--shapes", &shapes]);
-        command.args(["--repeat", &check.repeats.to_string()]);
+        command.args(["--repeat", &check.repeats.to_string(), "--kernels", check.kernels.word()]);
         if check.quick {
             command.arg("--quick");
         }
@@ -237,6 +241,7 @@ pub fn child(
     index: usize,
     shapes: Option<&StepShapes>,
     quick: bool,
+    kernels: Kernels,
     repeats: usize,
     first: usize,
     skip: &[usize],
@@ -250,7 +255,7 @@ pub fn child(
     gpu.load(embedded::IMAGES.iter().map(|(op, _)| *op))?;
     let mut bench = Bench::new(&gpu, repeats)?;
     say(&Line::Ready)?;
-    for (work, what) in works(shapes, quick).iter().enumerate().skip(first) {
+    for (work, what) in works(shapes, quick, kernels).iter().enumerate().skip(first) {
         if skip.contains(&work) {
             continue;
         }
@@ -259,8 +264,16 @@ pub fn child(
         let mut launched = |kernels: &[String]| drop(say(&Line::Launched { kernels: kernels.to_vec() }));
         let (found, alive) = match what {
             Work::Op(case, form) => bench.check(case, *form, &mut launched),
-            Work::Step(form) => step::check(&gpu, *form, &mut launched),
+            Work::Hopper(case, form, cols) => {
+                gpu.use_hopper(true)?;
+                gpu.force_hopper_tile(Some(*cols));
+                bench.check(case, *form, &mut launched)
+            }
+            Work::Widths(case, form) => widths::check(&gpu, case, *form, &mut launched),
+            Work::Step(form, kernels) => step::check(&gpu, *form, *kernels, &mut launched),
         };
+        gpu.use_hopper(false)?;
+        gpu.force_hopper_tile(None);
         say(&Line::End { found })?;
         if !alive {
             // Whatever is launched after an error fails as well.

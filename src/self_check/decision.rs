@@ -3,12 +3,13 @@
 use super::child::Check;
 use super::found::Stage;
 use super::verdict::{Key, Row, Verdict};
-use super::works::STEP;
+use super::works::{NARROW, STEP};
 use super::{SWITCH, shapes};
 use crate::config::Config;
-use crate::config::schema::{Method, Precision};
+use crate::config::schema::{Kernels, Method, Precision};
 use crate::device::{Choice, Device, Gpu, probe};
 use crate::error::{Error, Result};
+use crate::ops::matmul::hopper;
 use crate::output::say;
 use std::sync::Arc;
 
@@ -21,19 +22,34 @@ pub struct Checked {
 }
 
 /// Lets a run of `config` use what its GPUs have been found to compute right, and nothing else; what is not on file is
-/// checked now. A kernel that failed is refused wherever it is launched. Where the run needs it, a run whose precision is
-/// `auto` computes in f32 if these kernels are right, one whose device is `auto` goes to the CPU, and any other is refused.
+/// checked now. The portable kernel takes the place of a Hopper kernel that failed. Any other kernel that failed is refused
+/// wherever it is launched. Where the run needs it, a run whose precision is `auto` computes in f32 if these kernels are right,
+/// one whose device is `auto` goes to the CPU, and any other is refused.
 ///
 /// # Errors
-/// `Error::Failed` with the kernel and what was found, where nothing else may be used.
+/// `Error::Failed` with the kernel and what was found, where nothing else may be used. `Error::Config` for `train.kernels =
+/// "hopper"` on a GPU that has no such kernels.
 pub fn checked(choices: Vec<Choice>, config: &Config) -> Result<Checked> {
     let mut all = Checked { choices: Vec::new(), precision: None };
+    let kernels = config.train.kernels;
     if choices.iter().all(|choice| choice.device.gpu().is_none()) {
+        if kernels == Kernels::Hopper {
+            say(
+                "note: train.kernels = \"hopper\" is for a GPU of compute capability 9.0; the CPU ignores it",
+            );
+        }
         return Ok(Checked { choices, ..all });
+    }
+    if kernels == Kernels::Hopper {
+        choices.iter().filter_map(|choice| choice.device.gpu()).try_for_each(|gpu| use_hopper(gpu))?;
     }
     if std::env::var_os(SWITCH).is_some_and(|value| value == "off") {
         let gpus = choices.iter().filter_map(|choice| choice.device.gpu());
-        gpus.for_each(|gpu| gpu.set_verdict(&format!("not checked, {SWITCH}=off")));
+        let words = match kernels {
+            Kernels::Portable => format!("not checked, {SWITCH}=off"),
+            Kernels::Hopper => format!("{kernels}, not checked, {SWITCH}=off"),
+        };
+        gpus.for_each(|gpu| gpu.set_verdict(&words));
         return Ok(Checked { choices, ..all });
     }
     let shapes = shapes(config);
@@ -42,10 +58,17 @@ pub fn checked(choices: Vec<Choice>, config: &Config) -> Result<Checked> {
             all.choices.push(choice);
             continue;
         };
-        let verdict = match verdict(&gpu, shapes.as_ref()) {
+        let verdict = match verdict(&gpu, shapes.as_ref(), kernels) {
             Ok(verdict) => verdict,
             Err(why) => {
                 say(&format!("warning: the kernels are not checked: {why}"));
+                if kernels == Kernels::Hopper {
+                    say(&format!(
+                        "warning: {}: portable kernels are used instead of Hopper kernels",
+                        gpu.name()
+                    ));
+                    gpu.use_hopper(false)?;
+                }
                 gpu.set_verdict("not checked");
                 all.choices.push(choice);
                 continue;
@@ -55,6 +78,13 @@ pub fn checked(choices: Vec<Choice>, config: &Config) -> Result<Checked> {
         // What is wrong only within a graph is used without.
         for row in verdict.failed().filter(|row| row.failed != Some(Stage::Graph)) {
             gpu.refuse(&row.kernel, &row.text);
+        }
+        for (kernels, row) in without_hopper(&verdict.rows) {
+            kernels.iter().for_each(|kernel| gpu.refuse(kernel, &row.text));
+            if row.form == narrow(config) {
+                let because = because(row);
+                say(&format!("warning: {}: portable kernels take the place of {because}", gpu.name()));
+            }
         }
         match fallback(&verdict.rows, config, choice.auto) {
             Fallback::None => all.choices.push(choice),
@@ -88,17 +118,44 @@ pub fn checked(choices: Vec<Choice>, config: &Config) -> Result<Checked> {
     Ok(all)
 }
 
+fn use_hopper(gpu: &Gpu) -> Result<()> {
+    let failed = |why: &Error| {
+        Error::config(format!(
+            "train.kernels: wanted a GPU of compute capability 9.0 for `hopper`, found another: {why}; use \
+             --device cpu, or train with train.kernels = \"portable\""
+        ))
+    };
+    gpu.use_hopper(true).map_err(|why| failed(&why))
+}
+
+/// The Hopper kernels that must not be used, each with the reason. With a kernel go those that do the same in tiles of
+/// another width: which of them a product takes depends on its rows, and a row's bits must not. Where whole steps failed
+/// and none of their kernels alone, all of this form go.
+fn without_hopper(rows: &[Row]) -> Vec<(Vec<String>, &Row)> {
+    let failed = |row: &&Row| row.failed.is_some() && row.generation == Kernels::Hopper.word();
+    let (steps, kernels): (Vec<&Row>, Vec<&Row>) = rows.iter().filter(failed).partition(|row| row.op == STEP);
+    let mut all: Vec<(Vec<String>, &Row)> =
+        kernels.iter().map(|row| (hopper::widths_of(&row.kernel), *row)).collect();
+    let alone = |step: &&&Row| !kernels.iter().any(|row| row.form == step.form);
+    for step in steps.iter().filter(alone) {
+        let of_form = NARROW.into_iter().filter(|form| form.name() == step.form);
+        let each = of_form.flat_map(|form| hopper::TILE_COLS.map(|cols| hopper::of_width(cols, form)));
+        all.push((each.flatten().collect(), step));
+    }
+    all
+}
+
 /// The verdict on file, or a new one.
-fn verdict(gpu: &Arc<Gpu>, shapes: Option<&super::StepShapes>) -> Result<Verdict> {
+fn verdict(gpu: &Arc<Gpu>, shapes: Option<&super::StepShapes>, kernels: Kernels) -> Result<Verdict> {
     let found = probe::gpus().map_err(Error::failed)?;
     let index = found.iter().position(|found| format!("cuda:{}", found.index) == gpu.name());
     let Some(index) = index else {
         return Err(Error::failed(format!("{} is not listed any more", gpu.name())));
     };
     let quick = std::env::var_os(SWITCH).is_some_and(|value| value == "quick");
-    let key = Key::new(&found[index], shapes.cloned(), quick);
+    let key = Key::new(&found[index], shapes.cloned(), quick, kernels);
     let (shapes, repeats, timeout) = (shapes.cloned(), Check::REPEATS, Check::TIMEOUT);
-    let check = Check { index, shapes, quick, repeats, timeout };
+    let check = Check { index, shapes, quick, kernels, repeats, timeout };
     let (verdict, is_new) = check.verdict(key, false, || {
         say(&format!(
             "{} ({}): checking every kernel, once for this GPU, driver, program and network",
@@ -137,14 +194,23 @@ fn needs(config: &Config, op: &str) -> bool {
     }
 }
 
-fn fallback(rows: &[Row], config: &Config, auto: bool) -> Fallback {
-    let narrow = match config.precision {
+/// The form of the kernels that a run of `config` launches beside those in f32.
+fn narrow(config: &Config) -> &'static str {
+    match config.precision {
         Precision::Auto | Precision::Bf16 => "bf16",
         Precision::F16 => "f16",
         Precision::F32 | Precision::F64 => "f32",
-    };
+    }
+}
+
+/// What is done about portable kernels.
+fn fallback(rows: &[Row], config: &Config, auto: bool) -> Fallback {
+    let narrow = narrow(config);
     let needed = |row: &&Row| {
-        row.failed.is_some() && needs(config, &row.op) && (row.form == "f32" || row.form == narrow)
+        row.failed.is_some()
+            && row.generation == Kernels::Portable.word()
+            && needs(config, &row.op)
+            && (row.form == "f32" || row.form == narrow)
     };
     // Without a graph, what is wrong only within one is right.
     let (in_graphs, plain): (Vec<&Row>, Vec<&Row>) =
@@ -166,10 +232,11 @@ mod tests {
     use super::*;
 
     fn failed(kernel: &str, op: &str, form: &str, stage: Option<Stage>) -> Row {
+        let generation = if kernel.contains("hopper") { "hopper" } else { "portable" };
         Row {
             kernel: format!("{kernel}_{form}"),
             form: form.into(),
-            generation: "portable".into(),
+            generation: generation.into(),
             op: op.into(),
             passes: 1,
             repeats: 3,
@@ -177,6 +244,36 @@ mod tests {
             us: 1.0,
             failed: stage,
             text: "wanted 1, found 2".into(),
+        }
+    }
+
+    #[test]
+    fn hopper_kernels_go_with_their_widths() {
+        let op = "matmul_hopper";
+        let kernel = failed("matmul_hopper_forward_n192", op, "bf16", Some(Stage::Hang));
+        let right = failed("matmul_hopper_forward_n128", op, "bf16", None);
+        let portable = failed("matmul_forward", "matmul", "bf16", Some(Stage::Values));
+        let step = |form| failed("training_step_hopper", STEP, form, Some(Stage::Values));
+        let gone = |rows: &[Row]| {
+            let mut names: Vec<String> =
+                without_hopper(rows).into_iter().flat_map(|(names, _)| names).collect();
+            names.sort();
+            names
+        };
+        let widths = |pass: &str, form: &str| {
+            [128, 192, 256].map(|cols| format!("matmul_hopper_{pass}_n{cols}_{form}")).to_vec()
+        };
+        let forward = widths("forward", "bf16");
+        assert_eq!(gone(&[right.clone(), portable]), Vec::<String>::new());
+        assert_eq!(gone(&[kernel.clone(), right.clone(), step("bf16")]), forward);
+        // Steps alone do not say which kernel it is.
+        assert_eq!(
+            gone(&[right, step("f16")]),
+            [widths("backward_input", "f16"), widths("forward", "f16")].concat()
+        );
+        for precision in [Precision::Bf16, Precision::Auto] {
+            let config = Config { precision, ..Config::default() };
+            assert_eq!(fallback(&[kernel.clone(), step("bf16")], &config, true), Fallback::None);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::testing::{close, parity};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const SEED: u64 = 20_261;
+pub(super) const SEED: u64 = 20_261;
 /// Elements beside each output: a number that leaves no address aligned for vectors, and one that does.
 const BANDS: [usize; 2] = [67, 64];
 /// Every pass is repeated at least so often.
@@ -169,7 +169,7 @@ impl Bench {
             let again = self.read(&room)?;
             us = us.min(1e3 * end.ms_since(&start)?);
             repeats += 1;
-            if let Some(text) = other_bits(&first, &again, room.slots()) {
+            if let Some(text) = other_bits(&first, &again, &names_of(room.slots())) {
                 return Err(Stop::Wrong(Stage::Repetition, format!("{what}, repetition {repeats}: {text}")));
             }
         }
@@ -206,7 +206,7 @@ impl Bench {
             room.set(fresh)?;
             self.copy_beside()?;
             graph.launch()?;
-            if let Some(text) = other_bits(first, &self.read(room)?, room.slots()) {
+            if let Some(text) = other_bits(first, &self.read(room)?, &names_of(room.slots())) {
                 return Ok(Some(Some(format!("{what}, replay {replay} of a graph: {text}"))));
             }
         }
@@ -222,15 +222,15 @@ impl Bench {
     }
 }
 
-/// The first value that has other bits.
-fn other_bits(
-    first: &[Vec<f64>],
-    again: &[Vec<f64>],
-    slots: &[crate::testing::cases::Slot],
-) -> Option<String> {
-    for ((first, again), slot) in first.iter().zip(again).zip(slots) {
+fn names_of(slots: &[crate::testing::cases::Slot]) -> Vec<String> {
+    slots.iter().map(|slot| slot.name.to_string()).collect()
+}
+
+/// The first value that has other bits, in arrays of these names.
+pub(super) fn other_bits(first: &[Vec<f64>], again: &[Vec<f64>], names: &[String]) -> Option<String> {
+    for ((first, again), name) in first.iter().zip(again).zip(names) {
         if let Some(i) = (0..first.len()).find(|&i| first[i].to_bits() != again[i].to_bits()) {
-            return Some(format!("`{}`[{i}] was {} and is {}", slot.name, first[i], again[i]));
+            return Some(format!("`{name}`[{i}] was {} and is {}", first[i], again[i]));
         }
     }
     None

@@ -1,17 +1,19 @@
 //! What is known of every kernel on a GPU, and the file that keeps it.
 
 use super::found::{Found, Stage};
-use super::works::{FORMS, STEP, StepShapes, Work};
+use super::works::{FORMS, STEP, StepShapes, Work, step_row};
+use crate::config::schema::Kernels;
 use crate::data::cache::user_folder;
 use crate::device::{ElementType, embedded, probe};
 use crate::error::Result;
+use crate::ops::matmul::hopper;
 use crate::output::atomic;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Of the content of files; files of another version are passed over.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How the names of files begin.
 const FILES: &str = "device-";
@@ -23,9 +25,6 @@ const GRACE_US: f64 = 5_000.0;
 
 /// Kernels that are named in a sentence.
 const NAMED: usize = 6;
-
-/// The kernels that there are. Others of the same work would be further rows of a verdict.
-const GENERATION: &str = "portable";
 
 /// What a verdict holds for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,10 +40,12 @@ pub struct Key {
     pub shapes: Option<StepShapes>,
     /// Without the kernels that only large shapes take.
     pub quick: bool,
+    /// Portable kernels alone, or Hopper kernels as well.
+    pub kernels: Kernels,
 }
 
 impl Key {
-    pub fn new(gpu: &probe::FoundGpu, shapes: Option<StepShapes>, quick: bool) -> Key {
+    pub fn new(gpu: &probe::FoundGpu, shapes: Option<StepShapes>, quick: bool, kernels: Kernels) -> Key {
         Key {
             gpu: gpu.name.clone(),
             uuid: gpu.uuid.clone(),
@@ -54,6 +55,7 @@ impl Key {
             build: embedded::build(),
             shapes,
             quick,
+            kernels,
         }
     }
 
@@ -119,12 +121,12 @@ impl Verdict {
                     row.us = row.us.max(pass.us);
                 }
             }
-            if let (Work::Step(form), Some(_)) = (work, found) {
-                row_of(&mut rows, &format!("{STEP}_{}", form.name()), STEP).passes += 1;
+            if let (Work::Step(form, kernels), Some(_)) = (work, found) {
+                row_of(&mut rows, &step_row(*form, *kernels), STEP).passes += 1;
             }
         }
         let mut wrong: Vec<Wrong> =
-            works.iter().zip(found).filter_map(|(work, found)| wrong(work, found)).collect();
+            works.iter().zip(found).flat_map(|(work, found)| wrong(work, found)).collect();
         wrong.extend(slow(works, found));
         // A pass of several kernels does not say which of them is wrong, unless one is wrong where it is alone.
         let alone: BTreeSet<String> =
@@ -177,8 +179,8 @@ impl Verdict {
     /// For the results of a run, which say elsewhere on which GPU.
     pub fn words(&self) -> String {
         match self.failed().count() {
-            0 => format!("{GENERATION}, checked"),
-            _ => format!("{GENERATION}, checked; failed: {}", self.names()),
+            0 => format!("{}, checked", self.key.kernels),
+            _ => format!("{}, checked; failed: {}", self.key.kernels, self.names()),
         }
     }
 
@@ -195,10 +197,10 @@ impl Verdict {
             let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             name.starts_with(FILES) && name.ends_with(".json")
         };
-        let now = Key::new(gpu, None, false);
+        let now = Key::new(gpu, None, false, Kernels::Portable);
         let holds = |verdict: &Verdict| {
-            let Key { shapes, quick, .. } = &verdict.key;
-            verdict.key == Key { shapes: shapes.clone(), quick: *quick, ..now.clone() }
+            let Key { shapes, quick, kernels, .. } = &verdict.key;
+            verdict.key == Key { shapes: shapes.clone(), quick: *quick, kernels: *kernels, ..now.clone() }
         };
         let verdicts = files.filter(is_one).filter_map(|file| read(&file)).filter(holds);
         verdicts.max_by_key(|verdict| (verdict.failed().count(), verdict.rows.len()))
@@ -232,7 +234,7 @@ fn row_of<'a>(rows: &'a mut BTreeMap<String, Row>, kernel: &str, op: &str) -> &'
     rows.entry(kernel.to_string()).or_insert_with(|| Row {
         kernel: kernel.into(),
         form: form.unwrap_or_default().into(),
-        generation: GENERATION.into(),
+        generation: generation_of(kernel).word().into(),
         op: op.into(),
         passes: 0,
         repeats: 0,
@@ -243,33 +245,63 @@ fn row_of<'a>(rows: &'a mut BTreeMap<String, Row>, kernel: &str, op: &str) -> &'
     })
 }
 
-fn wrong<'a>(work: &'a Work, found: &Option<Found>) -> Option<Wrong<'a>> {
-    let failure = found.as_ref()?.failure.as_ref()?;
-    let (op, form, text) = (work.op(), work.form(), failure.text.clone());
-    Some(Wrong { op, form, stage: failure.stage, kernels: failure.kernels.clone(), text })
+/// By the name of a kernel, or of a row of whole steps.
+fn generation_of(kernel: &str) -> Kernels {
+    let is_hopper = kernel.split('_').any(|word| word == Kernels::Hopper.word());
+    if is_hopper { Kernels::Hopper } else { Kernels::Portable }
 }
 
-/// Passes in 16 bits that take much longer than the same in f32.
+/// What is wrong by a piece of work. Portable kernels have work of their own: work of Hopper kernels blames those alone.
+fn wrong<'a>(work: &'a Work, found: &Option<Found>) -> Vec<Wrong<'a>> {
+    let (op, form) = (work.op(), work.form());
+    let of = |stage: Stage, kernels: Vec<String>, text: String| Wrong { op, form, stage, kernels, text };
+    let Some(found) = found else {
+        // Left out because its like has hung: what is not checked is not used.
+        let Work::Hopper(_, _, cols) = work else { return Vec::new() };
+        let text = format!("{}: left out, because other work of Hopper kernels hangs", work.name());
+        let each = hopper::of_width(*cols, form).into_iter();
+        return each.map(|kernel| of(Stage::Hang, vec![kernel], text.clone())).collect();
+    };
+    let Some(failure) = &found.failure else { return Vec::new() };
+    let mut kernels = failure.kernels.clone();
+    if work.generation() == Kernels::Hopper {
+        kernels.retain(|kernel| generation_of(kernel) == Kernels::Hopper);
+    }
+    if let (Work::Hopper(_, _, cols), true) = (work, kernels.is_empty()) {
+        kernels = hopper::of_width(*cols, form);
+    }
+    vec![of(failure.stage, kernels, failure.text.clone())]
+}
+
+/// Passes in 16 bits that take much longer than the same in f32, and of Hopper kernels than the same by portable ones.
 fn slow<'a>(works: &'a [Work], found: &[Option<Found>]) -> Vec<Wrong<'a>> {
-    let mut wide: BTreeMap<(&str, &str, &str), f64> = BTreeMap::new();
+    let mut known: BTreeMap<[&str; 4], f64> = BTreeMap::new();
     let mut slow = Vec::new();
     for (work, found) in works.iter().zip(found) {
+        let (form, generation) = (work.form(), work.generation());
+        let (beside, words) = match generation {
+            Kernels::Portable => (ElementType::F32, "in f32"),
+            Kernels::Hopper => (form, "by portable kernels"),
+        };
         for pass in found.iter().flat_map(|found| &found.passes) {
-            let (form, key) = (work.form(), (work.op(), work.label(), pass.pass.as_str()));
-            if form == ElementType::F32 {
-                wide.insert(key, pass.us);
-            } else if let Some(&us) = wide.get(&key)
+            let key = |form: ElementType| [form.name(), work.op(), work.label(), &pass.pass];
+            if generation == Kernels::Portable {
+                known.insert(key(form), pass.us);
+            }
+            if let Some(&us) = known.get(&key(beside))
                 && pass.us > SLOWER * us + GRACE_US
             {
-                let narrow = |kernel: &&String| kernel.ends_with(&format!("_{}", form.name()));
+                let own = |kernel: &&String| {
+                    kernel.ends_with(&format!("_{}", form.name())) && generation_of(kernel) == generation
+                };
                 slow.push(Wrong {
                     op: work.op(),
                     form,
                     stage: Stage::Slow,
-                    kernels: pass.kernels.iter().filter(narrow).cloned().collect(),
+                    kernels: pass.kernels.iter().filter(own).cloned().collect(),
                     text: format!(
-                        "{}, {}: takes {:.0} us, the same in f32 takes {us:.0}; wanted at most {SLOWER} times that and \
-                         {GRACE_US} us",
+                        "{}, {}: takes {:.0} us, the same {words} takes {us:.0}; wanted at most {SLOWER} times that \
+                         and {GRACE_US} us",
                         work.name(),
                         pass.pass,
                         pass.us

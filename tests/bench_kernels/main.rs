@@ -19,6 +19,10 @@ fn every_row_runs_at_tiny_shapes() {
         let _ = writeln!(std::io::stderr(), "skipped: 1 test of the kernels' benchmark: {why}");
         return;
     }
+    if !real {
+        // SAFETY: read by the driver, which nothing has called before; the other test does not.
+        unsafe { std::env::set_var("L2P_EMU_CAPABILITY", "90") };
+    }
     emulation::install().expect("the kernels compile for the host");
     let gpu = if real { Gpu::open(0, embedded::image) } else { Gpu::open(0, |_| Some(&[0u8; 64])) };
     let gpu = gpu.expect("a device");
@@ -38,7 +42,17 @@ fn every_row_runs_at_tiny_shapes() {
     let narrow = rows.iter().filter(|r| r["form"] != "f32" && r["relative_error"].as_f64() > Some(1e-6));
     assert!(narrow.count() > 60, "16-bit forms differ from f32 by their rounding");
     assert!(rows.iter().all(|r| r["us"].as_f64() > Some(0.0) && r["bytes"].as_u64() > Some(0)), "{rows:#?}");
-    assert_eq!(report["steps"].as_array().map(Vec::len), Some(3), "a sum for each form");
+    let of = |kernels: &'static str| rows.iter().filter(move |row| row["kernels"] == kernels);
+    let hopper: Vec<&Value> = of("hopper").collect();
+    assert_eq!(of("portable").count() + hopper.len(), rows.len(), "each row names its kernels");
+    let both = |row: &&&Value| {
+        let same = |other: &&Value| ["stage", "shape", "form"].iter().all(|key| other[*key] == row[*key]);
+        of("portable").any(|other| same(&other)) && row["predicted_us"].is_null()
+    };
+    assert_eq!(hopper.iter().filter(both).count(), hopper.len(), "beside portable kernels");
+    let (wanted, sums) = if gpu.has_hopper() { (20, 5) } else { (0, 3) };
+    assert!(hopper.len() >= wanted, "{} rows of Hopper kernels", hopper.len());
+    assert_eq!(report["steps"].as_array().map(Vec::len), Some(sums), "a sum for each form and generation");
 }
 
 /// Of every chip: known by its name, faster in large products than half of what cuBLASLt reaches there and slower than it.

@@ -25,7 +25,7 @@ use cudarc::driver::sys;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Dynamic shared memory that a kernel may use without asking.
@@ -88,6 +88,8 @@ pub struct Gpu {
     multiprocessors: usize,
     /// Whether the kernels of 9.0 are used.
     hopper: AtomicBool,
+    /// Columns of their tiles; 0: those that suit a product.
+    hopper_tile: AtomicUsize,
     streams: [Handle<sys::CUstream>; STREAMS],
     images: KernelImages,
     modules: Mutex<HashMap<&'static str, Handle<sys::CUmodule>>>,
@@ -154,6 +156,7 @@ impl Gpu {
             compute_capability: found.compute_capability,
             multiprocessors: found.multiprocessors,
             hopper: AtomicBool::new(false),
+            hopper_tile: AtomicUsize::new(0),
             streams: [stream()?, stream()?, stream()?],
             images,
             modules: Mutex::default(),
@@ -233,20 +236,36 @@ impl Gpu {
     /// # Errors
     /// `Error::Failed` on a GPU of another compute capability, whose code the kernels are not.
     pub fn use_hopper(&self, on: bool) -> Result<()> {
-        if on && self.compute_capability != (9, 0) {
+        if on && !self.has_hopper() {
             let (major, minor) = self.compute_capability;
             return Err(Error::failed(format!(
-                "{} has compute capability {major}.{minor}, the Hopper kernels are for 9.0",
-                self.name()
+                "{} ({}) has compute capability {major}.{minor}, the Hopper kernels are for 9.0",
+                self.name(),
+                self.label
             )));
         }
         self.hopper.store(on, Ordering::Relaxed);
         Ok(())
     }
 
+    /// Whether [`Gpu::use_hopper`] can switch them on.
+    pub fn has_hopper(&self) -> bool {
+        self.compute_capability == (9, 0)
+    }
+
     /// What [`Gpu::use_hopper`] was told.
     pub fn uses_hopper(&self) -> bool {
         self.hopper.load(Ordering::Relaxed)
+    }
+
+    /// Makes the kernels of 9.0 take tiles of so many columns, for checks; `None`: those that suit a product.
+    pub fn force_hopper_tile(&self, cols: Option<usize>) {
+        self.hopper_tile.store(cols.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// What [`Gpu::force_hopper_tile`] was told.
+    pub fn hopper_tile(&self) -> Option<usize> {
+        Some(self.hopper_tile.load(Ordering::Relaxed)).filter(|cols| *cols > 0)
     }
 
     /// Loads the kernels of `ops`. Loading one later may wait for all work on the device, and never returns where
@@ -262,6 +281,12 @@ impl Gpu {
     /// From now on a launch of this kernel is an error that says why. Must come before its first launch.
     pub fn refuse(&self, symbol: &str, why: &str) {
         locked(&self.refused).insert(symbol.into(), why.into());
+    }
+
+    /// Whether [`Gpu::refuse`] was told of this kernel.
+    pub fn refuses(&self, kernel: &Kernel, form: ElementType) -> bool {
+        let refused = locked(&self.refused);
+        !refused.is_empty() && refused.contains_key(&kernel.symbol(form))
     }
 
     /// From now on [`Graph::capture`] is an error that says why.

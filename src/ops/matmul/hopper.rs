@@ -2,7 +2,9 @@
 //!
 //! A product does where the GPU's Hopper kernels are on ([`Gpu::use_hopper`]), its numbers have 16 bits, and both operands
 //! can be read through tensor maps: their addresses are multiples of 16 bytes and their rows multiples of 8 elements apart.
-//! How many rows there are has no part in that: a row's bits do not depend on it.
+//! How many rows there are has no part in that: a row's bits do not depend on it. Rows have a part in the width of the tiles,
+//! which give the same bits; where a kernel is refused ([`Gpu::refuse`]) the portable one takes its place, and so it must be
+//! for all its widths ([`widths_of`]).
 
 use super::args::Layout;
 use crate::device::{Argument, Cell, ElementType, Gpu, Grid, Kernel, MappedMatrix, TensorMap, kernel};
@@ -22,7 +24,7 @@ const BACKWARD_INPUT: Kernel = kernel!("matmul_hopper", "matmul_hopper_backward_
 const TILE_ROWS: usize = 128;
 const DEPTH: usize = 64;
 /// Columns of a tile of each kernel, the widest first.
-const TILE_COLS: [usize; 3] = [256, 192, 128];
+pub const TILE_COLS: [usize; 3] = [256, 192, 128];
 const FORWARDS: [Kernel; 3] = [
     Kernel { name: "matmul_hopper_forward_n256", ..FORWARD },
     Kernel { name: "matmul_hopper_forward_n192", ..FORWARD },
@@ -40,6 +42,25 @@ pub struct Product {
     pub grid: Grid,
     pub a: TensorMap,
     pub b: TensorMap,
+}
+
+/// The kernels of tiles of so many columns, by name.
+pub fn of_width(cols: usize, form: ElementType) -> Vec<String> {
+    let at = TILE_COLS.iter().position(|c| *c == cols);
+    at.map_or(Vec::new(), |i| [&FORWARDS[i], &BACKWARDS[i]].map(|kernel| kernel.symbol(form)).into())
+}
+
+/// The kernels that do the work of this one in tiles of any width, itself among them; none for a portable kernel.
+pub fn widths_of(symbol: &str) -> Vec<String> {
+    for form in [ElementType::Bf16, ElementType::F16] {
+        for kernels in [&FORWARDS, &BACKWARDS] {
+            let all = kernels.each_ref().map(|kernel| kernel.symbol(form));
+            if all.iter().any(|name| name == symbol) {
+                return all.into();
+            }
+        }
+    }
+    Vec::new()
 }
 
 /// Shared memory of a block, as `HopperProduct::SMEM_BYTES` of the kernel has it.
@@ -77,7 +98,11 @@ fn product(
         return Ok(None);
     }
     let (Some(a), Some(b)) = (mapped(&a.0, a.1), mapped(&b.0, b.1)) else { return Ok(None) };
-    let i = best_tile(gpu.multiprocessors(), rows, cols);
+    let forced = gpu.hopper_tile().and_then(|cols| TILE_COLS.iter().position(|c| *c == cols));
+    let i = forced.unwrap_or_else(|| best_tile(gpu.multiprocessors(), rows, cols));
+    if gpu.refuses(&kernels[i], form) {
+        return Ok(None);
+    }
     let tiles = rows.div_ceil(TILE_ROWS) * cols.div_ceil(TILE_COLS[i]);
     let map = |matrix, rows| gpu.tensor_map(form, matrix, rows);
     Ok(Some(Product {
@@ -120,6 +145,17 @@ mod tests {
         assert_eq!(cols(198 * 128, 768), 192);
         assert_eq!(cols(132 * 128, 256), 256);
         assert_eq!(cols(128, 768), 128);
+    }
+
+    #[test]
+    fn widths_belong_together() {
+        let all = widths_of("matmul_hopper_forward_n192_bf16");
+        assert_eq!(all, [256, 192, 128].map(|cols| format!("matmul_hopper_forward_n{cols}_bf16")));
+        assert!(widths_of("matmul_forward_bf16").is_empty());
+        for cols in TILE_COLS {
+            let own = of_width(cols, ElementType::F16);
+            assert!(own.len() == 2 && own.iter().all(|name| widths_of(name).contains(name)), "{own:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub mod bf16;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod direct;
-mod hopper;
+pub mod hopper;
 pub(crate) mod library;
 pub(crate) mod strassen;
 pub(crate) mod tile;
