@@ -1,6 +1,5 @@
 //! Fully connected layers on slices: a product and its ending, in one pass where the product is large.
 
-use super::packed_for_strassen;
 use crate::ops::float::{Float, Shared, for_rows, simd};
 use crate::ops::gelu::{self, GeluForm};
 use crate::ops::matmul::bf16::cpu as products;
@@ -158,6 +157,11 @@ pub fn backward_input_gelu<T: Lanes>(
             );
         });
     }
+}
+
+/// Whether both sides of a packed kernel (K, N) are for [`strassen`].
+pub fn packed_for_strassen(k: usize, n: usize) -> bool {
+    strassen::suits(2, k, n) && strassen::suits(2, n, k)
 }
 
 /// W for forward passes and for backward passes, as [`Right::product`] reads it.

@@ -256,18 +256,13 @@ pub fn backward_input_gelu(
     }
 }
 
-/// Whether both sides of a packed kernel (K, N) are for [`strassen`].
-fn packed_for_strassen(k: usize, n: usize) -> bool {
-    strassen::suits(2, k, n) && strassen::suits(2, n, k)
-}
-
 impl PackedForm {
     /// Elements of the sides of a [`Packed`] kernel (K, N): for forward and for backward passes. `None` where some
     /// products would not read them.
     pub fn lens(self, k: usize, n: usize) -> Option<[usize; 2]> {
         match self {
             PackedForm::Own => {
-                if packed_for_strassen(k, n) {
+                if cpu::packed_for_strassen(k, n) {
                     return Some([strassen::packed_len(k, n); 2]);
                 }
                 let ours = direct::suits(k, n) && direct::suits(n, k);
