@@ -266,7 +266,9 @@ void open_barrier() {
 void fiber_main() {
     kernel->call(kernel_args);
     Lane* const me = current;
-    if (!me->groups.empty() || !me->copies.empty()) fail("the thread ends while its cp.async copies are under way");
+    bool under_way = !me->copies.empty();
+    for (const auto& group : me->groups) under_way = under_way || !group.empty(); // a group may be empty
+    if (under_way) fail("the thread ends while its cp.async copies are under way");
     end_of_thread();
     me->done = true;
     block->live--;
