@@ -11,7 +11,7 @@ use std::ffi::c_void;
 struct Place([u64; 16]);
 
 impl Gpu {
-    /// The map of a matrix in boxes of 64 columns x `box_rows` rows, at most 256.
+    /// The map of a matrix, or of those of images, in boxes of 64 columns x `box_rows` rows, at most 256.
     ///
     /// # Errors
     /// `Error::Failed` for a matrix that has no map.
@@ -24,21 +24,24 @@ impl Gpu {
         if !matrix.has_map() {
             return Err(Error::failed(format!("no tensor map of {matrix:?}")));
         }
-        let sizes = [matrix.cols as u64, matrix.rows as u64];
+        let images = matrix.images.unwrap_or(1);
+        let sizes = [matrix.cols as u64, matrix.rows as u64, images as u64];
         // Of a single row the distance to the next one says nothing.
-        let stride =
-            if matrix.rows == 1 { matrix.cols.next_multiple_of(8) } else { matrix.stride } as u64 * 2;
-        let (bounds, steps, mut place) = ([64, box_rows], [1, 1], Place([0; 16]));
+        let single = matrix.rows == 1 && images == 1;
+        let stride = if single { matrix.cols.next_multiple_of(8) } else { matrix.stride } as u64 * 2;
+        let (rank, rows) = if matrix.images.is_some() { (3, matrix.rows as u64) } else { (2, 1) };
+        let strides = [stride, stride * rows];
+        let (bounds, steps, mut place) = ([64, box_rows, 1], [1, 1, 1], Place([0; 16]));
         self.bind()?;
-        // SAFETY: `place` holds a map, and the arrays one entry for each of two dimensions; the driver reads no tensor.
+        // SAFETY: `place` holds a map, and the arrays one entry for each of three dimensions; the driver reads no tensor.
         let status = unsafe {
             sys::cuTensorMapEncodeTiled(
                 (&raw mut place).cast(),
                 dtype,
-                2,
+                rank,
                 matrix.address as *mut c_void,
                 sizes.as_ptr(),
-                &raw const stride,
+                strides.as_ptr(),
                 bounds.as_ptr(),
                 steps.as_ptr(),
                 sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,

@@ -82,7 +82,7 @@ fn best_tile(multiprocessors: usize, rows: usize, cols: usize) -> usize {
 
 fn mapped(view: &View, at: Layout) -> Option<MappedMatrix> {
     let Cell::Pointer(address) = view.argument().1 else { return None };
-    let matrix = MappedMatrix { address, rows: at.rows, cols: at.cols, stride: at.stride };
+    let matrix = MappedMatrix { address, rows: at.rows, cols: at.cols, stride: at.stride, images: None };
     matrix.has_map().then_some(matrix)
 }
 
