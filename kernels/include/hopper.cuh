@@ -119,7 +119,11 @@ template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wg
 #define WGMMA_NAMES_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define WGMMA_NAMES_1 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define WGMMA_NAMES_2 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define WGMMA_NAMES_3 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define WGMMA_NAMES_96 "%96, %97, %98, %99, %100, %101, %102, %103"
+#define WGMMA_NAMES_104 "%104, %105, %106, %107, %108, %109, %110, %111"
+#define WGMMA_NAMES_112 "%112, %113, %114, %115, %116, %117, %118, %119"
+#define WGMMA_NAMES_120 "%120, %121, %122, %123, %124, %125, %126, %127"
+#define WGMMA_NAMES_3 WGMMA_NAMES_96 ", " WGMMA_NAMES_104 ", " WGMMA_NAMES_112 ", " WGMMA_NAMES_120
 #define WGMMA_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define WGMMA_32(i) WGMMA_8(i), WGMMA_8(i + 8), WGMMA_8(i + 16), WGMMA_8(i + 24)
 // The instruction for one N: the names of the sums, the numbers of the operands behind them, the sums.
@@ -137,7 +141,7 @@ template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wg
 // shared memory, described by matrix descriptors.
 template <class T, unsigned N, Inner A, Inner B>
 __device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t desc_a, uint64_t desc_b, bool accumulate) {
-    static_assert(N == 64 || N == 128 || N == 192 || N == 256);
+    static_assert(N == 64 || N == 128 || N == 192 || N == 208 || N == 224 || N == 240 || N == 256);
     constexpr bool IS_BF16 = std::is_same<T, bf16>::value, A_OUTER = A == Inner::Outer, B_OUTER = B == Inner::Outer;
     if constexpr (IS_BF16 && N == 64) WGMMA(64, "bf16", WGMMA_NAMES_0, "32", "33", "34", "35", "36", WGMMA_32(0));
     else if constexpr (N == 64) WGMMA(64, "f16", WGMMA_NAMES_0, "32", "33", "34", "35", "36", WGMMA_32(0));
@@ -145,6 +149,12 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t desc_a, uint64
     else if constexpr (N == 128) WGMMA(128, "f16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1, "64", "65", "66", "67", "68", WGMMA_32(0), WGMMA_32(32));
     else if constexpr (IS_BF16 && N == 192) WGMMA(192, "bf16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1 ", " WGMMA_NAMES_2, "96", "97", "98", "99", "100", WGMMA_32(0), WGMMA_32(32), WGMMA_32(64));
     else if constexpr (N == 192) WGMMA(192, "f16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1 ", " WGMMA_NAMES_2, "96", "97", "98", "99", "100", WGMMA_32(0), WGMMA_32(32), WGMMA_32(64));
+    else if constexpr (IS_BF16 && N == 208) WGMMA(208, "bf16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1 ", " WGMMA_NAMES_2 ", " WGMMA_NAMES_96, "104", "105", "106", "107", "108", WGMMA_32(0), WGMMA_32(32), WGMMA_32(64), WGMMA_8(96));
+    else if constexpr (N == 208) WGMMA(208, "f16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1 ", " WGMMA_NAMES_2 ", " WGMMA_NAMES_96, "104", "105", "106", "107", "108", WGMMA_32(0), WGMMA_32(32), WGMMA_32(64), WGMMA_8(96));
+    else if constexpr (IS_BF16 && N == 224) WGMMA(224, "bf16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1 ", " WGMMA_NAMES_2 ", " WGMMA_NAMES_96 ", " WGMMA_NAMES_104, "112", "113", "114", "115", "116", WGMMA_32(0), WGMMA_32(32), WGMMA_32(64), WGMMA_8(96), WGMMA_8(104));
+    else if constexpr (N == 224) WGMMA(224, "f16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1 ", " WGMMA_NAMES_2 ", " WGMMA_NAMES_96 ", " WGMMA_NAMES_104, "112", "113", "114", "115", "116", WGMMA_32(0), WGMMA_32(32), WGMMA_32(64), WGMMA_8(96), WGMMA_8(104));
+    else if constexpr (IS_BF16 && N == 240) WGMMA(240, "bf16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1 ", " WGMMA_NAMES_2 ", " WGMMA_NAMES_96 ", " WGMMA_NAMES_104 ", " WGMMA_NAMES_112, "120", "121", "122", "123", "124", WGMMA_32(0), WGMMA_32(32), WGMMA_32(64), WGMMA_8(96), WGMMA_8(104), WGMMA_8(112));
+    else if constexpr (N == 240) WGMMA(240, "f16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1 ", " WGMMA_NAMES_2 ", " WGMMA_NAMES_96 ", " WGMMA_NAMES_104 ", " WGMMA_NAMES_112, "120", "121", "122", "123", "124", WGMMA_32(0), WGMMA_32(32), WGMMA_32(64), WGMMA_8(96), WGMMA_8(104), WGMMA_8(112));
     else if constexpr (IS_BF16 && N == 256) WGMMA(256, "bf16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1 ", " WGMMA_NAMES_2 ", " WGMMA_NAMES_3, "128", "129", "130", "131", "132", WGMMA_32(0), WGMMA_32(32), WGMMA_32(64), WGMMA_32(96));
     else if constexpr (N == 256) WGMMA(256, "f16", WGMMA_NAMES_0 ", " WGMMA_NAMES_1 ", " WGMMA_NAMES_2 ", " WGMMA_NAMES_3, "128", "129", "130", "131", "132", WGMMA_32(0), WGMMA_32(32), WGMMA_32(64), WGMMA_32(96));
 }
@@ -166,6 +176,10 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t (&a)[4],
 #undef WGMMA_NAMES_1
 #undef WGMMA_NAMES_2
 #undef WGMMA_NAMES_3
+#undef WGMMA_NAMES_96
+#undef WGMMA_NAMES_104
+#undef WGMMA_NAMES_112
+#undef WGMMA_NAMES_120
 #undef WGMMA_8
 #undef WGMMA_32
 #undef WGMMA

@@ -309,7 +309,8 @@ words! {
 Kernels {
     /// Those that every GPU of compute capability 8.0 or newer runs.
     Portable = "portable",
-    /// For compute capability 9.0: products of 16-bit matrices by tensor copies and wgmma; everything else as `portable`.
+    /// For compute capability 9.0: products of 16-bit matrices and the forward pass of attention by tensor copies and wgmma; everything
+    /// else as `portable`.
     Hopper = "hopper",
 } default Portable }
 

@@ -266,7 +266,7 @@ pub fn child(
             Work::Op(case, form) => bench.check(case, *form, &mut launched),
             Work::Hopper(case, form, cols) => {
                 gpu.use_hopper(true)?;
-                gpu.force_hopper_tile(Some(*cols));
+                gpu.force_hopper_tile(*cols);
                 bench.check(case, *form, &mut launched)
             }
             Work::Widths(case, form) => widths::check(&gpu, case, *form, &mut launched),

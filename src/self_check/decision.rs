@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::config::schema::{Kernels, Method, Precision};
 use crate::device::{Choice, Device, Gpu, probe};
 use crate::error::{Error, Result};
+use crate::ops::attention;
 use crate::ops::matmul::hopper;
 use crate::output::say;
 use std::sync::Arc;
@@ -135,14 +136,23 @@ fn without_hopper(rows: &[Row]) -> Vec<(Vec<String>, &Row)> {
     let failed = |row: &&Row| row.failed.is_some() && row.generation == Kernels::Hopper.word();
     let (steps, kernels): (Vec<&Row>, Vec<&Row>) = rows.iter().filter(failed).partition(|row| row.op == STEP);
     let mut all: Vec<(Vec<String>, &Row)> =
-        kernels.iter().map(|row| (hopper::widths_of(&row.kernel), *row)).collect();
+        kernels.iter().map(|row| (taken_together(&row.kernel), *row)).collect();
     let alone = |step: &&&Row| !kernels.iter().any(|row| row.form == step.form);
     for step in steps.iter().filter(alone) {
         let of_form = NARROW.into_iter().filter(|form| form.name() == step.form);
-        let each = of_form.flat_map(|form| hopper::TILE_COLS.map(|cols| hopper::of_width(cols, form)));
-        all.push((each.flatten().collect(), step));
+        let each = of_form.flat_map(|form| {
+            let products = hopper::TILE_COLS.into_iter().flat_map(move |cols| hopper::of_width(cols, form));
+            products.chain(attention::hopper::symbols(form))
+        });
+        all.push((each.collect(), step));
     }
     all
+}
+
+/// The kernels that a failure of this one takes away: of a product those of all widths, else itself.
+fn taken_together(kernel: &str) -> Vec<String> {
+    let widths = hopper::widths_of(kernel);
+    if widths.is_empty() { vec![kernel.into()] } else { widths }
 }
 
 /// The verdict on file, or a new one.
@@ -230,6 +240,7 @@ fn fallback(rows: &[Row], config: &Config, auto: bool) -> Fallback {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::ElementType;
 
     fn failed(kernel: &str, op: &str, form: &str, stage: Option<Stage>) -> Row {
         let generation = if kernel.contains("hopper") { "hopper" } else { "portable" };
@@ -267,10 +278,12 @@ mod tests {
         assert_eq!(gone(&[right.clone(), portable]), Vec::<String>::new());
         assert_eq!(gone(&[kernel.clone(), right.clone(), step("bf16")]), forward);
         // Steps alone do not say which kernel it is.
-        assert_eq!(
-            gone(&[right, step("f16")]),
-            [widths("backward_input", "f16"), widths("forward", "f16")].concat()
-        );
+        let mut all = attention::hopper::symbols(ElementType::F16);
+        all.extend([widths("backward_input", "f16"), widths("forward", "f16")].concat());
+        all.sort();
+        assert_eq!(gone(&[right, step("f16")]), all);
+        let one = failed("attention_hopper_forward_n240", "attention", "bf16", Some(Stage::Values));
+        assert_eq!(gone(std::slice::from_ref(&one)), [one.kernel]);
         for precision in [Precision::Bf16, Precision::Auto] {
             let config = Config { precision, ..Config::default() };
             assert_eq!(fallback(&[kernel.clone(), step("bf16")], &config, true), Fallback::None);

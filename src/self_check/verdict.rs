@@ -6,6 +6,7 @@ use crate::config::schema::Kernels;
 use crate::data::cache::user_folder;
 use crate::device::{ElementType, embedded, probe};
 use crate::error::Result;
+use crate::ops::attention;
 use crate::ops::matmul::hopper;
 use crate::output::atomic;
 use serde::{Deserialize, Serialize};
@@ -18,10 +19,18 @@ const VERSION: u32 = 2;
 /// How the names of files begin.
 const FILES: &str = "device-";
 
-/// A 16-bit form is slow where it takes so many times as long as the f32 form of the same work, and [`GRACE_US`] more.
-/// Launches take some microseconds whatever they do, and measurements are disturbed.
+/// A 16-bit form is slow where it takes so many times as long as the f32 form of the same work, and [`grace_us`] more; Hopper
+/// kernels beside portable ones likewise.
 const SLOWER: f64 = 10.0;
-const GRACE_US: f64 = 5_000.0;
+
+/// Launches take some microseconds whatever they do, and measurements are disturbed. Hopper kernels have small work as well, of which
+/// fixed costs are all there is.
+fn grace_us(generation: Kernels) -> f64 {
+    match generation {
+        Kernels::Portable => 5_000.0,
+        Kernels::Hopper => 50_000.0,
+    }
+}
 
 /// Kernels that are named in a sentence.
 const NAMED: usize = 6;
@@ -251,6 +260,14 @@ fn generation_of(kernel: &str) -> Kernels {
     if is_hopper { Kernels::Hopper } else { Kernels::Portable }
 }
 
+/// The Hopper kernels that such work is there to check: of products in tiles of so many columns, else those of attention.
+fn hopper_kernels(cols: Option<usize>, form: ElementType) -> Vec<String> {
+    match cols {
+        Some(cols) => hopper::of_width(cols, form),
+        None => attention::hopper::symbols(form),
+    }
+}
+
 /// What is wrong by a piece of work. Portable kernels have work of their own: work of Hopper kernels blames those alone.
 fn wrong<'a>(work: &'a Work, found: &Option<Found>) -> Vec<Wrong<'a>> {
     let (op, form) = (work.op(), work.form());
@@ -259,7 +276,7 @@ fn wrong<'a>(work: &'a Work, found: &Option<Found>) -> Vec<Wrong<'a>> {
         // Left out because its like has hung: what is not checked is not used.
         let Work::Hopper(_, _, cols) = work else { return Vec::new() };
         let text = format!("{}: left out, because other work of Hopper kernels hangs", work.name());
-        let each = hopper::of_width(*cols, form).into_iter();
+        let each = hopper_kernels(*cols, form).into_iter();
         return each.map(|kernel| of(Stage::Hang, vec![kernel], text.clone())).collect();
     };
     let Some(failure) = &found.failure else { return Vec::new() };
@@ -268,7 +285,7 @@ fn wrong<'a>(work: &'a Work, found: &Option<Found>) -> Vec<Wrong<'a>> {
         kernels.retain(|kernel| generation_of(kernel) == Kernels::Hopper);
     }
     if let (Work::Hopper(_, _, cols), true) = (work, kernels.is_empty()) {
-        kernels = hopper::of_width(*cols, form);
+        kernels = hopper_kernels(*cols, form);
     }
     vec![of(failure.stage, kernels, failure.text.clone())]
 }
@@ -288,20 +305,24 @@ fn slow<'a>(works: &'a [Work], found: &[Option<Found>]) -> Vec<Wrong<'a>> {
             if generation == Kernels::Portable {
                 known.insert(key(form), pass.us);
             }
-            if let Some(&us) = known.get(&key(beside))
-                && pass.us > SLOWER * us + GRACE_US
+            let own = |kernel: &&String| {
+                kernel.ends_with(&format!("_{}", form.name())) && generation_of(kernel) == generation
+            };
+            let kernels: Vec<String> = pass.kernels.iter().filter(own).cloned().collect();
+            let grace = grace_us(generation);
+            // A pass without a Hopper kernel says nothing about them.
+            let counts = generation == Kernels::Portable || !kernels.is_empty();
+            if let Some(&us) = known.get(&key(beside)).filter(|_| counts)
+                && pass.us > SLOWER * us + grace
             {
-                let own = |kernel: &&String| {
-                    kernel.ends_with(&format!("_{}", form.name())) && generation_of(kernel) == generation
-                };
                 slow.push(Wrong {
                     op: work.op(),
                     form,
                     stage: Stage::Slow,
-                    kernels: pass.kernels.iter().filter(own).cloned().collect(),
+                    kernels,
                     text: format!(
                         "{}, {}: takes {:.0} us, the same {words} takes {us:.0}; wanted at most {SLOWER} times that \
-                         and {GRACE_US} us",
+                         and {grace} us",
                         work.name(),
                         pass.pass,
                         pass.us

@@ -16,8 +16,10 @@ const IMAGES: usize = 2;
 pub(super) const FORMS: [ElementType; 3] = [ElementType::F32, ElementType::Bf16, ElementType::F16];
 /// Those that Hopper kernels have.
 pub(super) const NARROW: [ElementType; 2] = [ElementType::Bf16, ElementType::F16];
-/// Ops whose products Hopper kernels do.
+/// Ops whose products Hopper kernels do, in tiles of several widths.
 const PRODUCTS: [&str; 2] = ["matmul", "linear"];
+/// The op that has a Hopper kernel for each range of keys.
+const ATTENTION: &str = "attention";
 /// Elements of the first operand of the products that a quick check has.
 const QUICK: usize = 30_000;
 
@@ -25,8 +27,8 @@ const QUICK: usize = 30_000;
 pub(super) enum Work {
     /// An op of the case table, by portable kernels.
     Op(Box<Case>, ElementType),
-    /// The same by the Hopper kernels with tiles of so many columns.
-    Hopper(Box<Case>, ElementType, usize),
+    /// The same by the Hopper kernels, products with tiles of so many columns.
+    Hopper(Box<Case>, ElementType, Option<usize>),
     /// The same by the Hopper kernels with tiles of each width and by the portable ones, which are compared.
     Widths(Box<Case>, ElementType),
     /// Whole training steps of a small network, by the kernels of this generation.
@@ -72,8 +74,11 @@ impl Work {
     pub fn name(&self) -> String {
         match self {
             Work::Op(case, form) => format!("{} {} in {}", case.op, case.label, form.name()),
-            Work::Hopper(case, form, cols) => {
+            Work::Hopper(case, form, Some(cols)) => {
                 format!("{} {} in {}, tiles of {cols} columns", case.op, case.label, form.name())
+            }
+            Work::Hopper(case, form, None) => {
+                format!("{} {} in {}, Hopper kernels", case.op, case.label, form.name())
             }
             Work::Widths(case, form) => {
                 format!("{} {} in {}, tiles of each width", case.op, case.label, form.name())
@@ -112,8 +117,8 @@ pub(super) fn dtype(form: ElementType) -> DType {
 }
 
 /// Every op in all its forms: at small, odd shapes, at shapes that take the kernels which these leave out (not with
-/// `quick`), and at the shapes of a step; whole steps; and with `kernels` = hopper the products of Hopper kernels, of which
-/// `quick` leaves out the large ones, and whole steps with them.
+/// `quick`), and at the shapes of a step; whole steps; and with `kernels` = hopper what Hopper kernels do, of which
+/// `quick` leaves out what is large, and whole steps with them.
 pub(super) fn works(shapes: Option<&StepShapes>, quick: bool, kernels: Kernels) -> Vec<Work> {
     let mut works = Vec::new();
     let of_step = || shapes.map_or(Vec::new(), cases::of_step);
@@ -132,18 +137,19 @@ pub(super) fn works(shapes: Option<&StepShapes>, quick: bool, kernels: Kernels) 
 }
 
 fn of_hopper(shapes: Option<&StepShapes>, quick: bool, form: ElementType) -> Vec<Work> {
-    let cases = || {
+    let cases = |ops: &'static [&str]| {
         let mut cases = cases::hopper();
         cases.retain(|case| !quick || case.inputs[0].shape.len() < QUICK);
         cases.extend(shapes.map_or(Vec::new(), cases::of_step));
-        cases.retain(|case| PRODUCTS.contains(&case.op));
+        cases.retain(|case| ops.contains(&case.op));
         cases.into_iter().map(Box::new)
     };
     let mut works = Vec::new();
     for cols in TILE_COLS {
-        works.extend(cases().map(|case| Work::Hopper(case, form, cols)));
+        works.extend(cases(&PRODUCTS).map(|case| Work::Hopper(case, form, Some(cols))));
     }
-    works.extend(cases().map(|case| Work::Widths(case, form)));
+    works.extend(cases(&PRODUCTS).map(|case| Work::Widths(case, form)));
+    works.extend(cases(&[ATTENTION]).map(|case| Work::Hopper(case, form, None)));
     works.push(Work::Step(form, Kernels::Hopper));
     works
 }

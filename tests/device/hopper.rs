@@ -24,9 +24,11 @@ pub fn device() -> Option<Arc<Gpu>> {
     }
 }
 
-/// The cases, small ones first, until something is wrong.
-pub fn first_failure(gpu: &Arc<Gpu>, runs: &[(u64, usize)]) -> Option<String> {
+/// The cases of these ops, small ones first, until something is wrong.
+pub fn first_failure(gpu: &Arc<Gpu>, ops: &[&str], runs: &[(u64, usize)]) -> Option<String> {
     let mut cases = cases::hopper();
+    cases.retain(|case| ops.contains(&case.op));
+    assert!(!cases.is_empty(), "no cases of {ops:?}");
     cases.sort_by_key(|case| case.inputs.iter().map(|a| a.shape.len()).sum::<usize>());
     for case in &cases {
         for dtype in [DType::BF16, DType::F16] {
@@ -41,7 +43,7 @@ pub fn first_failure(gpu: &Arc<Gpu>, runs: &[(u64, usize)]) -> Option<String> {
 }
 
 /// The names of all kernels of `matmul_hopper.cu`.
-fn kernels() -> Vec<String> {
+fn kernels_of_products() -> Vec<String> {
     let mut names = Vec::new();
     for pass in ["backward_input", "forward"] {
         for cols in [128, 192, 256] {
@@ -51,18 +53,47 @@ fn kernels() -> Vec<String> {
     names
 }
 
+/// Those of `attention_hopper.cu`.
+fn kernels_of_attention() -> Vec<String> {
+    let of = |keys| ["bf16", "f16"].map(|form| format!("attention_hopper_forward_n{keys}_{form}"));
+    [64, 128, 192, 208, 224, 240, 256].into_iter().flat_map(of).collect()
+}
+
+/// What was launched on the way, if all cases of the ops agree with the CPU.
+fn launched_by(gpu: &Arc<Gpu>, ops: &[&str]) -> Vec<String> {
+    drop(gpu.take_launched());
+    let runs = if deep(&format!("Hopper kernels of {ops:?} under four schedules")) {
+        &RUNS[..]
+    } else {
+        &FEW_RUNS[..]
+    };
+    assert_eq!(first_failure(gpu, ops, runs), None);
+    gpu.take_launched().into_iter().collect()
+}
+
 #[test]
 fn hopper_kernels_agree_with_the_cpu() {
     let Some(gpu) = device() else { return };
-    drop(gpu.take_launched());
-    let runs = if deep("Hopper kernels under four schedules") { &RUNS[..] } else { &FEW_RUNS[..] };
-    assert_eq!(first_failure(&gpu, runs), None);
-    let launched = gpu.take_launched();
+    let launched = launched_by(&gpu, &["matmul", "linear"]);
     // The widest tile is chosen by the number of multiprocessors.
-    let missing: Vec<String> = kernels().into_iter().filter(|name| !launched.contains(name)).collect();
+    let missing: Vec<String> =
+        kernels_of_products().into_iter().filter(|name| !launched.contains(name)).collect();
     assert!(missing.is_empty() || real(), "not launched: {missing:?}");
     // Columns that begin at odd places have no tensor map.
     assert!(launched.iter().any(|name| name.starts_with("matmul_forward_few_rows")), "{launched:?}");
+}
+
+#[test]
+fn hopper_attention_agrees_with_the_cpu() {
+    let Some(gpu) = device() else { return };
+    let launched = launched_by(&gpu, &["attention"]);
+    let missing: Vec<String> =
+        kernels_of_attention().into_iter().filter(|name| !launched.contains(name)).collect();
+    assert!(missing.is_empty(), "not launched: {missing:?}");
+    // Heads of 48 channels, a prefix, and 257 keys are left to it.
+    for form in ["bf16", "f16"] {
+        assert!(launched.contains(&format!("attention_forward_{form}")), "{launched:?}");
+    }
 }
 
 #[test]

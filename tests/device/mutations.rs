@@ -154,6 +154,76 @@ const MUTATIONS: &[Mutation] = &[
     own("anchor", "p[i] - anchor[i], dp[i]", "p[i] - anchor[i], 0.f"),
     own("anchor", "factor * expf(-loss[0])", "factor * expf(loss[0])"),
     own("anchor", "fmaf(weight * g[i], g[i], importance[i])", "fmaf(weight, g[i], importance[i])"),
+    own(
+        "attention_hopper",
+        "            if (col + 8 > FEWEST && col + t + i % 2 >= tk) s[i] = -CUDART_INF_F;\n",
+        "",
+    ),
+    own("attention_hopper", "col + t + i % 2 >= tk", "col + t + i % 2 > tk"),
+    own("attention_hopper", "col + 8 > FEWEST", "col > FEWEST"),
+    own(
+        "attention_hopper",
+        "mbarrier_wait(full() + place, i / PLACES % 2);",
+        "mbarrier_wait(full() + place, i / PLACES % 2 ^ 1);",
+    ),
+    own("attention_hopper", "            mbarrier_wait(full() + place, i / PLACES % 2);\n", ""),
+    own("attention_hopper", "            mbarrier_wait(empty() + place, i / PLACES % 2 ^ 1);\n", ""),
+    own("attention_hopper", "i / PLACES % 2 ^ 1", "i / PLACES % 2"),
+    own("attention_hopper", "        wgmma_wait<0>();\n        uint32_t p", "        uint32_t p"),
+    own("attention_hopper", "        wgmma_wait<0>();\n        if (row0", "        if (row0"),
+    own(
+        "attention_hopper",
+        "matrix_descriptor(values(place), TILE, EIGHT)",
+        "matrix_descriptor(values(place), TILE, EIGHT / 2)",
+    ),
+    own(
+        "attention_hopper",
+        "matrix_descriptor(keys(place), 16, EIGHT)",
+        "matrix_descriptor(keys(place), 16, EIGHT / 2)",
+    ),
+    own(
+        "attention_hopper",
+        "            if (threadIdx.x % WARP == 0) mbarrier_arrive(empty() + place);\n",
+        "",
+    ),
+    own("attention_hopper", "            fence_proxy_async(); // copies", "            // copies"),
+    own(
+        "attention_hopper",
+        "        __syncwarp();\n        const unsigned chunk",
+        "        const unsigned chunk",
+    ),
+    own(
+        "attention_hopper",
+        "            __syncwarp();\n            if (threadIdx",
+        "            if (threadIdx",
+    ),
+    own("attention_hopper", "k * (2 * EIGHT >> 4)", "k * (EIGHT >> 4)"),
+    own("attention_hopper", "tiles() * TILE + 2 * OTHER)", "tiles() * TILE + OTHER)"),
+    own("attention_hopper", "image = int(unit / heads);", "image = 0;"),
+    own(
+        "attention_hopper",
+        "        wgmma_fence();\n#pragma unroll\n        for (unsigned k = 0",
+        "#pragma unroll\n        for (unsigned k = 0",
+    ),
+    own("attention_hopper", "            fence_mbarrier_init();\n", ""),
+    own("attention_hopper", "fmaf(scale, most,", "fmaf(1.f, most,"),
+    own("attention_hopper", "            if (vectors) {", "            if (!vectors) {"),
+    own("attention_hopper", "row0 + r >= tq", "row0 + r > tq"),
+    own(
+        "attention_hopper",
+        "        return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));",
+        "        return x;",
+    ),
+    own("attention_hopper", "b + d * (32 >> 4), d > 0", "b + d * (32 >> 4), true"),
+    own("attention_hopper", "FEW_REGISTERS = 40", "FEW_REGISTERS = 48"),
+    own("attention_hopper", "pack<T>(a, b)", "pack<T>(b, a)"),
+    own("attention_hopper", "int(tile * ROWS), image", "0, image"),
+    own("attention_hopper", "tile < tiles(); tile += CONSUMERS", "tile < tiles(); tile += 1"),
+    own(
+        "attention_hopper",
+        "unsigned half = i / 2 % 2;\n            *rein",
+        "unsigned half = 0;\n            *rein",
+    ),
     own("axpy", "if (i < n) y[i] = from_f32<T>(fmaf", "if (i <= n) y[i] = from_f32<T>(fmaf"),
     own("axpy", "from_f32<T>(a * to_f32(x[i]))", "from_f32<T>(to_f32(x[i]))"),
     own("axpy", "if (i < n) y[i] = from_f32<To>", "if (i + 1 < n) y[i] = from_f32<To>"),
@@ -439,7 +509,8 @@ const MANY_ORDERS: [(u64, usize); 6] = [(1, 64), (0, 67), (2, 64), (3, 64), (4, 
 /// The ops whose cases run the kernels of a file.
 fn cases_run(op: &str) -> &[&str] {
     match op {
-        "matmul" => &["matmul", "linear"],
+        "matmul" | "matmul_hopper" => &["matmul", "linear"],
+        "attention_hopper" => &["attention"],
         "sum" => &["sum", "tokens", "linear"],
         _ => &[],
     }
@@ -458,9 +529,9 @@ fn cases_of_an_op() {
         eprintln!("caught: no end after four minutes");
         std::process::exit(1);
     });
-    if op == "matmul_hopper" {
+    if op.ends_with("_hopper") {
         let gpu = super::hopper::device().expect("an emulated device");
-        if let Some(failure) = super::hopper::first_failure(&gpu, &MANY_ORDERS) {
+        if let Some(failure) = super::hopper::first_failure(&gpu, cases_run(&op), &MANY_ORDERS) {
             eprintln!("caught: {failure}");
             std::process::exit(1);
         }

@@ -9,7 +9,9 @@ use std::process::Command;
 /// Between equal types a cast is a copy, which needs no kernel.
 const NOT_LAUNCHED: [&str; 2] = ["axpy_from_f32_f32", "axpy_to_f32_f32"];
 
-const HOPPER: &str = "matmul_hopper";
+/// The files of kernels for compute capability 9.0, with the ops whose cases launch them.
+const HOPPER: [(&str, &[&str]); 2] =
+    [("matmul_hopper", &["matmul", "linear"]), ("attention_hopper", &["attention"])];
 
 /// Started by `deep_no_kernel_has_a_race`, with a folder for the launches: of each kernel the first few that differ in
 /// their extents, those of the largest small cases.
@@ -17,13 +19,14 @@ const HOPPER: &str = "matmul_hopper";
 #[ignore = "started by deep_no_kernel_has_a_race"]
 fn launches_are_recorded() {
     let Some(gpu) = device() else { return };
-    let portable = stems().iter().any(|file| file != HOPPER && selected(file));
+    let hopper = |file: &String| HOPPER.iter().any(|(name, _)| name == file);
+    let portable = stems().iter().any(|file| !hopper(file) && selected(file));
     if portable {
         portable_launches(&Device::Cuda(gpu));
     }
-    if selected(HOPPER) {
+    for (_, ops) in HOPPER.iter().filter(|(file, _)| selected(file)) {
         let gpu = hopper::device().expect("an emulated device");
-        assert_eq!(hopper::first_failure(&gpu, &[(0, 64), (0, 67)]), None);
+        assert_eq!(hopper::first_failure(&gpu, ops, &[(0, 64), (0, 67)]), None);
     }
 }
 

@@ -84,9 +84,11 @@ inline void wgmma_commit(EMU_HERE) { emu::wgmma_commit({ file, line }); }
 template <int N> inline void wgmma_wait(EMU_HERE) { emu::wgmma_wait(N, { file, line }); }
 template <class T, unsigned N, Inner A, Inner B>
 inline void wgmma(float (&d)[N / 2], uint64_t desc_a, uint64_t desc_b, bool accumulate, EMU_HERE) {
+    static_assert(N == 64 || N == 128 || N == 192 || N == 208 || N == 224 || N == 240 || N == 256, "as in hopper.cuh");
     emu::wgmma_issue({ d, nullptr, desc_a, desc_b, accumulate, N, std::is_same_v<T, bf16>, A == Inner::Outer, B == Inner::Outer }, { file, line });
 }
 template <class T, unsigned N, Inner B>
 inline void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc_b, bool accumulate, EMU_HERE) {
+    static_assert(N == 64 || N == 128 || N == 192 || N == 256, "as in hopper.cuh");
     emu::wgmma_issue({ d, a, 0, desc_b, accumulate, N, std::is_same_v<T, bf16>, false, B == Inner::Outer }, { file, line });
 }

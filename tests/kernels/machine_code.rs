@@ -9,15 +9,19 @@ const LDSM_BYTES: usize = 512;
 const MMA_FLOP: usize = 2 * 16 * 8 * 16;
 
 /// Operations of a matrix instruction and bytes of shared memory that it reads by itself: `HMMA.16816.F32` none, what `LDSM`
-/// loads; `HGMMA.64x192x16.F32.BF16` both operands, (64 + 192) x 16 numbers of 16 bits, once for four warps.
-fn product(name: &str) -> Option<(usize, usize)> {
+/// loads; `HGMMA.64x192x16.F32.BF16 R24, gdesc[UR16], R24` both operands, (64 + 192) x 16 numbers of 16 bits, once for four warps;
+/// the second one alone if the first is in registers: `R24, R56, gdesc[UR16], R24`.
+fn product(text: &str) -> Option<(usize, usize)> {
+    let name = word(text);
     if name.starts_with("HMMA.") {
         return Some((MMA_FLOP, 0));
     }
     let extents = name.strip_prefix("HGMMA.")?.split('.').next()?;
     let mut extents = extents.split('x').map(|n| n.parse::<usize>().ok());
     let (m, n, k) = (extents.next()??, extents.next()??, extents.next()??);
-    Some((2 * m * n * k, (m + n) * k * 2))
+    let first_in_registers = !text.split(',').nth(1)?.contains("gdesc");
+    let rows = if first_in_registers { n } else { m + n };
+    Some((2 * m * n * k, rows * k * 2))
 }
 
 /// The loop in which a kernel spends its time: the one with the fewest instructions per matrix instruction, which leaves
@@ -104,7 +108,7 @@ fn of_function(text: &str) -> MachineCode {
                 .filter(|(_, text)| words.contains(&word(text).split('.').next().unwrap_or("")))
                 .count()
         };
-        let all: Vec<(usize, usize)> = body.iter().filter_map(|(_, text)| product(word(text))).collect();
+        let all: Vec<(usize, usize)> = body.iter().filter_map(|(_, text)| product(text)).collect();
         if all.is_empty() {
             continue;
         }
@@ -117,7 +121,7 @@ fn of_function(text: &str) -> MachineCode {
         }
     }
     MachineCode {
-        tensor_cores: code.iter().any(|(_, text)| product(word(text)).is_some()),
+        tensor_cores: code.iter().any(|(_, text)| product(text).is_some()),
         warpgroups: code.iter().any(|(_, text)| word(text).starts_with("HGMMA")),
         main_loop,
         widths: code.iter().filter_map(|(_, text)| width(word(text))).collect(),
@@ -189,6 +193,8 @@ fn loops_and_accesses_are_found() {
     let main = code.main_loop.expect("a loop");
     assert_eq!((main.flop, main.shared_bytes), (2 * 64 * 192 * 16, 256 * 32));
     assert_eq!((main.per(1), main.bytes_per_kflop(), code.warpgroups), (2, 21, true));
+    let in_registers = "HGMMA.64x64x16.F32 R24, R56, gdesc[UR44].tnspB, RZ, !UPT";
+    assert_eq!(product(in_registers), Some((2 * 64 * 64 * 16, 64 * 32)));
     assert_eq!(of_function("/*0000*/ EXIT ;").main_loop, None);
 }
 

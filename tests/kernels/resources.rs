@@ -16,10 +16,10 @@ use std::process::Command;
 const TARGETS: [&str; 2] = ["80", "90a"];
 
 /// Products of 16-bit matrices run on tensor cores; their f32 forms must not, which would round.
-const ON_TENSOR_CORES: [&str; 3] = ["matmul", "attention", HOPPER];
+const ON_TENSOR_CORES: [&str; 4] = ["matmul", "attention", HOPPER[0], HOPPER[1]];
 
-/// A file with code for 9.0 alone.
-const HOPPER: &str = "matmul_hopper";
+/// Files with code for 9.0 alone.
+const HOPPER: [&str; 2] = ["matmul_hopper", "attention_hopper"];
 
 /// Bytes that a kernel of products may spill outside of its main loop, stores and loads together.
 const MOST_SPILLED: u32 = 64;
@@ -29,12 +29,16 @@ fn shared_at_launch(kernel: &str) -> u32 {
     if kernel.ends_with("_f32") {
         return if kernel.starts_with("matmul_") && !kernel.contains("add_slices") { 16384 } else { 0 };
     }
-    if kernel.starts_with(HOPPER) {
+    if kernel.starts_with("matmul_hopper") {
         return match kernel {
             _ if kernel.contains("_n256_") => 229_440,
             _ if kernel.contains("_n192_") => 196_672,
             _ => 229_472,
         };
+    }
+    if let Some(rest) = kernel.strip_prefix("attention_hopper_forward_n") {
+        let keys: u32 = rest.split('_').next().and_then(|n| n.parse().ok()).expect("a number of keys");
+        return 2 * (32_768 + 256 * keys) + 32;
     }
     if kernel.starts_with("matmul_") {
         return if kernel.contains("_few_rows_") { 24576 } else { 49152 };
@@ -229,7 +233,7 @@ impl Compiled {
             let verb = if code.tensor_cores { "uses" } else { "does not use" };
             failures.push(format!("{name} sm_{target} {verb} tensor cores"));
         }
-        if let Some(code) = self.code[i].as_ref().filter(|code| code.warpgroups != (op == HOPPER)) {
+        if let Some(code) = self.code[i].as_ref().filter(|code| code.warpgroups != HOPPER.contains(&op)) {
             let verb = if code.warpgroups { "uses" } else { "does not use" };
             failures.push(format!("{name} sm_{target} {verb} products of warpgroups"));
         }
@@ -239,7 +243,7 @@ impl Compiled {
     /// The row of the table.
     fn row(&self, name: &str) -> Option<String> {
         let [r80, r90] = self.resources;
-        if name.starts_with(HOPPER) {
+        if HOPPER.iter().any(|op| name.starts_with(op)) {
             let code = self.code[1].as_ref()?;
             let shared = r90.smem_bytes + shared_at_launch(name);
             let hopper = MULTIPROCESSORS.iter().find(|m| m.capability == "9.0")?;
@@ -288,9 +292,10 @@ Products of 16-bit matrices (attention, matmul, but for their f32 forms) run on 
 - *global*: bytes that loads and stores of global memory move per thread, on sm_90a. Narrow ones beside 16 are for unaligned rows.
 - *main loop*: instructions per 32 matrix instructions (`HMMA`, 4,096 operations each), copies and branches
   counted, in the loop for aligned operands; and bytes that `LDSM` reads from shared memory per 1,000 operations.
-- `matmul_hopper` is compiled for 9.0 alone. Its computing warps take instructions per one `HGMMA` (64 x N x 16, by four warps), which reads
-  its operands from shared memory itself; other warps copy. Of its registers, 168 at the start, computing warps take 232 and the
-  others keep 40.
+- `matmul_hopper` and `attention_hopper` are compiled for 9.0 alone. Their computing warps take instructions per one `HGMMA`
+  (64 x N x 16, by four warps), which reads what is not in registers from shared memory itself; other warps copy. Of their
+  registers, 168 at the start, computing warps take 232 and the others keep 40. The main loop of `attention_hopper` is
+  a tile of 64 queries with all keys: softmax and output are counted.
 ";
 
 #[test]
@@ -309,7 +314,7 @@ fn no_spills_in_main_loops_and_tensor_cores_where_they_are_meant() {
     for (&(source, i), (found, losses, mut code)) in jobs.iter().zip(compiled) {
         failures.extend(losses);
         let op = source.file_stem().and_then(|s| s.to_str()).expect("a name");
-        if found.is_empty() != (op == HOPPER && TARGETS[i] == "80") {
+        if found.is_empty() != (HOPPER.contains(&op) && TARGETS[i] == "80") {
             let few = if found.is_empty() { "no" } else { "there are" };
             failures.push(format!("{op}: {few} kernels for sm_{}", TARGETS[i]));
         }

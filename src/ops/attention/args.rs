@@ -102,3 +102,10 @@ pub(super) struct AttentionDims {
     /// As in [`Heads`].
     pub in_bf16: bool,
 }
+
+impl AttentionDims {
+    /// 1/√D, what products of queries and keys are multiplied with.
+    pub fn scale(&self) -> f32 {
+        (1.0 / (self.head_dim as f64).sqrt()) as f32
+    }
+}

@@ -1,6 +1,7 @@
-//! Launches of `kernels/attention.cu`.
+//! Launches of `kernels/attention.cu` and `kernels/attention_hopper.cu`.
 
 use super::args::{AttentionDims, GradientTarget, Gradients, OP, PackedRows, Prefix, PrefixMut, Qkv, Wanted};
+use super::hopper;
 use crate::device::{Arg, Argument, Cell, ElementType, Gpu, Grid, Kernel, ScratchBuffer, args, kernel};
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut};
@@ -84,7 +85,7 @@ impl Pass {
     }
 }
 
-fn first_row<'a>(rows: &PackedRows<'a>) -> View<'a> {
+pub(super) fn first_row<'a>(rows: &PackedRows<'a>) -> View<'a> {
     let left = rows.data.len().saturating_sub(rows.offset);
     rows.data.part(rows.offset.min(rows.data.len()), [left])
 }
@@ -129,7 +130,7 @@ impl DeviceInputs {
             && [k, v].iter().all(|t| aligned(t, form, kv_stride))
             && [prefix_k, prefix_v].iter().flatten().all(|t| aligned(t, form, c))
             && head_dim.is_multiple_of(8);
-        let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
+        let scale = e.scale();
         Ok(DeviceInputs {
             form,
             extents: e,
@@ -160,6 +161,24 @@ pub fn forward(
 ) -> Result<()> {
     let inputs = DeviceInputs::new(qkv, prefix, e)?;
     let vectors = u32::from(inputs.vectors && aligned(&out, inputs.form, e.heads * e.head_dim));
+    if let Some(pass) = hopper::forward(gpu, inputs.form, qkv, e)? {
+        let args = args![
+            out,
+            lse,
+            q = pass.q,
+            k = pass.k,
+            v = pass.v,
+            heads = e.heads,
+            tq = inputs.tq,
+            tk = qkv.k.tokens,
+            units = pass.units,
+            scale = e.scale(),
+            vectors,
+        ];
+        // SAFETY: mod.rs has checked out (B, Tq, C) and lse (B, H, Tq), and that q, k and v, which the maps are of, lie
+        // within their tensors.
+        return unsafe { gpu.launch(pass.kernel, inputs.form, pass.grid, &args) };
+    }
     // SAFETY: mod.rs has checked out (B, Tq, C) and lse (B, H, Tq).
     unsafe { inputs.launch(gpu, &FORWARD_PASS, &args![out, lse], inputs.tq, &args![vectors]) }
 }

@@ -9,6 +9,7 @@
 mod args;
 mod cpu;
 mod cuda;
+pub mod hopper;
 
 pub use args::{GradientTarget, Gradients, Heads, PackedRows, Prefix, PrefixMut, Qkv, Wanted};
 

@@ -88,9 +88,31 @@ pub(super) fn other_kernels() -> Vec<Case> {
     ]
 }
 
-/// Products that the kernels for compute capability 9.0 take, of 16-bit numbers: each width of tile, more depth than two rounds of
+/// What the kernels for compute capability 9.0 take, of 16-bit numbers. Products: each width of tile, more depth than two rounds of
 /// the ring, tails in rows, columns and depth, several tiles for a block of a device with four multiprocessors, every ending.
+/// Attention: each number of keys that there is a kernel for, few rows of queries, all numbers of tiles, several units for a block;
+/// and what is left to the portable kernel.
 pub(super) fn hopper() -> Vec<Case> {
+    let mut cases = hopper_products();
+    cases.extend([
+        attention_packed(7, 5, (3, 64), 0),
+        attention_packed(5, 37, (2, 64), 0),
+        attention_apart(9, (1, 65), (1, 64), 0),
+        attention_apart(1, (70, 128), (3, 64), 0),
+        attention_apart(3, (130, 17), (2, 64), 0),
+        attention_packed(1, 150, (1, 64), 0),
+        attention_packed(1, 197, (1, 64), 0),
+        attention_apart(1, (40, 222), (1, 64), 0),
+        attention_apart(1, (207, 237), (1, 64), 0),
+        attention_apart(3, (5, 256), (2, 64), 0),
+        attention_packed(2, 5, (3, 48), 0),
+        attention_packed(2, 9, (1, 64), 3),
+        attention_apart(1, (1, 257), (1, 64), 0),
+    ]);
+    cases
+}
+
+fn hopper_products() -> Vec<Case> {
     vec![
         matmul(20, 64, 8),
         matmul(1, 24, 200),

@@ -37,7 +37,7 @@ pub fn other_kernels() -> Vec<Case> {
     dense::other_kernels()
 }
 
-/// Products for the kernels of compute capability 9.0.
+/// Products and attention for the kernels of compute capability 9.0.
 pub fn hopper() -> Vec<Case> {
     dense::hopper()
 }
