@@ -55,7 +55,7 @@ fn mapped(rows: &PackedRows, e: AttentionDims) -> Option<MappedMatrix> {
 }
 
 /// The pass without a prefix, or nothing where the portable kernel is to be used.
-pub fn forward(gpu: &Gpu, form: ElementType, qkv: &Qkv, e: AttentionDims) -> Result<Option<Forward>> {
+pub(super) fn forward(gpu: &Gpu, form: ElementType, qkv: &Qkv, e: AttentionDims) -> Result<Option<Forward>> {
     let few = e.prefix == 0 && qkv.q.tokens <= MOST_QUERIES;
     if !gpu.uses_hopper() || form == ElementType::F32 || e.head_dim != WIDTH || !few {
         return Ok(None);
