@@ -13,6 +13,9 @@ use crate::testing::cases::{Case, Data, On};
 use crate::testing::{close, parity};
 use std::sync::Arc;
 
+/// The values of each output.
+type Outputs = Vec<Vec<f64>>;
+
 /// Elements beside each output, which leave addresses aligned.
 const BAND: usize = 64;
 
@@ -42,7 +45,7 @@ pub(super) fn check(
 /// same bits in tiles of each width.
 fn compared(gpu: &Arc<Gpu>, case: &Case, dtype: DType) -> Result<Option<String>> {
     let on = On { dev: Device::Cuda(gpu.clone()), band: BAND };
-    let runs = |data: &Data| -> Result<(Vec<Vec<f64>>, Vec<Vec<Vec<f64>>>)> {
+    let runs = |data: &Data| -> Result<(Outputs, Vec<Outputs>)> {
         let there = data.to(&on.dev, dtype)?;
         gpu.use_hopper(false)?;
         let portable = case.everything(&on, &there)?;

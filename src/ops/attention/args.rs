@@ -14,6 +14,14 @@ pub struct PackedRows<'a> {
     pub offset: usize,
 }
 
+impl<'a> PackedRows<'a> {
+    /// The tensor from the first of these rows on.
+    pub(super) fn first_row(&self) -> View<'a> {
+        let left = self.data.len().saturating_sub(self.offset);
+        self.data.part(self.offset.min(self.data.len()), [left])
+    }
+}
+
 /// Where q, k and v lie: packed (B, T, 3C), or q apart as (B, Tq, C) and kv as (B, T, 2C).
 #[derive(Debug, Clone, Copy)]
 pub struct Qkv<'a> {

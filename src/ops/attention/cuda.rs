@@ -1,6 +1,6 @@
 //! Launches of `kernels/attention.cu` and `kernels/attention_hopper.cu`.
 
-use super::args::{AttentionDims, GradientTarget, Gradients, OP, PackedRows, Prefix, PrefixMut, Qkv, Wanted};
+use super::args::{AttentionDims, GradientTarget, Gradients, OP, Prefix, PrefixMut, Qkv, Wanted};
 use super::hopper;
 use crate::device::{Arg, Argument, Cell, ElementType, Gpu, Grid, Kernel, ScratchBuffer, args, kernel};
 use crate::error::{Error, Result};
@@ -85,11 +85,6 @@ impl Pass {
     }
 }
 
-pub(super) fn first_row<'a>(rows: &PackedRows<'a>) -> View<'a> {
-    let left = rows.data.len().saturating_sub(rows.offset);
-    rows.data.part(rows.offset.min(rows.data.len()), [left])
-}
-
 /// What all kernels read, as they take it.
 struct DeviceInputs {
     form: ElementType,
@@ -120,7 +115,7 @@ impl DeviceInputs {
             return Err(Error::Shape { op: OP, arg: "v", wanted: "rows as those of k".into(), got });
         }
         let form = qkv.q.data.dtype().form(OP, "q")?;
-        let (q, k, v) = (first_row(&qkv.q), first_row(&qkv.k), first_row(&qkv.v));
+        let (q, k, v) = (qkv.q.first_row(), qkv.k.first_row(), qkv.v.first_row());
         let prefix = prefix.filter(|_| e.prefix > 0);
         let (prefix_k, prefix_v) = prefix.map(|p| (p.k, p.v)).unzip();
         let (heads, head_dim, tq, tk) = (e.heads, e.head_dim, qkv.q.tokens, qkv.k.tokens);

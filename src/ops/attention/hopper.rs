@@ -6,7 +6,6 @@
 //! bits of an image do not depend on it. The portable kernel takes the place of one that is refused ([`Gpu::refuse`]).
 
 use super::args::{AttentionDims, PackedRows, Qkv};
-use super::cuda::first_row;
 use crate::device::{Argument, Cell, ElementType, Gpu, Grid, Kernel, MappedMatrix, TensorMap, kernel};
 use crate::error::Result;
 
@@ -47,7 +46,7 @@ fn smem_bytes(most_keys: usize) -> usize {
 }
 
 fn mapped(rows: &PackedRows, e: AttentionDims) -> Option<MappedMatrix> {
-    let Cell::Pointer(address) = first_row(rows).argument().1 else { return None };
+    let Cell::Pointer(address) = rows.first_row().argument().1 else { return None };
     let cols = e.heads * e.head_dim;
     let matrix =
         MappedMatrix { address, rows: rows.tokens, cols, stride: rows.stride, images: Some(e.batch) };
