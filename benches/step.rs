@@ -11,6 +11,7 @@
 //! `benches/peer/step.py` does the same work in PyTorch, from images that are ready. Both take `--gelu tanh|erf`, and without
 //! it the erf form, which is timm's.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use l2p_engine::comm::{self, Launch};
 use l2p_engine::config::schema::{
@@ -59,13 +60,6 @@ enum Width {
     F16,
 }
 
-/// Kernels of a GPU, as `train.kernels` has them.
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum Generation {
-    Portable,
-    Hopper,
-}
-
 /// Forms of GELU.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Gelu {
@@ -97,8 +91,8 @@ struct Args {
     #[arg(long, value_enum, default_value = "erf")]
     gelu: Gelu,
     /// The kernels of a GPU.
-    #[arg(long, value_enum, default_value = "portable")]
-    kernels: Generation,
+    #[arg(long, default_value = "portable", value_parser = PossibleValuesParser::new(Kernels::WORDS).try_map(|word| Kernels::named(&word).ok_or("no such kernels")))]
+    kernels: Kernels,
     /// Whether a GPU gets the step as one launch.
     #[arg(long, value_enum, default_value = "on")]
     graph: Switch,
@@ -208,10 +202,7 @@ fn config(args: &Args) -> Config {
     }
     config.train.shortcuts.retain(|word| !args.without.contains(word));
     config.train.graph = args.graph == Switch::On;
-    config.train.kernels = match args.kernels {
-        Generation::Portable => Kernels::Portable,
-        Generation::Hopper => Kernels::Hopper,
-    };
+    config.train.kernels = args.kernels;
     config.precision = match args.precision {
         Width::F32 => Precision::F32,
         Width::Bf16 => Precision::Bf16,
@@ -383,7 +374,7 @@ fn run(args: &Args) -> Result<()> {
     if args.ranks > 1 {
         devices.resize(args.ranks, devices[0].clone());
     }
-    if args.kernels == Generation::Hopper {
+    if args.kernels == Kernels::Hopper {
         for dev in &devices {
             let on_cpu =
                 || Error::config("--kernels hopper: wanted a GPU of compute capability 9.0, found the CPU");

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::output::table::{self, Style};
 use crate::self_check::{self, Check, Key, Stage, StepShapes, Verdict};
 use clap::Args;
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub struct CheckDevice {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// `portable` kernels alone, or `hopper` kernels as well; by default what the configuration says in `train.kernels`.
-    #[arg(long, value_name = "WORD", value_parser = PossibleValuesParser::new(Kernels::WORDS))]
-    kernels: Option<String>,
+    #[arg(long, value_name = "WORD", value_parser = PossibleValuesParser::new(Kernels::WORDS).try_map(|word| Kernels::named(&word).ok_or("no such kernels")))]
+    kernels: Option<Kernels>,
     /// Check even if a verdict is on file.
     #[arg(long)]
     again: bool,
@@ -59,8 +59,7 @@ impl CheckDevice {
             let shapes: Option<StepShapes> =
                 serde_json::from_str(shapes).map_err(|e| Error::config(format!("--shapes: {e}")))?;
             let skip: Vec<usize> = self.skip.iter().filter_map(|word| word.parse().ok()).collect();
-            let hopper = self.kernels.as_deref() == Some(Kernels::Hopper.word());
-            let kernels = if hopper { Kernels::Hopper } else { Kernels::Portable };
+            let kernels = self.kernels.unwrap_or_default();
             return self_check::child(index, shapes.as_ref(), self.quick, kernels, self.repeat, first, &skip);
         }
         if self.timeout == 0 || self.repeat == 0 {

@@ -15,6 +15,10 @@ macro_rules! words {
             pub fn word(self) -> &'static str {
                 match self { $($name::$variant => $word),+ }
             }
+            /// The one with this word.
+            pub fn named(word: &str) -> Option<$name> {
+                match word { $($word => Some($name::$variant),)+ _ => None }
+            }
         }
         impl Default for $name { fn default() -> Self { $name::$default } }
         impl std::fmt::Display for $name {
@@ -309,8 +313,7 @@ words! {
 Kernels {
     /// Those that every GPU of compute capability 8.0 or newer runs.
     Portable = "portable",
-    /// For compute capability 9.0: products of 16-bit matrices and the forward pass of attention by tensor copies and wgmma; everything
-    /// else as `portable`.
+    /// For compute capability 9.0: products of 16-bit matrices and attention by tensor copies and wgmma; everything else as `portable`.
     Hopper = "hopper",
 } default Portable }
 

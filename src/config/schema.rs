@@ -435,10 +435,9 @@ Train {
     shortcuts: Vec<String> = Shortcuts::all(),
     /// On a GPU: a step is captured once and then started as one (CUDA graph); the bits are the same.
     graph: bool = true,
-    /// On a GPU: `portable`, or `hopper`: products and the forward pass of attention in 16 bits by kernels for compute capability
-    /// 9.0, other GPUs refuse it.
-    /// Hopper kernels have not run on hardware and are opt-in until a recorded pass exists. Each that fails the check of
-    /// the GPU is replaced by the portable one. The CPU has no such kernels: there this is ignored, with a note.
+    /// On a GPU: `portable`, or `hopper`: products and attention in 16 bits by kernels for compute capability 9.0, which other
+    /// GPUs refuse. Hopper kernels have not run on hardware and are opt-in until a recorded pass exists. Each that fails the check of the GPU is replaced by the portable one. The CPU has no such kernels: there this
+    /// is ignored, with a note.
     kernels: Kernels = Kernels::Portable,
 }
 }

@@ -283,9 +283,9 @@ impl Params {
         starts.zip(ends).map(|(start, end)| start..end).filter(|r| !r.is_empty()).collect()
     }
 
-    /// Makes room for `kernels` as products read them: in their own type those that are frozen, for seven quarters
-    /// of their memory for either pass where products take seven multiplications for eight, else for all of it; in bf16 all of them, for half of it. They are packed
-    /// by [`Params::refresh`].
+    /// Makes room for `kernels` as products read them. In their own type: those that are frozen, for seven quarters of their
+    /// memory for either pass where products take seven multiplications for eight, else once their memory. In bf16: all of them,
+    /// for half of it. They are packed by [`Params::refresh`].
     pub fn keep_packed(
         &mut self,
         plan: &mut Plan,

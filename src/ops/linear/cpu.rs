@@ -3,7 +3,7 @@
 use crate::ops::float::{Float, Shared, for_rows, simd};
 use crate::ops::gelu::{self, GeluForm};
 use crate::ops::matmul::bf16::cpu as products;
-use crate::ops::matmul::cpu::{self as matmul, Strided, plain, transposed};
+use crate::ops::matmul::cpu::{self as matmul, Right, Strided, plain, transposed};
 use crate::ops::matmul::strassen::ProductDims;
 use crate::ops::matmul::tile::Lanes;
 use crate::ops::matmul::{Layout, Start, Write, direct, strassen};
@@ -17,8 +17,8 @@ pub struct CpuKernel<'a, T> {
     pub packed: Option<&'a [T]>,
 }
 
-/// The right side of a product (k, n) at hand: W or its transpose.
-struct Right<'a, T> {
+/// The right factor (k, n) of a product: W or its transpose.
+struct Factor<'a, T> {
     matrix: Strided<*const T>,
     /// For [`strassen`] or, where the extents do not suit it, for [`direct`].
     packed: Option<&'a [T]>,
@@ -27,17 +27,17 @@ struct Right<'a, T> {
 }
 
 impl<'a, T: Lanes> CpuKernel<'a, T> {
-    fn forward(&self) -> Right<'a, T> {
-        Right { matrix: plain(self.w, self.at), packed: self.packed, k: self.at.rows, n: self.at.cols }
+    fn forward(&self) -> Factor<'a, T> {
+        Factor { matrix: plain(self.w, self.at), packed: self.packed, k: self.at.rows, n: self.at.cols }
     }
 
-    fn backward(&self) -> Right<'a, T> {
-        Right { matrix: transposed(self.w, self.at), packed: self.packed, k: self.at.cols, n: self.at.rows }
+    fn backward(&self) -> Factor<'a, T> {
+        Factor { matrix: transposed(self.w, self.at), packed: self.packed, k: self.at.cols, n: self.at.rows }
     }
 }
 
-impl<T: Lanes> Right<'_, T> {
-    /// Whether [`Right::product`] takes it for images of `rows` rows. It does not depend on the number of images.
+impl<T: Lanes> Factor<'_, T> {
+    /// Whether [`Factor::product`] takes it for images of `rows` rows. It does not depend on the number of images.
     fn is_ours(&self, rows: usize) -> bool {
         strassen::suits(rows, self.k, self.n) || direct::suits(self.k, self.n)
     }
@@ -45,7 +45,7 @@ impl<T: Lanes> Right<'_, T> {
     /// y = start + x · this; `ending(first, rows)` is called for groups of rows once they are complete, on several threads.
     ///
     /// # Safety
-    /// The matrix lies within its allocation, and [`Right::is_ours`].
+    /// The matrix lies within its allocation, and [`Factor::is_ours`].
     unsafe fn product(
         &self,
         y: &mut [T],
@@ -53,10 +53,10 @@ impl<T: Lanes> Right<'_, T> {
         start: Start<T>,
         ending: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        let &Right { matrix, packed, k, n } = self;
+        let &Factor { matrix, packed, k, n } = self;
         let seven = strassen::suits(rows, k, n);
         let packed = packed.filter(|_| seven == packed_for_strassen(k, n));
-        let w = packed.map_or(matmul::Right::Matrix(matrix), matmul::Right::Packed);
+        let w = packed.map_or(Right::Matrix(matrix), Right::Packed);
         // SAFETY: the caller's promise.
         unsafe {
             if seven {
@@ -164,7 +164,7 @@ pub fn packed_for_strassen(k: usize, n: usize) -> bool {
     strassen::suits(2, k, n) && strassen::suits(2, n, k)
 }
 
-/// W for forward passes and for backward passes, as [`Right::product`] reads it.
+/// W for forward passes and for backward passes, as [`Factor::product`] reads it.
 pub fn pack<T: Lanes>(forward: &mut [T], backward: &mut [T], w: &[T], at: Layout) {
     let (k, n) = (at.rows, at.cols);
     // SAFETY: `mod.rs` has checked the layout.

@@ -399,66 +399,19 @@ impl<T: Lanes> TileTarget<'_, T> {
 mod tests {
     use super::*;
     use crate::ops::matmul::Layout;
-    use crate::ops::matmul::cpu::{plain, transposed};
-    use crate::ops::matmul::tile::checks::{definition, error, random};
+    use crate::ops::matmul::cpu::plain;
+    use crate::ops::matmul::tile::checks::{self, random};
 
-    /// Every start and both ways to read w, in tiles for few and for many registers; NaN where y is overwritten.
     fn check<T: Lanes>(images: usize, e: ProductDims, limit: f64) {
-        let m = images * e.rows;
-        let (x, w) = (random::<T>(m * e.k, 1), random::<T>(e.k * (e.n + 5), 2));
-        let (bias, residual) = (random::<T>(e.n, 3), random::<T>(m * e.n, 4));
-        let at = Layout::dense(e.k, e.n + 5).columns(3, e.n);
-        let turned = Layout::dense(e.n, e.k + 3).columns(2, e.k);
-        let v = random::<T>(e.n * (e.k + 3), 5);
-        let width = TileShape::of::<T>().width;
-        for tile in [FEW, MANY] {
-            for back in [false, true] {
-                let matrix = if back { transposed(&v, turned) } else { plain(&w, at) };
-                let element = |l: usize, j: usize| match back {
-                    true => v[turned.offset + j * turned.stride + l],
-                    false => w[at.offset + l * at.stride + j],
-                };
-                let sums = definition(&x, element, (e.k, e.n));
-                let mut packed = vec![T::of(f64::NAN); packed_len(e.k, e.n)];
-                // SAFETY: the layouts lie within their matrices.
-                unsafe { pack(&mut packed, matrix, (e.k, e.n)) };
-                for (which, start) in
-                    [Start::Zero, Start::Bias(&bias), Start::Residual(&bias, &residual), Start::Own]
-                        .into_iter()
-                        .enumerate()
-                {
-                    let own = which == 3;
-                    let before = if own { residual.clone() } else { vec![T::of(f64::NAN); m * e.n] };
-                    let product = |w: Right<T>| {
-                        let (mut y, seen) = (before.clone(), std::sync::Mutex::new(vec![0; m]));
-                        let ending = |first: usize, rows: &mut [T]| {
-                            let mut seen = seen.lock().expect("the rows seen");
-                            seen[first..][..rows.len() / e.n].iter_mut().for_each(|times| *times += 1);
-                            rows.iter_mut().for_each(|y| *y += T::ONE);
-                        };
-                        // SAFETY: the layouts lie within their matrices.
-                        unsafe { run(&mut y, &x, w, e, start, ending, TileShape { tile, width }) };
-                        assert!(seen.into_inner().expect("the rows seen").iter().all(|&times| times == 1));
-                        y
-                    };
-                    let y = product(Right::Matrix(matrix));
-                    assert!(product(Right::Packed(&packed)) == y, "packed before or in the call");
-                    let wanted: Vec<f64> = (sums.iter().enumerate())
-                        .map(|(i, sum)| {
-                            let bias = if matches!(which, 1 | 2) { bias[i % e.n].to_f64() } else { 0.0 };
-                            let before = if matches!(which, 2 | 3) { residual[i].to_f64() } else { 0.0 };
-                            sum + bias + before + 1.0
-                        })
-                        .collect();
-                    let error = error(&y, &wanted);
-                    assert!(
-                        error < limit,
-                        "{images} x {e:?}, tile {tile}, back {back}, {start:?}: {error:.1e}",
-                        start = which
-                    );
-                }
-            }
-        }
+        checks::check::<T>(
+            images * e.rows,
+            (e.k, e.n),
+            limit,
+            packed_len(e.k, e.n),
+            // SAFETY: the layouts of `checks::check` lie within their matrices; below as well.
+            &|packed, w| unsafe { pack(packed, w, (e.k, e.n)) },
+            &|y, x, w, start, ending, shape| unsafe { run(y, x, w, e, start, ending, shape) },
+        );
     }
 
     #[test]
