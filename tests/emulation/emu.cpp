@@ -623,31 +623,27 @@ bool is_shared(const void* p, size_t bytes) {
 
 bool is_global(const void* p, size_t bytes) { return is_allocated(p, bytes); }
 
+[[noreturn, gnu::noinline]] static void illegal_access(const void* p, size_t bytes, bool write, const char* beside, void* code_address) {
+    const std::string where = in_arena(p) ? " " + describe_address(p) : "";
+    code = CUDA_ILLEGAL_ADDRESS;
+    fail("illegal %s of %zu bytes %s%s%s", write ? "write" : "read", bytes, beside, where.c_str(), line_of(code_address).c_str());
+}
+
+// Called before each access of a kernel: what is right returns soon.
 void check_access(const void* p, size_t bytes, bool write, void* code_address) {
     const unsigned char* const at = static_cast<const unsigned char*>(p);
-    const char* beside = nullptr;
-    std::string where;
     if (in_arena(p)) {
-        if (is_allocated(p, bytes)) return;
-        beside = "at";
+        if (!is_allocated(p, bytes)) illegal_access(p, bytes, write, "at", code_address);
     } else if (size_t(at - smem) < DYNAMIC_BYTES + SMEM_GUARD) {
-        if (at + bytes <= smem + dynamic_bytes) {
-            if (write) ordinary_store(size_t(at - smem), bytes);
-            return;
-        }
-        beside = "behind its dynamic shared memory";
+        if (at + bytes > smem + dynamic_bytes) illegal_access(p, bytes, write, "behind its dynamic shared memory", code_address);
+        if (write) ordinary_store(size_t(at - smem), bytes);
     } else if (size_t(at - static_area) < STATIC_BYTES + SMEM_GUARD) {
         const size_t offset = size_t(at - static_area);
         for (const StaticArray& a : static_arrays) {
             if (offset >= a.offset && offset + bytes <= a.offset + a.bytes) return;
         }
-        beside = "behind its array in static shared memory";
-    } else {
-        return; // a local variable, or what faults by itself
-    }
-    if (in_arena(p)) where = " " + describe_address(p);
-    code = CUDA_ILLEGAL_ADDRESS;
-    fail("illegal %s of %zu bytes %s%s%s", write ? "write" : "read", bytes, beside, where.c_str(), line_of(code_address).c_str());
+        illegal_access(p, bytes, write, "behind its array in static shared memory", code_address);
+    } // else a local variable, or what faults by itself
 }
 
 template <class T> void mma(const Mma* const lane[32]) {

@@ -55,8 +55,10 @@ bool find_allocation(const void* p, Place* place);
 bool is_allocated(const void* p, size_t bytes);
 // Which devices' memory the next launches may touch, a bit for each; all before the first call.
 void reach(uint64_t devices);
-// True for the addresses that device memory may have.
-bool in_arena(const void* p);
+// The addresses that device memory may have.
+constexpr uintptr_t ARENA_AT = 0x1000000000;
+constexpr size_t ARENA_BYTES = size_t(64) << 30;
+inline bool in_arena(const void* p) { return reinterpret_cast<uintptr_t>(p) - ARENA_AT < ARENA_BYTES; }
 // A sentence about an allocation beside which something was written since the last call, or nothing.
 std::string spoilt_guard();
 // Where an address lies: in words, beside which allocation.

@@ -435,13 +435,14 @@ void read_operand(float* to, uint64_t bits, bool outer_first, unsigned first, un
 unsigned row_of(unsigned lane, unsigned i) { return lane / 4 + i / 2 % 2 * 8; }
 unsigned column_of(unsigned lane, unsigned i) { return i / 4 * 8 + lane % 4 * 2 + i % 2; }
 
+constexpr unsigned MOST_COLUMNS = 256;
+
 // The warp's 16 rows of a product.
 void execute(unsigned warp, Pending& p) {
     if (p.done) return;
     p.done = true;
     const unsigned n = p.product.n;
-    float a[16 * 16];
-    std::vector<float> b(size_t(n) * 16);
+    float a[16 * 16], b[16 * MOST_COLUMNS];
     if (p.a[0]) {
         for (unsigned l = 0; l < 32; l++) {
             for (unsigned i = 0; i < 4; i++) { // pairs at (g, t), (g+8, t), (g, t+8), (g+8, t+8)
@@ -453,16 +454,23 @@ void execute(unsigned warp, Pending& p) {
     } else {
         read_operand(a, p.product.desc_a, p.product.a_outer, warp % WARPS_OF_GROUP * 16, 16, p, "A");
     }
-    read_operand(b.data(), p.product.desc_b, p.product.b_outer, 0, n, p, "B");
-    std::vector<float> across(size_t(n) * 16); // (16, n), so that the host adds neighbours at a time
+    read_operand(b, p.product.desc_b, p.product.b_outer, 0, n, p, "B");
+    float across[16 * MOST_COLUMNS]; // (16, n), so that the host adds neighbours at a time
     for (unsigned j = 0; j < n; j++) {
         for (unsigned k = 0; k < 16; k++) across[k * n + j] = b[j * 16 + k];
     }
+    typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
     for (unsigned m = 0; m < 16; m++) {
         float* const d = p.to->value.data() + m * n;
         if (!p.product.accumulate) std::fill(d, d + n, 0.f);
-        for (unsigned k = 0; k < 16; k++) {
-            for (unsigned j = 0; j < n; j++) d[j] += a[m * 16 + k] * across[k * n + j];
+        for (unsigned j = 0; j < n; j += 8) { // n is a multiple of 8
+            Four *const to = reinterpret_cast<Four*>(d + j), first = to[0], second = to[1];
+            for (unsigned k = 0; k < 16; k++) {
+                const Four* const from = reinterpret_cast<const Four*>(across + k * n + j);
+                first += a[m * 16 + k] * from[0];
+                second += a[m * 16 + k] * from[1];
+            }
+            to[0] = first, to[1] = second;
         }
     }
 }

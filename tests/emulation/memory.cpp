@@ -17,8 +17,7 @@ constexpr size_t PAGE = 4096;
 constexpr size_t ALIGN = 256;
 constexpr unsigned char POISON = 0xff;
 // An address range that ThreadSanitizer leaves to programs, too.
-char* const ARENA = reinterpret_cast<char*>(0x1000000000);
-constexpr size_t ARENA_BYTES = size_t(64) << 30;
+char* const ARENA = reinterpret_cast<char*>(ARENA_AT);
 
 struct Allocation { size_t bytes, mapped; int device; };
 std::mutex access_to_arena;
@@ -161,8 +160,6 @@ void reach(uint64_t devices) {
     reachable = devices;
     forget();
 }
-
-bool in_arena(const void* p) { return p >= ARENA && p < ARENA + ARENA_BYTES; }
 
 bool find_allocation(const void* p, Place* place) {
     const std::lock_guard<std::mutex> lock(access_to_arena);

@@ -21,7 +21,7 @@ const COMMON_FLAGS: &[&str] =
     &["-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DL2P_EMU", "-pthread"];
 
 /// The emulation itself.
-const RUNTIME_FLAGS: &[&str] = &["-O2", "-fno-math-errno"];
+const RUNTIME_FLAGS: &[&str] = &["-O3", "-fno-math-errno"];
 
 /// A product and a sum stay two operations; vectors at wrong addresses, indices outside of local arrays
 /// and stacks that overflow end in an error.
