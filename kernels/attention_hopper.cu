@@ -18,14 +18,14 @@
 // 256. So the softmax has a single pass. Keys that are not there get minus infinity. P is rounded to T where it lies and is the
 // operand of the second product.
 //
-// Out is written by 16 bytes of whole rows. It is turned into rows through its tile of q, which has been used by then: that takes no
-// shared memory, and unlike a tensor store it has no alignment that `out` must have.
+// Out is turned into rows through its tile of q, which has been used by then.
 //
 // The same bits: a row is computed from its own unit, all sums in the order of keys or of lanes, whatever the place and the block.
 //
 // Shared memory: 2 (32 KiB + 256 KEYS bytes) + 32. Traffic: q, k, v and out once.
 //
 // Source: the division of work is that of FlashAttention-3 (Shah et al. 2024, arXiv:2407.08608) without its loop over keys.
+#include "include/attention_hopper.cuh"
 #include "include/common.cuh"
 #include "include/hopper.cuh"
 #include "include/ptx.cuh"
@@ -34,13 +34,12 @@
 
 // For FEWEST to KEYS keys.
 template <class T, unsigned FEWEST, unsigned KEYS> struct HopperAttention {
-    static constexpr unsigned WIDTH = 64, GROUP = 128, CONSUMERS = 2, ROWS = 64, MOST_ROWS = 256, PLACES = 2;
-    static constexpr unsigned ROW = WIDTH * sizeof(T), EIGHT = 8 * ROW, TILE = ROWS * ROW, OTHER = KEYS * ROW;
-    static constexpr unsigned QUERIES = MOST_ROWS / ROWS * TILE, UNIT = QUERIES + 2 * OTHER;
+    static constexpr unsigned CONSUMERS = 2, MOST_ROWS = 256, PLACES = 2;
+    static constexpr unsigned OTHER = KEYS * ROW_BYTES, QUERIES = MOST_ROWS * ROW_BYTES, UNIT = QUERIES + 2 * OTHER;
     static constexpr unsigned SMEM_BYTES = PLACES * UNIT + 2 * PLACES * sizeof(uint64_t);
     // Three warpgroups share 504 registers per thread.
     static constexpr unsigned FEW_REGISTERS = 40, MANY_REGISTERS = 232;
-    static_assert(ROW == 128 && KEYS % 16 == 0 && KEYS <= 256 && SMEM_BYTES <= 227 * 1024);
+    static_assert(KEYS % 16 == 0 && KEYS <= 256 && SMEM_BYTES <= 227 * 1024);
 
     unsigned char* smem;
     T* out;
@@ -55,36 +54,25 @@ template <class T, unsigned FEWEST, unsigned KEYS> struct HopperAttention {
     __device__ __forceinline__ unsigned char* values(unsigned place) const { return keys(place) + OTHER; }
     __device__ __forceinline__ uint64_t* full() const { return reinterpret_cast<uint64_t*>(smem + PLACES * UNIT); }
     __device__ __forceinline__ uint64_t* empty() const { return full() + PLACES; }
-    __device__ __forceinline__ unsigned tiles() const { return div_ceil(tq, ROWS); }
+    __device__ __forceinline__ unsigned tiles() const { return div_ceil(tq, TILE_ROWS); }
 
     // One thread copies all units of the block.
     __device__ __forceinline__ void produce(const CUtensorMap* q, const CUtensorMap* k, const CUtensorMap* v) const {
         unsigned i = 0;
         for (unsigned unit = blockIdx.x; unit < units; unit += gridDim.x, i++) {
             const unsigned place = i % PLACES;
-            const int col = int(unit % heads * WIDTH), image = int(unit / heads);
+            const int col = int(unit % heads * HEAD_WIDTH), image = int(unit / heads);
             uint64_t* const done = full() + place;
             mbarrier_wait(empty() + place, i / PLACES % 2 ^ 1);
-            mbarrier_arrive_expect_tx(done, tiles() * TILE + 2 * OTHER);
+            mbarrier_arrive_expect_tx(done, tiles() * TILE_BYTES + 2 * OTHER);
             tma_load_3d(keys(place), k, done, col, 0, image);
-            for (unsigned tile = 0; tile < tiles(); tile++) tma_load_3d(queries(place) + tile * TILE, q, done, col, int(tile * ROWS), image);
+            for (unsigned tile = 0; tile < tiles(); tile++) tma_load_3d(queries(place) + tile * TILE_BYTES, q, done, col, int(tile * TILE_ROWS), image);
             tma_load_3d(values(place), v, done, col, 0, image);
         }
     }
 
-    // The four lanes that share a row.
-    static __device__ __forceinline__ float quad_max(float x) {
-        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
-        return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
-    }
-    static __device__ __forceinline__ float quad_sum(float x) {
-        x += __shfl_xor_sync(ALL_LANES, x, 1);
-        return x + __shfl_xor_sync(ALL_LANES, x, 2);
-    }
-
     // p = exp(scale (s - top)) as operands, with maxima and sums of the lane's two rows.
     __device__ __forceinline__ void softmax(uint32_t (&p)[KEYS / 16][4], float (&s)[KEYS / 2], float (&top)[2], float (&sum)[2]) const {
-        constexpr float LOG2_E = 1.442695041f;
         const float unit = scale * LOG2_E; // exp2 is what the machine has
         const unsigned t = threadIdx.x % 4 * 2;
         float most[2][2] = { { -CUDART_INF_F, -CUDART_INF_F }, { -CUDART_INF_F, -CUDART_INF_F } }; // of even and odd columns
@@ -117,35 +105,13 @@ template <class T, unsigned FEWEST, unsigned KEYS> struct HopperAttention {
     }
 
     // Writes a warp's 16 rows, divided by their sums, through its rows of the tile.
-    __device__ __forceinline__ void store(unsigned char* tile, unsigned unit, unsigned row0, const float (&o)[WIDTH / 2],
+    __device__ __forceinline__ void store(unsigned char* tile, unsigned unit, unsigned row0, const float (&o)[HEAD_WIDTH / 2],
                                           const float (&top)[2], const float (&sum)[2]) const {
-        constexpr float LN_2 = 0.6931471806f;
-        const unsigned lane = threadIdx.x % WARP, g = lane / 4, image = unit / heads, head = unit % heads;
-        // Chunk c of row r lies at c ^ r % 8, so that neither access has conflicts of banks.
-        const float factor[2] = { 1.f / sum[0], 1.f / sum[1] };
-#pragma unroll
-        for (unsigned i = 0; i < WIDTH / 2; i += 2) {
-            const unsigned half = i / 2 % 2;
-            *reinterpret_cast<uint32_t*>(tile + (g + half * 8) * ROW + (i / 4 ^ g) * 16 + lane % 4 * 4) = pack<T>(o[i] * factor[half], o[i + 1] * factor[half]);
-        }
-        __syncwarp();
-        const unsigned chunk = lane % 8;
-        T* const to = out + (size_t(image) * tq * heads + head) * WIDTH + chunk * 8;
-#pragma unroll
-        for (unsigned i = 0; i < 4; i++) {
-            const unsigned r = i * 4 + lane / 8;
-            if (row0 + r >= tq) continue;
-            const T* const from = reinterpret_cast<const T*>(tile + r * ROW + (chunk ^ r % 8) * 16);
-            T* const row = to + size_t(row0 + r) * heads * WIDTH;
-            if (vectors) {
-                const uint4 bits = *reinterpret_cast<const uint4*>(from); // nvcc 13.0 splits store_vec in four here
-                *reinterpret_cast<uint4*>(row) = bits;
-            } else {
-                for (unsigned e = 0; e < 8; e++) row[e] = from[e];
-            }
-        }
+        const unsigned lane = threadIdx.x % WARP, image = unit / heads, head = unit % heads;
+        T* const to = out + (size_t(image) * tq * heads + head) * HEAD_WIDTH;
+        store_rows(tile, to, row0, tq, heads * HEAD_WIDTH, o, 1.f / sum[0], 1.f / sum[1], vectors);
         if (lane % 4 < 2) {
-            const unsigned half = lane % 4, row = row0 + half * 8 + g;
+            const unsigned half = lane % 4, row = row0 + half * 8 + lane / 4;
             const float most = half == 0 ? top[0] : top[1], all = half == 0 ? sum[0] : sum[1];
             if (row < tq) lse[size_t(unit) * tq + row] = fmaf(scale, most, log2f(all) * LN_2);
         }
@@ -153,13 +119,13 @@ template <class T, unsigned FEWEST, unsigned KEYS> struct HopperAttention {
 
     // A warpgroup's 64 rows of a tile.
     __device__ __forceinline__ void attend(unsigned place, unsigned unit, unsigned tile, unsigned consumer) const {
-        const unsigned warp = threadIdx.x % GROUP / WARP, row0 = tile * ROWS + warp * 16;
-        unsigned char* const own = queries(place) + tile * TILE;
-        const uint64_t a = matrix_descriptor(own, 16, EIGHT), b = matrix_descriptor(keys(place), 16, EIGHT);
+        const unsigned warp = threadIdx.x % GROUP / WARP, row0 = tile * TILE_ROWS + warp * 16;
+        unsigned char* const own = queries(place) + tile * TILE_BYTES;
+        const uint64_t a = matrix_descriptor(own, 16, EIGHT_ROWS), b = matrix_descriptor(keys(place), 16, EIGHT_ROWS);
         float s[KEYS / 2];
         wgmma_fence();
 #pragma unroll
-        for (unsigned d = 0; d < WIDTH / 16; d++) {
+        for (unsigned d = 0; d < HEAD_WIDTH / 16; d++) {
             wgmma<T, KEYS, Inner::Depth, Inner::Depth>(s, a + d * (32 >> 4), b + d * (32 >> 4), d > 0);
         }
         wgmma_commit();
@@ -168,15 +134,15 @@ template <class T, unsigned FEWEST, unsigned KEYS> struct HopperAttention {
         float top[2], sum[2];
         if (row0 < tq) softmax(p, s, top, sum);
         // 64 columns lie together, so that there are no next ones.
-        const uint64_t c = matrix_descriptor(values(place), TILE, EIGHT);
-        float o[WIDTH / 2];
+        const uint64_t c = matrix_descriptor(values(place), TILE_BYTES, EIGHT_ROWS);
+        float o[HEAD_WIDTH / 2];
         wgmma_fence();
 #pragma unroll
-        for (unsigned k = 0; k < KEYS / 16; k++) wgmma<T, WIDTH, Inner::Outer>(o, p[k], c + k * (2 * EIGHT >> 4), k > 0);
+        for (unsigned k = 0; k < KEYS / 16; k++) wgmma<T, HEAD_WIDTH, Inner::Outer>(o, p[k], c + k * (2 * EIGHT_ROWS >> 4), k > 0);
         wgmma_commit();
         named_barrier_sync(1 + consumer, GROUP); // all four warps have used the tile of q
         wgmma_wait<0>();
-        if (row0 < tq) store(own + warp * 16 * ROW, unit, row0, o, top, sum);
+        if (row0 < tq) store(own + warp * 16 * ROW_BYTES, unit, row0, o, top, sum);
     }
 
     __device__ __forceinline__ void consume(unsigned consumer) const {

@@ -173,13 +173,13 @@ const MUTATIONS: &[Mutation] = &[
     own("attention_hopper", "        wgmma_wait<0>();\n        if (row0", "        if (row0"),
     own(
         "attention_hopper",
-        "matrix_descriptor(values(place), TILE, EIGHT)",
-        "matrix_descriptor(values(place), TILE, EIGHT / 2)",
+        "matrix_descriptor(values(place), TILE_BYTES, EIGHT_ROWS)",
+        "matrix_descriptor(values(place), TILE_BYTES, EIGHT_ROWS / 2)",
     ),
     own(
         "attention_hopper",
-        "matrix_descriptor(keys(place), 16, EIGHT)",
-        "matrix_descriptor(keys(place), 16, EIGHT / 2)",
+        "matrix_descriptor(keys(place), 16, EIGHT_ROWS)",
+        "matrix_descriptor(keys(place), 16, EIGHT_ROWS / 2)",
     ),
     own(
         "attention_hopper",
@@ -189,16 +189,11 @@ const MUTATIONS: &[Mutation] = &[
     own("attention_hopper", "            fence_proxy_async(); // copies", "            // copies"),
     own(
         "attention_hopper",
-        "        __syncwarp();\n        const unsigned chunk",
-        "        const unsigned chunk",
-    ),
-    own(
-        "attention_hopper",
         "            __syncwarp();\n            if (threadIdx",
         "            if (threadIdx",
     ),
-    own("attention_hopper", "k * (2 * EIGHT >> 4)", "k * (EIGHT >> 4)"),
-    own("attention_hopper", "tiles() * TILE + 2 * OTHER)", "tiles() * TILE + OTHER)"),
+    own("attention_hopper", "k * (2 * EIGHT_ROWS >> 4)", "k * (EIGHT_ROWS >> 4)"),
+    own("attention_hopper", "tiles() * TILE_BYTES + 2 * OTHER)", "tiles() * TILE_BYTES + OTHER)"),
     own("attention_hopper", "image = int(unit / heads);", "image = 0;"),
     own(
         "attention_hopper",
@@ -207,22 +202,97 @@ const MUTATIONS: &[Mutation] = &[
     ),
     own("attention_hopper", "            fence_mbarrier_init();\n", ""),
     own("attention_hopper", "fmaf(scale, most,", "fmaf(1.f, most,"),
-    own("attention_hopper", "            if (vectors) {", "            if (!vectors) {"),
-    own("attention_hopper", "row0 + r >= tq", "row0 + r > tq"),
-    own(
+    header("attention_hopper.cuh", "attention_hopper", "        if (vectors) {", "        if (!vectors) {"),
+    header("attention_hopper.cuh", "attention_hopper", "row >= count", "row > count"),
+    header(
+        "attention_hopper.cuh",
         "attention_hopper",
-        "        return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));",
-        "        return x;",
+        "return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));",
+        "return x;",
     ),
     own("attention_hopper", "b + d * (32 >> 4), d > 0", "b + d * (32 >> 4), true"),
     own("attention_hopper", "FEW_REGISTERS = 40", "FEW_REGISTERS = 48"),
     own("attention_hopper", "pack<T>(a, b)", "pack<T>(b, a)"),
-    own("attention_hopper", "int(tile * ROWS), image", "0, image"),
+    own("attention_hopper", "int(tile * TILE_ROWS), image", "0, image"),
     own("attention_hopper", "tile < tiles(); tile += CONSUMERS", "tile < tiles(); tile += 1"),
+    header("attention_hopper.cuh", "attention_hopper", "half == 0 ? factor : factor8", "factor"),
+    header(
+        "attention_hopper.cuh",
+        "attention_hopper_backward",
+        "    __syncwarp();\n#pragma unroll\n    for (unsigned i = 0; i < 4",
+        "#pragma unroll\n    for (unsigned i = 0; i < 4",
+    ),
+    header("attention_hopper.cuh", "attention_hopper_backward", "row * stride", "r * stride"),
+    own("attention_hopper_backward", "(whole_full() + place, 1 + writers)", "(whole_full() + place, 1)"),
+    own("attention_hopper_backward", "(tile_empty() + stage, GROUP / WARP)", "(tile_empty() + stage, 1)"),
+    own("attention_hopper_backward", "i / PLACES % 2 ^ 1); }", "i / PLACES % 2); }"),
     own(
-        "attention_hopper",
-        "unsigned half = i / 2 % 2;\n            *rein",
-        "unsigned half = 0;\n            *rein",
+        "attention_hopper_backward",
+        "                mbarrier_wait(tile_empty() + stage, n / STAGES % 2 ^ 1);\n",
+        "",
+    ),
+    own(
+        "attention_hopper_backward",
+        "                mbarrier_wait(tile_full() + stage, n / STAGES % 2);\n",
+        "",
+    ),
+    own(
+        "attention_hopper_backward",
+        "            mbarrier_wait(whole_full() + place, i / PLACES % 2);\n",
+        "",
+    ),
+    own(
+        "attention_hopper_backward",
+        "                if (first) mbarrier_arrive(tile_empty() + stage);\n",
+        "",
+    ),
+    own(
+        "attention_hopper_backward",
+        "                fence_proxy_async(); // copies",
+        "                // copies",
+    ),
+    own("attention_hopper_backward", "int(row0 + t * TILE_ROWS)", "int(t * TILE_ROWS + 1)"),
+    own("attention_hopper_backward", "col + t + e >= tk", "col + t + e > tk"),
+    own("attention_hopper_backward", "col + 8 > FEWEST", "col > FEWEST"),
+    own("attention_hopper_backward", "if (t == 0 && row0 + half * 8 + g < tq) delta", "if (t == 0) delta"),
+    own(
+        "attention_hopper_backward",
+        "first >= dq.first_row + dq.count ||",
+        "first + 1 >= dq.first_row + dq.count ||",
+    ),
+    own("attention_hopper_backward", "prob.y * (dp[i + 1] - mean[half])", "prob.y * dp[i + 1]"),
+    own("attention_hopper_backward", "            mean[half] = quad_sum(mean[half]);\n", ""),
+    own(
+        "attention_hopper_backward",
+        "            operands.wait_for_room(place, i);\n            for",
+        "            for",
+    ),
+    own(
+        "attention_hopper_backward",
+        "            if (lane == 0) mbarrier_arrive(operands.whole_full() + place);\n",
+        "",
+    ),
+    own(
+        "attention_hopper_backward",
+        "            wgmma_wait<1>();\n#pragma unroll\n            for (unsigned i = 0; i < STEP / 2; i += 2) {\n                const float2 bound",
+        "#pragma unroll\n            for (unsigned i = 0; i < STEP / 2; i += 2) {\n                const float2 bound",
+    ),
+    own(
+        "attention_hopper_backward",
+        "(first, TILE_BYTES, EIGHT_ROWS);\n    wgmma_fence();\n",
+        "(first, TILE_BYTES, EIGHT_ROWS);\n",
+    ),
+    own("attention_hopper_backward", "weighted_rows<T>(sum_v, p, dout,", "weighted_rows<T>(sum_v, p, q,"),
+    own(
+        "attention_hopper_backward",
+        "weighted_rows<T>(sum_k, ds, q, first > 0)",
+        "weighted_rows<T>(sum_k, ds, q, true)",
+    ),
+    own("attention_hopper_backward", "image, head, row0, sum_k, scale)", "image, head, row0, sum_k, 1.f)"),
+    own(
+        "attention_hopper_backward",
+        "matrix_descriptor(first, TILE_BYTES, EIGHT_ROWS)",
+        "matrix_descriptor(first, TILE_BYTES, EIGHT_ROWS / 2)",
     ),
     own("axpy", "if (i < n) y[i] = from_f32<T>(fmaf", "if (i <= n) y[i] = from_f32<T>(fmaf"),
     own("axpy", "from_f32<T>(a * to_f32(x[i]))", "from_f32<T>(to_f32(x[i]))"),
@@ -510,7 +580,7 @@ const MANY_ORDERS: [(u64, usize); 6] = [(1, 64), (0, 67), (2, 64), (3, 64), (4, 
 fn cases_run(op: &str) -> &[&str] {
     match op {
         "matmul" | "matmul_hopper" => &["matmul", "linear"],
-        "attention_hopper" => &["attention"],
+        "attention_hopper" | "attention_hopper_backward" => &["attention"],
         "sum" => &["sum", "tokens", "linear"],
         _ => &[],
     }
@@ -529,7 +599,7 @@ fn cases_of_an_op() {
         eprintln!("caught: no end after four minutes");
         std::process::exit(1);
     });
-    if op.ends_with("_hopper") {
+    if op.contains("_hopper") {
         let gpu = super::hopper::device().expect("an emulated device");
         if let Some(failure) = super::hopper::first_failure(&gpu, cases_run(&op), &MANY_ORDERS) {
             eprintln!("caught: {failure}");
@@ -607,7 +677,9 @@ fn deep_every_mutation_is_caught() {
             to: "",
         })
         .collect();
-    let all: Vec<&Mutation> = MUTATIONS.iter().chain(&whole).filter(|m| selected(m.op)).collect();
+    let (share, of) = share();
+    let mine = MUTATIONS.iter().enumerate().filter(|(i, _)| i % of == share).map(|(_, m)| m);
+    let all: Vec<&Mutation> = mine.chain(&whole).filter(|m| selected(m.op)).collect();
     assert!(!all.is_empty(), "{ONLY} names no kernel file");
     let outcomes = emulation::in_parallel(&all, |m| m.caught());
     let mut wrong = Vec::new();
@@ -623,6 +695,18 @@ fn deep_every_mutation_is_caught() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), wrong.join("\n"));
     let caught = all.iter().filter(|m| !m.from.is_empty()).count();
     eprintln!("kernels: all of {caught} mutations caught, of {}", MUTATIONS.len());
+    if of > 1 {
+        eprintln!("skipped: the mutations of the other {} shares ({SHARE})", of - 1);
+    }
+}
+
+/// Asks for one of several shares of the mutations, by number from 0: `1/3`. All are taken without it.
+const SHARE: &str = "L2P_MUTATIONS";
+
+fn share() -> (usize, usize) {
+    let Ok(word) = std::env::var(SHARE) else { return (0, 1) };
+    let parts = word.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    parts.filter(|(i, n)| i < n).unwrap_or_else(|| panic!("{SHARE}: wanted a share like 1/3, found {word:?}"))
 }
 
 /// The kernel files that mutations are of.

@@ -10,8 +10,11 @@ use std::process::Command;
 const NOT_LAUNCHED: [&str; 2] = ["axpy_from_f32_f32", "axpy_to_f32_f32"];
 
 /// The files of kernels for compute capability 9.0, with the ops whose cases launch them.
-const HOPPER: [(&str, &[&str]); 2] =
-    [("matmul_hopper", &["matmul", "linear"]), ("attention_hopper", &["attention"])];
+const HOPPER: [(&str, &[&str]); 3] = [
+    ("matmul_hopper", &["matmul", "linear"]),
+    ("attention_hopper", &["attention"]),
+    ("attention_hopper_backward", &["attention"]),
+];
 
 /// Started by `deep_no_kernel_has_a_race`, with a folder for the launches: of each kernel the first few that differ in
 /// their extents, those of the largest small cases.

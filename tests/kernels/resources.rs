@@ -16,10 +16,10 @@ use std::process::Command;
 const TARGETS: [&str; 2] = ["80", "90a"];
 
 /// Products of 16-bit matrices run on tensor cores; their f32 forms must not, which would round.
-const ON_TENSOR_CORES: [&str; 4] = ["matmul", "attention", HOPPER[0], HOPPER[1]];
+const ON_TENSOR_CORES: [&str; 5] = ["matmul", "attention", HOPPER[0], HOPPER[1], HOPPER[2]];
 
 /// Files with code for 9.0 alone.
-const HOPPER: [&str; 2] = ["matmul_hopper", "attention_hopper"];
+const HOPPER: [&str; 3] = ["matmul_hopper", "attention_hopper", "attention_hopper_backward"];
 
 /// Bytes that a kernel of products may spill outside of its main loop, stores and loads together.
 const MOST_SPILLED: u32 = 64;
@@ -36,9 +36,14 @@ fn shared_at_launch(kernel: &str) -> u32 {
             _ => 229_472,
         };
     }
-    if let Some(rest) = kernel.strip_prefix("attention_hopper_forward_n") {
-        let keys: u32 = rest.split('_').next().and_then(|n| n.parse().ok()).expect("a number of keys");
-        return 2 * (32_768 + 256 * keys) + 32;
+    if let Some(pass) = kernel.strip_prefix("attention_hopper_") {
+        let rows = pass.split_once("_n").and_then(|(_, rest)| rest.split('_').next()?.parse::<u32>().ok());
+        let rows = rows.expect("a number of keys or queries");
+        return match pass {
+            _ if pass.starts_with("forward_") => 2 * (32_768 + 256 * rows) + 32,
+            _ if pass.starts_with("backward_q_") => 65_536 + 512 * rows + 96,
+            _ => 65_536 + (512 + 16) * rows + 96,
+        };
     }
     if kernel.starts_with("matmul_") {
         return if kernel.contains("_few_rows_") { 24576 } else { 49152 };
@@ -292,10 +297,11 @@ Products of 16-bit matrices (attention, matmul, but for their f32 forms) run on 
 - *global*: bytes that loads and stores of global memory move per thread, on sm_90a. Narrow ones beside 16 are for unaligned rows.
 - *main loop*: instructions per 32 matrix instructions (`HMMA`, 4,096 operations each), copies and branches
   counted, in the loop for aligned operands; and bytes that `LDSM` reads from shared memory per 1,000 operations.
-- `matmul_hopper` and `attention_hopper` are compiled for 9.0 alone. Their computing warps take instructions per one `HGMMA`
+- `matmul_hopper`, `attention_hopper` and `attention_hopper_backward` are compiled for 9.0 alone. Their computing warps take instructions per one `HGMMA`
   (64 x N x 16, by four warps), which reads what is not in registers from shared memory itself; other warps copy. Of their
-  registers, 168 at the start, computing warps take 232 and the others keep 40. The main loop of `attention_hopper` is
-  a tile of 64 queries with all keys: softmax and output are counted.
+  registers, 168 at the start, computing warps take 232 and the others keep 40. The main loop of `attention_hopper` and
+  of `attention_hopper_backward_q` is a tile of 64 queries with all keys: softmax and output are counted. That of
+  `attention_hopper_backward_kv` is a tile of 64 keys with 64 queries.
 ";
 
 #[test]

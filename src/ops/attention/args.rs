@@ -113,7 +113,7 @@ pub(super) struct AttentionDims {
 
 impl AttentionDims {
     /// 1/√D, what products of queries and keys are multiplied with.
-    pub fn scale(&self) -> f32 {
-        (1.0 / (self.head_dim as f64).sqrt()) as f32
+    pub fn scale(&self) -> f64 {
+        1.0 / (self.head_dim as f64).sqrt()
     }
 }

@@ -98,7 +98,7 @@ impl<'a, T: Float> Inputs<'a, T> {
     }
 
     fn scale(&self) -> T {
-        T::of(1.0 / (self.e.head_dim as f64).sqrt())
+        T::of(self.e.scale())
     }
 
     /// Brings row `row` of q, k and v of the head after this one near, which the next task will ask for.

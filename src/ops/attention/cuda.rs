@@ -1,4 +1,4 @@
-//! Launches of `kernels/attention.cu` and `kernels/attention_hopper.cu`.
+//! Launches of `kernels/attention.cu`, `kernels/attention_hopper.cu` and `kernels/attention_hopper_backward.cu`.
 
 use super::args::{AttentionDims, GradientTarget, Gradients, OP, Prefix, PrefixMut, Qkv, Wanted};
 use super::hopper;
@@ -125,7 +125,7 @@ impl DeviceInputs {
             && [k, v].iter().all(|t| aligned(t, form, kv_stride))
             && [prefix_k, prefix_v].iter().flatten().all(|t| aligned(t, form, c))
             && head_dim.is_multiple_of(8);
-        let scale = e.scale();
+        let scale = e.scale() as f32;
         Ok(DeviceInputs {
             form,
             extents: e,
@@ -156,7 +156,7 @@ pub fn forward(
 ) -> Result<()> {
     let inputs = DeviceInputs::new(qkv, prefix, e)?;
     let vectors = u32::from(inputs.vectors && aligned(&out, inputs.form, e.heads * e.head_dim));
-    if let Some(pass) = hopper::forward(gpu, inputs.form, qkv, e)? {
+    if let Some(pass) = (hopper::Inputs { gpu, form: inputs.form, qkv, e }).forward()? {
         let args = args![
             out,
             lse,
@@ -167,7 +167,7 @@ pub fn forward(
             tq = inputs.tq,
             tk = qkv.k.tokens,
             units = pass.units,
-            scale = e.scale(),
+            scale = e.scale() as f32,
             vectors,
         ];
         // SAFETY: mod.rs has checked out (B, Tq, C) and lse (B, H, Tq), and that q, k and v, which the maps are of, lie
@@ -178,13 +178,22 @@ pub fn forward(
     unsafe { inputs.launch(gpu, &FORWARD_PASS, &args![out, lse], inputs.tq, &args![vectors]) }
 }
 
-/// The backward pass once delta is known.
+/// What the parts of the backward pass share.
 struct Backward<'a> {
     gpu: &'a Gpu,
     inputs: DeviceInputs,
+    on_hopper: hopper::Inputs<'a>,
     delta: ScratchBuffer,
     dout: View<'a>,
     lse: View<'a>,
+}
+
+/// Rows of a gradient that are asked for.
+struct RowRange {
+    first_row: usize,
+    count: usize,
+    /// Elements between them in the gradient.
+    stride: usize,
 }
 
 impl Backward<'_> {
@@ -193,33 +202,65 @@ impl Backward<'_> {
         u32::from(self.inputs.vectors && tensors.iter().all(|t| aligned(*t, form, stride)))
     }
 
-    /// # Safety
-    /// dq has `count` rows per image, `dq_stride` apart.
-    unsafe fn queries(&self, dq: ViewMut, first_row: usize, count: usize, dq_stride: usize) -> Result<()> {
-        let Backward { gpu, inputs, delta, dout, lse } = self;
-        let vectors = self.vectors(&[&dq], dq_stride);
-        let last = args![first_row, count, dq_stride, vectors];
-        // SAFETY: the caller's promise.
-        unsafe {
-            inputs.launch(gpu, &Q_PASS, &args![dq, delta = *delta, dout = *dout, lse = *lse], count, &last)
-        }
+    /// delta of all queries.
+    fn only_delta(&self) -> Result<()> {
+        let Backward { gpu, inputs, delta, dout, lse, .. } = self;
+        let first = args![delta = *delta, dout = *dout, lse = *lse];
+        let vectors = u32::from(inputs.vectors);
+        // SAFETY: delta has a number for each query of each head; mod.rs has checked dout and lse.
+        unsafe { inputs.launch(gpu, &DELTA_PASS, &first, inputs.tq, &args![vectors]) }
     }
 
-    /// `to`: dk and dv. Keys are counted with the prefix.
+    /// delta of all queries, and dq of those that are asked for.
     ///
     /// # Safety
-    /// Both have `count` rows per image, `dkv_stride` apart.
-    unsafe fn keys(
-        &self,
-        to: &[Arg],
-        vectors: u32,
-        first_row: usize,
-        count: usize,
-        dkv_stride: usize,
-    ) -> Result<()> {
-        let Backward { gpu, inputs, delta, dout, lse } = self;
+    /// dq has these rows per image.
+    unsafe fn queries(&self, dq: ViewMut, rows: RowRange) -> Result<()> {
+        let Backward { gpu, inputs, on_hopper, delta, dout, lse } = self;
+        let RowRange { first_row, count, stride } = rows;
+        let vectors = self.vectors(&[&dq], stride);
+        let last = args![first_row, count, dq_stride = stride, vectors];
+        if let Some(hopper::BackwardPass { pass, dout }) = on_hopper.backward_queries(*dout)? {
+            let first = args![dq, delta = *delta, lse = *lse, q = pass.q, k = pass.k, v = pass.v, dout];
+            let numbers = args![
+                heads = inputs.extents.heads,
+                tq = inputs.tq,
+                tk = on_hopper.qkv.k.tokens,
+                units = pass.units,
+                scale = inputs.extents.scale() as f32,
+            ];
+            let args = [&first[..], &numbers, &last].concat();
+            // SAFETY: delta has a number for each query of each head; mod.rs has checked lse and what the maps are of; the
+            // rest is promised.
+            return unsafe { gpu.launch(pass.kernel, inputs.form, pass.grid, &args) };
+        }
+        self.only_delta()?;
+        let first = args![dq, delta = *delta, dout = *dout, lse = *lse];
+        // SAFETY: the caller's promise.
+        unsafe { inputs.launch(gpu, &Q_PASS, &first, count, &last) }
+    }
+
+    /// `to`: dk and dv. Keys are counted with the prefix. delta is there.
+    ///
+    /// # Safety
+    /// Both have these rows per image.
+    unsafe fn keys(&self, to: &[Arg], vectors: u32, rows: RowRange) -> Result<()> {
+        let Backward { gpu, inputs, on_hopper, delta, dout, lse } = self;
+        let RowRange { first_row, count, stride } = rows;
+        let last = args![first_row, count, dkv_stride = stride, vectors];
+        if let Some(hopper::BackwardPass { pass, dout }) = on_hopper.backward_keys(*dout)? {
+            let first = args![delta = *delta, lse = *lse, q = pass.q, k = pass.k, v = pass.v, dout];
+            let numbers = args![
+                heads = inputs.extents.heads,
+                tq = inputs.tq,
+                units = pass.units,
+                scale = inputs.extents.scale() as f32,
+            ];
+            let args = [to, &first, &numbers, &last].concat();
+            // SAFETY: mod.rs has checked lse and what the maps are of; the rest is promised.
+            return unsafe { gpu.launch(pass.kernel, inputs.form, pass.grid, &args) };
+        }
         let first = [to, &args![delta = *delta, dout = *dout, lse = *lse]].concat();
-        let last = args![first_row, count, dkv_stride, vectors];
         // SAFETY: the caller's promise.
         unsafe { inputs.launch(gpu, &KV_PASS, &first, count, &last) }
     }
@@ -238,22 +279,21 @@ pub fn backward_input(
     let c = e.heads * e.head_dim;
     inputs.vectors &= aligned(&dout, inputs.form, c);
     let delta = gpu.scratch(e.batch * e.heads * inputs.tq)?;
-    let vectors = u32::from(inputs.vectors);
-    // SAFETY: delta has a number for each query of each head; mod.rs has checked dout and lse.
-    unsafe { inputs.launch(gpu, &DELTA_PASS, &args![delta, dout, lse], inputs.tq, &args![vectors])? };
-    let backward = Backward { gpu, inputs, delta, dout, lse };
+    let on_hopper = hopper::Inputs { gpu, form: inputs.form, qkv, e };
+    let backward = Backward { gpu, inputs, on_hopper, delta, dout, lse };
     if let Some(Gradients { into, q_rows, kv_rows }) = wanted.gradients {
-        let (first_key, nq, n) = (e.prefix + kv_rows.start, q_rows.len(), kv_rows.len());
+        let (first_key, n) = (e.prefix + kv_rows.start, kv_rows.len());
+        let of_q = |stride| RowRange { first_row: q_rows.start, count: q_rows.len(), stride };
         // dk and dv are the last two of the `wide` groups of C columns.
         let (dkv, wide) = match into {
             GradientTarget::Packed(mut dqkv) => {
                 // SAFETY: mod.rs has checked dqkv (B, n, 3C) and that n rows of q are asked for.
-                unsafe { backward.queries(dqkv.reborrow(), q_rows.start, nq, 3 * c)? };
+                unsafe { backward.queries(dqkv.reborrow(), of_q(3 * c))? };
                 (dqkv, 3)
             }
             GradientTarget::Apart { q, kv } => {
                 // SAFETY: mod.rs has checked dq (B, nq, C).
-                unsafe { backward.queries(q, q_rows.start, nq, c)? };
+                unsafe { backward.queries(q, of_q(c))? };
                 (kv, 2)
             }
         };
@@ -262,14 +302,18 @@ pub fn backward_input(
             // Two views of one tensor that is borrowed mutably: they only say where it lies.
             let group = |i| dkv.as_view().part(i * c, [dkv.len() - (wide - 1) * c]);
             let to = args![dk = group(wide - 2), dv = group(wide - 1)];
+            let rows = RowRange { first_row: first_key, count: n, stride: wide * c };
             // SAFETY: mod.rs has checked dkv (B, n, wide C).
-            unsafe { backward.keys(&to, vectors, first_key, n, wide * c)? };
+            unsafe { backward.keys(&to, vectors, rows)? };
         }
+    } else {
+        backward.only_delta()?;
     }
     if let Some(PrefixMut { k: dk, v: dv }) = wanted.prefix {
         let vectors = backward.vectors(&[&dk, &dv], c);
+        let rows = RowRange { first_row: 0, count: e.prefix, stride: c };
         // SAFETY: mod.rs has checked both (B, prefix, C).
-        unsafe { backward.keys(&args![dk, dv], vectors, 0, e.prefix, c)? };
+        unsafe { backward.keys(&args![dk, dv], vectors, rows)? };
     }
     Ok(())
 }
