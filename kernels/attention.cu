@@ -12,8 +12,8 @@
 // of the five of a single pass; in exchange no atomics, no (Tq, Tk) matrix in memory, and each
 // kernel computes only the rows that are asked for.
 //
-// 16-bit forms: a block of 8 warps owns 128 rows of one head of one image, a warp 16 of them; the
-// other side passes through shared memory in tiles, two at a time, by cp.async. Products by
+// 16-bit forms: a block owns 128 rows of one head of one image, a warp 32 of them, with wide heads 16; the
+// other side passes through shared memory in tiles, two at a time, by cp.async. What a warp reads of it serves all its rows. Products by
 // mma.m16n8k16, softmax in f32 (forward: online), P and dS rounded to T as operands.
 // f32 form: a warp owns a row, its lanes are 32 rows of the other side.
 //
@@ -73,9 +73,9 @@ struct Place {
     }
 };
 
-// Tiles of one head: WIDTH >= head_dim columns; blocks own ROWS rows, the other side comes in STEPs.
+// Tiles of one head: WIDTH >= head_dim columns; blocks own ROWS rows, warps GROUPS times 16 of them, the other side comes in STEPs.
 template <class T, unsigned WIDTH> struct Shape {
-    static constexpr unsigned WARPS = 8, THREADS = WARPS * WARP, ROWS = WARPS * 16;
+    static constexpr unsigned ROWS = 128, GROUPS = WIDTH <= 64 ? 2 : 1, OWN = GROUPS * 16, THREADS = ROWS / OWN * WARP;
     static constexpr unsigned STEP = WIDTH <= 64 ? 64 : 32; // so that all tiles fit into 99 KiB
     using Own = Tile<T, ROWS, WIDTH>;
     using Other = Tile<T, STEP, WIDTH>;
@@ -83,41 +83,48 @@ template <class T, unsigned WIDTH> struct Shape {
     static constexpr unsigned BACKWARD_LEN = 2 * Own::SIZE + 4 * Other::SIZE; // of T; lse and delta follow
 };
 
-// The 16 rows of a warp as `a` operands. Kept in registers while they are few, else read each time.
-template <class T, unsigned WIDTH> struct OwnRows {
-    static constexpr bool KEPT = WIDTH <= 64;
+// The rows of a warp as `a` operands. With KEPT in registers, else read each time.
+template <class T, unsigned WIDTH, bool KEPT> struct OwnRows {
+    static constexpr unsigned GROUPS = Shape<T, WIDTH>::GROUPS;
     typename Shape<T, WIDTH>::Own tile;
     unsigned row;
-    uint32_t kept[KEPT ? WIDTH / 16 : 1][4];
+    uint32_t kept[GROUPS][KEPT ? WIDTH / 16 : 1][4];
 
     __device__ __forceinline__ void fetch() {
         if constexpr (KEPT) {
 #pragma unroll
-            for (unsigned d = 0; d < WIDTH / 16; d++) fragment_a<Inner::Depth>(kept[d], tile, row, d * 16);
+            for (unsigned g = 0; g < GROUPS; g++) {
+#pragma unroll
+                for (unsigned d = 0; d < WIDTH / 16; d++) fragment_a<Inner::Depth>(kept[g][d], tile, row + g * 16, d * 16);
+            }
         }
     }
-    __device__ __forceinline__ const uint32_t (&get(unsigned d))[4] {
-        if constexpr (KEPT) return kept[d];
-        fragment_a<Inner::Depth>(kept[0], tile, row, d * 16);
-        return kept[0];
+    __device__ __forceinline__ const uint32_t (&get(unsigned g, unsigned d))[4] {
+        if constexpr (KEPT) return kept[g][d];
+        fragment_a<Inner::Depth>(kept[g][0], tile, row + g * 16, d * 16);
+        return kept[g][0];
     }
 };
 
-// s (16 rows x 16 columns) = own rows times rows first.. of the other side.
-template <class T, unsigned WIDTH>
-__device__ __forceinline__ void scores(float (&s)[2][4], OwnRows<T, WIDTH>& own,
+// s (16 columns for each row of a group) = own rows times rows first.. of the other side.
+template <class T, unsigned WIDTH, bool KEPT, unsigned GROUPS>
+__device__ __forceinline__ void scores(float (&s)[GROUPS][2][4], OwnRows<T, WIDTH, KEPT>& own,
                                        const typename Shape<T, WIDTH>::Other& other, unsigned first) {
 #pragma unroll
-    for (unsigned j = 0; j < 2; j++) {
+    for (unsigned g = 0; g < GROUPS; g++) {
 #pragma unroll
-        for (unsigned e = 0; e < 4; e++) s[j][e] = 0.f;
+        for (unsigned e = 0; e < 8; e++) s[g][e / 4][e % 4] = 0.f;
     }
 #pragma unroll
     for (unsigned d = 0; d < WIDTH / 16; d++) {
         uint32_t b[4];
         fragment_b<Inner::Depth>(b, other, first, d * 16);
-        mma_16816<T>(s[0], own.get(d), b[0], b[1]);
-        mma_16816<T>(s[1], own.get(d), b[2], b[3]);
+#pragma unroll
+        for (unsigned g = 0; g < GROUPS; g++) {
+            const uint32_t (&a)[4] = own.get(g, d);
+            mma_16816<T>(s[g][0], a, b[0], b[1]);
+            mma_16816<T>(s[g][1], a, b[2], b[3]);
+        }
     }
 }
 
@@ -129,33 +136,45 @@ template <class T> __device__ __forceinline__ void as_operand(uint32_t (&a)[4], 
     a[3] = pack<T>(s[1][2], s[1][3]);
 }
 
-// sum (16 x WIDTH) += a (16 x 16) times rows first.. of the other side.
-template <class T, unsigned WIDTH>
-__device__ __forceinline__ void accumulate(float (&sum)[WIDTH / 8][4], const uint32_t (&a)[4],
+// sum (WIDTH columns for each row of a group) += s (16 columns) times rows first.. of the other side.
+template <class T, unsigned WIDTH, unsigned GROUPS>
+__device__ __forceinline__ void accumulate(float (&sum)[GROUPS][WIDTH / 8][4], const float (&s)[GROUPS][2][4],
                                            const typename Shape<T, WIDTH>::Other& other, unsigned first) {
+    uint32_t a[GROUPS][4];
+#pragma unroll
+    for (unsigned g = 0; g < GROUPS; g++) as_operand<T>(a[g], s[g]);
 #pragma unroll
     for (unsigned d = 0; d < WIDTH / 16; d++) {
         uint32_t b[4];
         fragment_b<Inner::Outer>(b, other, d * 16, first);
-        mma_16816<T>(sum[2 * d], a, b[0], b[1]);
-        mma_16816<T>(sum[2 * d + 1], a, b[2], b[3]);
+#pragma unroll
+        for (unsigned g = 0; g < GROUPS; g++) {
+            mma_16816<T>(sum[g][2 * d], a[g], b[0], b[1]);
+            mma_16816<T>(sum[g][2 * d + 1], a[g], b[2], b[3]);
+        }
     }
 }
 
-// Writes a warp's sums, times a factor per row (rows g and g + 8), through its own rows of the tile,
+// Writes a warp's sums, times a factor per row (of a group g and g + 8), through its own rows of the tile,
 // which is not read any more.
-template <class T, unsigned WIDTH, bool VECTORS>
+template <class T, unsigned WIDTH, bool VECTORS, unsigned GROUPS>
 __device__ __forceinline__ void store(const Rows<T>& to, const typename Shape<T, WIDTH>::Own& tile, unsigned row0, unsigned row,
-                                      const float (&sum)[WIDTH / 8][4], float factor, float factor8, const Problem& p) {
+                                      const float (&sum)[GROUPS][WIDTH / 8][4], const float (&factor)[GROUPS][2], const Problem& p) {
     const unsigned g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2;
     __syncwarp();
 #pragma unroll
-    for (unsigned d = 0; d < WIDTH / 8; d++) {
-        *reinterpret_cast<uint32_t*>(tile.at(row + g, d * 8 + t)) = pack<T>(sum[d][0] * factor, sum[d][1] * factor);
-        *reinterpret_cast<uint32_t*>(tile.at(row + g + 8, d * 8 + t)) = pack<T>(sum[d][2] * factor8, sum[d][3] * factor8);
+    for (unsigned i = 0; i < GROUPS; i++) {
+#pragma unroll
+        for (unsigned d = 0; d < WIDTH / 8; d++) {
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                const float by = factor[i][half], *const two = sum[i][d] + half * 2;
+                *reinterpret_cast<uint32_t*>(tile.at(row + i * 16 + half * 8 + g, d * 8 + t)) = pack<T>(two[0] * by, two[1] * by);
+            }
+        }
     }
     __syncwarp();
-    tile.template store_warp<VECTORS>(to, row0, row, p.head_dim);
+    tile.template store_warp<GROUPS * 16, VECTORS>(to, row0, row, p.head_dim);
 }
 
 // Sum and maximum over the four lanes that share a row of a product.
@@ -217,81 +236,92 @@ __device__ __forceinline__ void forward(T* out, float* __restrict__ lse, const T
     const auto queries = rows_of(q, at.image, at.col, p.tq, p.q_stride);
     const auto key_rows = rows_of(k, at.image, at.col, p.tk, p.kv_stride, prefix_k, p.prefix, c);
     const auto value_rows = rows_of(v, at.image, at.col, p.tk, p.kv_stride, prefix_v, p.prefix, c);
-    const unsigned row = threadIdx.x / WARP * 16, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2;
+    const unsigned row = threadIdx.x / WARP * S::OWN, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2;
     const bool busy = at.row0 + row < p.tq; // a warp without rows only helps to load
 
-    OwnRows<T, WIDTH> own = { { tiles }, row, {} };
+    OwnRows<T, WIDTH, WIDTH <= 64> own = { { tiles }, row, {} };
     own.tile.template load<S::THREADS, VECTORS>(queries, at.row0, 0, p.head_dim);
     const float unit = p.scale * LOG2_E; // exp2 is what the machine has
-    float o[WIDTH / 8][4] = {}, top[2] = { -CUDART_INF_F, -CUDART_INF_F }, sum[2] = { 0.f, 0.f };
+    float o[S::GROUPS][WIDTH / 8][4] = {}, top[S::GROUPS][2], sum[S::GROUPS][2] = {};
+#pragma unroll
+    for (unsigned i = 0; i < S::GROUPS; i++) top[i][0] = top[i][1] = -CUDART_INF_F;
     const auto load = [&](unsigned step) {
         stage(step, 0).template load<S::THREADS, VECTORS>(key_rows, step * S::STEP, 0, p.head_dim);
         stage(step, 1).template load<S::THREADS, VECTORS>(value_rows, step * S::STEP, 0, p.head_dim);
     };
-    // The first `groups` of 16 keys of a step; with `last`, keys of the last group may be missing.
-    const auto use = [&](unsigned step, auto groups, auto last) {
-        constexpr unsigned GROUPS = decltype(groups)::value;
-        float s[GROUPS][2][4], most[2] = { top[0], top[1] };
+    // The first `sixteens` of 16 keys of a step; with `last`, keys of the last one may be missing.
+    const auto use = [&](unsigned step, auto sixteens, auto last) {
+        constexpr unsigned KEYS = decltype(sixteens)::value;
+        float s[KEYS][S::GROUPS][2][4];
 #pragma unroll
-        for (unsigned i = 0; i < GROUPS; i++) {
-            scores(s[i], own, stage(step, 0), i * 16);
+        for (unsigned k = 0; k < KEYS; k++) scores(s[k], own, stage(step, 0), k * 16);
 #pragma unroll
-            for (unsigned j = 0; j < 2; j++) {
+        for (unsigned i = 0; i < S::GROUPS; i++) {
+            float most[2] = { top[i][0], top[i][1] }, shift[2];
 #pragma unroll
-                for (unsigned e = 0; e < 4; e++) {
+            for (unsigned k = 0; k < KEYS; k++) {
+#pragma unroll
+                for (unsigned e = 0; e < 8; e++) {
+                    float& x = s[k][i][e / 4][e % 4];
                     if constexpr (decltype(last)::value) {
-                        const unsigned key = step * S::STEP + i * 16 + j * 8 + t + e % 2;
-                        if (i + 1 == GROUPS && key >= keys) s[i][j][e] = -CUDART_INF_F;
+                        const unsigned key = step * S::STEP + k * 16 + e / 4 * 8 + t + e % 2;
+                        if (k + 1 == KEYS && key >= keys) x = -CUDART_INF_F;
                     }
-                    most[e / 2] = fmaxf(most[e / 2], s[i][j][e]);
+                    most[e % 4 / 2] = fmaxf(most[e % 4 / 2], x);
+                }
+            }
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                most[half] = quad_max(most[half]);
+                shift[half] = -unit * most[half];
+                const float shrink = exp2_approx(fmaf(unit, top[i][half], shift[half]));
+                top[i][half] = most[half];
+                sum[i][half] *= shrink;
+#pragma unroll
+                for (unsigned d = 0; d < WIDTH / 8; d++) {
+                    o[i][d][half * 2] *= shrink;
+                    o[i][d][half * 2 + 1] *= shrink;
+                }
+            }
+#pragma unroll
+            for (unsigned k = 0; k < KEYS; k++) {
+#pragma unroll
+                for (unsigned e = 0; e < 8; e++) {
+                    float& x = s[k][i][e / 4][e % 4];
+                    x = exp2_approx(fmaf(unit, x, shift[e % 4 / 2]));
+                    sum[i][e % 4 / 2] += x;
                 }
             }
         }
-        float shift[2];
 #pragma unroll
-        for (unsigned half = 0; half < 2; half++) {
-            most[half] = quad_max(most[half]);
-            shift[half] = -unit * most[half];
-            const float shrink = exp2_approx(fmaf(unit, top[half], shift[half]));
-            top[half] = most[half];
-            sum[half] *= shrink;
-#pragma unroll
-            for (unsigned d = 0; d < WIDTH / 8; d++) {
-                o[d][half * 2] *= shrink;
-                o[d][half * 2 + 1] *= shrink;
-            }
-        }
-#pragma unroll
-        for (unsigned i = 0; i < GROUPS; i++) {
-#pragma unroll
-            for (unsigned j = 0; j < 2; j++) {
-#pragma unroll
-                for (unsigned e = 0; e < 4; e++) {
-                    s[i][j][e] = exp2_approx(fmaf(unit, s[i][j][e], shift[e / 2]));
-                    sum[e / 2] += s[i][j][e];
-                }
-            }
-            uint32_t a[4];
-            as_operand<T>(a, s[i]);
-            accumulate<T, WIDTH>(o, a, stage(step, 1), i * 16);
-        }
+        for (unsigned k = 0; k < KEYS; k++) accumulate<T, WIDTH>(o, s[k], stage(step, 1), k * 16);
     };
     const auto whole = [&](unsigned step) {
         if (busy) use(step, std::integral_constant<unsigned, S::STEP / 16>(), std::false_type());
     };
     const auto rest = [&](unsigned step, unsigned left) {
-        if (busy) in_groups<S::STEP / 16>(left, [&](auto groups) { use(step, groups, std::true_type()); });
+        if (busy) in_groups<S::STEP / 16>(left, [&](auto sixteens) { use(step, sixteens, std::true_type()); });
     };
     walk<S::STEP>(keys, load, [&] { own.fetch(); }, whole, rest);
     if (!busy) return;
+    float factor[S::GROUPS][2];
 #pragma unroll
-    for (unsigned half = 0; half < 2; half++) sum[half] = quad_sum(sum[half]);
+    for (unsigned i = 0; i < S::GROUPS; i++) {
+#pragma unroll
+        for (unsigned half = 0; half < 2; half++) {
+            sum[i][half] = quad_sum(sum[i][half]);
+            factor[i][half] = 1.f / sum[i][half];
+        }
+    }
     const auto outputs = rows_of(out, at.image, at.col, p.tq, c);
-    store<T, WIDTH, VECTORS>(outputs, own.tile, at.row0, row, o, 1.f / sum[0], 1.f / sum[1], p);
+    store<T, WIDTH, VECTORS>(outputs, own.tile, at.row0, row, o, factor, p);
 #pragma unroll
-    for (unsigned half = 0; half < 2; half++) {
-        const unsigned r = at.row0 + row + half * 8 + g;
-        if (t == 0 && r < p.tq) lse[at.vector(p, p.tq) + r] = fmaf(p.scale, top[half], log2f(sum[half]) * LN_2);
+    for (unsigned i = 0; i < S::GROUPS; i++) {
+#pragma unroll
+        for (unsigned half = 0; half < 2; half++) {
+            const unsigned r = at.row0 + row + i * 16 + half * 8 + g;
+            if (t == 0 && r < p.tq) lse[at.vector(p, p.tq) + r] = fmaf(p.scale, top[i][half], log2f(sum[i][half]) * LN_2);
+        }
     }
 }
 
@@ -314,46 +344,47 @@ __device__ __forceinline__ void backward_queries(T* dq, float* delta, const T* _
     const auto dout_rows = rows_of(dout, at.image, at.col, p.tq, c);
     const auto key_rows = rows_of(k, at.image, at.col, p.tk, p.kv_stride, prefix_k, p.prefix, c);
     const auto value_rows = rows_of(v, at.image, at.col, p.tk, p.kv_stride, prefix_v, p.prefix, c);
-    const unsigned row = threadIdx.x / WARP * 16, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2;
+    const unsigned row = threadIdx.x / WARP * S::OWN, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2;
     const bool busy = at.row0 + row < count;
 
-    OwnRows<T, WIDTH> own_q = { { tiles }, row, {} }, own_dout = { { tiles + S::Own::SIZE }, row, {} };
+    OwnRows<T, WIDTH, WIDTH <= 64> own_q = { { tiles }, row, {} }, own_dout = { { tiles + S::Own::SIZE }, row, {} };
     own_q.tile.template load<S::THREADS, VECTORS>(queries, first_row + at.row0, 0, p.head_dim);
     own_dout.tile.template load<S::THREADS, VECTORS>(dout_rows, first_row + at.row0, 0, p.head_dim);
     const float unit = p.scale * LOG2_E;
-    float bound[2], mean[2] = { 0.f, 0.f };
+    float bound[S::GROUPS][2], mean[S::GROUPS][2] = {};
 #pragma unroll
-    for (unsigned half = 0; half < 2; half++) {
-        const unsigned r = at.row0 + row + half * 8 + g;
-        const size_t entry = at.vector(p, p.tq) + first_row + r;
-        bound[half] = r < count ? lse[entry] * LOG2_E : CUDART_INF_F; // rows beyond: P = 0
-        if (DQ && r < count) mean[half] = delta[entry];
+    for (unsigned i = 0; i < S::GROUPS; i++) {
+#pragma unroll
+        for (unsigned half = 0; half < 2; half++) {
+            const unsigned r = at.row0 + row + i * 16 + half * 8 + g;
+            const size_t entry = at.vector(p, p.tq) + first_row + r;
+            bound[i][half] = r < count ? lse[entry] * LOG2_E : CUDART_INF_F; // rows beyond: P = 0
+            if (DQ && r < count) mean[i][half] = delta[entry];
+        }
     }
-    float sum[DQ ? WIDTH / 8 : 1][4] = {};
+    float sum[S::GROUPS][DQ ? WIDTH / 8 : 1][4] = {};
     const auto load = [&](unsigned step) {
         stage(step, 0).template load<S::THREADS, VECTORS>(key_rows, step * S::STEP, 0, p.head_dim);
         stage(step, 1).template load<S::THREADS, VECTORS>(value_rows, step * S::STEP, 0, p.head_dim);
     };
     // 16 keys from `first` of a step on, of which those from `left` of the step on are missing if it is the rest.
     const auto use = [&](unsigned step, unsigned first, unsigned left, auto rest) {
-        float s[2][4], dp[2][4];
+        float s[S::GROUPS][2][4], dp[S::GROUPS][2][4];
         scores(s, own_q, stage(step, 0), first);
         scores(dp, own_dout, stage(step, 1), first);
 #pragma unroll
-        for (unsigned j = 0; j < 2; j++) {
+        for (unsigned i = 0; i < S::GROUPS; i++) {
 #pragma unroll
-            for (unsigned e = 0; e < 4; e++) {
-                float prob = exp2_approx(fmaf(unit, s[j][e], -bound[e / 2]));
+            for (unsigned e = 0; e < 8; e++) {
+                const unsigned j = e / 4, half = e % 4 / 2;
+                float& x = s[i][j][e % 4];
+                float prob = exp2_approx(fmaf(unit, x, -bound[i][half]));
                 if constexpr (decltype(rest)::value) prob = first + j * 8 + t + e % 2 < left ? prob : 0.f;
-                if constexpr (DQ) s[j][e] = prob * (dp[j][e] - mean[e / 2]);
-                else mean[e / 2] += prob * dp[j][e];
+                if constexpr (DQ) x = prob * (dp[i][j][e % 4] - mean[i][half]);
+                else mean[i][half] += prob * dp[i][j][e % 4];
             }
         }
-        if constexpr (DQ) {
-            uint32_t a[4];
-            as_operand<T>(a, s);
-            accumulate<T, WIDTH>(sum, a, stage(step, 0), first);
-        }
+        if constexpr (DQ) accumulate<T, WIDTH>(sum, s, stage(step, 0), first);
     };
     const auto fetch = [&] {
         own_q.fetch();
@@ -373,13 +404,19 @@ __device__ __forceinline__ void backward_queries(T* dq, float* delta, const T* _
     if (!busy) return;
     if constexpr (DQ) {
         const auto outputs = rows_of(dq, at.image, at.col, count, dq_stride);
-        store<T, WIDTH, VECTORS>(outputs, own_q.tile, at.row0, row, sum, p.scale, p.scale, p);
+        float factor[S::GROUPS][2];
+#pragma unroll
+        for (unsigned i = 0; i < S::GROUPS; i++) factor[i][0] = factor[i][1] = p.scale;
+        store<T, WIDTH, VECTORS>(outputs, own_q.tile, at.row0, row, sum, factor, p);
     } else {
 #pragma unroll
-        for (unsigned half = 0; half < 2; half++) {
-            mean[half] = quad_sum(mean[half]);
-            const unsigned r = at.row0 + row + half * 8 + g;
-            if (t == 0 && r < count) delta[at.vector(p, p.tq) + r] = mean[half];
+        for (unsigned i = 0; i < S::GROUPS; i++) {
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                mean[i][half] = quad_sum(mean[i][half]);
+                const unsigned r = at.row0 + row + i * 16 + half * 8 + g;
+                if (t == 0 && r < count) delta[at.vector(p, p.tq) + r] = mean[i][half];
+            }
         }
     }
 }
@@ -404,14 +441,16 @@ __device__ __forceinline__ void backward_keys(T* dk, T* dv, const float* __restr
     const auto dout_rows = rows_of(dout, at.image, at.col, p.tq, c);
     const auto key_rows = rows_of(k, at.image, at.col, p.tk, p.kv_stride, prefix_k, p.prefix, c);
     const auto value_rows = rows_of(v, at.image, at.col, p.tk, p.kv_stride, prefix_v, p.prefix, c);
-    const unsigned row = threadIdx.x / WARP * 16, t = threadIdx.x % 4 * 2;
+    const unsigned row = threadIdx.x / WARP * S::OWN, t = threadIdx.x % 4 * 2;
     const bool busy = at.row0 + row < count;
 
-    OwnRows<T, WIDTH> own_k = { { tiles }, row, {} }, own_v = { { tiles + S::Own::SIZE }, row, {} };
+    // There are registers for one of them beside the sums.
+    OwnRows<T, WIDTH, WIDTH <= 64> own_k = { { tiles }, row, {} };
+    OwnRows<T, WIDTH, WIDTH <= 32> own_v = { { tiles + S::Own::SIZE }, row, {} };
     own_k.tile.template load<S::THREADS, VECTORS>(key_rows, first_row + at.row0, 0, p.head_dim);
     own_v.tile.template load<S::THREADS, VECTORS>(value_rows, first_row + at.row0, 0, p.head_dim);
     const float unit = p.scale * LOG2_E;
-    float sum_k[WIDTH / 8][4] = {}, sum_v[WIDTH / 8][4] = {};
+    float sum_k[S::GROUPS][WIDTH / 8][4] = {}, sum_v[S::GROUPS][WIDTH / 8][4] = {};
     const auto load = [&](unsigned step) {
         stage(step, 0).template load<S::THREADS, VECTORS>(queries, step * S::STEP, 0, p.head_dim);
         stage(step, 1).template load<S::THREADS, VECTORS>(dout_rows, step * S::STEP, 0, p.head_dim);
@@ -429,7 +468,7 @@ __device__ __forceinline__ void backward_keys(T* dk, T* dv, const float* __restr
         const float* const bounds = vectors + step % 2 * 2 * S::STEP;
 #pragma unroll 1 // more is in the way of the registers
         for (unsigned i = 0; i < rows; i += 16) {
-            float s[2][4], dp[2][4];
+            float s[S::GROUPS][2][4], dp[S::GROUPS][2][4];
             scores(s, own_k, stage(step, 0), i);
             scores(dp, own_v, stage(step, 1), i);
 #pragma unroll
@@ -437,16 +476,17 @@ __device__ __forceinline__ void backward_keys(T* dk, T* dv, const float* __restr
                 const float2 bound = *reinterpret_cast<const float2*>(bounds + i + j * 8 + t);
                 const float2 mean = *reinterpret_cast<const float2*>(bounds + S::STEP + i + j * 8 + t);
 #pragma unroll
-                for (unsigned e = 0; e < 4; e++) {
-                    s[j][e] = exp2_approx(fmaf(unit, s[j][e], -(e % 2 == 0 ? bound.x : bound.y)));
-                    dp[j][e] = s[j][e] * (dp[j][e] - (e % 2 == 0 ? mean.x : mean.y));
+                for (unsigned group = 0; group < S::GROUPS; group++) {
+#pragma unroll
+                    for (unsigned e = 0; e < 4; e++) {
+                        float &x = s[group][j][e], &y = dp[group][j][e];
+                        x = exp2_approx(fmaf(unit, x, -(e % 2 == 0 ? bound.x : bound.y)));
+                        y = x * (y - (e % 2 == 0 ? mean.x : mean.y));
+                    }
                 }
             }
-            uint32_t a[4];
-            as_operand<T>(a, s);
-            accumulate<T, WIDTH>(sum_v, a, stage(step, 1), i);
-            as_operand<T>(a, dp);
-            accumulate<T, WIDTH>(sum_k, a, stage(step, 0), i);
+            accumulate<T, WIDTH>(sum_v, s, stage(step, 1), i);
+            accumulate<T, WIDTH>(sum_k, dp, stage(step, 0), i);
         }
     };
     const auto fetch = [&] {
@@ -456,8 +496,14 @@ __device__ __forceinline__ void backward_keys(T* dk, T* dv, const float* __restr
     walk<S::STEP>(p.tq, load, fetch, [&](unsigned step) { use(step, S::STEP); }, use);
     if (!busy) return;
     const auto to_k = rows_of(dk, at.image, at.col, count, dkv_stride), to_v = rows_of(dv, at.image, at.col, count, dkv_stride);
-    store<T, WIDTH, VECTORS>(to_k, own_k.tile, at.row0, row, sum_k, p.scale, p.scale, p);
-    store<T, WIDTH, VECTORS>(to_v, own_v.tile, at.row0, row, sum_v, 1.f, 1.f, p);
+    float by_scale[S::GROUPS][2], by_one[S::GROUPS][2];
+#pragma unroll
+    for (unsigned i = 0; i < S::GROUPS; i++) {
+        by_scale[i][0] = by_scale[i][1] = p.scale;
+        by_one[i][0] = by_one[i][1] = 1.f;
+    }
+    store<T, WIDTH, VECTORS>(to_k, own_k.tile, at.row0, row, sum_k, by_scale, p);
+    store<T, WIDTH, VECTORS>(to_v, own_v.tile, at.row0, row, sum_v, by_one, p);
 }
 
 // The f32 form. A block of 8 warps owns 8 rows; the other side comes in tiles of 32 rows, one per lane.
@@ -618,7 +664,7 @@ __device__ __forceinline__ void backward_keys<float, Exact::WIDTH, false>(
     Exact::store(rows_of(dv, at.image, at.col, count, dkv_stride), row, sum_v, 1.f, p.head_dim);
 }
 
-// Grid: for each image, head and group of rows a block of 256 threads; a group is 128 rows, in f32 8.
+// Grid: for each image, head and group of rows a block of THREADS threads; a group is 128 rows, in f32 8.
 // Shared memory of the 16-bit forms, with W = 32, 64, 128 the width and S = 64, 64, 32 the step:
 // 2 W (128 + 4 S) bytes forward, 2 W (256 + 4 S) + 16 S backward; none in f32.
 // `vectors`: head_dim, the strides and all addresses are multiples of 16 bytes.
@@ -631,8 +677,8 @@ template <class T, class Pass> __device__ __forceinline__ void by_alignment(unsi
     pass(std::false_type());
 }
 
-#define ATTENTION(name, T, WIDTH, FORWARD, BACKWARD) \
-    extern "C" __global__ void __launch_bounds__(256, FORWARD) \
+#define ATTENTION(name, T, WIDTH, THREADS, FORWARD, BACKWARD) \
+    extern "C" __global__ void __launch_bounds__(THREADS, FORWARD) \
         attention_forward_##name( \
             T* out, float* __restrict__ lse, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, \
             const T* __restrict__ prefix_k, const T* __restrict__ prefix_v, unsigned heads, unsigned head_dim, unsigned tq, \
@@ -643,7 +689,7 @@ template <class T, class Pass> __device__ __forceinline__ void by_alignment(unsi
         }); \
     } \
     EXPORT(attention_forward_##name) \
-    extern "C" __global__ void __launch_bounds__(256, BACKWARD) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD) \
         attention_backward_delta_##name( \
             float* delta, const T* __restrict__ dout, const float* __restrict__ lse, const T* __restrict__ q, \
             const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ prefix_k, const T* __restrict__ prefix_v, \
@@ -656,7 +702,7 @@ template <class T, class Pass> __device__ __forceinline__ void by_alignment(unsi
         }); \
     } \
     EXPORT(attention_backward_delta_##name) \
-    extern "C" __global__ void __launch_bounds__(256, BACKWARD) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD) \
         attention_backward_q_##name( \
             T* dq, float* delta, const T* __restrict__ dout, const float* __restrict__ lse, const T* __restrict__ q, \
             const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ prefix_k, const T* __restrict__ prefix_v, \
@@ -669,7 +715,7 @@ template <class T, class Pass> __device__ __forceinline__ void by_alignment(unsi
         }); \
     } \
     EXPORT(attention_backward_q_##name) \
-    extern "C" __global__ void __launch_bounds__(256, BACKWARD) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD) \
         attention_backward_kv_##name( \
             T* dk, T* dv, const float* __restrict__ delta, const T* __restrict__ dout, const float* __restrict__ lse, \
             const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ prefix_k, \
@@ -684,10 +730,10 @@ template <class T, class Pass> __device__ __forceinline__ void by_alignment(unsi
     } \
     EXPORT(attention_backward_kv_##name)
 
-ATTENTION(narrow_bf16, bf16, 32, 2, 2)
-ATTENTION(narrow_f16, f16, 32, 2, 2)
-ATTENTION(bf16, bf16, 64, 2, 1)
-ATTENTION(f16, f16, 64, 2, 1)
-ATTENTION(wide_bf16, bf16, 128, 1, 1)
-ATTENTION(wide_f16, f16, 128, 1, 1)
-ATTENTION(f32, float, Exact::WIDTH, 1, 1)
+ATTENTION(narrow_bf16, bf16, 32, 128, 2, 3)
+ATTENTION(narrow_f16, f16, 32, 128, 2, 3)
+ATTENTION(bf16, bf16, 64, 128, 2, 2)
+ATTENTION(f16, f16, 64, 128, 2, 2)
+ATTENTION(wide_bf16, bf16, 128, 256, 1, 1)
+ATTENTION(wide_f16, f16, 128, 256, 1, 1)
+ATTENTION(f32, float, Exact::WIDTH, 256, 1, 1)

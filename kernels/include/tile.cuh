@@ -48,10 +48,10 @@ template <class T, unsigned ROWS, unsigned COLS> struct Tile {
         }
     }
 
-    // One warp writes the rows first..first + 16 to those of `rows` from row0 on, where they are there.
-    template <bool VECTORS, class Rows>
+    // One warp writes COUNT rows from `first` on to those of `rows` from row0 on, where they are there.
+    template <unsigned COUNT, bool VECTORS, class Rows>
     __device__ __forceinline__ void store_warp(const Rows& rows, unsigned row0, unsigned first, unsigned cols) const {
-        for (unsigned i = threadIdx.x % WARP; i < 16 * CHUNKS; i += WARP) {
+        for (unsigned i = threadIdx.x % WARP; i < COUNT * CHUNKS; i += WARP) {
             const unsigned r = first + i / CHUNKS, col = i % CHUNKS * CHUNK;
             if (row0 + r >= rows.end || col >= cols) continue;
             T* const row = rows(row0 + r);

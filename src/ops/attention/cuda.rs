@@ -75,13 +75,13 @@ impl Pass {
         if form == ElementType::F32 {
             return (&self.usual, Grid::new(units * rows.div_ceil(8), 256));
         }
-        let (kernel, width, step) = match e.head_dim {
-            ..=32 => (&self.narrow, 32, 64),
-            33..=64 => (&self.usual, 64, 64),
-            _ => (&self.wide, 128, 32),
+        let (kernel, width, step, threads) = match e.head_dim {
+            ..=32 => (&self.narrow, 32, 64, 128),
+            33..=64 => (&self.usual, 64, 64, 128),
+            _ => (&self.wide, 128, 32, 256),
         };
         let smem = 2 * width * (128 * self.kept + 4 * step) + self.per_row * step;
-        (kernel, Grid::new(units * rows.div_ceil(128), 256).smem(smem))
+        (kernel, Grid::new(units * rows.div_ceil(128), threads).smem(smem))
     }
 }
 
