@@ -113,7 +113,7 @@ template <unsigned WHOLE> struct Operands {
     }
 };
 
-// d (64 x N) = rows of a tile times rows of another matrix from `b` on, over the channels.
+// d (64 x N) = the rows of a tile times the first N rows of `other`, over the channels. Under way on return, as below.
 template <class T, unsigned N>
 __device__ __forceinline__ void row_products(float (&d)[N / 2], const unsigned char* tile, const unsigned char* other) {
     const uint64_t a = matrix_descriptor(tile, 16, EIGHT_ROWS), b = matrix_descriptor(other, 16, EIGHT_ROWS);

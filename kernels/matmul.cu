@@ -265,28 +265,33 @@ MATMUL(few_rows_bf16, bf16, Small, 64, 128, 4)
 MATMUL(few_rows_f16, f16, Small, 64, 128, 4)
 MATMUL(f32, float, Exact, 64, 256, 2)
 
-// backward_input of few columns and long sums in f32: a block per tile and slice of `depth` of the sum, slice after slice;
-// each slice to scratch (slices, M, K), `slice_len` = M K apart. `vectors`: bit 1 as above.
-extern "C" __global__ void __launch_bounds__(256, 2)
-    matmul_backward_input_slices_f32(float* __restrict__ parts, const float* __restrict__ dy, const float* __restrict__ w,
-                                     unsigned m, unsigned k, unsigned n, unsigned lddy, unsigned ldw, unsigned depth,
-                                     uint64_t slice_len, unsigned vectors) {
-    const unsigned tiles = div_ceil(m, 64) * div_ceil(k, 64), slice = blockIdx.x / tiles;
-    const Extents e = { m, k, slice * depth, min(n, (slice + 1) * depth), lddy, ldw, false };
-    const Ending<float> end = { parts + slice * slice_len, nullptr, nullptr, nullptr, nullptr, k, k, GELU_NONE, (vectors & 2) != 0 };
-    product<Exact<float, Inner::Depth, Inner::Depth>, 64, 64>(blockIdx.x % tiles, dy, w, e, end);
-}
-EXPORT(matmul_backward_input_slices_f32)
+// out (rows, cols) = a (rows, sum) times b, of few columns and long sums, in f32: a block per tile and slice of `depth` of the
+// sum, slice after slice; each slice to scratch (slices, rows, cols), `slice_len` = rows cols apart. `vectors`: bit 1 as above.
+#define MATMUL_SLICES(pass, B) \
+    extern "C" __global__ void __launch_bounds__(256, 2) \
+        matmul_##pass##_slices_f32(float* __restrict__ parts, const float* __restrict__ a, const float* __restrict__ b, \
+                                   unsigned rows, unsigned cols, unsigned sum, unsigned lda, unsigned ldb, unsigned depth, \
+                                   uint64_t slice_len, unsigned vectors) { \
+        const unsigned tiles = div_ceil(rows, 64) * div_ceil(cols, 64), slice = blockIdx.x / tiles; \
+        const Extents e = { rows, cols, slice * depth, min(sum, (slice + 1) * depth), lda, ldb, false }; \
+        const Ending<float> end = { parts + slice * slice_len, nullptr, nullptr, nullptr, nullptr, cols, cols, GELU_NONE, (vectors & 2) != 0 }; \
+        product<Exact<float, Inner::Depth, B>, 64, 64>(blockIdx.x % tiles, a, b, e, end); \
+    } \
+    EXPORT(matmul_##pass##_slices_f32)
 
-// out (rows, cols) = the sum of `slices` parts (rows, cols), in order, or added to it. Blocks of 256 threads, one element
-// each.
+MATMUL_SLICES(forward, Inner::Outer)
+MATMUL_SLICES(backward_input, Inner::Depth)
+
+// out (rows, cols) = the sum of `slices` parts (rows, cols), in order, and of a bias if there is one; or added to it. Blocks of 256
+// threads, one element each.
 extern "C" __global__ void __launch_bounds__(256)
-    matmul_add_slices_f32(float* __restrict__ out, const float* __restrict__ parts, unsigned rows, unsigned cols, unsigned ld,
-                          unsigned slices, unsigned add) {
+    matmul_add_slices_f32(float* __restrict__ out, const float* __restrict__ parts, const float* __restrict__ bias, unsigned rows,
+                          unsigned cols, unsigned ld, unsigned slices, unsigned add) {
     const size_t i = size_t(blockIdx.x) * 256 + threadIdx.x, len = size_t(rows) * cols;
     if (i >= len) return;
     float sum = 0.f;
     for (unsigned s = 0; s < slices; s++) sum += parts[s * len + i];
+    if (bias != nullptr) sum += bias[i % cols];
     float* const to = out + i / cols * ld + i % cols;
     *to = add != 0 ? *to + sum : sum;
 }

@@ -400,8 +400,10 @@ const MUTATIONS: &[Mutation] = &[
         "emu::mbarrier_wait(barrier, parity ^ 1, ",
     ),
     own("matmul", "for (unsigned s = 0; s < slices; s++)", "for (unsigned s = 1; s < slices; s++)"),
+    own("matmul", "sum += bias[i % cols]", "sum += bias[i / cols]"),
+    own("matmul", "MATMUL_SLICES(forward, Inner::Outer)", "MATMUL_SLICES(forward, Inner::Depth)"),
     own("matmul", "min(m, (slice + 1) * depth)", "min(m, slice * depth + 1)"),
-    own("matmul", "min(n, (slice + 1) * depth)", "min(n, slice * depth + 1)"),
+    own("matmul", "min(sum, (slice + 1) * depth)", "min(sum, slice * depth + 1)"),
     own("matmul", "add != 0 ? *to + sum : sum", "*to + sum"),
     own("matmul_hopper", "mbarrier_arrive_expect_tx(done, STAGE)", "mbarrier_arrive(done)"),
     own(

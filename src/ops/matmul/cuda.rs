@@ -19,8 +19,12 @@ const BACKWARD_WEIGHT: Kernel = kernel!("matmul", "matmul_backward_weight", [
     out: *f32, x: *T, dy: *T, residual: *f32, m: u32, k: u32, n: u32, ld_out: u32, ldx: u32, lddy: u32,
     depth: u32, slice_len: u64, vectors: u32,
 ]);
+const FORWARD_SLICES: Kernel = kernel!("matmul", "matmul_forward_slices", [
+    parts: *f32, a: *f32, b: *f32, rows: u32, cols: u32, sum: u32, lda: u32, ldb: u32, depth: u32, slice_len: u64,
+    vectors: u32,
+]);
 const BACKWARD_INPUT_SLICES: Kernel = kernel!("matmul", "matmul_backward_input_slices", [
-    parts: *f32, dy: *f32, w: *f32, m: u32, k: u32, n: u32, lddy: u32, ldw: u32, depth: u32, slice_len: u64,
+    parts: *f32, a: *f32, b: *f32, rows: u32, cols: u32, sum: u32, lda: u32, ldb: u32, depth: u32, slice_len: u64,
     vectors: u32,
 ]);
 const FORWARD_FEW_ROWS: Kernel = Kernel { name: "matmul_forward_few_rows", ..FORWARD };
@@ -28,7 +32,7 @@ const BACKWARD_INPUT_FEW_ROWS: Kernel = Kernel { name: "matmul_backward_input_fe
 const BACKWARD_WEIGHT_FEW_ROWS: Kernel =
     Kernel { name: "matmul_backward_weight_few_rows", ..BACKWARD_WEIGHT };
 const ADD_SLICES: Kernel = kernel!("matmul", "matmul_add_slices", [
-    out: *f32, parts: *f32, rows: u32, cols: u32, ld: u32, slices: u32, add: u32,
+    out: *f32, parts: *f32, bias: *f32, rows: u32, cols: u32, ld: u32, slices: u32, add: u32,
 ]);
 
 /// Fewer blocks than this leave a large GPU idle. A constant, so that bits depend on shapes only.
@@ -36,11 +40,12 @@ const ENOUGH_BLOCKS: usize = 128;
 /// Rows that a slice of a weight gradient has at least, and the multiple that it is of.
 const LEAST_DEPTH: usize = 512;
 const DEPTH_STEP: usize = 32;
-/// The f32 product dx = dy wᵀ of so few columns and so long sums is cut into slices of the sum, of this depth: its tiles
-/// alone would leave a large GPU idle. Rows have no part in it, so that a row's bits do not depend on how many there are.
+/// An f32 product of so few columns and so long sums (the head, the choice of prompts) is cut into slices of the sum, of this depth: its
+/// tiles alone would leave a large GPU idle, and each would wait for one piece of its sum after another. Rows have no
+/// part in it, so that a row's bits do not depend on how many there are.
 const FEW_COLUMNS: usize = 128;
-const LONG_SUM: usize = 1024;
-const SUM_SLICE: usize = 256;
+const LONG_SUM: usize = 512;
+const SUM_SLICE: usize = 128;
 
 /// What is done with a product before it is stored; see the kernel's header.
 #[derive(Default)]
@@ -119,6 +124,9 @@ pub fn forward(
     let form = y.dtype().form("matmul", "y")?;
     let GpuEpilogue { bias, residual, pre, gelu } = ending;
     let (y, x, w) = (at_mut(y, y_at), at(x, x_at), at(w, w_at));
+    if in_slices(form, y_at.cols, x_at.cols) && residual.is_none() && pre.is_none() && gelu.is_none() {
+        return product_in_slices(gpu, &FORWARD_SLICES, (y, y_at), (x, x_at), (w, w_at), bias, write);
+    }
     let pre = pre.map(|pre| at_mut(pre, y_at));
     let residual = match write {
         Write::Add => Some((y.as_view(), y_at)),
@@ -181,9 +189,9 @@ pub fn backward_input(
 ) -> Result<()> {
     let form = dx.dtype().form("matmul", "dx")?;
     let (dx, dy, w) = (at_mut(dx, dx_at), at(dy, dy_at), at(w, w_at));
-    let in_slices = form == ElementType::F32 && dx_at.cols <= FEW_COLUMNS && dy_at.cols >= LONG_SUM;
-    if in_slices && pre.is_none() {
-        return backward_input_in_slices(gpu, (dx, dx_at), (dy, dy_at), (w, w_at), write);
+    if in_slices(form, dx_at.cols, dy_at.cols) && pre.is_none() {
+        let kernel = &BACKWARD_INPUT_SLICES;
+        return product_in_slices(gpu, kernel, (dx, dx_at), (dy, dy_at), (w, w_at), None, write);
     }
     let (pre, gelu) = pre.map(|(pre, form)| (at(pre, dx_at), form)).unzip();
     let mut ends = vec![(dx.as_view(), dx_at)];
@@ -229,39 +237,47 @@ pub fn backward_input(
     unsafe { gpu.launch(kernel, form, tiles.grid(1), &args) }
 }
 
-/// In f32; the views begin at the first elements of the matrices.
-fn backward_input_in_slices(
-    gpu: &Gpu,
-    (dx, dx_at): (ViewMut, Layout),
-    (dy, dy_at): (View, Layout),
-    (w, w_at): (View, Layout),
-    write: Write,
-) -> Result<()> {
-    let (m, k, n) = (dx_at.rows, dx_at.cols, dy_at.cols);
-    let slices = n.div_ceil(SUM_SLICE);
-    let parts = gpu.scratch(slices * m * k)?;
-    let (lddy, ldw, depth, slice_len) = (dy_at.stride, w_at.stride, SUM_SLICE, (m * k) as u64);
-    // Scratch memory is aligned for everything.
-    let vectors = u32::from(k.is_multiple_of(4)) << 1;
-    let args = args![parts, dy, w, m, k, n, lddy, ldw, depth, slice_len, vectors];
-    let grid = Tiles::of(ElementType::F32, m, k).grid(slices);
-    // SAFETY: mod.rs has checked that both matrices lie within their tensors; the scratch memory holds `slices` matrices
-    // (M, K).
-    unsafe { gpu.launch(&BACKWARD_INPUT_SLICES, ElementType::F32, grid, &args)? };
-    add_slices(gpu, (dx, dx_at), parts, slices, write)
+/// Whether [`product_in_slices`] computes a product of so many columns, each the sum of so many products.
+fn in_slices(form: ElementType, cols: usize, sum: usize) -> bool {
+    form == ElementType::F32 && cols <= FEW_COLUMNS && sum >= LONG_SUM
 }
 
-/// out = the sum of matrices of its extents, one after the other in memory; or added to it.
+/// out = a b + bias or out += a b + bias, in f32, with b as `kernel` reads it. The views begin at the first elements of the matrices.
+fn product_in_slices(
+    gpu: &Gpu,
+    kernel: &Kernel,
+    (out, at): (ViewMut, Layout),
+    (a, a_at): (View, Layout),
+    (b, b_at): (View, Layout),
+    bias: Option<View>,
+    write: Write,
+) -> Result<()> {
+    let (rows, cols, sum) = (at.rows, at.cols, a_at.cols);
+    let slices = sum.div_ceil(SUM_SLICE);
+    let parts = gpu.scratch(slices * rows * cols)?;
+    let (lda, ldb, depth, slice_len) = (a_at.stride, b_at.stride, SUM_SLICE, (rows * cols) as u64);
+    // Scratch memory is aligned for everything.
+    let vectors = u32::from(cols.is_multiple_of(4)) << 1;
+    let args = args![parts, a, b, rows, cols, sum, lda, ldb, depth, slice_len, vectors];
+    let grid = Tiles::of(ElementType::F32, rows, cols).grid(slices);
+    // SAFETY: mod.rs and linear have checked that both matrices lie within their tensors; the scratch memory holds `slices`
+    // matrices (rows, cols).
+    unsafe { gpu.launch(kernel, ElementType::F32, grid, &args)? };
+    add_slices(gpu, (out, at), parts, slices, bias, write)
+}
+
+/// out = the sum of matrices of its extents, one after the other in memory, and of a bias; or added to it.
 fn add_slices(
     gpu: &Gpu,
     (out, at): (ViewMut, Layout),
     parts: ScratchBuffer,
     slices: usize,
+    bias: Option<View>,
     write: Write,
 ) -> Result<()> {
     let (rows, cols, add) = (at.rows, at.cols, u32::from(write == Write::Add));
-    let args = args![out, parts, rows, cols, ld = at.stride, slices, add];
-    // SAFETY: the callers have filled `slices` such matrices, and `out` holds one with rows `ld` apart.
+    let args = args![out, parts, bias, rows, cols, ld = at.stride, slices, add];
+    // SAFETY: the callers have filled `slices` such matrices and checked the bias, and `out` holds one with rows `ld` apart.
     unsafe { gpu.launch(&ADD_SLICES, ElementType::F32, Grid::new((rows * cols).div_ceil(256), 256), &args) }
 }
 
@@ -298,5 +314,5 @@ pub fn backward_weight_acc(
     let args = args![out = parts, x, dy, residual, m, k, n, ld_out = n, ldx, lddy, depth, slice_len, vectors];
     // SAFETY: as above; the scratch memory holds `slices` matrices (K, N).
     unsafe { gpu.launch(kernel, form, tiles.grid(slices), &args)? };
-    add_slices(gpu, (dw, dw_at), parts, slices, Write::Add)
+    add_slices(gpu, (dw, dw_at), parts, slices, None, Write::Add)
 }

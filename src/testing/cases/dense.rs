@@ -22,8 +22,10 @@ pub(super) fn small() -> Vec<Case> {
         // On a GPU: loads of whole vectors, through a pipeline that goes round.
         matmul(12, 200, 24),
         matmul_in_columns(5, 6, 4),
-        // The same: a long sum in slices.
+        // The same: long sums in slices.
         matmul_in_columns(2, 3, 1030),
+        matmul_in_columns(2, 520, 3),
+        linear_columns(3, 530, 4),
         linear_columns(3, 5, 4),
         linear_residual((5, 1), 7, 3),
         linear_gelu((9, 1), 13, 11, GeluForm::Tanh),
@@ -110,6 +112,13 @@ pub(super) fn hopper() -> Vec<Case> {
         attention_apart(1, (1, 257), (1, 64), 0),
     ]);
     cases
+}
+
+/// For a GPU with so many multiprocessors: a product of which each block of the kernels for compute capability 9.0 does several tiles,
+/// in tiles of each width, and attention of which it does several heads, so that rings go round and turns are taken.
+pub(super) fn hopper_rounds(multiprocessors: usize) -> [Case; 2] {
+    let images = (2 * multiprocessors + 1).div_ceil(3);
+    [matmul(128 * multiprocessors + 5, 136, 264), attention_packed(images, 70, (3, 64), 0)]
 }
 
 fn hopper_products() -> Vec<Case> {

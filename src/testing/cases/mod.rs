@@ -42,6 +42,11 @@ pub fn hopper() -> Vec<Case> {
     dense::hopper()
 }
 
+/// A product and attention for the same kernels, so large that each of so many multiprocessors has several rounds of work.
+pub fn hopper_rounds(multiprocessors: usize) -> [Case; 2] {
+    dense::hopper_rounds(multiprocessors)
+}
+
 /// Layers wide enough for the products that take two rows of an image together; only the CPU has them.
 pub fn wide() -> Vec<Case> {
     dense::wide()
