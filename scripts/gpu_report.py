@@ -8,12 +8,13 @@ import json
 import math
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 
 # Images per second that docs/results.md predicts for an H200 at batch 128: the portable kernels, PyTorch's step.
 PREDICTED = {
-    "step_bf16_128": 3590,
-    "step_f16_128": 3590,
+    "step_bf16_128": 3750,
+    "step_f16_128": 3750,
     "peer_bf16_128": 2800,
     "peer_bf16pure_128": 3300,
     "peer_bf16_128_compiled": 3770,
@@ -68,22 +69,27 @@ def sections(work):
     return found
 
 
-def clocks(work):
-    """Least, median and greatest of what nvidia-smi read meanwhile."""
+CLOCKS = ("sm_mhz", "memory_mhz", "watts", "degrees")
+
+
+def clocks(work, begun=-math.inf, ended=math.inf):
+    """Least, median and greatest of what nvidia-smi read between these seconds since 1970."""
     rows = []
     try:
         for line in (work / "clocks.csv").read_text().splitlines():
+            cells = line.split(",")
             try:
-                rows.append([float(cell) for cell in line.split(",")[1:]])
+                at = datetime.strptime(cells[0].strip(), "%Y/%m/%d %H:%M:%S.%f").timestamp()
+                row = [float(cell) for cell in cells[1:]]
             except ValueError:
-                pass
+                continue
+            if begun <= at <= ended and len(row) == len(CLOCKS):
+                rows.append(row)
     except OSError:
         return None
-    rows = [row for row in rows if len(row) == 4]
     if not rows:
         return None
-    names = ("sm_mhz", "memory_mhz", "watts", "degrees")
-    columns = {name: sorted(row[i] for row in rows) for i, name in enumerate(names)}
+    columns = {name: sorted(row[i] for row in rows) for i, name in enumerate(CLOCKS)}
     return {name: [c[0], c[len(c) // 2], c[-1]] for name, c in columns.items()}
 
 
@@ -93,6 +99,8 @@ def gather(work):
         about = dict(line.split("=", 1) for line in (work / "about").read_text().splitlines() if "=" in line)
     except OSError:
         about = {}
+    for product in ((measured.get("kernels") or {}).get("peaks") or {}).get("by_data", []):
+        product["clocks"] = clocks(work, product["begun"], product["ended"])
     return {"about": about, "sections": sections(work), "clocks": clocks(work), "measured": measured}
 
 
@@ -128,6 +136,8 @@ def text(report):
     kernels = measured.get("kernels")
     if kernels:
         lines += ["", kernels_text(kernels)]
+    if kernels or steps:
+        lines += ["", *hypotheses(measured)]
     attention = measured.get("attention")
     if attention:
         lines += ["", "PyTorch's attention            forward us  backward us"]
@@ -171,6 +181,46 @@ def kernels_text(kernels):
         if not row.get("ok"):
             lines.append(f"WRONG: {row['stage']} {row['shape']} {row['form']} {row['kernels']}: {row.get('error', row.get('relative_error'))}")
     return "\n".join(lines)
+
+
+# What counts as the same speed, and as near the copy rate.
+SAME, NEAR = 0.02, 0.85
+
+
+def hypotheses(measured):
+    """One line for each question of the design that a run answers, and for those that need kernels which are not built."""
+    kernels = measured.get("kernels") or {}
+    lines = ["questions of the design"]
+    by_data = {(p["form"], p["data"]): p for p in kernels.get("peaks", {}).get("by_data", [])}
+    for (form, data), p in by_data.items():
+        c = p.get("clocks")
+        at = f" at {c['sm_mhz'][1]:,.0f} MHz and {c['watts'][1]:.0f} W" if c else ""
+        lines.append(f"  large product in {form}, {data}: {p['flops_per_s'] / 1e12:,.0f} TFLOP/s{at}")
+    rate = lambda data: by_data.get(("bf16", data), {}).get("flops_per_s")
+    if rate("random") and rate("zeros"):
+        gain = rate("zeros") / rate("random") - 1
+        word = "yes" if gain > SAME else "no"
+        lines.append(f"H1 power is the limit: {word}, zeros are multiplied {100 * gain:.1f} % faster than random numbers")
+    else:
+        lines.append("H1 power is the limit: not answered, no cuBLASLt")
+    lines.append("H2 two tiles in turns beat one by two warpgroups; H3 multicast; H4 two chains: not answered, these are not built")
+    steps = [measured.get(f"step_{form}_128") for form in ("bf16", "f16")]
+    if all(steps):
+        bf16, f16 = (s["images_per_second"] for s in steps)
+        word = "yes" if f16 >= (1 - SAME) * bf16 else "no"
+        lines.append(f"H5 f16 costs at most {100 * SAME:.0f} % against bf16: {word}, a step in f16 has {f16 / bf16:.3f} of its images/s")
+    else:
+        lines.append("H5 f16 against bf16: not answered, no steps of 128 images")
+    copy = kernels.get("peaks", {}).get("copy_bytes_per_s")
+    rows = [r for r in kernels.get("rows", []) if r.get("op") == "attention" and r.get("us") and r["form"] == "bf16"]
+    largest = max((r["batch"] for r in rows), default=0)
+    for r in (r for r in rows if copy and r["batch"] == largest):
+        share = r["bytes"] / r["us"] * 1e6 / copy
+        word = "yes" if share >= NEAR else "no"
+        lines.append(f"H6 {r['stage']} {r['shape']} {r['kernels']} is at its byte floor: {word}, {share:.2f} of the copy rate")
+    if not rows:
+        lines.append("H6 attention is at its byte floor: not answered, no rows of attention")
+    return lines
 
 
 def compare(cpu, cuda):

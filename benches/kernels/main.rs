@@ -5,7 +5,8 @@
 //! through cuBLASLt, a large copy); the same work by cuBLASLt, or a copy of as many bytes; its error against
 //! the same kernel in f32; and what is predicted of it (`forecast.rs`), so that a surprise is seen.
 //!
-//! On a GPU of compute capability 9.0 products of 16 bits have two rows, one with portable kernels and one with Hopper kernels.
+//! On a GPU of compute capability 9.0 products and attention in 16 bits have two rows where Hopper kernels have a part in them, one
+//! with portable kernels and one with those.
 //!
 //! cuBLASLt is looked for when the benchmark runs (`L2P_CUBLASLT`: its file); without it those columns are empty.
 //! Without a GPU the rows are listed with their predictions.

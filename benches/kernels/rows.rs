@@ -57,8 +57,9 @@ impl Size {
         batch: 2,
         side: 16,
         patch: 8,
-        c: 32,
-        heads: 2,
+        // A head of 64 channels, which Hopper kernels take.
+        c: 64,
+        heads: 1,
         mlp: 64,
         layers: 3,
         classes: 10,
@@ -99,6 +100,8 @@ impl Of {
 pub enum Fill {
     /// Normal, of this deviation; numbers of bf16, so that all forms start from the same.
     Normal(f64),
+    /// GELU of the normal numbers of deviation 1: half of them are near zero.
+    Activated,
     Constant(f64),
     /// u32 below this.
     Below(u32),

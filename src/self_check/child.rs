@@ -90,7 +90,8 @@ impl Check {
 
     /// Checks everything.
     fn run(&self, key: Key) -> Result<Verdict> {
-        let (works, begun) = (works(self.shapes.as_ref(), self.quick, self.kernels), Instant::now());
+        let begun = Instant::now();
+        let works = works(self.shapes.as_ref(), self.quick, self.kernels, key.multiprocessors);
         let mut found: Vec<Option<Found>> = works.iter().map(|_| None).collect();
         let (mut first, mut failed_starts) = (0, 0);
         // What hung in one case of an op would hang in the next.
@@ -255,7 +256,8 @@ pub fn child(
     gpu.load(embedded::IMAGES.iter().map(|(op, _)| *op))?;
     let mut bench = Bench::new(&gpu, repeats)?;
     say(&Line::Ready)?;
-    for (work, what) in works(shapes, quick, kernels).iter().enumerate().skip(first) {
+    let works = works(shapes, quick, kernels, gpu.multiprocessors());
+    for (work, what) in works.iter().enumerate().skip(first) {
         if skip.contains(&work) {
             continue;
         }

@@ -119,7 +119,12 @@ pub(super) fn dtype(form: ElementType) -> DType {
 /// Every op in all its forms: at small, odd shapes, at shapes that take the kernels which these leave out (not with
 /// `quick`), and at the shapes of a step; whole steps; and with `kernels` = hopper what Hopper kernels do, of which
 /// `quick` leaves out what is large, and whole steps with them.
-pub(super) fn works(shapes: Option<&StepShapes>, quick: bool, kernels: Kernels) -> Vec<Work> {
+pub(super) fn works(
+    shapes: Option<&StepShapes>,
+    quick: bool,
+    kernels: Kernels,
+    multiprocessors: usize,
+) -> Vec<Work> {
     let mut works = Vec::new();
     let of_step = || shapes.map_or(Vec::new(), cases::of_step);
     let others = || if quick { Vec::new() } else { cases::other_kernels() };
@@ -131,12 +136,17 @@ pub(super) fn works(shapes: Option<&StepShapes>, quick: bool, kernels: Kernels) 
     }
     works.extend(FORMS.map(|form| Work::Step(form, Kernels::Portable)));
     if kernels == Kernels::Hopper {
-        works.extend(NARROW.into_iter().flat_map(|form| of_hopper(shapes, quick, form)));
+        works.extend(NARROW.into_iter().flat_map(|form| of_hopper(shapes, quick, form, multiprocessors)));
     }
     works
 }
 
-fn of_hopper(shapes: Option<&StepShapes>, quick: bool, form: ElementType) -> Vec<Work> {
+fn of_hopper(
+    shapes: Option<&StepShapes>,
+    quick: bool,
+    form: ElementType,
+    multiprocessors: usize,
+) -> Vec<Work> {
     let cases = |ops: &'static [&str]| {
         let mut cases = cases::hopper();
         cases.retain(|case| !quick || case.inputs[0].shape.len() < QUICK);
@@ -150,6 +160,10 @@ fn of_hopper(shapes: Option<&StepShapes>, quick: bool, form: ElementType) -> Vec
     }
     works.extend(cases(&PRODUCTS).map(|case| Work::Widths(case, form)));
     works.extend(cases(&[ATTENTION]).map(|case| Work::Hopper(case, form, None)));
+    if !quick {
+        let [product, attention] = cases::hopper_rounds(multiprocessors).map(Box::new);
+        works.extend([Work::Widths(product, form), Work::Hopper(attention, form, None)]);
+    }
     works.push(Work::Step(form, Kernels::Hopper));
     works
 }

@@ -52,6 +52,12 @@ fn every_row_runs_at_tiny_shapes() {
     assert_eq!(hopper.iter().filter(both).count(), hopper.len(), "beside portable kernels");
     let (wanted, sums) = if gpu.has_hopper() { (20, 5) } else { (0, 3) };
     assert!(hopper.len() >= wanted, "{} rows of Hopper kernels", hopper.len());
+    let stage = |word: &str| {
+        hopper.iter().any(|row| {
+            row["stage"].as_str().is_some_and(|stage| stage.starts_with(word) && stage.contains("attn"))
+        })
+    };
+    assert!(stage("P") == gpu.has_hopper() && stage("B") == gpu.has_hopper(), "both passes of attention");
     assert_eq!(report["steps"].as_array().map(Vec::len), Some(sums), "a sum for each form and generation");
 }
 
