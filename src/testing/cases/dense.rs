@@ -317,6 +317,16 @@ fn linear_columns(m: usize, k: usize, n: usize) -> Case {
                 linear::backward_params_acc(dev, Some(dkernel), Some(dbias), x[0], up[0], there.clone())
             },
         )
+        .plain(plain!(|x, up| {
+            let w = columns(&x[1], n + 3, 2, n);
+            let mut y = naive::matmul(&x[0], &w, m, k, n);
+            y.iter_mut().enumerate().for_each(|(i, y)| *y += x[2][2 + i % n]);
+            let dx = naive::matmul(&up[0], &naive::transpose(&w, k, n), m, n, k);
+            let dw = naive::matmul(&naive::transpose(&x[0], m, k), &up[0], k, m, n);
+            let mut db = up[0][..n].to_vec();
+            up[0][n..].iter().enumerate().for_each(|(i, up)| db[i % n] += *up);
+            (vec![y], vec![dx, between(&dw, n, 2, 1), between(&db, n, 2, 1)])
+        }))
         .flops(2 * m * k * n, 4 * m * k * n)
         .exact()
         .batched(move |m| linear_columns(m, k, n))
