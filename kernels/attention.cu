@@ -27,8 +27,6 @@
 #include "include/ptx.cuh"
 #include "include/tile.cuh"
 
-constexpr float LOG2_E = 1.442695041f, LN_2 = 0.6931471806f;
-
 // Rows of one head of one image, of which the first `first` are those of a prefix. With T const for reading.
 template <class T> struct Rows {
     T* data; // where row 0 would lie without a prefix
@@ -175,16 +173,6 @@ __device__ __forceinline__ void store(const Rows<T>& to, const typename Shape<T,
     }
     __syncwarp();
     tile.template store_warp<GROUPS * 16, VECTORS>(to, row0, row, p.head_dim);
-}
-
-// Sum and maximum over the four lanes that share a row of a product.
-__device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(ALL_LANES, x, 1);
-    return x + __shfl_xor_sync(ALL_LANES, x, 2);
-}
-__device__ __forceinline__ float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
-    return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
 }
 
 // Calls begin() once what was copied before has landed, then whole(step) for each STEP of `count` rows, and rest(step, left)

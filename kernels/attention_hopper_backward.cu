@@ -54,6 +54,7 @@ template <unsigned WHOLE> struct Operands {
 
     // `writers`: the warps that write to a place beside the copies.
     __device__ __forceinline__ void init(unsigned writers) const {
+        if (threadIdx.x != 0) return;
         if (smem_address(smem) % 1024 != 0) __trap(); // the swizzle goes by addresses
         for (unsigned place = 0; place < PLACES; place++) {
             mbarrier_init(whole_full() + place, 1 + writers);
@@ -110,6 +111,20 @@ template <unsigned WHOLE> struct Operands {
             __syncwarp();
             if (first) mbarrier_arrive(whole_empty() + place);
         });
+    }
+
+    // After init: one thread does copy(), another warp write(), and two warpgroups pass.attend(...) for their tiles.
+    template <class Pass, class Copy, class Write> __device__ __forceinline__ void run(const Pass& pass, const Copy& copy, const Write& write) const {
+        const unsigned group = threadIdx.x / GROUP;
+        __syncthreads();
+        if (group == 0) {
+            set_max_registers_dec<FEW_REGISTERS>();
+            if (threadIdx.x == 0) copy();
+            if (threadIdx.x / WARP == 1) write();
+        } else {
+            set_max_registers_inc<MANY_REGISTERS>();
+            consume(group - 1, [&](unsigned unit, unsigned place, unsigned tile, unsigned stage) { pass.attend(unit, place, tile, stage, group - 1); });
+        }
     }
 };
 
@@ -223,19 +238,9 @@ template <class T, unsigned FEWEST, unsigned KEYS> struct BackwardQueries {
     }
 
     __device__ __forceinline__ void run(const CUtensorMap* q, const CUtensorMap* k, const CUtensorMap* v, const CUtensorMap* dout) const {
-        const unsigned group = threadIdx.x / GROUP;
-        if (threadIdx.x == 0) {
-            if (tk < FEWEST || tk > KEYS) __trap();
-            operands.init(0);
-        }
-        __syncthreads();
-        if (group == 0) {
-            set_max_registers_dec<Operands<KEYS>::FEW_REGISTERS>();
-            if (threadIdx.x == 0) operands.produce(k, v, q, dout);
-        } else {
-            set_max_registers_inc<Operands<KEYS>::MANY_REGISTERS>();
-            operands.consume(group - 1, [&](unsigned unit, unsigned place, unsigned tile, unsigned stage) { attend(unit, place, tile, stage, group - 1); });
-        }
+        if (tk < FEWEST || tk > KEYS) __trap();
+        operands.init(0);
+        operands.run(*this, [&] { operands.produce(k, v, q, dout); }, [] {});
     }
 };
 
@@ -307,20 +312,9 @@ template <class T, unsigned QUERIES> struct BackwardKeys {
     }
 
     __device__ __forceinline__ void run(const CUtensorMap* q, const CUtensorMap* k, const CUtensorMap* v, const CUtensorMap* dout) const {
-        const unsigned group = threadIdx.x / GROUP;
-        if (threadIdx.x == 0) {
-            if (tq > QUERIES) __trap();
-            operands.init(1);
-        }
-        __syncthreads();
-        if (group == 0) {
-            set_max_registers_dec<Operands<QUERIES>::FEW_REGISTERS>();
-            if (threadIdx.x == 0) operands.produce(q, dout, k, v);
-            if (threadIdx.x / WARP == 1) write_numbers();
-        } else {
-            set_max_registers_inc<Operands<QUERIES>::MANY_REGISTERS>();
-            operands.consume(group - 1, [&](unsigned unit, unsigned place, unsigned tile, unsigned stage) { attend(unit, place, tile, stage, group - 1); });
-        }
+        if (tq > QUERIES) __trap();
+        operands.init(1);
+        operands.run(*this, [&] { operands.produce(q, dout, k, v); }, [&] { write_numbers(); });
     }
 };
 

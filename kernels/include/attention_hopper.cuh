@@ -6,17 +6,6 @@
 // A tile is 64 rows of 64 numbers of 16 bits, as a tensor copy with the 128-byte swizzle puts it: 8 rows of 128 bytes lie together.
 constexpr unsigned HEAD_WIDTH = 64, TILE_ROWS = 64, ROW_BYTES = HEAD_WIDTH * 2, EIGHT_ROWS = 8 * ROW_BYTES, TILE_BYTES = TILE_ROWS * ROW_BYTES;
 constexpr unsigned GROUP = 128; // threads of a warpgroup
-constexpr float LOG2_E = 1.442695041f, LN_2 = 0.6931471806f;
-
-// Sum and maximum over the four lanes that share a row of a product.
-__device__ __forceinline__ float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
-    return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
-}
-__device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(ALL_LANES, x, 1);
-    return x + __shfl_xor_sync(ALL_LANES, x, 2);
-}
 
 // Writes a warp's 16 rows of a product with 64 columns, times a factor for rows g and one for rows g + 8, to rows row0.. of `to`, of
 // which there are `count`, `stride` numbers apart. Beyond `count` nothing is written; row0 may have wrapped around.

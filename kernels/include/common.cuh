@@ -53,6 +53,7 @@ template <> __device__ __forceinline__ float from_f32<float>(float x) { return x
 
 constexpr unsigned WARP = 32;
 constexpr uint32_t ALL_LANES = 0xffffffffu;
+constexpr float LOG2_E = 1.442695041f, LN_2 = 0.6931471806f;
 
 // Which index of an operand is contiguous: the one that is summed over, or the other.
 enum class Inner { Depth, Outer };
@@ -82,6 +83,16 @@ __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, o));
     return x;
+}
+
+// The same over the four lanes that share a row of a product of matrices.
+__device__ __forceinline__ float quad_sum(float x) {
+    x += __shfl_xor_sync(ALL_LANES, x, 1);
+    return x + __shfl_xor_sync(ALL_LANES, x, 2);
+}
+__device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
+    return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
 }
 
 // Sum and maximum over a one-dimensional block of 32 * WARPS threads, to every thread. All threads

@@ -207,7 +207,7 @@ const MUTATIONS: &[Mutation] = &[
     header("attention_hopper.cuh", "attention_hopper", "        if (vectors) {", "        if (!vectors) {"),
     header("attention_hopper.cuh", "attention_hopper", "row >= count", "row > count"),
     header(
-        "attention_hopper.cuh",
+        "common.cuh",
         "attention_hopper",
         "return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));",
         "return x;",
